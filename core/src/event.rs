@@ -1,0 +1,77 @@
+//! What happened, as data: trace line, metric and coverage mark in one enum.
+//!
+//! The shell turns an [`Event`] into `tracing` lines and counters; the simulator into marks that
+//! tests demand to have seen ([`Event::name`] is the mark). Invariant: no event carries plaintext
+//! of a tenant.
+
+use crate::ids::{Op, Position, TenantId};
+
+macro_rules! events {
+    ($( $(#[$doc:meta])* $name:ident $({ $($field:ident : $type:ty),* $(,)? })? ),* $(,)?) => {
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $( $(#[$doc])* $name $({ $($field : $type),* })? ),*
+        }
+
+        impl Event {
+            /// Every mark there is, for coverage reports.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $( Event::$name $({ $($field: _),* })? => stringify!($name) ),*
+                }
+            }
+        }
+    };
+}
+
+events! {
+    // superblock
+    SuperblockCopyBad { copy: u8 },
+    SuperblockOpened { sequence: u64, copies_good: u8 },
+    SuperblockUpdated { sequence: u64 },
+    // journal
+    JournalRecovered { op_max: Op },
+    JournalWrapped { op: Op },
+    /// A damaged prepare at the tail that was never acknowledged; dropped.
+    JournalTornTail { op: Op },
+    /// A damaged prepare that evidence shows was acknowledged.
+    JournalRottenPrepare { op: Op },
+    JournalHeaderRepaired { op: Op },
+    // vsr
+    PrepareProposed { op: Op, requests: u32 },
+    Committed { op: Op },
+    PipelineFull { op: Op },
+    JournalFull { op: Op },
+    // store
+    PageFault { page: u32 },
+    PageEvicted { page: u32 },
+    PageCorrupt { page: u32 },
+    PageSplit { level: u8 },
+    PageMerged { level: u8 },
+    OverflowWritten { pages: u32 },
+    GridFull { pages: u32 },
+    // log
+    SegmentRotated { tenant: TenantId, number: u32 },
+    IndexRebuilt { tenant: TenantId, number: u32 },
+    BlockCorrupt { tenant: TenantId, number: u32, offset: u64 },
+    CheckpointRecord { tenant: TenantId, position: Position },
+    // kernel
+    TransactionApplied { tenant: TenantId, op: Op, records: u32 },
+    TransactionRefused { tenant: TenantId, op: Op },
+    IdempotentReplay { tenant: TenantId, op: Op },
+    IdempotencyTrimmed { tenant: TenantId, count: u32 },
+    TenantCreated { tenant: TenantId },
+    RecoveryRecorded { op: Op },
+    // node
+    CheckpointStarted { op: Op },
+    CheckpointDurable { op: Op },
+    ReplayStarted { from: Op, to: Op },
+    ReplayFinished { op: Op },
+    ApplyStalled { op: Op },
+    ReadStalled,
+    Halted,
+    ShutdownComplete,
+}

@@ -1,0 +1,150 @@
+//! Every limit of the system, in one place.
+//!
+//! Invariants: limits that steer state are *cluster constants*, kept in the superblock, so that two
+//! replicas cannot disagree; the rest are compile-time constants. Relations between limits are
+//! asserted here, at compile time or in `ClusterConstants::validate`.
+
+use static_assertions::const_assert;
+
+/// Unit of every file: page, block, sector.
+pub const PAGE_SIZE: usize = 4096;
+
+/// A prepare on the wire and in the ring: header and body.
+pub const PREPARE_SIZE_MAX: usize = 1 << 20;
+/// Fixed size of every prepare header.
+pub const PREPARE_HEADER_SIZE: usize = 256;
+pub const PREPARE_BODY_SIZE_MAX: usize = PREPARE_SIZE_MAX - PREPARE_HEADER_SIZE;
+/// One lowered, sealed request within a prepare, its clear header included.
+pub const REQUEST_SIZE_MAX: usize = PREPARE_BODY_SIZE_MAX;
+/// Requests packed into one prepare.
+pub const PREPARE_REQUESTS_MAX: usize = 8_192;
+/// Prepares in flight between proposal and commit.
+pub const PIPELINE_MAX: usize = 8;
+/// Requests that wait at the primary for a place in a prepare; more are told to retry.
+pub const REQUEST_QUEUE_MAX: usize = 65_536;
+
+/// A row, encoded; also an appended record.
+pub const ROW_SIZE_MAX: usize = 512 * 1024;
+/// A key of any tree, encoded.
+pub const KEY_SIZE_MAX: usize = 512;
+pub const COLUMNS_MAX: usize = 256;
+pub const IDENTIFIER_SIZE_MAX: usize = 128;
+pub const STREAM_NAME_SIZE_MAX: usize = 256;
+pub const TABLES_MAX: usize = 1_024;
+pub const TENANTS_MAX: usize = 65_536;
+
+pub const SQL_SIZE_MAX: usize = 512 * 1024;
+pub const SQL_TOKENS_MAX: usize = 200_000;
+pub const SQL_DEPTH_MAX: usize = 64;
+pub const SQL_PARAMETERS_MAX: usize = 32_766;
+pub const STATEMENTS_MAX: usize = 256;
+
+/// Positions per segment file.
+pub const SEGMENT_POSITIONS: u64 = 1_000_000;
+/// A checkpoint record enters a tenant's log at the first transaction end after this many records.
+pub const CHECKPOINT_RECORD_INTERVAL: u64 = 1_000;
+
+pub const SUPERBLOCK_COPIES: usize = 4;
+
+/// How far ahead `not_after` of an idempotency id may lie.
+pub const IDEMPOTENCY_AHEAD_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
+/// How long after `not_after` an outcome is kept.
+pub const IDEMPOTENCY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Old outcomes trimmed by one op.
+pub const IDEMPOTENCY_TRIM_MAX: usize = 32;
+
+/// A prepare's timestamp never jumps further than this ahead of the one before it.
+pub const CLOCK_STEP_MAX_NS: u64 = 3600 * crate::time::SECOND_NS;
+
+const_assert!(PREPARE_SIZE_MAX.is_multiple_of(PAGE_SIZE));
+const_assert!(ROW_SIZE_MAX + 64 * 1024 <= REQUEST_SIZE_MAX);
+const_assert!(SQL_SIZE_MAX <= REQUEST_SIZE_MAX);
+const_assert!(PREPARE_HEADER_SIZE <= PAGE_SIZE);
+
+/// Limits that steer state. Chosen at format, kept in the superblock, the same on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterConstants {
+    /// Bytes of the journal's ring; a multiple of `PREPARE_SIZE_MAX`.
+    pub journal_ring_bytes: u64,
+    /// Pages the grid may grow to.
+    pub grid_pages_max: u32,
+    /// Pages that may be dirty between two checkpoints; half of it triggers a checkpoint.
+    pub dirty_pages_max: u32,
+    pub transaction_events_max: u32,
+    pub transaction_pages_read_max: u32,
+    pub transaction_pages_dirtied_max: u32,
+    /// Sum of encoded after-images of one transaction.
+    pub transaction_bytes_max: u32,
+}
+
+impl ClusterConstants {
+    pub const DEFAULT: ClusterConstants = ClusterConstants {
+        journal_ring_bytes: 256 << 20,
+        grid_pages_max: 64 << 20,
+        dirty_pages_max: 64 << 10,
+        transaction_events_max: 20_000,
+        transaction_pages_read_max: 8 << 10,
+        transaction_pages_dirtied_max: 8 << 10,
+        transaction_bytes_max: 8 << 20,
+    };
+
+    /// Small enough that a simulated run crosses checkpoints and wraps its ring many times.
+    pub const SMALL: ClusterConstants = ClusterConstants {
+        journal_ring_bytes: 8 << 20,
+        grid_pages_max: 16 << 10,
+        dirty_pages_max: 1 << 10,
+        transaction_events_max: 512,
+        transaction_pages_read_max: 128,
+        transaction_pages_dirtied_max: 128,
+        transaction_bytes_max: 2 << 20,
+    };
+
+    /// The relations that every other module relies on. An unmet one names itself.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        let ring = self.journal_ring_bytes;
+        if !ring.is_multiple_of(PREPARE_SIZE_MAX as u64) {
+            return Err("journal_ring_bytes must be a multiple of 1 MiB");
+        }
+        if ring < 4 * PREPARE_SIZE_MAX as u64 {
+            return Err("journal_ring_bytes must be at least 4 MiB");
+        }
+        if self.transaction_pages_dirtied_max.saturating_mul(4) > self.dirty_pages_max {
+            return Err("dirty_pages_max must be at least 4 x transaction_pages_dirtied_max");
+        }
+        if self.dirty_pages_max.saturating_mul(4) > self.grid_pages_max {
+            return Err("grid_pages_max must be at least 4 x dirty_pages_max");
+        }
+        if self.transaction_bytes_max < 2 * ROW_SIZE_MAX as u32 {
+            return Err("transaction_bytes_max must be at least 1 MiB");
+        }
+        if self.transaction_events_max == 0 || self.transaction_pages_read_max == 0 {
+            return Err("transaction limits must not be zero");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ClusterConstants;
+
+    #[test]
+    fn presets_hold_their_own_relations() {
+        assert_eq!(ClusterConstants::DEFAULT.validate(), Ok(()));
+        assert_eq!(ClusterConstants::SMALL.validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_relation_can_fail() {
+        let broken = ClusterConstants { journal_ring_bytes: 1, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+        let broken = ClusterConstants { dirty_pages_max: 8, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+        let broken = ClusterConstants { grid_pages_max: 8, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+        let broken = ClusterConstants { transaction_bytes_max: 8, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+        let broken = ClusterConstants { transaction_events_max: 0, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+    }
+}

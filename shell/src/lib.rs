@@ -1,0 +1,1 @@
+//! The Verity library: embedded database over `verity-core`.

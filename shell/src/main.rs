@@ -1,0 +1,3 @@
+//! The `verity` command.
+
+fn main() {}

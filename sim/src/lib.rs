@@ -1,0 +1,1 @@
+//! The fake outside: seeded disk, clock, clients, checkers.

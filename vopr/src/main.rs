@@ -1,0 +1,3 @@
+//! The campaign runner.
+
+fn main() {}
