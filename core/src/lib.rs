@@ -18,3 +18,5 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod time;
+#[cfg(verity_zoo)]
+pub mod zoo;

@@ -1,0 +1,53 @@
+//! Deliberate bugs, compiled only under `--cfg verity_zoo`: the simulator itself under test.
+//!
+//! Purpose: each bug here is planted in its module as `#[cfg(verity_zoo)] if crate::zoo::is("name")`
+//! and must be caught by the campaign or by a named directed test. Invariant: a normal build holds
+//! none of this (the tidy test looks for its symbols). At most one bug is selected at a time, by
+//! [`select`]; the core reads no environment.
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// One deliberate bug.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    pub name: &'static str,
+    /// What is wrong, and which invariant it breaks.
+    pub description: &'static str,
+}
+
+/// Every bug there is. A name that code asks for and this list lacks is refused by [`is`].
+pub const BUGS: &[Bug] = &[];
+
+/// 0: none; else the index into `BUGS` plus one.
+static SELECTED: AtomicUsize = AtomicUsize::new(0);
+/// How often the selected bug was reached.
+static HITS: AtomicU64 = AtomicU64::new(0);
+
+/// Selects the one bug that is alive in this process; false when there is no such bug.
+pub fn select(name: &str) -> bool {
+    let Some(index) = BUGS.iter().position(|bug| bug.name == name) else {
+        return false;
+    };
+    SELECTED.store(index + 1, Ordering::Relaxed);
+    true
+}
+
+/// Whether the named bug is alive. Counts as a hit when it is.
+#[must_use]
+pub fn is(name: &str) -> bool {
+    let selected = SELECTED.load(Ordering::Relaxed);
+    if selected == 0 {
+        return false;
+    }
+    let alive = BUGS[selected - 1].name == name;
+    if alive {
+        HITS.fetch_add(1, Ordering::Relaxed);
+    }
+    alive
+}
+
+/// How often the selected bug was reached: tells "never ran" from "ran and was not caught".
+#[must_use]
+pub fn hits() -> u64 {
+    HITS.load(Ordering::Relaxed)
+}

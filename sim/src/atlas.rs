@@ -1,0 +1,251 @@
+//! Where faults may fall.
+//!
+//! Purpose: in *safety* mode every datum stays recoverable by a single replica, so that each
+//! checker may demand everything; in *damage* mode the system of record itself is hit, and what is
+//! demanded is detection: a clear typed error, never a wrong answer. Invariants of safety mode: at
+//! most [`SUPERBLOCK_DAMAGED_MAX`] of the four superblock copies and one of the two key copies are
+//! damaged at once; of an op only the redundant header, never the prepare; index files freely;
+//! grid and segments never at rest. What is torn or lost at a crash is not the atlas's business:
+//! that is unlimited.
+
+use std::collections::BTreeSet;
+
+use verity_core::io::{Address, FileId};
+use verity_core::limits::PAGE_SIZE;
+
+use crate::disk::{FaultKind, SectorId};
+
+/// One more may be torn by a crash in the middle of an update.
+pub const SUPERBLOCK_DAMAGED_MAX: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No fault at all.
+    Peaceful,
+    Safety,
+    /// Also the zones whose loss one replica cannot repair.
+    Damage,
+}
+
+/// Where the zones of the files lie, in sectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub superblock_copy: u64,
+    pub keys_copy: u64,
+    /// The ring is the sectors before this, the redundant headers from it.
+    pub journal_headers_from: u64,
+}
+
+/// What a sector is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Zone {
+    SuperblockCopy(u64),
+    KeysCopy(u64),
+    JournalRing,
+    JournalHeaders,
+    Grid,
+    Segment,
+    Index,
+    Scratch,
+}
+
+#[derive(Clone, Debug)]
+pub struct Atlas {
+    mode: Mode,
+    layout: Layout,
+    /// Sectors whose bytes at rest are known to be wrong.
+    damaged: BTreeSet<SectorId>,
+    /// Kept for the whole run, also after a rewrite: what a verdict may blame.
+    ever_damaged: BTreeSet<Zone>,
+}
+
+impl Atlas {
+    #[must_use]
+    pub fn new(mode: Mode, layout: Layout) -> Atlas {
+        Atlas { mode, layout, damaged: BTreeSet::new(), ever_damaged: BTreeSet::new() }
+    }
+
+    #[must_use]
+    pub fn peaceful() -> Atlas {
+        let layout = Layout { superblock_copy: 1, keys_copy: 1, journal_headers_from: u64::MAX };
+        Atlas::new(Mode::Peaceful, layout)
+    }
+
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    #[must_use]
+    pub fn zone(&self, id: SectorId) -> Zone {
+        match id.0 {
+            FileId::Superblock => Zone::SuperblockCopy(id.1 / self.layout.superblock_copy),
+            FileId::Keys => Zone::KeysCopy(id.1 / self.layout.keys_copy),
+            FileId::Journal if id.1 >= self.layout.journal_headers_from => Zone::JournalHeaders,
+            FileId::Journal => Zone::JournalRing,
+            FileId::Grid => Zone::Grid,
+            FileId::Segment { .. } => Zone::Segment,
+            FileId::Index { .. } => Zone::Index,
+            FileId::Scratch => Zone::Scratch,
+        }
+    }
+
+    /// Zones whose loss a single replica cannot repair and that were damaged in this run.
+    pub fn fatal_zones(&self) -> impl Iterator<Item = Zone> + '_ {
+        self.ever_damaged.iter().copied().filter(|zone| match zone {
+            Zone::JournalRing | Zone::Grid | Zone::Segment => true,
+            Zone::SuperblockCopy(_)
+            | Zone::KeysCopy(_)
+            | Zone::JournalHeaders
+            | Zone::Index
+            | Zone::Scratch => false,
+        })
+    }
+
+    /// Whether this fault may happen here now; damage at rest is remembered when it may.
+    pub fn allows(&mut self, kind: FaultKind, id: SectorId) -> bool {
+        self.allows_range(kind, id.0, id.1, 1)
+    }
+
+    pub fn allows_range(&mut self, kind: FaultKind, file: FileId, first: u64, count: u64) -> bool {
+        if count == 0 || !(first..first + count).all(|sector| self.may(kind, (file, sector))) {
+            return false;
+        }
+        self.remember(kind, file, first, count);
+        true
+    }
+
+    /// A write misdirected from `at` to `other` damages both places.
+    pub fn allows_both(&mut self, at: Address, other: Address, count: u64) -> bool {
+        let (at_first, other_first) = (sector_of(at), sector_of(other));
+        let mut trial = self.clone();
+        let allowed = trial.allows_range(FaultKind::InWrite, at.file, at_first, count)
+            && trial.allows_range(FaultKind::AtRest, other.file, other_first, count);
+        if allowed {
+            *self = trial;
+        }
+        allowed
+    }
+
+    /// The core wrote the sector again: whatever was wrong with it is gone.
+    pub fn rewritten(&mut self, id: SectorId) {
+        self.damaged.remove(&id);
+    }
+
+    fn remember(&mut self, kind: FaultKind, file: FileId, first: u64, count: u64) {
+        match kind {
+            FaultKind::AtRest | FaultKind::InWrite => {
+                for sector in first..first + count {
+                    let zone = self.zone((file, sector));
+                    self.damaged.insert((file, sector));
+                    self.ever_damaged.insert(zone);
+                }
+            }
+            FaultKind::InRead | FaultKind::WriteError => {}
+        }
+    }
+
+    fn may(&self, kind: FaultKind, id: SectorId) -> bool {
+        match (self.mode, kind) {
+            (Mode::Peaceful, _) => false,
+            // A reported error stops the replica; nothing was acknowledged.
+            (_, FaultKind::WriteError) => true,
+            (mode, FaultKind::AtRest | FaultKind::InWrite) => self.may_damage(mode, id),
+            (mode, FaultKind::InRead) => match self.zone(id) {
+                // Once, and detected: the replica halts, and a new process reads well.
+                Zone::Grid | Zone::Segment | Zone::Index | Zone::Scratch => true,
+                Zone::SuperblockCopy(_) | Zone::KeysCopy(_) => self.may_damage(mode, id),
+                // Recovery would take an acknowledged tail for a torn one.
+                Zone::JournalRing => false,
+                Zone::JournalHeaders => true,
+            },
+        }
+    }
+
+    fn may_damage(&self, mode: Mode, id: SectorId) -> bool {
+        match self.zone(id) {
+            Zone::SuperblockCopy(copy) => {
+                self.others_damaged(FileId::Superblock, self.layout.superblock_copy, copy)
+                    < SUPERBLOCK_DAMAGED_MAX
+            }
+            Zone::KeysCopy(copy) => {
+                self.others_damaged(FileId::Keys, self.layout.keys_copy, copy) == 0
+            }
+            Zone::JournalHeaders | Zone::Index | Zone::Scratch => true,
+            Zone::Grid | Zone::Segment => mode == Mode::Damage,
+            // Decided by the world, which knows which prepares have a witness.
+            Zone::JournalRing => false,
+        }
+    }
+
+    /// How many copies other than this one are damaged.
+    fn others_damaged(&self, file: FileId, copy_sectors: u64, copy: u64) -> usize {
+        let copies: BTreeSet<u64> = self
+            .damaged
+            .range((file, 0)..=(file, u64::MAX))
+            .map(|id| id.1 / copy_sectors)
+            .filter(|other| *other != copy)
+            .collect();
+        copies.len()
+    }
+}
+
+fn sector_of(at: Address) -> u64 {
+    at.offset / PAGE_SIZE as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Atlas, Layout, Mode, SUPERBLOCK_DAMAGED_MAX};
+    use crate::disk::FaultKind;
+    use verity_core::io::{Address, FileId};
+
+    fn atlas(mode: Mode) -> Atlas {
+        Atlas::new(mode, Layout { superblock_copy: 2, keys_copy: 4, journal_headers_from: 100 })
+    }
+
+    #[test]
+    fn superblock_keeps_a_quorum_of_copies() {
+        let mut atlas = atlas(Mode::Safety);
+        let mut damaged = 0;
+        for sector in 0..8 {
+            if atlas.allows(FaultKind::AtRest, (FileId::Superblock, sector)) {
+                damaged += 1;
+            }
+        }
+        assert_eq!(damaged, 2 * SUPERBLOCK_DAMAGED_MAX, "two sectors a copy");
+        atlas.rewritten((FileId::Superblock, 0));
+        assert!(!atlas.allows(FaultKind::AtRest, (FileId::Superblock, 7)), "half a copy");
+        atlas.rewritten((FileId::Superblock, 1));
+        assert!(atlas.allows(FaultKind::AtRest, (FileId::Superblock, 7)));
+    }
+
+    #[test]
+    fn the_record_itself_is_hit_only_in_damage_mode() {
+        for (mode, expected) in
+            [(Mode::Peaceful, false), (Mode::Safety, false), (Mode::Damage, true)]
+        {
+            let mut atlas = atlas(mode);
+            assert_eq!(atlas.allows(FaultKind::AtRest, (FileId::Grid, 9)), expected);
+            assert_eq!(atlas.fatal_zones().count(), usize::from(expected));
+            assert!(!atlas.allows(FaultKind::AtRest, (FileId::Journal, 9)));
+            let header = atlas.allows(FaultKind::AtRest, (FileId::Journal, 100));
+            assert_eq!(header, mode != Mode::Peaceful);
+        }
+    }
+
+    #[test]
+    fn a_misdirected_write_needs_leave_at_both_ends() {
+        let mut atlas = atlas(Mode::Safety);
+        let superblock = Address::new(FileId::Superblock, 0);
+        let grid = Address::new(FileId::Grid, 0);
+        let keys = Address::new(FileId::Keys, 0);
+        assert!(!atlas.allows_both(superblock, grid, 1));
+        assert!(atlas.allows_both(superblock, keys, 1));
+        assert!(!atlas.allows(FaultKind::AtRest, (FileId::Keys, 4)), "the other copy of the keys");
+    }
+}

@@ -1,0 +1,417 @@
+//! A disk that lies: sparse files of 4 KiB sectors, seeded latency, every fault of the model.
+//!
+//! Purpose: answers the core's file effects as the worst disk does that the design still allows.
+//! A completed write that is neither `durable` nor covered by a `Sync` lives in a volatile layer;
+//! reads see the newest version; a crash keeps, for each sector on its own, any version written
+//! since the last durable one, or a mix of two at a 512-byte border. `Create` and `Remove` are
+//! durable only when done.
+//!
+//! Fault model: latent sector errors, rot, torn, lost and misdirected writes (also across files),
+//! misdirected and stale reads, EIO and ENOSPC on write, short files, slow spells. Where a fault
+//! may fall is for the [`Atlas`] to say. Start reading at [`Disk::submit`] and [`Disk::complete`].
+
+mod crash;
+mod faults;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use verity_core::io::{Address, FileId, Input, IoError, IoId, Pages};
+use verity_core::limits::PAGE_SIZE;
+
+use crate::atlas::Atlas;
+use crate::random::Random;
+
+pub use crash::{CrashReport, Keep};
+pub use faults::{DiskFaults, FaultKind};
+
+/// What the device keeps whole: a torn write is a mix at this border.
+pub const TEAR_UNIT: usize = 512;
+
+/// A sector's address: file and number within it.
+pub type SectorId = (FileId, u64);
+pub type Sector = Arc<[u8; PAGE_SIZE]>;
+
+/// An operation the disk was asked for and has not answered.
+#[derive(Debug)]
+enum Operation {
+    Read {
+        io: IoId,
+        at: Address,
+        pages: Pages,
+    },
+    Write {
+        io: IoId,
+        at: Address,
+        pages: Pages,
+        durable: bool,
+    },
+    /// Covers the writes that had completed when it was issued.
+    Sync {
+        io: IoId,
+        file: FileId,
+        covers: u64,
+    },
+    Create {
+        io: IoId,
+        file: FileId,
+    },
+    Remove {
+        io: IoId,
+        file: FileId,
+    },
+}
+
+/// What the disk is asked for; the file part of `Effect`.
+#[derive(Debug)]
+pub enum Request {
+    Read { io: IoId, at: Address, pages: Pages },
+    Write { io: IoId, at: Address, pages: Pages, durable: bool },
+    Sync { io: IoId, file: FileId },
+    Create { io: IoId, file: FileId },
+    Remove { io: IoId, file: FileId },
+}
+
+/// A completed write of one sector that a crash may still undo.
+#[derive(Clone, Debug)]
+struct Version {
+    sequence: u64,
+    sector: Sector,
+}
+
+/// How many of each fault was injected, and how much work was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskStats {
+    pub reads: u64,
+    pub writes: u64,
+    pub syncs: u64,
+    pub bytes_written: u64,
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug)]
+pub struct Disk {
+    random: Random,
+    faults: DiskFaults,
+    pub atlas: Atlas,
+    files: BTreeSet<FileId>,
+    /// What a crash can no longer undo.
+    platter: BTreeMap<SectorId, Sector>,
+    /// The version each durable sector replaced: what a stale read returns.
+    stale: BTreeMap<SectorId, Sector>,
+    /// Completed, not yet durable; oldest first.
+    volatile: BTreeMap<SectorId, Vec<Version>>,
+    /// Sectors that answer EIO until they are written again.
+    unreadable: BTreeSet<SectorId>,
+    inflight: BTreeMap<u64, Operation>,
+    queue: BTreeSet<(u64, u64)>,
+    sequence: u64,
+    ticket: u64,
+    slow_until_ns: u64,
+    stats: DiskStats,
+    /// The core broke the contract of the boundary: a bug, whatever else happens.
+    misuse: Option<String>,
+}
+
+impl Disk {
+    #[must_use]
+    pub fn new(random: Random, faults: DiskFaults, atlas: Atlas) -> Disk {
+        Disk {
+            random,
+            faults,
+            atlas,
+            files: BTreeSet::new(),
+            platter: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            volatile: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            inflight: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            sequence: 0,
+            ticket: 0,
+            slow_until_ns: 0,
+            stats: DiskStats::default(),
+            misuse: None,
+        }
+    }
+
+    /// Takes an operation; it completes later, in any order relative to others.
+    pub fn submit(&mut self, now_ns: u64, request: Request) {
+        self.check_contract(&request);
+        let operation = match request {
+            Request::Read { io, at, pages } => Operation::Read { io, at, pages },
+            Request::Write { io, at, pages, durable } => {
+                self.stats.bytes_written += pages.size_bytes() as u64;
+                Operation::Write { io, at, pages, durable }
+            }
+            Request::Sync { io, file } => Operation::Sync { io, file, covers: self.sequence },
+            Request::Create { io, file } => Operation::Create { io, file },
+            Request::Remove { io, file } => Operation::Remove { io, file },
+        };
+        let due_ns = now_ns + self.latency(now_ns, &operation);
+        self.ticket += 1;
+        self.queue.insert((due_ns, self.ticket));
+        self.inflight.insert(self.ticket, operation);
+    }
+
+    /// When the next completion is due.
+    #[must_use]
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.queue.first().map(|(due_ns, _)| *due_ns)
+    }
+
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        self.inflight.is_empty()
+    }
+
+    #[must_use]
+    pub fn writes_in_flight(&self) -> u64 {
+        let is_write = |operation: &&Operation| matches!(operation, Operation::Write { .. });
+        self.inflight.values().filter(is_write).count() as u64
+    }
+
+    /// Carries out the operation that is due first, and answers it.
+    pub fn complete(&mut self, now_ns: u64) -> Option<Input> {
+        let (due_ns, ticket) = *self.queue.first()?;
+        if due_ns > now_ns {
+            return None;
+        }
+        self.queue.remove(&(due_ns, ticket));
+        let Some(operation) = self.inflight.remove(&ticket) else {
+            unreachable!("what is queued is in flight");
+        };
+        Some(match operation {
+            Operation::Read { io, at, mut pages } => {
+                self.stats.reads += 1;
+                let result = self.read(at, &mut pages);
+                Input::ReadDone { io, pages, result }
+            }
+            Operation::Write { io, at, pages, durable } => {
+                self.stats.writes += 1;
+                let result = self.write(at, &pages, durable);
+                Input::WriteDone { io, pages, result }
+            }
+            Operation::Sync { io, file, covers } => {
+                self.stats.syncs += 1;
+                let result = self.sync(file, covers);
+                Input::Done { io, result }
+            }
+            Operation::Create { io, file } => {
+                self.files.insert(file);
+                Input::Done { io, result: Ok(()) }
+            }
+            Operation::Remove { io, file } => {
+                self.erase(file);
+                Input::Done { io, result: Ok(()) }
+            }
+        })
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> &DiskStats {
+        &self.stats
+    }
+
+    #[must_use]
+    pub fn misuse(&self) -> Option<&str> {
+        self.misuse.as_deref()
+    }
+
+    /// What a reader without faults would see now.
+    #[must_use]
+    pub fn newest(&self, id: SectorId) -> Option<&Sector> {
+        match self.volatile.get(&id).and_then(|versions| versions.last()) {
+            Some(version) => Some(&version.sector),
+            None => self.platter.get(&id),
+        }
+    }
+
+    /// Files that exist, in order.
+    pub fn files(&self) -> impl Iterator<Item = FileId> + '_ {
+        self.files.iter().copied()
+    }
+
+    #[must_use]
+    pub fn exists(&self, file: FileId) -> bool {
+        self.files.contains(&file)
+    }
+
+    /// Number of sectors up to the last one ever written.
+    #[must_use]
+    pub fn sectors(&self, file: FileId) -> u64 {
+        let range = (file, 0)..=(file, u64::MAX);
+        let durable = self.platter.range(range.clone()).next_back().map_or(0, |(id, _)| id.1 + 1);
+        let volatile = self.volatile.range(range).next_back().map_or(0, |(id, _)| id.1 + 1);
+        durable.max(volatile)
+    }
+
+    /// Every sector that holds bytes, as a reader would see it.
+    pub fn sectors_of(&self, file: FileId) -> impl Iterator<Item = (u64, Sector)> + '_ {
+        let range = (file, 0)..=(file, u64::MAX);
+        let mut numbers: BTreeSet<u64> = BTreeSet::new();
+        numbers.extend(self.platter.range(range.clone()).map(|(id, _)| id.1));
+        numbers.extend(self.volatile.range(range).map(|(id, _)| id.1));
+        numbers.into_iter().filter_map(move |number| {
+            self.newest((file, number)).map(|sector| (number, Arc::clone(sector)))
+        })
+    }
+
+    /// The bytes of a whole file as a reader would see them; holes are zeros.
+    #[must_use]
+    pub fn contents(&self, file: FileId) -> Vec<u8> {
+        let mut bytes = vec![0; self.sectors(file) as usize * PAGE_SIZE];
+        for (number, sector) in self.sectors_of(file) {
+            let start = number as usize * PAGE_SIZE;
+            bytes[start..start + PAGE_SIZE].copy_from_slice(&sector[..]);
+        }
+        bytes
+    }
+
+    /// A copy of what is on the platter, without faults: a second machine with the same disk.
+    #[must_use]
+    pub fn fork(&self, random: Random, faults: DiskFaults) -> Disk {
+        let mut disk = Disk::new(random, faults, Atlas::peaceful());
+        disk.files = self.files.clone();
+        disk.platter = self.platter.clone();
+        disk
+    }
+
+    /// Puts bytes on the platter: for tests that build a disk by hand.
+    pub fn put(&mut self, id: SectorId, sector: Sector) {
+        self.files.insert(id.0);
+        self.platter.insert(id, sector);
+    }
+
+    fn read(&mut self, at: Address, pages: &mut Pages) -> Result<(), IoError> {
+        if let Some(error) = self.read_fault(at, pages.count() as u64) {
+            return Err(error);
+        }
+        let from = self.misdirect_read(at, pages.count() as u64).unwrap_or(at);
+        let stale = self.stale_read(at, pages.count() as u64);
+        let first = from.offset / PAGE_SIZE as u64;
+        for (index, page) in pages.as_mut_slice().iter_mut().enumerate() {
+            let id = (from.file, first + index as u64);
+            let old = if stale { self.stale.get(&id) } else { None };
+            match old.or_else(|| self.newest(id)) {
+                Some(sector) => page.0.copy_from_slice(&sector[..]),
+                None => page.0.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, at: Address, pages: &Pages, durable: bool) -> Result<(), IoError> {
+        if let Some(error) = self.write_fault(at, pages) {
+            return Err(error);
+        }
+        let Some(target) = self.redirect_write(at, pages) else {
+            return Ok(()); // lost: acknowledged, never written
+        };
+        let first = target.offset / PAGE_SIZE as u64;
+        for (index, page) in pages.as_slice().iter().enumerate() {
+            self.store((target.file, first + index as u64), Arc::new(page.0), durable);
+        }
+        Ok(())
+    }
+
+    /// One sector arrives.
+    fn store(&mut self, id: SectorId, sector: Sector, durable: bool) {
+        self.sequence += 1;
+        self.unreadable.remove(&id);
+        if durable {
+            self.volatile.remove(&id);
+            self.settle(id, sector);
+        } else {
+            let version = Version { sequence: self.sequence, sector };
+            self.volatile.entry(id).or_default().push(version);
+        }
+        self.atlas.rewritten(id);
+    }
+
+    /// One sector becomes durable.
+    fn settle(&mut self, id: SectorId, sector: Sector) {
+        if let Some(old) = self.platter.insert(id, sector) {
+            self.stale.insert(id, old);
+        }
+    }
+
+    fn sync(&mut self, file: FileId, covers: u64) -> Result<(), IoError> {
+        if self.faults.sync_error_ppm > 0 && self.random.chance(self.faults.sync_error_ppm) {
+            self.count("sync_error");
+            return Err(IoError::Device);
+        }
+        let range = (file, 0)..=(file, u64::MAX);
+        let ids: Vec<SectorId> = self.volatile.range(range).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(versions) = self.volatile.get_mut(&id) else { continue };
+            let covered = versions.iter().filter(|version| version.sequence <= covers).count();
+            let newest = versions.drain(..covered).next_back();
+            if versions.is_empty() {
+                self.volatile.remove(&id);
+            }
+            if let Some(version) = newest {
+                self.settle(id, version.sector);
+            }
+        }
+        Ok(())
+    }
+
+    fn erase(&mut self, file: FileId) {
+        self.files.remove(&file);
+        self.platter.retain(|id, _| id.0 != file);
+        self.stale.retain(|id, _| id.0 != file);
+        self.volatile.retain(|id, _| id.0 != file);
+        self.unreadable.retain(|id| id.0 != file);
+    }
+
+    /// What the boundary forbids: overlapping writes in flight, reads and writes of one sector at
+    /// once, writes to files that were not created.
+    fn check_contract(&mut self, request: &Request) {
+        let complaint = match request {
+            Request::Write { at, pages, .. } => {
+                if !self.files.contains(&at.file) {
+                    Some(format!("write to {:?}, which does not exist", at.file))
+                } else {
+                    self.overlap(*at, pages.count() as u64, false)
+                }
+            }
+            Request::Read { at, pages, .. } => self.overlap(*at, pages.count() as u64, true),
+            Request::Sync { file, .. } if !self.files.contains(file) => {
+                Some(format!("sync of {file:?}, which does not exist"))
+            }
+            Request::Sync { .. } | Request::Create { .. } | Request::Remove { .. } => None,
+        };
+        if self.misuse.is_none() {
+            self.misuse = complaint;
+        }
+    }
+
+    fn overlap(&self, at: Address, count: u64, reading: bool) -> Option<String> {
+        let end = at.offset + count * PAGE_SIZE as u64;
+        for operation in self.inflight.values() {
+            let (other, pages, writes) = match operation {
+                Operation::Read { at, pages, .. } => (at, pages, false),
+                Operation::Write { at, pages, .. } => (at, pages, true),
+                Operation::Sync { .. } | Operation::Create { .. } | Operation::Remove { .. } => {
+                    continue;
+                }
+            };
+            let apart = other.file != at.file
+                || other.offset >= end
+                || at.offset >= other.offset + pages.size_bytes() as u64;
+            if apart || (reading && !writes) {
+                continue;
+            }
+            let what = if reading { "read" } else { "write" };
+            return Some(format!("{what} at {at:?} overlaps an operation in flight at {other:?}"));
+        }
+        None
+    }
+
+    fn count(&mut self, fault: &'static str) {
+        *self.stats.faults.entry(fault).or_default() += 1;
+    }
+}
