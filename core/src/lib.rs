@@ -17,6 +17,7 @@ pub mod event;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod node;
 pub mod time;
 #[cfg(verity_zoo)]
 pub mod zoo;

@@ -1,0 +1,7 @@
+//! The node: what ties journal, consensus, log, store and kernel into one database.
+//!
+//! Start reading at `docs/NODE.md` (phases, order of a turn, invariants).
+
+pub mod api;
+
+pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
