@@ -13,6 +13,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod crypto;
 pub mod event;
 pub mod ids;
 pub mod io;

@@ -1,0 +1,291 @@
+//! Two hashes, by purpose, that do not mix.
+//!
+//! [`ChainHash`] is SHA-256, for all that leaves the system: record chains, Merkle trees of proofs,
+//! commitments. [`InternalHash`] is BLAKE3, for what never does: prepare and superblock checksums,
+//! fingerprints, digests that only this software compares.
+//!
+//! Invariants: there is no conversion between the two. Every internal hash names its domain, so the
+//! same bytes hashed for two purposes differ.
+//!
+//! ```compile_fail
+//! use verity_core::crypto::hash::{ChainHash, InternalDomain, InternalHash};
+//! let internal = InternalHash::of(InternalDomain::Trace, &[b"x"]);
+//! let chain: ChainHash = internal; // a BLAKE3 hash is no link of a chain
+//! ```
+//!
+//! ```compile_fail
+//! use verity_core::crypto::hash::{ChainHash, InternalDomain, InternalHash};
+//! let same = ChainHash::of(&[b"x"]) == InternalHash::of(InternalDomain::Trace, &[b"x"]);
+//! ```
+//!
+//! ```compile_fail
+//! use verity_core::crypto::hash::{InternalDomain, InternalHash};
+//! use verity_core::crypto::merkle::Frontier;
+//! Frontier::new().push(&InternalHash::of(InternalDomain::Trace, &[b"x"]));
+//! ```
+
+use core::fmt;
+
+use sha2::{Digest, Sha256};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+pub const HASH_SIZE: usize = 32;
+
+/// SHA-256, for everything that leaves the system. `ZERO` is what the first record of a log names as
+/// its predecessor.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(transparent)]
+pub struct ChainHash(pub [u8; HASH_SIZE]);
+
+/// BLAKE3, for what never leaves the system.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(transparent)]
+pub struct InternalHash(pub [u8; HASH_SIZE]);
+
+macro_rules! common {
+    ($($name:ident),*) => { $(
+        impl $name {
+            pub const ZERO: $name = $name([0; HASH_SIZE]);
+        }
+
+        /// The first eight bytes: enough to tell two apart in a trace.
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "("))?;
+                self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                f.write_str("..)")
+            }
+        }
+
+        /// All 64 hexadecimal digits.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    )* };
+}
+
+common!(ChainHash, InternalHash);
+
+impl ChainHash {
+    /// Hash of the concatenation of `parts`.
+    #[must_use]
+    pub fn of(parts: &[&[u8]]) -> ChainHash {
+        let mut hasher = ChainHasher::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finish()
+    }
+}
+
+/// SHA-256 in pieces.
+#[derive(Clone)]
+pub struct ChainHasher(Sha256);
+
+impl ChainHasher {
+    #[must_use]
+    pub fn new() -> ChainHasher {
+        ChainHasher(Sha256::new())
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) -> &mut ChainHasher {
+        self.0.update(bytes);
+        self
+    }
+
+    #[must_use]
+    pub fn finish(self) -> ChainHash {
+        ChainHash(self.0.finalize().into())
+    }
+}
+
+impl Default for ChainHasher {
+    fn default() -> ChainHasher {
+        ChainHasher::new()
+    }
+}
+
+impl fmt::Debug for ChainHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChainHasher(..)")
+    }
+}
+
+/// What an internal hash is for. Each is BLAKE3 keyed with its own public 32-byte label, which
+/// costs nothing and separates the domains as well as a secret key would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InternalDomain {
+    PrepareHeader,
+    PrepareBody,
+    Superblock,
+    KeysFile,
+    /// Digest over the ordered (tree, key, value) of a state, to compare rebuilt with live.
+    StateDigest,
+    /// Hash of a simulated run.
+    Trace,
+    /// Checksum of a file that can be rebuilt, such as a segment's index.
+    Index,
+    /// Identity of something compared for equality only: an import file, a request.
+    Fingerprint,
+}
+
+impl InternalDomain {
+    const fn label(self) -> &'static [u8; 32] {
+        match self {
+            InternalDomain::PrepareHeader => b"verity v1 internal prepareheader",
+            InternalDomain::PrepareBody => b"verity v1 internal prepare  body",
+            InternalDomain::Superblock => b"verity v1 internal    superblock",
+            InternalDomain::KeysFile => b"verity v1 internal    keys  file",
+            InternalDomain::StateDigest => b"verity v1 internal  state digest",
+            InternalDomain::Trace => b"verity v1 internal         trace",
+            InternalDomain::Index => b"verity v1 internal         index",
+            InternalDomain::Fingerprint => b"verity v1 internal   fingerprint",
+        }
+    }
+}
+
+impl InternalHash {
+    /// Hash of the concatenation of `parts`.
+    #[must_use]
+    pub fn of(domain: InternalDomain, parts: &[&[u8]]) -> InternalHash {
+        if let [part] = parts {
+            return InternalHash(*blake3::keyed_hash(domain.label(), part).as_bytes());
+        }
+        let mut hasher = InternalHasher::new(domain);
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finish()
+    }
+}
+
+/// BLAKE3 in pieces.
+#[derive(Clone)]
+pub struct InternalHasher(blake3::Hasher);
+
+impl InternalHasher {
+    #[must_use]
+    pub fn new(domain: InternalDomain) -> InternalHasher {
+        InternalHasher(blake3::Hasher::new_keyed(domain.label()))
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) -> &mut InternalHasher {
+        self.0.update(bytes);
+        self
+    }
+
+    #[must_use]
+    pub fn finish(&self) -> InternalHash {
+        InternalHash(*self.0.finalize().as_bytes())
+    }
+}
+
+impl fmt::Debug for InternalHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InternalHasher(..)")
+    }
+}
+
+/// A secret key for hashes that a reader of the disk must not be able to guess at: idempotency
+/// fingerprints of a tenant's requests.
+#[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+pub struct FingerprintKey([u8; 32]);
+
+impl FingerprintKey {
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> FingerprintKey {
+        FingerprintKey(key)
+    }
+
+    /// Keyed hash of the concatenation of `parts`.
+    #[must_use]
+    pub fn of(&self, parts: &[&[u8]]) -> InternalHash {
+        if let [part] = parts {
+            return InternalHash(*blake3::keyed_hash(&self.0, part).as_bytes());
+        }
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        InternalHash(*hasher.finalize().as_bytes())
+    }
+}
+
+impl fmt::Debug for FingerprintKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FingerprintKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    const DOMAINS: [InternalDomain; 8] = [
+        InternalDomain::PrepareHeader,
+        InternalDomain::PrepareBody,
+        InternalDomain::Superblock,
+        InternalDomain::KeysFile,
+        InternalDomain::StateDigest,
+        InternalDomain::Trace,
+        InternalDomain::Index,
+        InternalDomain::Fingerprint,
+    ];
+
+    #[test]
+    fn domains_differ() {
+        for (at, left) in DOMAINS.iter().enumerate() {
+            for right in &DOMAINS[at + 1..] {
+                assert_ne!(InternalHash::of(*left, &[b"x"]), InternalHash::of(*right, &[b"x"]));
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_equal_the_whole() {
+        let whole = ChainHash::of(&[b"hello world"]);
+        assert_eq!(whole, ChainHash::of(&[b"hello", b"", b" world"]));
+        assert_eq!(
+            format!("{whole}"),
+            "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
+        );
+        assert_eq!(format!("{whole:?}"), "ChainHash(b94d27b9934d3e08..)");
+        let domain = InternalDomain::Trace;
+        let whole = InternalHash::of(domain, &[b"hello world"]);
+        assert_eq!(whole, InternalHash::of(domain, &[b"hello", b" world"]));
+        let key = FingerprintKey::new([7; 32]);
+        assert_eq!(key.of(&[b"hello world"]), key.of(&[b"hello", b" world"]));
+        assert_ne!(key.of(&[b"x"]), FingerprintKey::new([8; 32]).of(&[b"x"]));
+    }
+}
