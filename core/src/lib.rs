@@ -19,6 +19,7 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod node;
+pub mod query;
 pub mod time;
 #[cfg(verity_zoo)]
 pub mod zoo;

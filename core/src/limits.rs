@@ -38,6 +38,13 @@ pub const SQL_TOKENS_MAX: usize = 200_000;
 pub const SQL_DEPTH_MAX: usize = 64;
 pub const SQL_PARAMETERS_MAX: usize = 32_766;
 pub const STATEMENTS_MAX: usize = 256;
+/// Operators (AND and OR aside) that may follow one another in one expression.
+pub const SQL_OPERATORS_MAX: usize = 128;
+/// AND, OR and items of a list in one expression.
+pub const SQL_TERMS_MAX: usize = 8_192;
+/// Nesting of a bound expression; what the binder can build stays below.
+pub const EXPRESSION_DEPTH_MAX: usize = 256;
+pub const JSON_DEPTH_MAX: usize = 128;
 
 /// Positions per segment file.
 pub const SEGMENT_POSITIONS: u64 = 1_000_000;

@@ -1,0 +1,28 @@
+//! SQL: values, schema, parse, bind, lower, plan, evaluate, execute.
+//!
+//! Start reading at `value`, then `schema`, `expr`, `command`. Writes go SQL → [`Prepared`] →
+//! [`Command`] (what a prepare carries) → row changes; reads go SQL → [`Prepared`] → `ReadTask`,
+//! executed in bounded slices at a position. `docs/SQL.md` is the language.
+//!
+//! Invariants: nothing here knows consensus or a tenant other than the one it is given; the result
+//! of a statement is a function of committed state, parameters and context, never of what a cache
+//! holds; what is not supported is refused with a typed error, never ignored.
+//!
+//! Fault model: SQL text and encoded commands may be anything; both are bounded before recursion.
+
+pub mod cbor;
+pub mod command;
+pub mod datetime;
+pub mod decimal;
+pub mod error;
+pub mod expr;
+pub mod json;
+pub mod schema;
+pub mod value;
+
+pub use command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
+pub use decimal::Decimal;
+pub use error::{SqlError, SqlState};
+pub use expr::Expr;
+pub use schema::{Catalog, CatalogKey, Check, Column, HIDDEN_KEY_COLUMN, TableSchema};
+pub use value::{ColumnType, TypeTag, Value};

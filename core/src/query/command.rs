@@ -1,0 +1,81 @@
+//! Lowered writes: what travels in a prepare instead of SQL.
+//!
+//! Invariants: a command is self-contained and versioned; it names tables by id together with the
+//! schema version it was bound to, and whoever applies it answers `SchemaChanged` (retryable) when
+//! that no longer holds; no `Expr::Parameter` is left in it. Its encoding is deterministic CBOR
+//! (`codec.rs`), one command one encoding.
+
+use alloc::vec::Vec;
+
+use crate::ids::{ColumnId, SchemaVersion, TableId};
+use crate::query::expr::Expr;
+use crate::query::schema::TableSchema;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// With the ids it will get; they must still be the catalog's next ones when applied.
+    CreateTable {
+        schema: TableSchema,
+        if_not_exists: bool,
+    },
+    DropTable {
+        table: TableId,
+        schema_version: SchemaVersion,
+    },
+    Insert(Insert),
+    Update(Update),
+    Delete(Delete),
+    /// A statement with nothing to do, such as DROP TABLE IF EXISTS of none.
+    Nothing,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Insert {
+    pub table: TableId,
+    pub schema_version: SchemaVersion,
+    /// Columns given, in the order of each row; the others take their defaults.
+    pub columns: Vec<ColumnId>,
+    pub rows: InsertRows,
+    pub on_conflict: OnConflict,
+}
+
+/// Rows of an INSERT, kept as CBOR: encoded once when bound, decoded one by one when applied.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct InsertRows {
+    pub count: u32,
+    /// `count` × `columns` cells, one after the other.
+    pub cells: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum OnConflict {
+    Fail,
+    DoNothing,
+    /// The conflict is on the primary key.
+    DoUpdate {
+        assignments: Vec<Assignment>,
+        predicate: Option<Expr>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    pub column: ColumnId,
+    /// None: the column's default.
+    pub value: Option<Expr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    pub table: TableId,
+    pub schema_version: SchemaVersion,
+    pub assignments: Vec<Assignment>,
+    pub predicate: Option<Expr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delete {
+    pub table: TableId,
+    pub schema_version: SchemaVersion,
+    pub predicate: Option<Expr>,
+}
