@@ -1,0 +1,313 @@
+//! The outside world of one node: carries out [`Effect`]s on files and returns [`Input`]s.
+//!
+//! Start reading at [`Disk::execute`] and [`Disk::poll`]. Two backends, one meaning: io_uring where
+//! the kernel allows it, plain system calls on a few threads where it does not.
+//!
+//! Invariants: every effect but `Event` gets exactly one completion. A durable write is done only
+//! when the device says so (RWF_DSYNC). Creation and removal are done when their directory entries
+//! are durable. A read past the end of a file, or of a file that does not exist, gives zeros; a
+//! write to a file that does not exist is a device error: only `Create` creates.
+//!
+//! Fault model: EIO, ENOSPC, EDQUOT, EROFS, EACCES come back as `IoError`; the first one is kept in
+//! words for the operator ([`Disk::problem`]).
+
+pub mod files;
+mod job;
+pub mod lock;
+pub mod master_key;
+pub mod paths;
+#[allow(unsafe_code)]
+mod ring;
+mod threads;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use verity_core::event::Event;
+use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pages};
+
+use files::{Access, FileTable};
+use job::{Job, Kind};
+use master_key::MasterKey;
+
+/// Which backend carries out the I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IoBackend {
+    /// io_uring if the kernel allows it, else threads, with one line that says so.
+    #[default]
+    Auto,
+    Uring,
+    Threads,
+}
+
+impl fmt::Display for IoBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            IoBackend::Auto => "auto",
+            IoBackend::Uring => "uring",
+            IoBackend::Threads => "threads",
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Backend {
+    Ring(ring::Ring),
+    Threads(threads::Pool),
+}
+
+/// Submits and waits without the [`Disk`] itself: what a thread holds while others use the disk.
+#[derive(Clone, Debug)]
+pub enum Doorbell {
+    Ring(ring::Doorbell),
+    Threads(threads::Doorbell),
+}
+
+impl Doorbell {
+    pub fn submit(&self) {
+        match self {
+            Doorbell::Ring(bell) => bell.submit(),
+            Doorbell::Threads(bell) => bell.submit(),
+        }
+    }
+
+    /// Returns when something may be finished, or the time is up.
+    pub fn submit_and_wait(&self, timeout: Duration) {
+        match self {
+            Doorbell::Ring(bell) => bell.submit_and_wait(timeout),
+            Doorbell::Threads(bell) => bell.submit_and_wait(timeout),
+        }
+    }
+}
+
+/// Why the disk could not be set up.
+#[derive(Debug)]
+pub enum DiskError {
+    /// `--io=uring` was asked for, and the kernel refuses.
+    UringRefused(std::io::Error),
+    Threads(std::io::Error),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskError::UringRefused(error) => {
+                write!(f, "io_uring is not available here ({error}); use --io=threads")
+            }
+            DiskError::Threads(error) => write!(f, "cannot start I/O threads: {error}"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Disk {
+    files: FileTable,
+    backend: Backend,
+    master_key: MasterKey,
+    /// Completions of what was carried out at once.
+    ready: VecDeque<Input>,
+    finished: Vec<(Job, Result<(), Errno>)>,
+    problem: Option<String>,
+    direct_said: bool,
+}
+
+impl Disk {
+    pub fn open(root: &Path, backend: IoBackend, master_key: MasterKey) -> Result<Disk, DiskError> {
+        Ok(Disk {
+            files: FileTable::new(root, Access::ReadWrite),
+            backend: choose(backend)?,
+            master_key,
+            ready: VecDeque::new(),
+            finished: Vec::new(),
+            problem: None,
+            direct_said: false,
+        })
+    }
+
+    #[must_use]
+    pub fn backend(&self) -> IoBackend {
+        match self.backend {
+            Backend::Ring(_) => IoBackend::Uring,
+            Backend::Threads(_) => IoBackend::Threads,
+        }
+    }
+
+    #[must_use]
+    pub fn doorbell(&self) -> Doorbell {
+        match &self.backend {
+            Backend::Ring(ring) => Doorbell::Ring(ring.doorbell()),
+            Backend::Threads(pool) => Doorbell::Threads(pool.doorbell()),
+        }
+    }
+
+    /// Effects whose completion was not handed out by [`Disk::poll`] yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        let backend = match &self.backend {
+            Backend::Ring(ring) => ring.in_flight(),
+            Backend::Threads(pool) => pool.in_flight(),
+        };
+        backend + self.ready.len()
+    }
+
+    /// Completions are there already: do not wait in the kernel.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The first error of the file system, in words.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Takes all effects. What goes to the kernel leaves with the next ring of the doorbell.
+    pub fn execute(&mut self, effects: &mut Effects) {
+        for effect in effects.drain() {
+            match effect {
+                Effect::Read { io, at, pages } => self.start(io, Kind::Read, at, pages),
+                Effect::Write { io, at, pages, durable } => {
+                    self.start(io, Kind::Write { durable }, at, pages);
+                }
+                Effect::Sync { io, file } => {
+                    self.start(io, Kind::Sync, Address::new(file, 0), Pages::default());
+                }
+                Effect::Create { io, file } => {
+                    let result = self.files.create(file);
+                    self.done(io, file, "create", result);
+                }
+                Effect::Remove { io, file } => {
+                    let result = self.files.remove(file);
+                    self.done(io, file, "remove", result);
+                }
+                Effect::Wrap { io, key } => {
+                    let key = self.master_key.wrap(&key);
+                    self.ready.push_back(Input::Wrapped { io, key });
+                }
+                Effect::Unwrap { io, key } => {
+                    let key = self.master_key.unwrap(&key);
+                    self.ready.push_back(Input::Unwrapped { io, key });
+                }
+                Effect::Event(event) => trace(&event),
+            }
+        }
+    }
+
+    /// Moves the completions there are to `inputs`; never blocks.
+    pub fn poll(&mut self, inputs: &mut Vec<Input>) {
+        inputs.extend(self.ready.drain(..));
+        match &mut self.backend {
+            Backend::Ring(ring) => ring.reap(&mut self.finished),
+            Backend::Threads(pool) => pool.reap(&mut self.finished),
+        }
+        for (job, result) in self.finished.drain(..) {
+            if let Err(error) = result {
+                let what = match job.kind {
+                    Kind::Read => "read",
+                    Kind::Write { .. } => "write",
+                    Kind::Sync => "sync",
+                };
+                note(&mut self.problem, &self.files.path(job.name), what, error);
+            }
+            inputs.push(job.into_input(result));
+        }
+    }
+
+    fn start(&mut self, io: IoId, kind: Kind, at: Address, mut pages: Pages) {
+        let opened = self.files.get(at.file);
+        if !self.files.is_direct() && !self.direct_said {
+            self.direct_said = true;
+            tracing::warn!(
+                "the file system of {} has no direct I/O; using buffered writes with the same \
+                 durability",
+                self.files.root().display()
+            );
+        }
+        let error = match opened {
+            Ok(Some(file)) => {
+                let name = at.file;
+                let job = Job { io, kind, file, offset: at.offset, pages, moved: 0, name };
+                match &mut self.backend {
+                    Backend::Ring(ring) => ring.push(job),
+                    Backend::Threads(pool) => pool.push(job),
+                }
+                return;
+            }
+            Ok(None) if kind == Kind::Read => {
+                pages.as_bytes_mut().fill(0);
+                self.ready.push_back(Input::ReadDone { io, pages, result: Ok(()) });
+                return;
+            }
+            Ok(None) => Errno::NOENT,
+            Err(error) => error,
+        };
+        note(&mut self.problem, &self.files.path(at.file), "open", error);
+        let result: Result<(), IoError> = Err(job::to_io_error(error));
+        self.ready.push_back(match kind {
+            Kind::Read => Input::ReadDone { io, pages, result },
+            Kind::Write { .. } => Input::WriteDone { io, pages, result },
+            Kind::Sync => Input::Done { io, result },
+        });
+    }
+
+    fn done(&mut self, io: IoId, file: FileId, what: &str, result: Result<(), Errno>) {
+        if let Err(error) = result {
+            note(&mut self.problem, &self.files.path(file), what, error);
+        }
+        self.ready.push_back(Input::Done { io, result: result.map_err(job::to_io_error) });
+    }
+}
+
+fn choose(backend: IoBackend) -> Result<Backend, DiskError> {
+    let threads = || threads::Pool::new().map(Backend::Threads).map_err(DiskError::Threads);
+    match backend {
+        IoBackend::Threads => threads(),
+        IoBackend::Uring => ring::Ring::new().map(Backend::Ring).map_err(DiskError::UringRefused),
+        IoBackend::Auto => match ring::Ring::new() {
+            Ok(ring) => Ok(Backend::Ring(ring)),
+            Err(error) => {
+                tracing::warn!("io_uring is not available here ({error}); using --io=threads");
+                threads()
+            }
+        },
+    }
+}
+
+/// Keeps the first problem: what follows from it only confuses.
+fn note(problem: &mut Option<String>, path: &Path, what: &str, error: Errno) {
+    let error = std::io::Error::from(error);
+    let text = format!("cannot {what} {}: {error}", PathBuf::from(path).display());
+    tracing::error!("{text}");
+    problem.get_or_insert(text);
+}
+
+/// Trace marks as log lines: what an operator must act on is a warning, the rest is detail.
+fn trace(event: &Event) {
+    match event {
+        Event::SuperblockCopyBad { .. }
+        | Event::JournalTornTail { .. }
+        | Event::JournalRottenPrepare { .. }
+        | Event::PageCorrupt { .. }
+        | Event::GridFull { .. }
+        | Event::IndexRebuilt { .. }
+        | Event::BlockCorrupt { .. }
+        | Event::Halted => tracing::warn!("{event:?}"),
+        Event::RecoveryRecorded { .. }
+        | Event::TenantCreated { .. }
+        | Event::ReplayStarted { .. }
+        | Event::ReplayFinished { .. }
+        | Event::SegmentRotated { .. }
+        | Event::ShutdownComplete => tracing::info!("{event:?}"),
+        Event::CheckpointStarted { .. } | Event::CheckpointDurable { .. } => {
+            tracing::debug!("{event:?}");
+        }
+        other => tracing::trace!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! One process at a time on a data directory.
+//!
+//! Invariant: while a [`DirectoryLock`] lives, no other process holds one on the same directory
+//! (an advisory `flock`, released by the kernel however this process ends). The file also holds
+//! the owner's process id, for the message that the second one prints.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::paths::LOCK_FILE;
+
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+/// Why the directory could not be locked.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has it; its id, when it could be read.
+    Held {
+        directory: PathBuf,
+        by: Option<u32>,
+    },
+    Io {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::Held { directory, by } => {
+                write!(f, "{} is in use by another process", directory.display())?;
+                if let Some(pid) = by {
+                    write!(f, " (pid {pid})")?;
+                }
+                f.write_str("; stop it first, or work on a copy")
+            }
+            LockError::Io { path, error } => write!(f, "cannot lock {}: {error}", path.display()),
+        }
+    }
+}
+
+impl DirectoryLock {
+    /// For a process that will change the directory.
+    pub fn exclusive(directory: &Path) -> Result<DirectoryLock, LockError> {
+        let path = directory.join(LOCK_FILE);
+        let options = {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            options
+        };
+        let io_error = |error| LockError::Io { path: path.clone(), error };
+        let mut file = options.open(&path).map_err(io_error)?;
+        take(&file, directory, FlockOperation::NonBlockingLockExclusive, &path)?;
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+        match written {
+            // The lock is what counts; the number only helps the reader of a message.
+            Ok(()) => {}
+            Err(error) if to_io_kind_is_full(&error) => {}
+            Err(error) => return Err(io_error(error)),
+        }
+        Ok(DirectoryLock { _file: file })
+    }
+
+    /// For a process that only reads; changes nothing. `None` when the directory was never opened
+    /// (a copy without its lock file).
+    pub fn shared(directory: &Path) -> Result<Option<DirectoryLock>, LockError> {
+        let path = directory.join(LOCK_FILE);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LockError::Io { path, error }),
+        };
+        take(&file, directory, FlockOperation::NonBlockingLockShared, &path)?;
+        Ok(Some(DirectoryLock { _file: file }))
+    }
+}
+
+fn take(
+    file: &File,
+    directory: &Path,
+    operation: FlockOperation,
+    path: &Path,
+) -> Result<(), LockError> {
+    match flock(file, operation) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let mut reader = file;
+            let by = match reader.read_to_string(&mut text) {
+                Ok(_) => text.trim().parse().ok(),
+                Err(_) => None,
+            };
+            Err(LockError::Held { directory: directory.to_path_buf(), by })
+        }
+        Err(error) => Err(LockError::Io { path: path.to_path_buf(), error: error.into() }),
+    }
+}
+
+fn to_io_kind_is_full(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::StorageFull
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_is_refused_and_names_the_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(DirectoryLock::shared(dir.path()).unwrap().is_none());
+        let first = DirectoryLock::exclusive(dir.path()).unwrap();
+        let second = DirectoryLock::exclusive(dir.path()).unwrap_err();
+        let LockError::Held { by, .. } = &second else { panic!("{second}") };
+        assert_eq!(*by, Some(std::process::id()));
+        assert!(DirectoryLock::shared(dir.path()).is_err());
+        drop(first);
+        let reader = DirectoryLock::shared(dir.path()).unwrap();
+        assert!(reader.is_some());
+        assert!(DirectoryLock::exclusive(dir.path()).is_err());
+    }
+}
