@@ -37,6 +37,17 @@ impl Pages {
         Pages(pages)
     }
 
+    /// No pages yet, and room for `count` of them.
+    #[must_use]
+    pub fn with_capacity(count: usize) -> Pages {
+        Pages(Vec::with_capacity(count))
+    }
+
+    /// Drops pages from the end, or adds zeroed ones; the rest keep their content.
+    pub fn resize(&mut self, count: usize) {
+        self.0.resize_with(count, Page::new_zeroed);
+    }
+
     /// Copies bytes and pads the last page with zeros.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Pages {

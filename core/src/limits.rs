@@ -52,6 +52,35 @@ pub const SEGMENT_POSITIONS: u64 = 1_000_000;
 pub const CHECKPOINT_RECORD_INTERVAL: u64 = 1_000;
 
 pub const SUPERBLOCK_COPIES: usize = 4;
+/// Bytes from the start of one copy to the next: far enough that one bad spot takes one copy.
+pub const SUPERBLOCK_COPY_SPACING: u64 = 64 * 1024;
+
+/// Replicas a cluster may have.
+pub const REPLICA_COUNTS: [u8; 3] = [1, 3, 5];
+pub const REPLICA_COUNT_MAX: usize = 5;
+/// Places for what a replica saw of its peers; standbys will take the spare ones.
+pub const REPLICA_PEERS_MAX: usize = 8;
+
+/// Buffers of prepares: being filled, in flight, committed and not yet applied.
+pub const PREPARE_BUFFERS_MAX: usize = 2 * PIPELINE_MAX;
+/// Committed prepares read ahead of their replay.
+pub const REPLAY_AHEAD_MAX: usize = PIPELINE_MAX;
+/// One redundant header for each page of the ring.
+pub const JOURNAL_HEADERS_PER_PAGE: usize = PAGE_SIZE / PREPARE_HEADER_SIZE;
+/// Ring space that requests never take: recovery, checkpoint and shutdown always find room, also
+/// when a replica crashes dozens of times between them.
+pub const JOURNAL_RESERVE_BYTES: u64 = 64 * PAGE_SIZE as u64;
+/// Smallest ring: the journal's liveness rests on it.
+pub const JOURNAL_RING_BYTES_MIN: u64 = 4 * PREPARE_SIZE_MAX as u64;
+/// Bytes of one read of the ring at open, and of one write at format.
+pub const JOURNAL_CHUNK_BYTES: usize = PREPARE_SIZE_MAX;
+/// Such reads or writes in flight.
+pub const JOURNAL_CHUNKS_IN_FLIGHT_MAX: usize = 4;
+/// Writes of redundant headers in flight.
+pub const JOURNAL_HEADER_WRITES_MAX: usize = PIPELINE_MAX;
+/// With one replica, redundant headers of a quiet journal reach the disk at most this much later
+/// than their prepares.
+pub const JOURNAL_HEADER_DELAY_NS: u64 = 5 * crate::time::MILLISECOND_NS;
 
 /// How far ahead `not_after` of an idempotency id may lie.
 pub const IDEMPOTENCY_AHEAD_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -67,6 +96,12 @@ const_assert!(PREPARE_SIZE_MAX.is_multiple_of(PAGE_SIZE));
 const_assert!(ROW_SIZE_MAX + 64 * 1024 <= REQUEST_SIZE_MAX);
 const_assert!(SQL_SIZE_MAX <= REQUEST_SIZE_MAX);
 const_assert!(PREPARE_HEADER_SIZE <= PAGE_SIZE);
+const_assert!(PAGE_SIZE.is_multiple_of(PREPARE_HEADER_SIZE));
+const_assert!(PREPARE_REQUESTS_MAX <= u16::MAX as usize);
+const_assert!(PREPARE_BUFFERS_MAX > PIPELINE_MAX);
+const_assert!(SUPERBLOCK_COPY_SPACING.is_multiple_of(PAGE_SIZE as u64));
+// The smallest ring holds two of the largest prepares, wherever they fall, beside the reserve.
+const_assert!(JOURNAL_RESERVE_BYTES + 3 * PREPARE_SIZE_MAX as u64 <= JOURNAL_RING_BYTES_MIN);
 
 /// Limits that steer state. Chosen at format, kept in the superblock, the same on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +147,7 @@ impl ClusterConstants {
         if !ring.is_multiple_of(PREPARE_SIZE_MAX as u64) {
             return Err("journal_ring_bytes must be a multiple of 1 MiB");
         }
-        if ring < 4 * PREPARE_SIZE_MAX as u64 {
+        if ring < JOURNAL_RING_BYTES_MIN {
             return Err("journal_ring_bytes must be at least 4 MiB");
         }
         if self.transaction_pages_dirtied_max.saturating_mul(4) > self.dirty_pages_max {
