@@ -17,9 +17,11 @@ pub mod crypto;
 pub mod event;
 pub mod ids;
 pub mod io;
+pub mod journal;
 pub mod limits;
 pub mod node;
 pub mod query;
+pub mod superblock;
 pub mod time;
 #[cfg(verity_zoo)]
 pub mod zoo;

@@ -87,9 +87,8 @@ impl CopiesReport {
         let Some(newest) = good().max_by_key(|state| state.sequence) else {
             return Err(SuperblockError::AllCopiesLost);
         };
-        let by_quorum = good()
-            .filter(|state| self.agreeing(state) >= 2)
-            .max_by_key(|state| state.sequence);
+        let by_quorum =
+            good().filter(|state| self.agreeing(state) >= 2).max_by_key(|state| state.sequence);
         if let Some(state) = by_quorum {
             return Ok(self.decision(state, sequence_max));
         }
