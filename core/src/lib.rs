@@ -18,6 +18,7 @@ pub mod event;
 pub mod ids;
 pub mod io;
 pub mod journal;
+pub mod kernel;
 pub mod limits;
 pub mod node;
 pub mod query;

@@ -1,0 +1,304 @@
+//! What a caller asks and what it gets: typed requests, replies and refusals.
+//!
+//! Purpose: one shape for in-process callers, for network frames later, and for the outcome that an
+//! idempotency id remembers. Invariants: a [`Reply`] and a remembered refusal are functions of
+//! events alone; every refusal names the facts and tells the caller what to do next.
+//! SELECT does not come through here: it is a read of a snapshot, not a request.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::crypto::KekHash;
+use crate::ids::{IdempotencyId, Op, Position, PrincipalId, StreamId, TenantId};
+use crate::query::{SqlError, Value};
+use crate::time::Timestamp;
+
+/// One atomic transaction of one tenant: all of its operations happen, or none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub tenant: TenantId,
+    pub principal: PrincipalId,
+    /// `IdempotencyId::NONE`: the outcome is not remembered.
+    pub idempotency: IdempotencyId,
+    /// Applied only once the outcome of this id is remembered: order within a client's pipeline.
+    pub after: Option<IdempotencyId>,
+    pub operations: Vec<Operation>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// One or several statements that write, separated by semicolons.
+    Sql { text: String, params: Vec<Value> },
+    /// Rows for one table, in the order of `columns`; as `INSERT INTO table (columns) VALUES …`,
+    /// without text to parse.
+    InsertRows { table: String, columns: Vec<String>, rows: Vec<Vec<Value>> },
+    /// Raw records for a named stream, made by the first append.
+    Append { stream: String, expected: ExpectedVersion, records: Vec<Vec<u8>> },
+    /// On tenant 0 only. The key of the new tenant is durable in the `keys` file before this is
+    /// proposed; only its hash travels.
+    CreateTenant { tenant: TenantId, kek_hash: KekHash },
+}
+
+/// What the version of a stream (the number of its records) must be for an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    Any,
+    /// The stream has no record yet.
+    None,
+    /// The stream has at least one record.
+    Exists,
+    Exact(u64),
+}
+
+impl ExpectedVersion {
+    #[must_use]
+    pub fn accepts(self, version: u64) -> bool {
+        match self {
+            ExpectedVersion::Any => true,
+            ExpectedVersion::None => version == 0,
+            ExpectedVersion::Exists => version > 0,
+            ExpectedVersion::Exact(exact) => version == exact,
+        }
+    }
+}
+
+impl fmt::Display for ExpectedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExpectedVersion::Any => f.write_str("any"),
+            ExpectedVersion::None => f.write_str("none"),
+            ExpectedVersion::Exists => f.write_str("exists"),
+            ExpectedVersion::Exact(version) => write!(f, "{version}"),
+        }
+    }
+}
+
+/// A committed, applied transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub op: Op,
+    pub timestamp: Timestamp,
+    /// Last record of the transaction; of one without records, the last of the log it saw. `None`
+    /// when that log is empty.
+    pub position: Option<Position>,
+    /// One per statement of `Sql`, one per other operation, in order.
+    pub results: Vec<OperationResult>,
+    /// The outcome was remembered by an idempotency id: applied by an earlier request.
+    pub replayed: bool,
+}
+
+impl Reply {
+    #[must_use]
+    pub fn rows_affected(&self) -> u64 {
+        self.results.iter().map(|result| result.rows_affected).sum()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationResult {
+    /// Index of the operation within the request.
+    pub operation: u32,
+    pub rows_affected: u64,
+    pub detail: ResultDetail,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultDetail {
+    Rows,
+    Schema,
+    /// Version of the stream after the append.
+    Appended {
+        stream: StreamId,
+        version: u64,
+    },
+    TenantCreated(TenantId),
+}
+
+/// Why a request was not applied. Nothing of it happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RequestError {
+    Sql(SqlError),
+    WrongExpectedVersion {
+        stream: String,
+        expected: ExpectedVersion,
+        actual: u64,
+    },
+    StreamNameInvalid {
+        size: usize,
+        max: usize,
+    },
+    /// `not_after` lies in the past and no outcome is remembered: it was never applied.
+    IdempotencyExpired {
+        id: IdempotencyId,
+        now_ms: u64,
+    },
+    /// As expired, but so old that its outcome may have been forgotten.
+    IdempotencyUnknown {
+        id: IdempotencyId,
+        now_ms: u64,
+    },
+    IdempotencyTooFarAhead {
+        id: IdempotencyId,
+        now_ms: u64,
+        max_ahead_ms: u64,
+    },
+    /// The id was used for a request with another body.
+    IdempotencyReused {
+        id: IdempotencyId,
+    },
+    /// `after` names an id without a remembered outcome.
+    AfterUnknown {
+        after: IdempotencyId,
+    },
+    LimitExceeded {
+        limit: Limit,
+        value: u64,
+        max: u64,
+    },
+    TooLarge {
+        size: usize,
+        max: usize,
+    },
+    /// No operations, no rows or no records: nothing to do.
+    Empty,
+    TenantUnknown(TenantId),
+    TenantExists(TenantId),
+    /// The operation belongs to the system tenant, or must not touch it.
+    NotPermitted {
+        tenant: TenantId,
+    },
+    /// The `keys` file has no key of this tenant.
+    KeyMissing(TenantId),
+    /// State changed between binding and apply, or a queue is full: ask again.
+    Retry(RetryReason),
+}
+
+/// A limit of one transaction, named as in `limits::ClusterConstants`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Limit {
+    TransactionEvents,
+    TransactionPagesRead,
+    TransactionPagesDirtied,
+    TransactionBytes,
+    Tenants,
+    Tables,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RetryReason {
+    SchemaChanged,
+    QueueFull,
+    NotReady,
+}
+
+impl RequestError {
+    /// The same request may succeed when sent again, unchanged.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            RequestError::Retry(_) | RequestError::AfterUnknown { .. } => true,
+            RequestError::Sql(_)
+            | RequestError::WrongExpectedVersion { .. }
+            | RequestError::StreamNameInvalid { .. }
+            | RequestError::IdempotencyExpired { .. }
+            | RequestError::IdempotencyUnknown { .. }
+            | RequestError::IdempotencyTooFarAhead { .. }
+            | RequestError::IdempotencyReused { .. }
+            | RequestError::LimitExceeded { .. }
+            | RequestError::TooLarge { .. }
+            | RequestError::Empty
+            | RequestError::TenantUnknown(_)
+            | RequestError::TenantExists(_)
+            | RequestError::NotPermitted { .. }
+            | RequestError::KeyMissing(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::TransactionEvents => "transaction_events_max",
+            Limit::TransactionPagesRead => "transaction_pages_read_max",
+            Limit::TransactionPagesDirtied => "transaction_pages_dirtied_max",
+            Limit::TransactionBytes => "transaction_bytes_max",
+            Limit::Tenants => "tenants_max",
+            Limit::Tables => "tables_max",
+        })
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestError::Sql(error) => write!(f, "{error}"),
+            RequestError::WrongExpectedVersion { stream, expected, actual } => write!(
+                f,
+                "stream \"{stream}\" is at version {actual}, expected {expected}; read it, decide \
+                 again, and append with the version you saw"
+            ),
+            RequestError::StreamNameInvalid { size, max } => {
+                write!(f, "a stream name has 1 to {max} bytes, this one has {size}")
+            }
+            RequestError::IdempotencyExpired { id, now_ms } => write!(
+                f,
+                "idempotency id {id} expired at {} ms, now is {now_ms} ms; it was never applied: \
+                 send the request with a new id",
+                id.not_after_ms()
+            ),
+            RequestError::IdempotencyUnknown { id, now_ms } => write!(
+                f,
+                "idempotency id {id} expired at {} ms, now is {now_ms} ms; its outcome may have \
+                 been forgotten: read the data before you send it again under a new id",
+                id.not_after_ms()
+            ),
+            RequestError::IdempotencyTooFarAhead { id, now_ms, max_ahead_ms } => write!(
+                f,
+                "idempotency id {id} is valid until {} ms, more than {max_ahead_ms} ms after now \
+                 ({now_ms} ms); draw one that expires sooner",
+                id.not_after_ms()
+            ),
+            RequestError::IdempotencyReused { id } => {
+                write!(f, "idempotency id {id} was used for another request; draw a new id")
+            }
+            RequestError::AfterUnknown { after } => write!(
+                f,
+                "no outcome is remembered for {after}, which this request must follow; send that \
+                 one first"
+            ),
+            RequestError::LimitExceeded { limit, value, max } => write!(
+                f,
+                "the transaction needs {value}, {limit} is {max}; split it into smaller ones"
+            ),
+            RequestError::TooLarge { size, max } => {
+                write!(f, "the request has {size} bytes, at most {max} fit; split it")
+            }
+            RequestError::Empty => f.write_str("the request asks for nothing"),
+            RequestError::TenantUnknown(tenant) => {
+                write!(f, "tenant {tenant} does not exist; create it first")
+            }
+            RequestError::TenantExists(tenant) => write!(f, "tenant {tenant} exists already"),
+            RequestError::NotPermitted { tenant } => {
+                write!(f, "this operation is not for tenant {tenant}")
+            }
+            RequestError::KeyMissing(tenant) => write!(
+                f,
+                "the keys file has no key of tenant {tenant}; restore it from where keys are kept"
+            ),
+            RequestError::Retry(RetryReason::SchemaChanged) => {
+                f.write_str("the schema changed while the request was on its way; send it again")
+            }
+            RequestError::Retry(RetryReason::QueueFull) => {
+                f.write_str("too many requests wait; send it again a little later")
+            }
+            RequestError::Retry(RetryReason::NotReady) => {
+                f.write_str("the node is still opening; send it again a little later")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RequestError {}
