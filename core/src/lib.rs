@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod limits;
 pub mod node;
 pub mod query;
+pub mod stdx;
 pub mod superblock;
 pub mod time;
 #[cfg(verity_zoo)]
