@@ -131,6 +131,25 @@ impl Atlas {
         allowed
     }
 
+    /// Whether a crash may tear this sector: of files kept as copies, only while others are good.
+    pub fn allows_tear(&mut self, id: SectorId) -> bool {
+        match self.zone(id) {
+            Zone::SuperblockCopy(_) | Zone::KeysCopy(_) => {
+                let allowed = self.may_damage(Mode::Safety, id);
+                if allowed {
+                    self.damaged.insert(id);
+                }
+                allowed
+            }
+            Zone::JournalRing
+            | Zone::JournalHeaders
+            | Zone::Grid
+            | Zone::Segment
+            | Zone::Index
+            | Zone::Scratch => true,
+        }
+    }
+
     /// The core wrote the sector again: whatever was wrong with it is gone.
     pub fn rewritten(&mut self, id: SectorId) {
         self.damaged.remove(&id);

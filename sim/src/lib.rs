@@ -10,4 +10,6 @@ pub mod atlas;
 pub mod clock;
 pub mod disk;
 pub mod keys;
+pub mod model;
 pub mod random;
+pub mod sql;

@@ -102,7 +102,8 @@ impl Disk {
     }
 
     fn settle_perhaps_torn(&mut self, id: SectorId, sector: Sector, report: &mut CrashReport) {
-        if !self.random.chance(self.faults.torn_at_crash_ppm) {
+        // One copy of several may tear only while enough others are good.
+        if !self.random.chance(self.faults.torn_at_crash_ppm) || !self.atlas.allows_tear(id) {
             self.settle(id, sector);
             return;
         }

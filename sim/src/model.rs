@@ -1,0 +1,359 @@
+//! The independent model: what the database must answer, by plain maps.
+//!
+//! Purpose: an oracle written from the semantics of SQL and of `docs/`, not from the core's
+//! evaluator. It is fed each transaction at its position, in order of position, and predicts rows
+//! affected, refusals, and the rows of any past position. Invariants: a transaction changes all or
+//! nothing; a version of a row is visible from the transaction's last position until the one that
+//! supersedes it; nothing here is bounded, cached or lazy.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::sql::{Datum, Expected, Query, Select, SetTo, Statement, TableSpec};
+
+/// Identifies a row: its key, or a number for a table with a hidden key.
+type RowKey = Vec<Datum>;
+
+#[derive(Clone, Debug)]
+struct Version {
+    begun_at: u64,
+    ended_at: Option<u64>,
+    row: Vec<Datum>,
+}
+
+#[derive(Clone, Debug)]
+struct Table {
+    spec: TableSpec,
+    created_at: u64,
+    rows: BTreeMap<RowKey, Vec<Version>>,
+    hidden_next: i64,
+}
+
+/// Everything about one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct TenantModel {
+    tables: BTreeMap<String, Table>,
+    /// Records of each stream, with the position of the transaction that appended them.
+    streams: BTreeMap<String, Vec<(u64, Vec<u8>)>>,
+}
+
+/// Why a transaction must be refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    DuplicateTable,
+    UndefinedTable,
+    NotNull,
+    DuplicateKey,
+    WrongVersion { actual: u64 },
+}
+
+/// What a statement must report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Rows(u64),
+    Schema,
+    /// Version of the stream after the append.
+    Appended(u64),
+}
+
+/// What a transaction that succeeds must report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prediction {
+    pub effects: Vec<Effect>,
+    /// Row changes and appended records: what the transaction limits count.
+    pub events: u64,
+}
+
+/// The rows and appends of a transaction that is not applied yet.
+#[derive(Default)]
+struct Overlay {
+    created: BTreeMap<String, TableSpec>,
+    /// `None`: deleted.
+    rows: BTreeMap<String, BTreeMap<RowKey, Option<Vec<Datum>>>>,
+    hidden: BTreeMap<String, i64>,
+    appended: BTreeMap<String, Vec<Vec<u8>>>,
+    events: u64,
+}
+
+impl TenantModel {
+    #[must_use]
+    pub fn table_names(&self) -> Vec<String> {
+        self.tables.keys().cloned().collect()
+    }
+
+    #[must_use]
+    pub fn spec(&self, table: &str) -> Option<&TableSpec> {
+        self.tables.get(table).map(|table| &table.spec)
+    }
+
+    /// Where a table begins to exist.
+    #[must_use]
+    pub fn created_at(&self, table: &str) -> Option<u64> {
+        self.tables.get(table).map(|table| table.created_at)
+    }
+
+    #[must_use]
+    pub fn stream_version(&self, stream: &str) -> u64 {
+        self.streams.get(stream).map_or(0, |records| records.len() as u64)
+    }
+
+    #[must_use]
+    pub fn stream_names(&self) -> Vec<String> {
+        self.streams.keys().cloned().collect()
+    }
+
+    /// Current keys of a table: for the workload to hit rows that exist.
+    #[must_use]
+    pub fn keys(&self, table: &str) -> Vec<RowKey> {
+        let Some(table) = self.tables.get(table) else { return Vec::new() };
+        table.rows.iter().filter(|row| current(row.1).is_some()).map(|row| row.0.clone()).collect()
+    }
+
+    #[must_use]
+    pub fn row_count(&self, table: &str) -> u64 {
+        self.keys(table).len() as u64
+    }
+
+    /// Predicts a transaction without applying it.
+    pub fn predict(&self, transaction: &[Statement]) -> Result<Prediction, Refusal> {
+        self.execute(transaction).map(|(prediction, _)| prediction)
+    }
+
+    /// Applies a transaction whose last record has this position.
+    pub fn apply(
+        &mut self,
+        transaction: &[Statement],
+        position: u64,
+    ) -> Result<Prediction, Refusal> {
+        let (prediction, overlay) = self.execute(transaction)?;
+        for (name, spec) in overlay.created {
+            let table = Table { spec, created_at: position, rows: BTreeMap::new(), hidden_next: 0 };
+            self.tables.insert(name, table);
+        }
+        for (name, next) in overlay.hidden {
+            if let Some(table) = self.tables.get_mut(&name) {
+                table.hidden_next = next;
+            }
+        }
+        for (name, rows) in overlay.rows {
+            let Some(table) = self.tables.get_mut(&name) else {
+                unreachable!("rows change only in tables that exist")
+            };
+            for (key, row) in rows {
+                let versions = table.rows.entry(key).or_default();
+                if let Some(last) = versions.last_mut()
+                    && last.ended_at.is_none()
+                {
+                    last.ended_at = Some(position);
+                }
+                if let Some(row) = row {
+                    versions.push(Version { begun_at: position, ended_at: None, row });
+                }
+            }
+        }
+        for (stream, records) in overlay.appended {
+            let entry = self.streams.entry(stream).or_default();
+            entry.extend(records.into_iter().map(|record| (position, record)));
+        }
+        Ok(prediction)
+    }
+
+    /// The rows of a query as of a position; sorted when the query gives no order.
+    pub fn answer(&self, query: &Query, position: u64) -> Result<Vec<Vec<Datum>>, Refusal> {
+        let table = self.tables.get(&query.table).ok_or(Refusal::UndefinedTable)?;
+        if table.created_at > position {
+            return Err(Refusal::UndefinedTable);
+        }
+        let selects = |row: &[Datum]| match &query.filter {
+            Some(filter) => filter.selects(row),
+            None => true,
+        };
+        let rows = table
+            .rows
+            .values()
+            .filter_map(|versions| at(versions, position))
+            .filter(|row| selects(row));
+        Ok(match &query.select {
+            Select::Count => vec![vec![Datum::Integer(rows.count() as i64)]],
+            Select::Columns { columns, order, limit } => {
+                let project = |row: &Vec<Datum>| -> Vec<Datum> {
+                    columns.iter().map(|place| row[*place].clone()).collect()
+                };
+                // The map's order is the key's.
+                let mut rows: Vec<Vec<Datum>> = rows.map(project).collect();
+                match order {
+                    None => rows.sort(),
+                    Some(true) => rows.reverse(),
+                    Some(false) => {}
+                }
+                rows.truncate(limit.map_or(usize::MAX, |limit| limit as usize));
+                rows
+            }
+        })
+    }
+
+    fn execute(&self, transaction: &[Statement]) -> Result<(Prediction, Overlay), Refusal> {
+        let mut overlay = Overlay::default();
+        let mut effects = Vec::new();
+        for statement in transaction {
+            effects.push(match statement {
+                Statement::Create(spec) => {
+                    if self.find(&overlay, &spec.name).is_some() {
+                        return Err(Refusal::DuplicateTable);
+                    }
+                    overlay.created.insert(spec.name.clone(), spec.clone());
+                    overlay.events += 1;
+                    Effect::Schema
+                }
+                Statement::Insert { table, columns, rows, .. } => {
+                    Effect::Rows(self.insert(&mut overlay, table, columns, rows)?)
+                }
+                Statement::Update { table, assignments, filter } => {
+                    let spec = self.find(&overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
+                    let mut changed = 0;
+                    for (key, mut row) in self.current_rows(&overlay, table) {
+                        if filter.as_ref().is_some_and(|filter| !filter.selects(&row)) {
+                            continue;
+                        }
+                        let old = row.clone();
+                        for assignment in assignments {
+                            row[assignment.column] = match &assignment.to {
+                                SetTo::Value(datum) => datum.clone(),
+                                SetTo::Plus(number) => plus(&old[assignment.column], *number),
+                            };
+                        }
+                        check_not_null(&spec, &row)?;
+                        overlay.put(table, key, Some(row));
+                        changed += 1;
+                    }
+                    Effect::Rows(changed)
+                }
+                Statement::Delete { table, filter } => {
+                    self.find(&overlay, table).ok_or(Refusal::UndefinedTable)?;
+                    let mut deleted = 0;
+                    for (key, row) in self.current_rows(&overlay, table) {
+                        if filter.as_ref().is_none_or(|filter| filter.selects(&row)) {
+                            overlay.put(table, key, None);
+                            deleted += 1;
+                        }
+                    }
+                    Effect::Rows(deleted)
+                }
+                Statement::Append { stream, expected, records } => {
+                    let mut version = self.stream_version(stream);
+                    version += overlay.appended.get(stream).map_or(0, |list| list.len() as u64);
+                    let accepted = match expected {
+                        Expected::Any => true,
+                        Expected::None => version == 0,
+                        Expected::Exists => version > 0,
+                        Expected::Exact(exact) => version == *exact,
+                    };
+                    if !accepted {
+                        return Err(Refusal::WrongVersion { actual: version });
+                    }
+                    overlay.events += records.len() as u64;
+                    let list = overlay.appended.entry(stream.clone()).or_default();
+                    list.extend(records.iter().cloned());
+                    Effect::Appended(version + records.len() as u64)
+                }
+            });
+        }
+        Ok((Prediction { effects, events: overlay.events }, overlay))
+    }
+
+    fn insert(
+        &self,
+        overlay: &mut Overlay,
+        name: &str,
+        columns: &[usize],
+        rows: &[Vec<Datum>],
+    ) -> Result<u64, Refusal> {
+        let spec = self.find(overlay, name).ok_or(Refusal::UndefinedTable)?.clone();
+        for given in rows {
+            let mut row: Vec<Datum> = spec
+                .columns
+                .iter()
+                .map(|column| column.default.clone().unwrap_or(Datum::Null))
+                .collect();
+            for (place, datum) in columns.iter().zip(given) {
+                row[*place] = datum.clone();
+            }
+            check_not_null(&spec, &row)?;
+            let key = if spec.key.is_empty() {
+                let next = overlay
+                    .hidden
+                    .entry(name.to_owned())
+                    .or_insert_with(|| self.tables.get(name).map_or(0, |table| table.hidden_next));
+                *next += 1;
+                vec![Datum::Integer(*next)]
+            } else {
+                spec.key.iter().map(|place| row[*place].clone()).collect()
+            };
+            if self.current_row(overlay, name, &key).is_some() {
+                return Err(Refusal::DuplicateKey);
+            }
+            overlay.put(name, key, Some(row));
+        }
+        Ok(rows.len() as u64)
+    }
+
+    fn find<'a>(&'a self, overlay: &'a Overlay, name: &str) -> Option<&'a TableSpec> {
+        overlay.created.get(name).or_else(|| self.spec(name))
+    }
+
+    fn current_row(&self, overlay: &Overlay, table: &str, key: &RowKey) -> Option<Vec<Datum>> {
+        if let Some(row) = overlay.rows.get(table).and_then(|rows| rows.get(key)) {
+            return row.clone();
+        }
+        current(self.tables.get(table)?.rows.get(key)?).cloned()
+    }
+
+    fn current_rows(&self, overlay: &Overlay, table: &str) -> Vec<(RowKey, Vec<Datum>)> {
+        let mut keys = BTreeSet::new();
+        if let Some(table) = self.tables.get(table) {
+            keys.extend(table.rows.keys().cloned());
+        }
+        if let Some(rows) = overlay.rows.get(table) {
+            keys.extend(rows.keys().cloned());
+        }
+        let row = |key: RowKey| self.current_row(overlay, table, &key).map(|row| (key, row));
+        keys.into_iter().filter_map(row).collect()
+    }
+}
+
+impl Overlay {
+    fn put(&mut self, table: &str, key: RowKey, row: Option<Vec<Datum>>) {
+        self.events += 1;
+        self.rows.entry(table.to_owned()).or_default().insert(key, row);
+    }
+}
+
+fn current(versions: &[Version]) -> Option<&Vec<Datum>> {
+    versions.last().filter(|version| version.ended_at.is_none()).map(|version| &version.row)
+}
+
+fn at(versions: &[Version], position: u64) -> Option<&Vec<Datum>> {
+    let covers = |version: &&Version| {
+        version.begun_at <= position && version.ended_at.is_none_or(|ended| ended > position)
+    };
+    versions.iter().find(covers).map(|version| &version.row)
+}
+
+fn plus(datum: &Datum, number: i64) -> Datum {
+    match datum {
+        Datum::Integer(value) => Datum::Integer(value + number),
+        other => other.clone(),
+    }
+}
+
+fn check_not_null(spec: &TableSpec, row: &[Datum]) -> Result<(), Refusal> {
+    for (place, column) in spec.columns.iter().enumerate() {
+        let required = !column.nullable || spec.key.contains(&place);
+        if required && row[place].is_null() {
+            return Err(Refusal::NotNull);
+        }
+    }
+    Ok(())
+}

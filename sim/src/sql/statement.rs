@@ -1,0 +1,246 @@
+//! Statements and queries as data, and their text.
+
+use verity_core::query::Value;
+
+use super::datum::{Datum, DatumType};
+use super::predicate::Predicate;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnSpec {
+    pub name: String,
+    pub column_type: DatumType,
+    pub nullable: bool,
+    pub default: Option<Datum>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableSpec {
+    pub name: String,
+    pub columns: Vec<ColumnSpec>,
+    /// Places of the key's columns; empty: a hidden key.
+    pub key: Vec<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum SetTo {
+    Value(Datum),
+    /// The column's own value plus a small number; NULL stays NULL.
+    Plus(i64),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    pub column: usize,
+    pub to: SetTo,
+}
+
+/// What the version of a stream must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Any,
+    None,
+    Exists,
+    Exact(u64),
+}
+
+/// One thing a transaction does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Statement {
+    Create(TableSpec),
+    Insert {
+        table: String,
+        /// Places of the columns that are given.
+        columns: Vec<usize>,
+        rows: Vec<Vec<Datum>>,
+        /// As typed rows, not as text.
+        bulk: bool,
+    },
+    Update {
+        table: String,
+        assignments: Vec<Assignment>,
+        filter: Option<Predicate>,
+    },
+    Delete {
+        table: String,
+        filter: Option<Predicate>,
+    },
+    Append {
+        stream: String,
+        expected: Expected,
+        records: Vec<Vec<u8>>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Select {
+    Count,
+    Columns {
+        columns: Vec<usize>,
+        /// By the primary key; descending when true.
+        order: Option<bool>,
+        /// Only with an order.
+        limit: Option<u64>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub table: String,
+    pub select: Select,
+    pub filter: Option<Predicate>,
+    pub as_of: Option<u64>,
+}
+
+/// Values that go beside the text. Each place is a literal or `$n`.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters {
+    pub values: Vec<Value>,
+    /// Also for types that have a literal.
+    pub always: bool,
+}
+
+impl Parameters {
+    #[must_use]
+    pub fn new(always: bool) -> Parameters {
+        Parameters { values: Vec::new(), always }
+    }
+
+    pub fn place(&mut self, datum: &Datum) -> String {
+        if !self.always
+            && let Some(literal) = datum.literal()
+        {
+            return literal;
+        }
+        self.values.push(datum.to_core());
+        format!("${}", self.values.len())
+    }
+}
+
+impl TableSpec {
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.columns.iter().map(|column| column.name.clone()).collect()
+    }
+
+    #[must_use]
+    pub fn sql(&self) -> String {
+        let mut items = Vec::new();
+        for (place, column) in self.columns.iter().enumerate() {
+            let mut item = format!("{} {}", column.name, column.column_type.sql());
+            if !column.nullable && !self.key.contains(&place) {
+                item.push_str(" NOT NULL");
+            }
+            if let Some(literal) = column.default.as_ref().and_then(Datum::literal) {
+                item.push_str(" DEFAULT ");
+                item.push_str(&literal);
+            }
+            items.push(item);
+        }
+        if !self.key.is_empty() {
+            let names: Vec<&str> =
+                self.key.iter().map(|place| self.columns[*place].name.as_str()).collect();
+            items.push(format!("PRIMARY KEY ({})", names.join(", ")));
+        }
+        format!("CREATE TABLE {} ({})", self.name, items.join(", "))
+    }
+}
+
+impl Statement {
+    /// `None` for what is no SQL: bulk rows and appends. `spec` is the table's.
+    #[must_use]
+    pub fn sql(&self, spec: Option<&TableSpec>, parameters: &mut Parameters) -> Option<String> {
+        let names = spec.map(TableSpec::names).unwrap_or_default();
+        match self {
+            Statement::Create(spec) => Some(spec.sql()),
+            Statement::Insert { bulk: true, .. } | Statement::Append { .. } => None,
+            Statement::Insert { table, columns, rows, bulk: false } => {
+                let places: Vec<&str> =
+                    columns.iter().map(|place| names[*place].as_str()).collect();
+                let rows: Vec<String> = rows
+                    .iter()
+                    .map(|row| {
+                        let row: Vec<String> =
+                            row.iter().map(|datum| parameters.place(datum)).collect();
+                        format!("({})", row.join(", "))
+                    })
+                    .collect();
+                let places = places.join(", ");
+                Some(format!("INSERT INTO {table} ({places}) VALUES {}", rows.join(", ")))
+            }
+            Statement::Update { table, assignments, filter } => {
+                let sets: Vec<String> = assignments
+                    .iter()
+                    .map(|assignment| {
+                        let name = &names[assignment.column];
+                        match &assignment.to {
+                            SetTo::Value(datum) => format!("{name} = {}", parameters.place(datum)),
+                            SetTo::Plus(number) => format!("{name} = {name} + ({number})"),
+                        }
+                    })
+                    .collect();
+                let sets = sets.join(", ");
+                let filter = filter_sql(filter.as_ref(), &names, parameters);
+                Some(format!("UPDATE {table} SET {sets}{filter}"))
+            }
+            Statement::Delete { table, filter } => {
+                let filter = filter_sql(filter.as_ref(), &names, parameters);
+                Some(format!("DELETE FROM {table}{filter}"))
+            }
+        }
+    }
+
+    /// The table it touches.
+    #[must_use]
+    pub fn table(&self) -> Option<&str> {
+        match self {
+            Statement::Create(spec) => Some(&spec.name),
+            Statement::Insert { table, .. }
+            | Statement::Update { table, .. }
+            | Statement::Delete { table, .. } => Some(table),
+            Statement::Append { .. } => None,
+        }
+    }
+}
+
+impl Query {
+    #[must_use]
+    pub fn sql(&self, spec: &TableSpec, parameters: &mut Parameters) -> String {
+        let names = spec.names();
+        let mut tail = String::new();
+        let selected = match &self.select {
+            Select::Count => "COUNT(*)".to_owned(),
+            Select::Columns { columns, order, limit } => {
+                if let Some(descending) = order {
+                    let keys: Vec<String> = spec
+                        .key
+                        .iter()
+                        .map(|place| {
+                            let direction = if *descending { " DESC" } else { "" };
+                            format!("{}{direction}", names[*place])
+                        })
+                        .collect();
+                    tail.push_str(&format!(" ORDER BY {}", keys.join(", ")));
+                }
+                if let Some(limit) = limit {
+                    tail.push_str(&format!(" LIMIT {limit}"));
+                }
+                let selected: Vec<&str> =
+                    columns.iter().map(|place| names[*place].as_str()).collect();
+                selected.join(", ")
+            }
+        };
+        let filter = filter_sql(self.filter.as_ref(), &names, parameters);
+        let as_of = match self.as_of {
+            Some(position) => format!(" AS OF POSITION {position}"),
+            None => String::new(),
+        };
+        format!("SELECT {selected} FROM {}{as_of}{filter}{tail}", self.table)
+    }
+}
+
+fn filter_sql(filter: Option<&Predicate>, names: &[String], places: &mut Parameters) -> String {
+    match filter {
+        Some(filter) => format!(" WHERE {}", filter.sql(names, places)),
+        None => String::new(),
+    }
+}
