@@ -48,6 +48,21 @@ pub const JSON_DEPTH_MAX: usize = 128;
 
 /// Positions per segment file.
 pub const SEGMENT_POSITIONS: u64 = 1_000_000;
+/// Data of one record, sealed: a row and what its kind adds.
+pub const LOG_RECORD_DATA_SIZE_MAX: usize = ROW_SIZE_MAX + 128 * 1024;
+/// Records gather in memory until this many bytes make one write.
+pub const LOG_RUN_SIZE: usize = 64 * PAGE_SIZE;
+/// Bytes of all logs that wait in memory to be written; `Logs::room` counts down from it.
+pub const LOG_BUFFER_SIZE_MAX: usize = 64 << 20;
+/// What a transaction may add after `Logs::room` said there is some.
+pub const LOG_BUFFER_SLACK: usize = 32 << 20;
+/// Writes, and at a checkpoint creates and syncs, that logs have in flight.
+pub const LOG_IO_IN_FLIGHT_MAX: usize = 32;
+/// Blocks of segments and indexes that are kept after a read, those pinned not counted.
+pub const LOG_CACHE_BLOCKS: usize = 1_024;
+/// Neighbouring blocks that are read at once.
+pub const LOG_READ_BLOCKS_MAX: usize = 64;
+
 /// A checkpoint record enters a tenant's log at the first transaction end after this many records.
 pub const CHECKPOINT_RECORD_INTERVAL: u64 = 1_000;
 
@@ -117,6 +132,8 @@ pub struct ClusterConstants {
     pub transaction_pages_dirtied_max: u32,
     /// Sum of encoded after-images of one transaction.
     pub transaction_bytes_max: u32,
+    /// Positions per segment file of a log.
+    pub segment_positions: u64,
 }
 
 impl ClusterConstants {
@@ -128,6 +145,7 @@ impl ClusterConstants {
         transaction_pages_read_max: 8 << 10,
         transaction_pages_dirtied_max: 8 << 10,
         transaction_bytes_max: 8 << 20,
+        segment_positions: SEGMENT_POSITIONS,
     };
 
     /// Small enough that a simulated run crosses checkpoints and wraps its ring many times.
@@ -139,6 +157,7 @@ impl ClusterConstants {
         transaction_pages_read_max: 128,
         transaction_pages_dirtied_max: 128,
         transaction_bytes_max: 2 << 20,
+        segment_positions: 2_000,
     };
 
     /// The relations that every other module relies on. An unmet one names itself.
@@ -158,6 +177,9 @@ impl ClusterConstants {
         }
         if self.transaction_bytes_max < 2 * ROW_SIZE_MAX as u32 {
             return Err("transaction_bytes_max must be at least 1 MiB");
+        }
+        if self.segment_positions == 0 || self.segment_positions > SEGMENT_POSITIONS {
+            return Err("segment_positions must be 1 to 1,000,000");
         }
         if self.transaction_events_max == 0 || self.transaction_pages_read_max == 0 {
             return Err("transaction limits must not be zero");
@@ -185,6 +207,8 @@ mod tests {
         let broken = ClusterConstants { grid_pages_max: 8, ..ClusterConstants::DEFAULT };
         assert!(broken.validate().is_err());
         let broken = ClusterConstants { transaction_bytes_max: 8, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+        let broken = ClusterConstants { segment_positions: 0, ..ClusterConstants::DEFAULT };
         assert!(broken.validate().is_err());
         let broken = ClusterConstants { transaction_events_max: 0, ..ClusterConstants::DEFAULT };
         assert!(broken.validate().is_err());

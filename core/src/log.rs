@@ -1,0 +1,234 @@
+//! The system of record: one append-only log of sealed records per tenant.
+//!
+//! Purpose: [`Logs`] appends records in memory, writes whole blocks behind, makes them durable at
+//! checkpoints, and reads them back checked. [`SegmentVerifier`] checks a segment with no keys and
+//! in constant memory.
+//!
+//! Invariants: positions are dense from 0, one per record; a position is the leaf index of the
+//! tenant's RFC 6962 tree; record n holds the hash of record n − 1. Nothing below a checkpointed
+//! head is ever written again. The bytes of a segment are a function of the records and of the ops
+//! at which checkpoints were taken, so every replica, and every replay, writes the same.
+//!
+//! Fault model: a crash keeps any subset of what was not synced, so bytes past the checkpointed
+//! head are garbage, which replay overwrites with what belongs there. Blocks rot, tear, stray: every
+//! record is checked on read by its crc, its place, and its hash in the index; the index is
+//! checked by its own crc and is rebuilt from the segment when damaged or missing. A device error
+//! surfaces as [`LogError`]; the node then halts.
+//!
+//! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
+//! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `verifier`.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use crate::crypto::ChainHash;
+use crate::event::Event;
+use crate::ids::{Position, SegmentNumber, TenantId};
+use crate::io::{Effects, FileId, IoError, IoId, Owner, Pages};
+use crate::limits::LOG_BUFFER_SIZE_MAX;
+
+mod cache;
+mod checkpoint_record;
+mod damage;
+mod flush;
+mod head;
+mod index;
+mod read;
+mod rebuild;
+mod record;
+mod segment;
+mod tail;
+mod verifier;
+
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint_record::{CheckpointRecord, CheckpointRecordError, StateRootAt};
+pub use damage::{Damage, DamageReason};
+pub use flush::LogCheckpoint;
+pub use head::{LogHead, LogHeadError};
+pub use index::{IndexEntry, page_is_good};
+pub use read::{LogFault, LogPins, LogScan, OpenClaim, VerifiedRead};
+pub use record::{
+    HEADER_SIZE, METADATA_SIZE, Metadata, Record, RecordError, RecordKind, RecordRef, open_record,
+    seal_record,
+};
+pub use segment::{SegmentHeader, SegmentHeaderError};
+pub use verifier::{RecordView, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
+
+use cache::BlockCache;
+use flush::{CheckpointWork, FileState, Purpose};
+use index::Layout;
+use read::Misses;
+use rebuild::Rebuild;
+use tail::OpenLog;
+
+/// What an append gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub position: Position,
+    pub hash: ChainHash,
+}
+
+/// A disk failed the log. The node halts: nothing more can be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogError {
+    pub file: FileId,
+    pub error: IoError,
+}
+
+impl core::fmt::Display for LogError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "log: {:?}: {}", self.file, self.error)
+    }
+}
+
+impl core::error::Error for LogError {}
+
+/// All logs of a replica: open tails, blocks on their way to disk, and a small cache of blocks.
+///
+/// A log is *open* from its first append until a checkpoint finds it quiet; the caller opens it with
+/// the head from its tree of heads. Reads need no open log, only its head.
+#[derive(Debug)]
+pub struct Logs {
+    segment_positions: u64,
+    layout: Layout,
+    open: BTreeMap<TenantId, OpenLog>,
+    /// Bytes in memory that no completed write covers yet.
+    buffered_bytes: usize,
+    /// Runs that are complete and wait for a write, in order.
+    runs_queued: VecDeque<(TenantId, u64)>,
+    run_sequence: u64,
+    /// Index pages that are full and wait for a write.
+    pages_queued: VecDeque<(TenantId, SegmentNumber, u32)>,
+    files: BTreeMap<FileId, FileState>,
+    /// Effects without a completion yet.
+    in_flight: BTreeMap<u64, Purpose>,
+    io_sequence: u64,
+    checkpoint: Option<CheckpointWork>,
+    cache: BlockCache,
+    misses: RefCell<Misses>,
+    rebuilds: BTreeMap<(TenantId, SegmentNumber), Rebuild>,
+    /// Segments whose index was rebuilt since the start: it is right.
+    rebuilt: BTreeSet<(TenantId, SegmentNumber)>,
+    /// Segments whose index cannot be rebuilt, because they are damaged themselves.
+    unbuildable: BTreeMap<(TenantId, SegmentNumber), Damage>,
+    /// Marks of calls that have no effects to put them in.
+    events: Vec<Event>,
+    buffers: Vec<Pages>,
+}
+
+impl Logs {
+    /// `segment_positions` is a cluster constant.
+    #[must_use]
+    pub fn new(segment_positions: u64) -> Logs {
+        Logs {
+            segment_positions,
+            layout: Layout::new(segment_positions),
+            open: BTreeMap::new(),
+            buffered_bytes: 0,
+            runs_queued: VecDeque::new(),
+            run_sequence: 0,
+            pages_queued: VecDeque::new(),
+            files: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            io_sequence: 0,
+            checkpoint: None,
+            cache: BlockCache::new(),
+            misses: RefCell::new(Misses::default()),
+            rebuilds: BTreeMap::new(),
+            rebuilt: BTreeSet::new(),
+            unbuildable: BTreeMap::new(),
+            events: Vec::new(),
+            buffers: Vec::new(),
+        }
+    }
+
+    /// Is the log of `tenant` ready for appends?
+    #[must_use]
+    pub fn is_open(&self, tenant: TenantId) -> bool {
+        self.open.contains_key(&tenant)
+    }
+
+    /// Makes a log ready for appends. `head` comes from the tree of heads, as of a checkpoint, or is
+    /// [`LogHead::empty`]. An open log stays as it is.
+    pub fn open(&mut self, tenant: TenantId, head: LogHead) {
+        assert!(head.segment_first.get() % self.segment_positions == 0);
+        assert!(head.frontier.size() == head.next.get());
+        self.open.entry(tenant).or_insert_with(|| OpenLog::new(head));
+    }
+
+    /// Where an open log stands. None: not open, the tree of heads is right.
+    #[must_use]
+    pub fn head(&self, tenant: TenantId) -> Option<&LogHead> {
+        self.open.get(&tenant).map(|log| &log.head)
+    }
+
+    /// Bytes that may be appended before [`Logs::flush_step`] must have made room. A transaction may
+    /// pass it by `LOG_BUFFER_SLACK`.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        LOG_BUFFER_SIZE_MAX.saturating_sub(self.buffered_bytes)
+    }
+
+    /// Half of the buffer is taken by unfinished blocks and pages, which only a checkpoint writes.
+    #[must_use]
+    pub fn checkpoint_wanted(&self) -> bool {
+        self.runs_queued.is_empty()
+            && self.pages_queued.is_empty()
+            && self.buffered_bytes > LOG_BUFFER_SIZE_MAX / 2
+    }
+
+    /// The segment that holds a position.
+    #[must_use]
+    pub fn segment_of(&self, position: Position) -> SegmentNumber {
+        let Ok(number) = u32::try_from(position.get() / self.segment_positions) else {
+            unreachable!("2^32 segments outlast any disk")
+        };
+        SegmentNumber::new(number)
+    }
+
+    #[must_use]
+    pub fn segment_positions(&self) -> u64 {
+        self.segment_positions
+    }
+
+    /// Nothing of the log is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.checkpoint.is_none()
+    }
+
+    fn io(&mut self, purpose: Purpose) -> IoId {
+        self.io_sequence += 1;
+        let before = self.in_flight.insert(self.io_sequence, purpose);
+        assert!(before.is_none());
+        IoId { owner: Owner::Log, slot: self.io_sequence }
+    }
+
+    fn take_purpose(&mut self, io: IoId) -> Purpose {
+        assert!(io.owner == Owner::Log);
+        let Some(purpose) = self.in_flight.remove(&io.slot) else {
+            unreachable!("a completion belongs to an effect in flight")
+        };
+        purpose
+    }
+
+    fn drain_events(&mut self, effects: &mut Effects) {
+        for event in self.events.drain(..) {
+            effects.event(event);
+        }
+    }
+
+    fn pages(&mut self, count: usize) -> Pages {
+        let at = self.buffers.iter().position(|pages| pages.count() == count);
+        at.map_or_else(|| Pages::zeroed(count), |at| self.buffers.swap_remove(at))
+    }
+
+    fn give_back(&mut self, pages: Pages) {
+        if self.buffers.len() < crate::limits::LOG_IO_IN_FLIGHT_MAX {
+            self.buffers.push(pages);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Index pages from disk: completing one that is continued, and rebuilding an index that is damaged
+//! or missing from its segment.
+//!
+//! A rebuild reads the segment in order through [`SegmentVerifier`], so it also proves the segment,
+//! and writes page after page; it holds one stretch of blocks and the pages that are not full.
+//!
+//! Invariants: one warning (`IndexRebuilt`) for one rebuild; pages that an open log has in memory get
+//! their missing slots there and are written with the next checkpoint. A segment that is itself
+//! damaged is remembered with what is wrong.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use super::Logs;
+use super::damage::Damage;
+use super::flush::Purpose;
+use super::index::{self, IndexEntry, Layout, Slot, TILE_HEIGHT, TILE_LEVELS};
+use super::tail::PageBase;
+use super::verifier::{SegmentExtent, SegmentStart, SegmentVerifier};
+use crate::crypto::merkle::leaf_hash;
+use crate::event::Event;
+use crate::ids::{Position, SegmentNumber, TenantId};
+use crate::io::{Address, Effect, Effects, FileId, Page, Pages};
+use crate::limits::{LOG_READ_BLOCKS_MAX, PAGE_SIZE};
+use zerocopy::FromZeros;
+
+/// An index being made anew.
+#[derive(Debug)]
+pub(super) struct Rebuild {
+    verifier: Option<SegmentVerifier>,
+    /// Pages by number, not yet handed over.
+    pages: BTreeMap<u32, Box<Page>>,
+    /// Pages that are final, in the order they are to be written.
+    final_pages: VecDeque<u32>,
+    next_block: u64,
+    reading: bool,
+    writing: bool,
+}
+
+impl Logs {
+    /// Starts to rebuild an index up to `end`, unless that is under way or known to be in vain.
+    pub(super) fn rebuild(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        end: Position,
+        effects: &mut Effects,
+    ) {
+        let key = (tenant, segment);
+        if self.rebuilds.contains_key(&key) || self.unbuildable.contains_key(&key) {
+            return;
+        }
+        effects.event(Event::IndexRebuilt { tenant, number: segment.get() });
+        let start = SegmentStart { tenant, number: segment, before: None };
+        let mut header = Page::new_zeroed();
+        index::header_page(tenant, segment, self.segment_positions, &mut header.0);
+        self.rebuilds.insert(
+            key,
+            Rebuild {
+                verifier: Some(SegmentVerifier::new(start, SegmentExtent::To(end))),
+                pages: BTreeMap::from([(0, Box::new(header))]),
+                final_pages: VecDeque::from([0]),
+                next_block: 0,
+                reading: false,
+                writing: false,
+            },
+        );
+        self.rebuild_step(effects);
+    }
+
+    /// Drives every rebuild as far as it goes without waiting.
+    pub(super) fn rebuild_step(&mut self, effects: &mut Effects) {
+        let keys: Vec<_> = self.rebuilds.keys().copied().collect();
+        for (tenant, segment) in keys {
+            while self.rebuild_one(tenant, segment, effects) {}
+        }
+    }
+
+    /// True: something moved without I/O, come again.
+    fn rebuild_one(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        effects: &mut Effects,
+    ) -> bool {
+        let key = (tenant, segment);
+        let Some(work) = self.rebuilds.get_mut(&key) else { return false };
+        if work.reading || work.writing {
+            return false;
+        }
+        if let Some(number) = work.final_pages.pop_front() {
+            return self.rebuild_page(tenant, segment, number, effects);
+        }
+        if work.verifier.as_ref().is_none_or(SegmentVerifier::is_done) {
+            if work.verifier.take().is_some() {
+                work.final_pages.extend(work.pages.keys().copied());
+                return true;
+            }
+            self.rebuilds.remove(&key);
+            self.rebuilt.insert(key);
+            return false;
+        }
+        let offset = work.next_block * PAGE_SIZE as u64;
+        // Blocks that are not written yet are nowhere else.
+        if let Some(block) = self.open.get(&tenant).and_then(|log| log.block(segment, offset)) {
+            let mut page = Box::new(Page::new_zeroed());
+            page.0[..block.len()].copy_from_slice(block);
+            self.rebuild_take(tenant, segment, &page.0);
+            return true;
+        }
+        let mut count = 1;
+        while count < LOG_READ_BLOCKS_MAX
+            && self.open.get(&tenant).is_none_or(|log| {
+                log.block(segment, offset + (count * PAGE_SIZE) as u64).is_none()
+            })
+        {
+            count += 1;
+        }
+        let io = self.io(Purpose::RebuildRead { tenant, segment });
+        let pages = self.pages(count);
+        if let Some(work) = self.rebuilds.get_mut(&key) {
+            work.reading = true;
+        }
+        let at = Address::new(FileId::Segment { tenant, number: segment }, offset);
+        effects.push(Effect::Read { io, at, pages });
+        false
+    }
+
+    pub(super) fn rebuild_read(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        pages: &Pages,
+        effects: &mut Effects,
+    ) {
+        let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else {
+            unreachable!("a rebuild stays until its reads are done")
+        };
+        work.reading = false;
+        self.rebuild_take(tenant, segment, pages.as_bytes());
+        self.rebuild_step(effects);
+    }
+
+    /// Runs blocks through the verifier and takes entries and tiles from it.
+    fn rebuild_take(&mut self, tenant: TenantId, segment: SegmentNumber, blocks: &[u8]) {
+        let layout = self.layout;
+        let first = u64::from(segment.get()) * self.segment_positions;
+        let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else {
+            unreachable!("the caller has it")
+        };
+        let Rebuild { verifier: Some(verifier), pages, final_pages, .. } = work else {
+            unreachable!("blocks come only while verifying")
+        };
+        let result = verifier.push(blocks, |view| {
+            let position = view.record.metadata.position.get();
+            let entry = IndexEntry { offset: view.offset, hash: view.record.hash };
+            let slot = layout.entry(position - first);
+            set(pages, final_pages, slot, &index::encode_entry(&entry));
+            tiles(layout, first, view, |slot, hash| set(pages, final_pages, slot, hash));
+            Ok(())
+        });
+        work.next_block += (blocks.len() / PAGE_SIZE) as u64;
+        if let Err(damage) = result {
+            self.rebuild_failed(tenant, segment, damage);
+        }
+    }
+
+    fn rebuild_failed(&mut self, tenant: TenantId, segment: SegmentNumber, damage: Damage) {
+        self.rebuilds.remove(&(tenant, segment));
+        self.events.push(Event::BlockCorrupt {
+            tenant,
+            number: segment.get(),
+            offset: damage.offset,
+        });
+        self.unbuildable.insert((tenant, segment), damage);
+    }
+
+    /// Hands one final page over: to the open log that has it in memory, or to the disk.
+    fn rebuild_page(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        number: u32,
+        effects: &mut Effects,
+    ) -> bool {
+        let key = (tenant, segment);
+        let file = FileId::Index { tenant, number: segment };
+        if let Some(page) =
+            self.open.get_mut(&tenant).and_then(|log| log.pages.get_mut(&(segment, number)))
+        {
+            let Some(work) = self.rebuilds.get_mut(&key) else { unreachable!("the caller has it") };
+            let Some(image) = work.pages.remove(&number) else {
+                unreachable!("each page is final once")
+            };
+            complete(&mut page.image.0, &mut page.base, &image.0);
+            page.dirty = true;
+            if page.full && !page.queued {
+                page.queued = true;
+                self.pages_queued.push_back((tenant, segment, number));
+            }
+            return true;
+        }
+        if !self.file_exists(file, effects) {
+            if let Some(work) = self.rebuilds.get_mut(&key) {
+                work.final_pages.push_front(number);
+            }
+            return false;
+        }
+        let mut pages = self.pages(1);
+        let Some(work) = self.rebuilds.get_mut(&key) else { unreachable!("the caller has it") };
+        let Some(image) = work.pages.remove(&number) else {
+            unreachable!("each page is final once")
+        };
+        work.writing = true;
+        pages.as_bytes_mut().copy_from_slice(&image.0);
+        index::stamp(tenant, segment, number, pages.as_bytes_mut());
+        self.cache.replace(file, u64::from(number), &pages.as_slice()[0]);
+        let io = self.io(Purpose::RebuildWrite { tenant, segment });
+        let at = Address::new(file, u64::from(number) * PAGE_SIZE as u64);
+        effects.push(Effect::Write { io, at, pages, durable: false });
+        false
+    }
+
+    pub(super) fn rebuild_written(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        effects: &mut Effects,
+    ) {
+        let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else {
+            unreachable!("a rebuild stays until its writes are done")
+        };
+        work.writing = false;
+        self.rebuild_step(effects);
+    }
+
+    /// What the disk has of a page that an open log continues.
+    pub(super) fn page_loaded(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        number: u32,
+        pages: &Pages,
+        effects: &mut Effects,
+    ) {
+        let disk = pages.as_bytes();
+        let layout = self.layout;
+        let Some(log) = self.open.get_mut(&tenant) else {
+            unreachable!("a log with pages to write stays open")
+        };
+        let end = log.head.next;
+        let Some(page) = log.pages.get_mut(&(segment, number)) else {
+            unreachable!("a page stays until it is written")
+        };
+        page.loading = false;
+        let PageBase::Patches(slots) = &page.base else {
+            // A rebuild was faster.
+            return;
+        };
+        let from = slots.iter().map(|(at, _)| *at).min().unwrap_or(0);
+        let good = index::page_is_good(tenant, segment, number, disk)
+            && layout.filled_before(number, disk, from);
+        if good {
+            complete(&mut page.image.0, &mut page.base, disk);
+        } else {
+            let full = (u64::from(segment.get()) + 1) * self.segment_positions;
+            self.rebuild(tenant, segment, end.min(Position::new(full)), effects);
+        }
+    }
+}
+
+/// Fills the slots of `image` that were not set since from `disk`.
+fn complete(image: &mut [u8], base: &mut PageBase, disk: &[u8]) {
+    if let PageBase::Patches(slots) = base {
+        let mut whole = disk.to_vec();
+        for (at, size) in slots.iter() {
+            let slot = *at as usize..(at + size) as usize;
+            whole[slot.clone()].copy_from_slice(&image[slot]);
+        }
+        image.copy_from_slice(&whole);
+        *base = PageBase::Whole;
+    }
+}
+
+fn set(
+    pages: &mut BTreeMap<u32, Box<Page>>,
+    final_pages: &mut VecDeque<u32>,
+    slot: Slot,
+    bytes: &[u8],
+) {
+    let page = pages.entry(slot.page).or_insert_with(|| Box::new(Page::new_zeroed()));
+    page.0[slot.at as usize..(slot.at + slot.size) as usize].copy_from_slice(bytes);
+    if slot.last {
+        final_pages.push_back(slot.page);
+    }
+}
+
+/// The tiles that a record completes.
+fn tiles(
+    layout: Layout,
+    first: u64,
+    view: &super::RecordView<'_>,
+    mut each: impl FnMut(Slot, &[u8]),
+) {
+    // Only a last leaf of 256 completes any: the frontier need not be copied for the others.
+    if !(view.frontier.size() + 1).is_multiple_of(1 << TILE_HEIGHT) {
+        return;
+    }
+    let mut frontier = view.frontier.clone();
+    frontier.push_leaf_hash_with(leaf_hash(&view.record.hash.0), |height, tile, hash| {
+        let height = u32::from(height);
+        let level = height / TILE_HEIGHT;
+        if height.is_multiple_of(TILE_HEIGHT) && (1..=TILE_LEVELS).contains(&level) {
+            each(layout.tile(first, level, tile), &hash.0);
+        }
+    });
+}
