@@ -20,6 +20,7 @@ pub mod io;
 pub mod journal;
 pub mod kernel;
 pub mod limits;
+pub mod log;
 pub mod node;
 pub mod query;
 pub mod stdx;

@@ -50,9 +50,7 @@ impl BlockCache {
     }
 
     pub fn unpin(&mut self, key: BlockKey) {
-        let Some(entry) = self.blocks.get_mut(&key) else {
-            unreachable!("a pinned block stays")
-        };
+        let Some(entry) = self.blocks.get_mut(&key) else { unreachable!("a pinned block stays") };
         assert!(entry.pins > 0);
         entry.pins -= 1;
     }

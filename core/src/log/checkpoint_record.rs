@@ -86,7 +86,8 @@ impl CheckpointRecord {
     pub fn decode(bytes: &[u8]) -> Result<CheckpointRecord, CheckpointRecordError> {
         let record = parse(bytes).ok_or(CheckpointRecordError)?;
         // One value, one encoding: anything longer, shorter or otherwise spelt is refused.
-        if record.encode() != bytes || record.position.get().checked_add(1) != Some(record.record_count)
+        if record.encode() != bytes
+            || record.position.get().checked_add(1) != Some(record.record_count)
         {
             return Err(CheckpointRecordError);
         }

@@ -127,9 +127,7 @@ impl Logs {
     /// Goes on with a checkpoint. Call it every turn until it is durable.
     pub fn checkpoint_step(&mut self, effects: &mut Effects) -> LogCheckpoint {
         self.flush_step(effects);
-        let Some(work) = &mut self.checkpoint else {
-            unreachable!("checkpoint_begin comes first")
-        };
+        let Some(work) = &mut self.checkpoint else { unreachable!("checkpoint_begin comes first") };
         if work.syncs.is_none() {
             if work.runs_left > 0 || !work.pages_left.is_empty() {
                 return LogCheckpoint::Working;
@@ -344,7 +342,12 @@ impl Logs {
             pages.as_bytes_mut().copy_from_slice(&run.bytes);
             run.state = RunState::Writing;
             let io = self.io(Purpose::WriteRun { tenant, sequence, file });
-            effects.push(Effect::Write { io, at: Address::new(file, start), pages, durable: false });
+            effects.push(Effect::Write {
+                io,
+                at: Address::new(file, start),
+                pages,
+                durable: false,
+            });
         }
     }
 
@@ -365,7 +368,8 @@ impl Logs {
             let mut images = Vec::from([self.take_image(tenant, segment, number)]);
             // Neighbours that are next in the queue go along.
             while images.len() < PAGES_GATHERED
-                && self.pages_queued.front() == Some(&(tenant, segment, number + images.len() as u32))
+                && self.pages_queued.front()
+                    == Some(&(tenant, segment, number + images.len() as u32))
                 && self.page_ready(tenant, segment, number + images.len() as u32, effects)
                     == Ready::Yes
             {

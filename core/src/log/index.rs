@@ -69,7 +69,9 @@ impl Layout {
     pub fn new(segment_positions: u64) -> Layout {
         assert!(segment_positions > 0);
         let layout = Layout { segment_positions };
-        assert!((2..=TILE_LEVELS).map(|level| layout.tiles_max(level)).sum::<u64>() <= TILES_PER_PAGE);
+        assert!(
+            (2..=TILE_LEVELS).map(|level| layout.tiles_max(level)).sum::<u64>() <= TILES_PER_PAGE
+        );
         layout
     }
 
@@ -80,10 +82,6 @@ impl Layout {
     /// Slots that level `level` may need in one segment.
     fn tiles_max(self, level: u32) -> u64 {
         (self.segment_positions >> (TILE_HEIGHT * level)) + 1
-    }
-
-    pub fn pages(self) -> u64 {
-        1 + self.entry_pages() + self.tiles_max(1).div_ceil(TILES_PER_PAGE) + 1
     }
 
     /// Are all slots of the page before byte `at` taken? A page that missed a write fails this.

@@ -195,8 +195,8 @@ impl Logs {
 
     /// A record whose crc and place are right.
     fn check<'a>(&self, at: &Place, bytes: &'a [u8]) -> Result<RecordRef<'a>, LogFault> {
-        let record = decode_record(bytes)
-            .map_err(|error| self.damaged(at, DamageReason::Record(error)))?;
+        let record =
+            decode_record(bytes).map_err(|error| self.damaged(at, DamageReason::Record(error)))?;
         let Metadata { tenant, position, .. } = record.metadata;
         if tenant != at.tenant || position != at.position {
             return Err(self.damaged(at, DamageReason::Misplaced { tenant, position }));
@@ -532,9 +532,8 @@ impl VerifiedRead {
             return Ok(false);
         }
         let claim = open(&record.metadata, &record.data);
-        let holds = claim.is_some_and(|claim| {
-            claim.position == before && claim.chain_hash == record.prev_hash
-        });
+        let holds = claim
+            .is_some_and(|claim| claim.position == before && claim.chain_hash == record.prev_hash);
         if holds {
             Ok(true)
         } else {

@@ -111,9 +111,10 @@ impl Logs {
         }
         let mut count = 1;
         while count < LOG_READ_BLOCKS_MAX
-            && self.open.get(&tenant).is_none_or(|log| {
-                log.block(segment, offset + (count * PAGE_SIZE) as u64).is_none()
-            })
+            && self
+                .open
+                .get(&tenant)
+                .is_none_or(|log| log.block(segment, offset + (count * PAGE_SIZE) as u64).is_none())
         {
             count += 1;
         }

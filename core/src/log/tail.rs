@@ -18,7 +18,7 @@ use super::{Appended, LogHead, Logs};
 use crate::crypto::merkle::leaf_hash;
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
-use crate::io::{FileId, Page};
+use crate::io::Page;
 use crate::limits::{LOG_BUFFER_SIZE_MAX, LOG_BUFFER_SLACK, LOG_RUN_SIZE, PAGE_SIZE};
 use zerocopy::FromZeros;
 
@@ -104,8 +104,7 @@ impl OpenLog {
         let page = self.pages.entry((segment, slot.page)).or_insert_with(|| {
             new = true;
             // Slots fill in order: a page that begins with a later one has its others on disk.
-            let base =
-                if slot.first { PageBase::Whole } else { PageBase::Patches(Vec::new()) };
+            let base = if slot.first { PageBase::Whole } else { PageBase::Patches(Vec::new()) };
             let image = Page::new_box_zeroed().unwrap_or_else(|_| {
                 unreachable!("the allocator aborts before it fails");
             });
@@ -295,10 +294,5 @@ impl Logs {
         head.segment_offset = 0;
         head.segment_first = head.next;
         self.events.push(Event::SegmentRotated { tenant, number: head.segment.get() });
-    }
-
-    /// Both files of the segment that an open log appends to.
-    pub(super) fn files_of(tenant: TenantId, number: SegmentNumber) -> (FileId, FileId) {
-        (FileId::Segment { tenant, number }, FileId::Index { tenant, number })
     }
 }

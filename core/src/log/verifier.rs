@@ -294,8 +294,7 @@ impl SegmentVerifier {
         size: usize,
         each: &mut impl FnMut(&RecordView<'_>) -> Result<(), DamageReason>,
     ) -> Result<(), DamageReason> {
-        let record =
-            decode_record(&self.buffer[at..at + size]).map_err(DamageReason::Record)?;
+        let record = decode_record(&self.buffer[at..at + size]).map_err(DamageReason::Record)?;
         let Some(end) = &mut self.end else { unreachable!("known since the header") };
         let metadata = &record.metadata;
         if metadata.tenant != self.tenant || metadata.position != end.next {

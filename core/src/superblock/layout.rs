@@ -38,7 +38,8 @@
 //! | 460 | 4 | zeros |
 //! | 464 | 40 | last cosigned head: size u64, hash [32] |
 //! | 504 | 128 | 8 peers: log view u64, acknowledged op u64 |
-//! | 632 | 3464 | zeros |
+//! | 632 | 8 | segment positions |
+//! | 640 | 3456 | zeros |
 //!
 //! Invariants: bytes marked zeros are zero; decode and encode are inverse. The first 52 bytes keep
 //! their meaning in every later format, so that an older release can name what it refuses.
@@ -127,7 +128,8 @@ struct RawSuperblock {
     cosigned_size: U64,
     cosigned_hash: [u8; 32],
     peers: [RawPeer; REPLICA_PEERS_MAX],
-    zeros_632: [u8; 3464],
+    segment_positions: U64,
+    zeros_640: [u8; 3456],
 }
 
 const_assert_eq!(size_of::<RawSuperblock>(), PAGE_SIZE);
@@ -192,7 +194,7 @@ fn check_zeros(raw: &RawSuperblock) -> Result<(), DecodeError> {
         &raw.zeros_130,
         &raw.zeros_305,
         &raw.zeros_460,
-        &raw.zeros_632,
+        &raw.zeros_640,
         &raw.forest_root.zeros,
         &raw.free_set_root.zeros,
     ];
@@ -271,6 +273,7 @@ fn raw_of(state: &SuperblockState) -> RawSuperblock {
             log_view: U64::new(state.peers[peer].log_view.get()),
             op: U64::new(state.peers[peer].op.get()),
         }),
+        segment_positions: U64::new(constants.segment_positions),
         ..RawSuperblock::new_zeroed()
     };
     raw.checksum = covered_hash(&raw).0;
@@ -295,6 +298,7 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
             transaction_pages_read_max: raw.transaction_pages_read_max.get(),
             transaction_pages_dirtied_max: raw.transaction_pages_dirtied_max.get(),
             transaction_bytes_max: raw.transaction_bytes_max.get(),
+            segment_positions: raw.segment_positions.get(),
         },
         view: View::new(raw.view.get()),
         log_view: View::new(raw.log_view.get()),
