@@ -1,0 +1,120 @@
+//! Rules that look at one file at a time.
+
+use super::{Exceptions, Finding, Source};
+
+const COLUMNS_MAX: usize = 100;
+const FILE_LINES_MAX: usize = 700;
+const FUNCTION_LINES_MAX: usize = 100;
+
+/// Words that say that something was left undone. Split, so that this file does not name them.
+const LEFTOVERS: &[&str] =
+    &[concat!("to", "do!("), concat!("db", "g!("), concat!("FIX", "ME"), concat!("XX", "X ")];
+
+/// What core must never name. (Word, why.)
+const BANNED_IN_CORE: &[(&str, &str)] = &[
+    ("std::", "core is no_std"),
+    ("HashMap", "iteration order must never steer state: BTreeMap or stdx"),
+    ("HashSet", "iteration order must never steer state: BTreeSet or stdx"),
+    ("SystemTime", "core has no clock"),
+    ("thread_rng", "randomness comes from the seed"),
+    ("unsafe ", "core forbids unsafe"),
+];
+
+pub fn check(source: &Source, exceptions: &Exceptions, findings: &mut Vec<Finding>) {
+    machine_paths(source, findings);
+    if !source.is_rust() {
+        return;
+    }
+    header(source, findings);
+    lines(source, findings);
+    sizes(source, exceptions, findings);
+    if source.path.starts_with("core/src/") && !source.is_test() {
+        core_only(source, exceptions, findings);
+    }
+    if !source.path.starts_with("shell/src/disk/") && !source.path.starts_with("core/") {
+        unsafe_only_in_ring(source, findings);
+    }
+}
+
+fn header(source: &Source, findings: &mut Vec<Finding>) {
+    if !source.is_test() && !source.text.starts_with("//!") {
+        findings.push(source.finding(1, "no `//!` header that says what the module is for"));
+    }
+}
+
+fn lines(source: &Source, findings: &mut Vec<Finding>) {
+    for (index, line) in source.text.lines().enumerate() {
+        let columns = line.chars().count();
+        if columns > COLUMNS_MAX && !line.contains("://") {
+            findings.push(source.finding(index + 1, format!("{columns} columns")));
+        }
+        for word in LEFTOVERS {
+            if line.contains(word) {
+                findings.push(source.finding(index + 1, format!("left over: `{word}`")));
+            }
+        }
+    }
+}
+
+fn sizes(source: &Source, exceptions: &Exceptions, findings: &mut Vec<Finding>) {
+    let count = source.text.lines().count();
+    if count > FILE_LINES_MAX && !source.is_test() && !exceptions.has("long-file", &source.path) {
+        findings.push(source.finding(1, format!("{count} lines: split it, or give a reason")));
+    }
+    let mut start: Option<(usize, usize)> = None;
+    for (number, line) in source.product_lines() {
+        let indent = line.len() - line.trim_start().len();
+        let code = line.trim_start();
+        let is_fn = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "const fn "]
+            .iter()
+            .any(|prefix| code.starts_with(prefix));
+        if is_fn && !line.trim_end().ends_with(';') {
+            start = Some((number, indent));
+        } else if let Some((first, at)) = start
+            && code == "}"
+            && indent == at
+        {
+            let length = number - first + 1;
+            if length > FUNCTION_LINES_MAX && !exceptions.has("long-function", &source.path) {
+                findings.push(source.finding(first, format!("function of {length} lines")));
+            }
+            start = None;
+        }
+    }
+}
+
+fn core_only(source: &Source, exceptions: &Exceptions, findings: &mut Vec<Finding>) {
+    for (number, line) in source.product_lines() {
+        let code = line.split("//").next().unwrap_or_default();
+        for (word, why) in BANNED_IN_CORE {
+            let own = *word == "std::" && !code.contains("use std::") && !code.contains(" std::");
+            if code.contains(word) && !own && !exceptions.has("banned", &source.path) {
+                findings.push(source.finding(number, format!("`{word}` in core: {why}")));
+            }
+        }
+        let magic = code.contains("4096") || code.contains("4_096");
+        let home = source.path == "core/src/limits.rs" || exceptions.has("magic", &source.path);
+        if magic && !home && !code.contains("align(4096)") {
+            findings.push(source.finding(number, "4096: sizes have names in limits.rs"));
+        }
+    }
+}
+
+fn unsafe_only_in_ring(source: &Source, findings: &mut Vec<Finding>) {
+    let word = concat!("unsafe", " {");
+    for (number, line) in source.product_lines() {
+        if line.contains(word) {
+            findings.push(source.finding(number, "unsafe outside the shell's ring"));
+        }
+    }
+}
+
+/// Nothing committed names the machine it was written on.
+fn machine_paths(source: &Source, findings: &mut Vec<Finding>) {
+    let paths = [concat!("/work", "/"), concat!("/home", "/"), concat!("/root", "/")];
+    for (index, line) in source.text.lines().enumerate() {
+        if paths.iter().any(|path| line.contains(path)) {
+            findings.push(source.finding(index + 1, "a path of somebody's machine"));
+        }
+    }
+}
