@@ -32,6 +32,11 @@ events! {
     SuperblockCopyBad { copy: u8 },
     SuperblockOpened { sequence: u64, copies_good: u8 },
     SuperblockUpdated { sequence: u64 },
+    // keyring
+    KeyringCopyBad { copy: u8 },
+    KeyringOpened { sequence: u64, copies_good: u8 },
+    KeyringHealed { sequence: u64 },
+    KeyMinted { tenant: TenantId },
     // journal
     JournalRecovered { op_max: Op },
     JournalWrapped { op: Op },

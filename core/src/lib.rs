@@ -19,6 +19,7 @@ pub mod ids;
 pub mod io;
 pub mod journal;
 pub mod kernel;
+pub mod keyring;
 pub mod limits;
 pub mod log;
 pub mod node;

@@ -32,6 +32,14 @@ pub const IDENTIFIER_SIZE_MAX: usize = 128;
 pub const STREAM_NAME_SIZE_MAX: usize = 256;
 pub const TABLES_MAX: usize = 1_024;
 pub const TENANTS_MAX: usize = 65_536;
+/// Wrapped keys of one tenant: its KEK and its data keys.
+pub const KEYS_PER_TENANT_MAX: usize = 4;
+/// Wrapped keys in the keys file.
+pub const KEYS_MAX: usize = TENANTS_MAX * KEYS_PER_TENANT_MAX;
+/// Pages of the keys file that are read or written at once, and belong to one copy in a row.
+pub const KEYS_EXTENT_PAGES: usize = 16;
+/// KEKs that the holder of the master key is asked for at once.
+pub const UNWRAPS_IN_FLIGHT_MAX: usize = 32;
 
 pub const SQL_SIZE_MAX: usize = 512 * 1024;
 pub const SQL_TOKENS_MAX: usize = 200_000;
