@@ -50,6 +50,8 @@ events! {
     Committed { op: Op },
     PipelineFull { op: Op },
     JournalFull { op: Op },
+    /// The wall clock is further ahead than one prepare may step.
+    ClockStepLimited { op: Op, ahead_ns: u64 },
     // store
     PageFault { page: u32 },
     PageEvicted { page: u32 },

@@ -27,5 +27,6 @@ pub mod query;
 pub mod stdx;
 pub mod superblock;
 pub mod time;
+pub mod vsr;
 #[cfg(verity_zoo)]
 pub mod zoo;

@@ -271,6 +271,12 @@ impl Prepare {
         Ok(Prepare { header: found, pages })
     }
 
+    /// What was written, back from the disk's driver.
+    pub(super) fn written(header: PrepareHeader, pages: Pages) -> Prepare {
+        assert_eq!(pages.size_bytes() as u64, header.padded_bytes());
+        Prepare { header, pages }
+    }
+
     #[must_use]
     pub fn header(&self) -> &PrepareHeader {
         &self.header

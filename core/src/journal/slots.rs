@@ -1,0 +1,114 @@
+//! The redundant headers: their sectors in memory, and their way to the disk.
+//!
+//! One 256-byte slot for each page of the ring; slot i holds the header of the prepare that begins
+//! at page i. Sixteen slots share a sector, so the image of each sector is kept here and is the
+//! truth; a slot changes only when its prepare is durable, so that a header on disk always proves
+//! that its prepare once was.
+//!
+//! Invariants: never two writes of one sector in flight; at most `JOURNAL_HEADER_WRITES_MAX` in
+//! all; a sector that changed while it was being written is written again.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::prepare::PrepareHeader;
+use super::ring::{Ring, SectorIndex};
+use crate::io::Pages;
+use crate::limits::{JOURNAL_HEADER_WRITES_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SectorState {
+    Clean,
+    /// In the queue.
+    Dirty,
+    Writing,
+    /// Changed since its write began.
+    WritingDirty,
+}
+
+#[derive(Debug)]
+pub struct Slots {
+    ring: Ring,
+    image: Pages,
+    states: Vec<SectorState>,
+    dirty: VecDeque<SectorIndex>,
+    buffers: Vec<Pages>,
+}
+
+impl Slots {
+    /// Takes the header area as it should be; nothing dirty.
+    pub fn new(ring: Ring, image: Pages) -> Slots {
+        assert_eq!(image.count(), ring.sectors());
+        let mut states = Vec::with_capacity(ring.sectors());
+        states.resize(ring.sectors(), SectorState::Clean);
+        let mut buffers = Vec::with_capacity(JOURNAL_HEADER_WRITES_MAX);
+        buffers.resize_with(JOURNAL_HEADER_WRITES_MAX, || Pages::zeroed(1));
+        Slots { ring, image, states, dirty: VecDeque::with_capacity(ring.sectors()), buffers }
+    }
+
+    /// Puts the header of a durable prepare in its slot, to be written.
+    pub fn set(&mut self, header: &PrepareHeader) {
+        self.set_clean(header);
+        self.mark_dirty(self.ring.sector_of(header.journal_offset));
+    }
+
+    /// Puts a header in its slot that the disk holds already.
+    pub fn set_clean(&mut self, header: &PrepareHeader) {
+        let at = self.ring.slot_offset(header.journal_offset);
+        let slot = &mut self.image.as_bytes_mut()[at..at + PREPARE_HEADER_SIZE];
+        slot.copy_from_slice(&header.encode());
+    }
+
+    fn mark_dirty(&mut self, sector: SectorIndex) {
+        let state = &mut self.states[sector as usize];
+        *state = match *state {
+            SectorState::Clean => {
+                self.dirty.push_back(sector);
+                SectorState::Dirty
+            }
+            SectorState::Writing => SectorState::WritingDirty,
+            SectorState::Dirty => SectorState::Dirty,
+            SectorState::WritingDirty => SectorState::WritingDirty,
+        };
+    }
+
+    /// The header in the slot for the prepare that begins at `offset`.
+    pub fn header(&self, offset: u64) -> Option<PrepareHeader> {
+        let at = self.ring.slot_offset(offset);
+        PrepareHeader::decode(&self.image.as_bytes()[at..at + PREPARE_HEADER_SIZE]).ok()
+    }
+
+    /// Whether something waits to be written or is being written.
+    pub fn unwritten(&self) -> bool {
+        !self.dirty.is_empty() || self.writing() > 0
+    }
+
+    fn writing(&self) -> usize {
+        JOURNAL_HEADER_WRITES_MAX - self.buffers.len()
+    }
+
+    /// Takes the next dirty sector to write, with its bytes. `held_back` stays where it is.
+    pub fn start_write(&mut self, held_back: Option<SectorIndex>) -> Option<(SectorIndex, Pages)> {
+        let index = self.dirty.iter().position(|&sector| Some(sector) != held_back)?;
+        let mut pages = self.buffers.pop()?;
+        let Some(sector) = self.dirty.remove(index) else { unreachable!("just found") };
+        assert_eq!(self.states[sector as usize], SectorState::Dirty);
+        self.states[sector as usize] = SectorState::Writing;
+        let at = sector as usize * PAGE_SIZE;
+        pages.as_bytes_mut().copy_from_slice(&self.image.as_bytes()[at..at + PAGE_SIZE]);
+        Some((sector, pages))
+    }
+
+    pub fn finish_write(&mut self, sector: SectorIndex, pages: Pages) {
+        self.buffers.push(pages);
+        let state = &mut self.states[sector as usize];
+        *state = match *state {
+            SectorState::Writing => SectorState::Clean,
+            SectorState::WritingDirty => {
+                self.dirty.push_back(sector);
+                SectorState::Dirty
+            }
+            SectorState::Clean | SectorState::Dirty => unreachable!("no write was in flight"),
+        };
+    }
+}
