@@ -11,7 +11,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::crypto::hash::{ChainHash, ChainHasher, HASH_SIZE};
+use crate::crypto::hash::{ChainHash, HASH_SIZE};
 
 pub mod proof;
 
@@ -32,9 +32,7 @@ pub fn empty_root() -> ChainHash {
 /// Hash of a leaf whose data is any bytes.
 #[must_use]
 pub fn leaf_hash(data: &[u8]) -> ChainHash {
-    let mut hasher = ChainHasher::new();
-    hasher.update(&[0x00]).update(data);
-    hasher.finish()
+    ChainHash::of(&[&[0x00], data])
 }
 
 /// Hash of an inner node.
