@@ -31,9 +31,10 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     pub superblock_copy: u64,
-    pub keys_copy: u64,
-    /// The ring is the sectors before this, the redundant headers from it.
-    pub journal_headers_from: u64,
+    /// The two copies of the keys alternate, extent by extent.
+    pub keys_extent: u64,
+    /// The redundant headers are the sectors before this, the ring those from it.
+    pub journal_ring_from: u64,
 }
 
 /// What a sector is part of.
@@ -67,7 +68,7 @@ impl Atlas {
 
     #[must_use]
     pub fn peaceful() -> Atlas {
-        let layout = Layout { superblock_copy: 1, keys_copy: 1, journal_headers_from: u64::MAX };
+        let layout = Layout { superblock_copy: 1, keys_extent: 1, journal_ring_from: u64::MAX };
         Atlas::new(Mode::Peaceful, layout)
     }
 
@@ -84,8 +85,8 @@ impl Atlas {
     pub fn zone(&self, id: SectorId) -> Zone {
         match id.0 {
             FileId::Superblock => Zone::SuperblockCopy(id.1 / self.layout.superblock_copy),
-            FileId::Keys => Zone::KeysCopy(id.1 / self.layout.keys_copy),
-            FileId::Journal if id.1 >= self.layout.journal_headers_from => Zone::JournalHeaders,
+            FileId::Keys => Zone::KeysCopy(id.1 / self.layout.keys_extent % 2),
+            FileId::Journal if id.1 < self.layout.journal_ring_from => Zone::JournalHeaders,
             FileId::Journal => Zone::JournalRing,
             FileId::Grid => Zone::Grid,
             FileId::Segment { .. } => Zone::Segment,
@@ -174,10 +175,11 @@ impl Atlas {
             // A reported error stops the replica; nothing was acknowledged.
             (_, FaultKind::WriteError) => true,
             (mode, FaultKind::AtRest | FaultKind::InWrite) => self.may_damage(mode, id),
-            (mode, FaultKind::InRead) => match self.zone(id) {
+            (_, FaultKind::InRead) => match self.zone(id) {
                 // Once, and detected: the replica halts, and a new process reads well.
                 Zone::Grid | Zone::Segment | Zone::Index | Zone::Scratch => true,
-                Zone::SuperblockCopy(_) | Zone::KeysCopy(_) => self.may_damage(mode, id),
+                // Nothing bounds how many copies one open would misread.
+                Zone::SuperblockCopy(_) | Zone::KeysCopy(_) => false,
                 // Recovery would take an acknowledged tail for a torn one.
                 Zone::JournalRing => false,
                 Zone::JournalHeaders => true,
@@ -188,12 +190,10 @@ impl Atlas {
     fn may_damage(&self, mode: Mode, id: SectorId) -> bool {
         match self.zone(id) {
             Zone::SuperblockCopy(copy) => {
-                self.others_damaged(FileId::Superblock, self.layout.superblock_copy, copy)
+                self.others_damaged(FileId::Superblock, Zone::SuperblockCopy(copy))
                     < SUPERBLOCK_DAMAGED_MAX
             }
-            Zone::KeysCopy(copy) => {
-                self.others_damaged(FileId::Keys, self.layout.keys_copy, copy) == 0
-            }
+            Zone::KeysCopy(copy) => self.others_damaged(FileId::Keys, Zone::KeysCopy(copy)) == 0,
             Zone::JournalHeaders | Zone::Index | Zone::Scratch => true,
             Zone::Grid | Zone::Segment => mode == Mode::Damage,
             // Decided by the world, which knows which prepares have a witness.
@@ -202,11 +202,11 @@ impl Atlas {
     }
 
     /// How many copies other than this one are damaged.
-    fn others_damaged(&self, file: FileId, copy_sectors: u64, copy: u64) -> usize {
-        let copies: BTreeSet<u64> = self
+    fn others_damaged(&self, file: FileId, copy: Zone) -> usize {
+        let copies: BTreeSet<Zone> = self
             .damaged
             .range((file, 0)..=(file, u64::MAX))
-            .map(|id| id.1 / copy_sectors)
+            .map(|id| self.zone(*id))
             .filter(|other| *other != copy)
             .collect();
         copies.len()
@@ -224,7 +224,7 @@ mod tests {
     use verity_core::io::{Address, FileId};
 
     fn atlas(mode: Mode) -> Atlas {
-        Atlas::new(mode, Layout { superblock_copy: 2, keys_copy: 4, journal_headers_from: 100 })
+        Atlas::new(mode, Layout { superblock_copy: 2, keys_extent: 4, journal_ring_from: 100 })
     }
 
     #[test]
@@ -251,8 +251,8 @@ mod tests {
             let mut atlas = atlas(mode);
             assert_eq!(atlas.allows(FaultKind::AtRest, (FileId::Grid, 9)), expected);
             assert_eq!(atlas.fatal_zones().count(), usize::from(expected));
-            assert!(!atlas.allows(FaultKind::AtRest, (FileId::Journal, 9)));
-            let header = atlas.allows(FaultKind::AtRest, (FileId::Journal, 100));
+            assert!(!atlas.allows(FaultKind::AtRest, (FileId::Journal, 100)));
+            let header = atlas.allows(FaultKind::AtRest, (FileId::Journal, 9));
             assert_eq!(header, mode != Mode::Peaceful);
         }
     }

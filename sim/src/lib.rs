@@ -7,9 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod atlas;
+pub mod canary;
 pub mod clock;
 pub mod disk;
 pub mod keys;
+pub mod ledger;
 pub mod model;
 pub mod random;
 pub mod sql;
+pub mod trace;
+pub mod workload;

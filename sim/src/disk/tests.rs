@@ -7,7 +7,7 @@ use super::{Disk, DiskFaults, FaultKind, Keep, Request};
 use crate::atlas::{Atlas, Layout, Mode};
 use crate::random::Random;
 
-const LAYOUT: Layout = Layout { superblock_copy: 1, keys_copy: 1, journal_headers_from: 64 };
+const LAYOUT: Layout = Layout { superblock_copy: 1, keys_extent: 1, journal_ring_from: 64 };
 
 fn disk(seed: u64, faults: DiskFaults, mode: Mode) -> Disk {
     let mut disk = Disk::new(Random::new(seed), faults, Atlas::new(mode, LAYOUT));

@@ -1,0 +1,402 @@
+//! What clients ask: drawn schemas, transactions and queries.
+//!
+//! Purpose: dense, colliding work. Keys come partly from rows that exist, so that inserts collide
+//! and updates hit; predicates come partly from stored values. The generator looks at the model,
+//! which lags behind the database by up to a round, so it also asks for what is no longer so.
+//! Every text carries the tenant's canary; a byte search of all disks must never find it.
+
+use crate::model::TenantModel;
+use crate::random::Random;
+use crate::sql::{
+    Assignment, ColumnSpec, Compare, Datum, DatumType, Expected, Predicate, Query, Select, SetTo,
+    Statement, TableSpec,
+};
+
+/// Weights, drawn per run.
+#[derive(Clone, Copy, Debug)]
+pub struct Mix {
+    pub insert: u64,
+    pub bulk: u64,
+    pub update: u64,
+    pub delete: u64,
+    pub append: u64,
+    /// Several statements in one transaction.
+    pub several: u64,
+    pub rows_per_insert_max: u64,
+    pub rows_per_bulk_max: u64,
+    /// Chance, in a million, that a filter names the whole key.
+    pub by_key_ppm: u64,
+    /// Chance, in a million, of a row near the size limit.
+    pub huge_ppm: u64,
+    /// Fresh integer keys come from `0..key_space`.
+    pub key_space: u64,
+    /// Chance, in a million, that a key is one that exists.
+    pub collide_ppm: u64,
+}
+
+impl Mix {
+    pub fn draw(random: &mut Random) -> Mix {
+        Mix {
+            insert: random.range(10, 60),
+            bulk: random.range(0, 20),
+            update: random.range(0, 40),
+            delete: random.range(0, 20),
+            append: random.range(0, 20),
+            several: random.range(0, 20),
+            rows_per_insert_max: random.range(1, 8),
+            rows_per_bulk_max: random.range(2, 120),
+            by_key_ppm: random.range(300_000, 950_000),
+            huge_ppm: if random.chance(400_000) { random.range(1_000, 20_000) } else { 0 },
+            key_space: 1 << random.range(5, 40),
+            collide_ppm: random.range(0, 150_000),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Workload {
+    random: Random,
+    mix: Mix,
+    /// One per tenant, by its place.
+    canaries: Vec<String>,
+    tables: Vec<u64>,
+}
+
+impl Workload {
+    #[must_use]
+    pub fn new(random: Random, mix: Mix, canaries: Vec<String>) -> Workload {
+        let tables = vec![0; canaries.len()];
+        Workload { random, mix, canaries, tables }
+    }
+
+    /// A table with a name never used before.
+    pub fn create_table(&mut self, tenant: usize) -> Statement {
+        self.tables[tenant] += 1;
+        let name = format!("t{}", self.tables[tenant]);
+        let count = self.random.range(2, 7) as usize;
+        let mut columns = Vec::new();
+        for place in 0..count {
+            let column_type = if place == 0 {
+                *self.random.pick(&[
+                    DatumType::BigInt,
+                    DatumType::BigInt,
+                    DatumType::Text,
+                    DatumType::Uuid,
+                    DatumType::Timestamp,
+                ])
+            } else if place == 1 {
+                DatumType::Text
+            } else {
+                *self.random.pick(&DatumType::ALL)
+            };
+            let nullable = place > 0 && self.random.chance(700_000);
+            let default = if place > 1 && self.random.chance(200_000) {
+                let datum = self.datum(tenant, column_type);
+                // Defaults are schema: they must hold no personal data, so no canary.
+                let plain = datum.literal().is_some() && column_type != DatumType::Text;
+                plain.then_some(datum)
+            } else {
+                None
+            };
+            columns.push(ColumnSpec { name: format!("c{place}"), column_type, nullable, default });
+        }
+        let key = match self.random.weighted(&[6, 2, 2]) {
+            0 => vec![0],
+            1 => {
+                let second = self.random.range(1, count as u64 - 1) as usize;
+                vec![0, second]
+            }
+            _ => Vec::new(),
+        };
+        Statement::Create(TableSpec { name, columns, key })
+    }
+
+    /// A transaction of one tenant; not empty.
+    pub fn transaction(&mut self, tenant: usize, model: &TenantModel) -> Vec<Statement> {
+        if model.table_names().is_empty() || self.random.chance(4_000) {
+            return vec![self.create_table(tenant)];
+        }
+        let mix = self.mix;
+        let kinds = [mix.insert, mix.bulk, mix.update, mix.delete, mix.append, mix.several];
+        let kind = self.random.weighted(&kinds);
+        if kind < 5 {
+            return vec![self.statement(tenant, model, kind)];
+        }
+        let count = self.random.range(2, 5);
+        (0..count)
+            .map(|_| {
+                let kind = self.random.weighted(&kinds[..5]);
+                self.statement(tenant, model, kind)
+            })
+            .collect()
+    }
+
+    /// A read, as of now or of a position up to `head`.
+    pub fn query(&mut self, tenant: usize, model: &TenantModel, head: u64) -> Option<Query> {
+        let tables = model.table_names();
+        if tables.is_empty() {
+            return None;
+        }
+        let table = self.random.pick(&tables).clone();
+        let spec = model.spec(&table)?.clone();
+        let filter = if self.random.chance(750_000) {
+            Some(self.filter(tenant, model, &spec))
+        } else {
+            None
+        };
+        let select = if self.random.chance(200_000) {
+            Select::Count
+        } else {
+            let count = self.random.range(1, spec.columns.len() as u64);
+            let columns = (0..count).map(|_| self.random.index(spec.columns.len())).collect();
+            let order = (!spec.key.is_empty() && self.random.coin()).then(|| self.random.coin());
+            let limited = order.is_some() && self.random.coin();
+            let limit = limited.then(|| self.random.magnitude(50));
+            Select::Columns { columns, order, limit }
+        };
+        let created = model.created_at(&table)?;
+        let as_of = if created <= head && self.random.chance(350_000) {
+            Some(self.random.range(created, head))
+        } else {
+            None
+        };
+        Some(Query { table, select, filter, as_of })
+    }
+
+    /// The whole table: what the last checks read.
+    #[must_use]
+    pub fn whole(spec: &TableSpec, as_of: Option<u64>) -> Query {
+        let columns = (0..spec.columns.len()).collect();
+        let select = Select::Columns { columns, order: None, limit: None };
+        Query { table: spec.name.clone(), select, filter: None, as_of }
+    }
+
+    fn statement(&mut self, tenant: usize, model: &TenantModel, kind: usize) -> Statement {
+        if kind == 4 {
+            return self.append(tenant, model);
+        }
+        let tables = model.table_names();
+        let table = self.random.pick(&tables).clone();
+        let Some(spec) = model.spec(&table).cloned() else {
+            unreachable!("the name came from the model")
+        };
+        match kind {
+            0 => self.insert(tenant, model, &spec, false),
+            1 => self.insert(tenant, model, &spec, true),
+            2 => self.update(tenant, model, &spec),
+            _ => {
+                let filter = Some(self.filter(tenant, model, &spec));
+                Statement::Delete { table, filter }
+            }
+        }
+    }
+
+    fn insert(
+        &mut self,
+        tenant: usize,
+        model: &TenantModel,
+        spec: &TableSpec,
+        bulk: bool,
+    ) -> Statement {
+        let max = if bulk { self.mix.rows_per_bulk_max } else { self.mix.rows_per_insert_max };
+        let count =
+            if bulk { self.random.range(1, max) } else { self.random.magnitude(max).max(1) };
+        let mut columns = Vec::new();
+        for (place, column) in spec.columns.iter().enumerate() {
+            let needed = spec.key.contains(&place) || !column.nullable;
+            if needed || self.random.chance(850_000) {
+                columns.push(place);
+            }
+        }
+        if columns.is_empty() {
+            columns.push(0);
+        }
+        let taken = model.keys(&spec.name);
+        let mut rows = Vec::new();
+        for _ in 0..count {
+            let old = (!taken.is_empty() && self.random.chance(self.mix.collide_ppm))
+                .then(|| self.random.pick(&taken).clone());
+            let mut row = Vec::new();
+            for place in &columns {
+                let column = &spec.columns[*place];
+                let in_key = spec.key.iter().position(|key| key == place);
+                row.push(match (in_key, &old) {
+                    (Some(nth), Some(old)) => old[nth].clone(),
+                    (Some(_), None) => self.fresh_key(tenant, column.column_type),
+                    (None, _) if column.nullable && self.random.chance(120_000) => Datum::Null,
+                    (None, _) if !column.nullable && self.random.chance(3_000) => Datum::Null,
+                    (None, _) => self.datum(tenant, column.column_type),
+                });
+            }
+            rows.push(row);
+        }
+        Statement::Insert { table: spec.name.clone(), columns, rows, bulk }
+    }
+
+    fn update(&mut self, tenant: usize, model: &TenantModel, spec: &TableSpec) -> Statement {
+        let free: Vec<usize> =
+            (0..spec.columns.len()).filter(|place| !spec.key.contains(place)).collect();
+        let filter = Some(self.filter(tenant, model, spec));
+        let table = spec.name.clone();
+        if free.is_empty() {
+            return Statement::Delete { table, filter };
+        }
+        let first = self.random.index(free.len());
+        let count = self.random.range(1, 2).min((free.len() - first) as u64) as usize;
+        let assignments = free[first..first + count]
+            .iter()
+            .map(|place| {
+                let column = &spec.columns[*place];
+                let to = if column.column_type == DatumType::BigInt && self.random.coin() {
+                    SetTo::Plus(self.random.signed_range(-3, 3))
+                } else if column.nullable && self.random.chance(100_000) {
+                    SetTo::Value(Datum::Null)
+                } else {
+                    SetTo::Value(self.datum(tenant, column.column_type))
+                };
+                Assignment { column: *place, to }
+            })
+            .collect();
+        Statement::Update { table, assignments, filter }
+    }
+
+    fn append(&mut self, tenant: usize, model: &TenantModel) -> Statement {
+        let stream = format!("s{}", self.random.below(4));
+        let version = model.stream_version(&stream);
+        let expected = match self.random.weighted(&[4, 1, 2, 4]) {
+            0 => Expected::Any,
+            1 => Expected::None,
+            2 => Expected::Exists,
+            _ => Expected::Exact(version + self.random.magnitude(2)),
+        };
+        let count = self.random.range(1, 4);
+        let records = (0..count)
+            .map(|_| match self.datum(tenant, DatumType::Text) {
+                Datum::Text(text) => text.into_bytes(),
+                _ => unreachable!("a text draws a text"),
+            })
+            .collect();
+        Statement::Append { stream, expected, records }
+    }
+
+    fn filter(&mut self, tenant: usize, model: &TenantModel, spec: &TableSpec) -> Predicate {
+        if !spec.key.is_empty() && self.random.chance(self.mix.by_key_ppm) {
+            let taken = model.keys(&spec.name);
+            let hit = !taken.is_empty() && self.random.chance(900_000);
+            let key: Vec<Datum> = if hit {
+                self.random.pick(&taken).clone()
+            } else {
+                let types: Vec<DatumType> =
+                    spec.key.iter().map(|place| spec.columns[*place].column_type).collect();
+                types.into_iter().map(|kind| self.fresh_key(tenant, kind)).collect()
+            };
+            return self.key_filter(tenant, spec, key);
+        }
+        self.predicate(tenant, spec, 0)
+    }
+
+    /// Equality on every column of the key, or a range that starts there.
+    fn key_filter(&mut self, tenant: usize, spec: &TableSpec, key: Vec<Datum>) -> Predicate {
+        if spec.key.len() == 1 && self.random.chance(150_000) {
+            let column = spec.key[0];
+            let high = self.fresh_key(tenant, spec.columns[column].column_type);
+            let low = key[0].clone();
+            return Predicate::Between { column, low, high, negated: false };
+        }
+        let equal = |(column, value): (&usize, Datum)| Predicate::Compare {
+            column: *column,
+            compare: Compare::Equal,
+            value,
+        };
+        let mut parts = spec.key.iter().zip(key).map(equal);
+        let Some(first) = parts.next() else { unreachable!("the key has columns") };
+        let whole = parts.fold(first, |all, part| Predicate::And(Box::new(all), Box::new(part)));
+        if self.random.chance(100_000) {
+            let more = self.predicate(tenant, spec, 2);
+            return Predicate::And(Box::new(whole), Box::new(more));
+        }
+        whole
+    }
+
+    fn predicate(&mut self, tenant: usize, spec: &TableSpec, depth: u32) -> Predicate {
+        if depth < 2 && self.random.chance(300_000) {
+            let left = Box::new(self.predicate(tenant, spec, depth + 1));
+            return match self.random.below(3) {
+                0 => Predicate::Not(left),
+                1 => Predicate::And(left, Box::new(self.predicate(tenant, spec, depth + 1))),
+                _ => Predicate::Or(left, Box::new(self.predicate(tenant, spec, depth + 1))),
+            };
+        }
+        let column = self.random.index(spec.columns.len());
+        let column_type = spec.columns[column].column_type;
+        let negated = self.random.chance(250_000);
+        match self.random.below(6) {
+            0 => Predicate::IsNull { column, negated },
+            1 => {
+                let one = self.datum(tenant, column_type);
+                let two = self.datum(tenant, column_type);
+                let (low, high) = if one <= two { (one, two) } else { (two, one) };
+                Predicate::Between { column, low, high, negated }
+            }
+            2 => {
+                let count = self.random.range(1, 4);
+                let list = (0..count).map(|_| self.datum(tenant, column_type)).collect();
+                Predicate::In { column, list, negated }
+            }
+            3 if column_type == DatumType::Text => {
+                let unit = self.canaries[tenant][..4].to_owned();
+                let pattern = match self.random.below(4) {
+                    0 => format!("{}%", self.random.below(30)),
+                    1 => format!("%{unit}"),
+                    2 => "%_%_%".to_owned(),
+                    _ => format!("_{}-%", self.random.below(10)),
+                };
+                Predicate::Like { column, pattern, negated }
+            }
+            4 => {
+                let same: Vec<usize> = (0..spec.columns.len())
+                    .filter(|place| spec.columns[*place].column_type == column_type)
+                    .collect();
+                let right = *self.random.pick(&same);
+                let compare = *self.random.pick(&Compare::ALL);
+                Predicate::Columns { left: column, compare, right }
+            }
+            _ => {
+                let compare = *self.random.pick(&Compare::ALL);
+                Predicate::Compare { column, compare, value: self.datum(tenant, column_type) }
+            }
+        }
+    }
+
+    fn datum(&mut self, tenant: usize, column_type: DatumType) -> Datum {
+        let canary = &self.canaries[tenant];
+        if column_type == DatumType::Text && self.random.chance(self.mix.huge_ppm) {
+            let count = self.random.range(400, 12_000) as usize;
+            return Datum::Text(canary.repeat(count));
+        }
+        column_type.draw(&mut self.random, canary)
+    }
+
+    fn fresh_key(&mut self, tenant: usize, column_type: DatumType) -> Datum {
+        match column_type {
+            DatumType::BigInt => Datum::Integer(self.random.below(self.mix.key_space) as i64),
+            DatumType::Text => {
+                let number = self.random.below(self.mix.key_space);
+                Datum::Text(format!("k{number}-{}", self.canaries[tenant]))
+            }
+            DatumType::Uuid => {
+                let mut bytes = [0; 16];
+                let number = self.random.below(self.mix.key_space);
+                bytes[8..].copy_from_slice(&number.to_be_bytes());
+                Datum::Uuid(bytes)
+            }
+            DatumType::Boolean
+            | DatumType::Integer
+            | DatumType::Double
+            | DatumType::Decimal
+            | DatumType::Blob
+            | DatumType::Date
+            | DatumType::Timestamp => column_type.draw(&mut self.random, &self.canaries[tenant]),
+        }
+    }
+}
