@@ -1,0 +1,163 @@
+//! Damage: every flipped byte is seen; an index is rebuilt, once, with one warning.
+
+use super::*;
+
+fn small() -> Bench {
+    let mut bench = Bench::new(1_000);
+    bench.append_sized(TENANT, 10);
+    bench.append_sized(TENANT, 3_900);
+    bench.append_checkpoint_record(TENANT);
+    bench.checkpoint();
+    bench.append_sized(TENANT, 100);
+    bench.checkpoint();
+    bench
+}
+
+#[test]
+fn every_flipped_byte_of_a_segment_is_detected() {
+    let mut bench = small();
+    bench.verify().unwrap();
+    let good = bench.segment(0);
+    assert_eq!(good.len() as u64, bench.head(TENANT).segment_offset);
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        bench.disk.files.insert(segment_file(0), bad);
+        let damage = bench.verify().expect_err("a flipped byte goes unseen");
+        assert!(damage.offset <= at as u64 && damage.checkpointed, "byte {at}: {damage}");
+    }
+    for length in 0..good.len() / PAGE_SIZE {
+        bench.disk.files.insert(segment_file(0), good[..length * PAGE_SIZE].to_vec());
+        assert_eq!(bench.verify().unwrap_err().reason, DamageReason::Truncated);
+    }
+}
+
+#[test]
+fn garbage_behind_the_checkpoint_is_no_damage() {
+    let mut bench = small();
+    let content = bench.disk.files.get_mut(&segment_file(0)).unwrap();
+    content.extend_from_slice(&[0xaa; 3 * PAGE_SIZE]);
+    assert_eq!(bench.verify().unwrap().len(), 4);
+    // Who does not know how far the log goes is told that it may simply end there.
+    let start = SegmentStart { tenant: TENANT, number: SegmentNumber::ZERO, before: None };
+    let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
+    let damage = verifier.push(&bench.segment(0), |_| Ok(())).unwrap_err();
+    assert!(!damage.checkpointed);
+    assert_eq!(damage.position, Position::new(4));
+}
+
+#[test]
+fn a_damaged_record_is_named_and_the_others_are_read() {
+    let mut bench = small();
+    let (offset, _) = bench.verify().unwrap()[1];
+    bench.disk.files.get_mut(&segment_file(0)).unwrap()[offset as usize + 1_000] ^= 4;
+    bench.restart();
+    let Err(LogFault::Damaged(damage)) = bench.read(1) else { panic!("damage goes unseen") };
+    assert_eq!((damage.position, damage.offset), (Position::new(1), offset));
+    for position in [0, 2, 3] {
+        bench.read(position).unwrap();
+    }
+    bench.logs.fetch(&mut LogPins::default(), &mut bench.effects);
+    bench.run(usize::MAX);
+    assert_eq!(bench.seen("BlockCorrupt"), 1);
+    assert_eq!(bench.seen("IndexRebuilt"), 0);
+}
+
+fn long() -> Bench {
+    let mut bench = Bench::new(400);
+    for position in 0..1_000 {
+        bench.append_sized(TENANT, position % 300);
+        if position % 90 == 0 {
+            bench.checkpoint();
+        }
+    }
+    bench.checkpoint();
+    bench
+}
+
+#[test]
+fn a_lost_index_is_rebuilt_byte_for_byte_with_one_warning() {
+    let mut bench = long();
+    let good: Vec<_> = (0..3).map(|number| bench.disk.files[&index_file(number)].clone()).collect();
+    for (number, good) in good.iter().enumerate() {
+        bench.disk.files.remove(&index_file(number as u32));
+        bench.restart();
+        bench.events.clear();
+        let first = number as u64 * 400;
+        for position in [first + 150, first, first + 199] {
+            assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+        }
+        assert_eq!(bench.seen("IndexRebuilt"), 1);
+        assert!(&bench.disk.files[&index_file(number as u32)] == good, "index {number}");
+    }
+}
+
+#[test]
+fn a_rotten_index_is_rebuilt_wherever_it_rots() {
+    let mut bench = long();
+    let good = bench.disk.files[&index_file(1)].clone();
+    let mut rebuilt = 0;
+    for at in (0..good.len()).step_by(97) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        bench.disk.files.insert(index_file(1), bad);
+        bench.restart();
+        bench.events.clear();
+        for position in [400, 501, 502, 799] {
+            assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+        }
+        assert!(bench.seen("IndexRebuilt") <= 1);
+        rebuilt += bench.seen("IndexRebuilt");
+    }
+    assert!(rebuilt > 50, "entries were hit {rebuilt} times");
+}
+
+#[test]
+fn an_index_page_that_missed_its_writes_is_rebuilt() {
+    let mut bench = Bench::new(400);
+    for _ in 0..10 {
+        bench.append_sized(TENANT, 30);
+    }
+    bench.checkpoint();
+    let stale = bench.disk.files[&index_file(0)].clone();
+    for _ in 0..10 {
+        bench.append_sized(TENANT, 30);
+    }
+    bench.checkpoint();
+    let good = bench.disk.files[&index_file(0)].clone();
+    bench.disk.files.insert(index_file(0), stale.clone());
+    bench.restart();
+    assert_eq!(bench.read(15).unwrap().metadata.position.get(), 15);
+    assert_eq!(bench.seen("IndexRebuilt"), 1);
+    assert!(bench.disk.files[&index_file(0)] == good);
+    // The same while the log goes on.
+    bench.disk.files.insert(index_file(0), stale);
+    bench.restart();
+    for _ in 0..300 {
+        bench.append_sized(TENANT, 30);
+    }
+    bench.checkpoint();
+    assert_eq!(bench.seen("IndexRebuilt"), 2);
+    for position in 0..320 {
+        assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+    }
+    assert_eq!(bench.seen("IndexRebuilt"), 2);
+}
+
+#[test]
+fn a_damaged_segment_without_index_says_so_and_does_not_stop_the_log() {
+    let mut bench = long();
+    let at = 5 * PAGE_SIZE + 100;
+    bench.disk.files.get_mut(&segment_file(2)).unwrap()[at] ^= 1;
+    bench.disk.files.remove(&index_file(2));
+    bench.restart();
+    let Err(LogFault::Damaged(damage)) = bench.read(950) else { panic!("damage goes unseen") };
+    assert!(damage.offset <= at as u64 && damage.segment == SegmentNumber::new(2));
+    for _ in 0..200 {
+        bench.append_sized(TENANT, 30);
+    }
+    bench.checkpoint();
+    assert_eq!(bench.read(1_150).unwrap().metadata.position.get(), 1_150);
+    assert!(matches!(bench.read(950), Err(LogFault::Damaged(_))));
+    bench.read(100).unwrap();
+}
