@@ -1,0 +1,296 @@
+//! From a fault to pages in memory: misses, reads in flight, pins of tasks.
+//!
+//! A *task* is one stage of work that may run several times ([`Pins`] names it). What it missed is
+//! read in one batch, neighbours in one read, and stays pinned for it until it unpins: so every run
+//! gets further, even if all else is evicted at once. A page that two tasks miss is read once.
+//!
+//! Fault model: a read returns anything. A page enters the cache only if its tag opens it and its
+//! header names the tree that asked; else every task that waits gets [`StoreError::Corrupt`], and
+//! nothing is cached. A page number that is given to a new page while an old read of it is in
+//! flight makes that read *abandoned*: its bytes are dropped, its tasks simply run again.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use super::cache::{Pin, State};
+use super::page;
+use super::{Fault, PageKeys, Store, StoreError, TreeRef};
+use crate::crypto::Tag;
+use crate::event::Event;
+use crate::ids::PageNumber;
+use crate::io::{Address, Effect, Effects, IoError, IoId, Owner, Page, Pages};
+use crate::limits::{PAGE_SIZE, STORE_IO_PAGES_MAX, STORE_MISSES_MAX};
+use crate::superblock::PageRef;
+
+/// What a task holds in memory. Give it back with [`Store::unpin`].
+#[derive(Debug, Default)]
+pub struct Pins {
+    task: Option<u32>,
+}
+
+impl Pins {
+    #[must_use]
+    pub const fn new() -> Pins {
+        Pins { task: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Miss {
+    at: PageRef,
+    tree: TreeRef,
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    live: bool,
+    pins: Vec<Pin>,
+    waiting: u32,
+    error: Option<StoreError>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    miss: Miss,
+    tasks: Vec<u32>,
+    abandoned: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fetches {
+    misses: RefCell<Vec<Miss>>,
+    tasks: Vec<Task>,
+    /// By I/O slot; the pages of one read are neighbours.
+    reads: BTreeMap<u64, Vec<Reading>>,
+    /// The read that will bring a page, unless abandoned.
+    by_page: BTreeMap<PageNumber, u64>,
+    in_flight: usize,
+}
+
+impl Fetches {
+    /// The number now names another page: what is on its way is of no use.
+    pub(super) fn abandon(&mut self, page: PageNumber) {
+        let Some(slot) = self.by_page.remove(&page) else { return };
+        let Some(reads) = self.reads.get_mut(&slot) else {
+            unreachable!("`by_page` names reads in flight");
+        };
+        for read in reads {
+            if read.miss.at.page == page {
+                read.abandoned = true;
+            }
+        }
+    }
+
+    pub(super) fn forget_misses(&mut self) {
+        self.misses.get_mut().clear();
+    }
+
+    fn task(&mut self, pins: &mut Pins) -> u32 {
+        if let Some(task) = pins.task {
+            return task;
+        }
+        let free = self.tasks.iter().position(|task| !task.live);
+        let task = free.unwrap_or(self.tasks.len());
+        if task == self.tasks.len() {
+            self.tasks.push(Task::default());
+        }
+        self.tasks[task].live = true;
+        pins.task = Some(task as u32);
+        task as u32
+    }
+}
+
+impl Store {
+    /// Notes that `at` is not in memory. More misses than fit are noted on the next run.
+    #[cold]
+    pub(super) fn miss(&self, tree: TreeRef, at: PageRef) -> Fault {
+        let at = self.resolve(at);
+        assert_ne!(at.checkpoint_op.get(), 0, "an unsealed page left memory: {at:?}");
+        let mut misses = self.fetches.misses.borrow_mut();
+        let last = misses.last().map(|miss| miss.at.page);
+        if misses.len() < STORE_MISSES_MAX && last != Some(at.page) {
+            misses.push(Miss { at, tree });
+        }
+        Fault(())
+    }
+
+    /// Reads what was missed and pins it for the task. Wait until [`Store::ready`], then run the
+    /// stage again.
+    pub fn fetch(&mut self, pins: &mut Pins, effects: &mut Effects) {
+        self.flush_marks(effects);
+        self.trim_roots();
+        let task = self.fetches.task(pins);
+        let mut misses = core::mem::take(self.fetches.misses.get_mut());
+        misses.sort_unstable_by_key(|miss| miss.at.page);
+        misses.dedup_by_key(|miss| miss.at.page);
+        let mut run: Vec<Reading> = Vec::new();
+        for &miss in &misses {
+            let page = miss.at.page;
+            if let Some(pin) = self.cache.pin(page) {
+                self.fetches.tasks[task as usize].pins.push(pin);
+                continue;
+            }
+            if let Some(slot) = self.fetches.by_page.get(&page) {
+                let Some(reads) = self.fetches.reads.get_mut(slot) else {
+                    unreachable!("`by_page` names reads in flight");
+                };
+                for read in reads.iter_mut().filter(|read| read.miss.at.page == page) {
+                    read.tasks.push(task);
+                    self.fetches.tasks[task as usize].waiting += 1;
+                }
+                continue;
+            }
+            let planned = self.fetches.in_flight + run.len();
+            if planned >= self.cache.room_to_pin() {
+                break; // Others hold the cache; this task asks again when they are done.
+            }
+            effects.event(Event::PageFault { page: page.get() });
+            let follows = run.last().is_some_and(|last| last.miss.at.page.get() + 1 == page.get());
+            if !run.is_empty() && (!follows || run.len() == STORE_IO_PAGES_MAX) {
+                self.start_read(core::mem::take(&mut run), effects);
+            }
+            run.push(Reading { miss, tasks: alloc::vec![task], abandoned: false });
+        }
+        if !run.is_empty() {
+            self.start_read(run, effects);
+        }
+        misses.clear();
+        *self.fetches.misses.get_mut() = misses;
+    }
+
+    fn start_read(&mut self, reads: Vec<Reading>, effects: &mut Effects) {
+        let io = self.take_io();
+        let pages = self.checkpoints.take_buffer(reads.len());
+        for read in &reads {
+            let other = self.fetches.by_page.insert(read.miss.at.page, io.slot);
+            assert!(other.is_none(), "a page is read once at a time");
+            for &task in &read.tasks {
+                self.fetches.tasks[task as usize].waiting += 1;
+            }
+        }
+        self.fetches.in_flight += reads.len();
+        let at = self.address(reads[0].miss.at.page);
+        self.fetches.reads.insert(io.slot, reads);
+        effects.push(Effect::Read { io, at, pages });
+    }
+
+    pub(super) fn take_io(&mut self) -> IoId {
+        self.next_io += 1;
+        IoId { owner: Owner::Store, slot: self.next_io }
+    }
+
+    pub(super) fn address(&self, page: PageNumber) -> Address {
+        assert_ne!(page, PageNumber::ZERO);
+        Address::new(self.config.file, u64::from(page.get()) * PAGE_SIZE as u64)
+    }
+
+    /// May the task run again? An error says what it needs and cannot have.
+    pub fn ready(&self, pins: &Pins) -> Result<bool, StoreError> {
+        let Some(task) = pins.task else { return Ok(true) };
+        let task = &self.fetches.tasks[task as usize];
+        match task.error {
+            Some(error) => Err(error),
+            None => Ok(task.waiting == 0),
+        }
+    }
+
+    /// The task is done, or given up.
+    pub fn unpin(&mut self, pins: &mut Pins) {
+        let Some(id) = pins.task.take() else { return };
+        let task = &mut self.fetches.tasks[id as usize];
+        assert!(task.live);
+        for pin in task.pins.drain(..) {
+            self.cache.unpin(pin);
+        }
+        if task.waiting > 0 {
+            for read in self.fetches.reads.values_mut().flatten() {
+                read.tasks.retain(|&task| task != id);
+            }
+        }
+        task.live = false;
+        task.waiting = 0;
+        task.error = None;
+    }
+
+    /// Takes back the buffer of a read, checks every page and wakes who waits. An error stops the
+    /// replica; a damaged page does not, it is told to the tasks that need it (`ready`).
+    pub fn on_read_done(
+        &mut self,
+        keys: &dyn PageKeys,
+        io: IoId,
+        mut pages: Pages,
+        result: Result<(), IoError>,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        assert_eq!(io.owner, Owner::Store);
+        if self.opening.is_some() {
+            return self.on_open_read(keys, io, pages, result, effects);
+        }
+        let Some(reads) = self.fetches.reads.remove(&io.slot) else {
+            unreachable!("a completion answers a read in flight");
+        };
+        assert_eq!(reads.len(), pages.count());
+        self.fetches.in_flight -= reads.len();
+        for (read, bytes) in reads.iter().zip(pages.as_mut_slice()) {
+            let outcome = match result {
+                Ok(()) if read.abandoned => Ok(()),
+                Ok(()) => self.admit(keys, &read.miss, bytes),
+                Err(error) => Err(StoreError::Io(error)),
+            };
+            if !read.abandoned {
+                self.fetches.by_page.remove(&read.miss.at.page);
+            }
+            if let Err(StoreError::Corrupt { page, .. }) = outcome {
+                effects.event(Event::PageCorrupt { page: page.get() });
+            }
+            for &task in &read.tasks {
+                let task = &mut self.fetches.tasks[task as usize];
+                task.waiting -= 1;
+                match outcome {
+                    Ok(()) if read.abandoned => {}
+                    Ok(()) => task.pins.extend(self.cache.pin(read.miss.at.page)),
+                    Err(error) => task.error = Some(error),
+                }
+            }
+        }
+        self.checkpoints.give_buffer(pages);
+        result.map_err(StoreError::Io)
+    }
+
+    fn admit(
+        &mut self,
+        keys: &dyn PageKeys,
+        miss: &Miss,
+        from: &mut Page,
+    ) -> Result<(), StoreError> {
+        open_page(keys, miss.tree, &miss.at, from)?;
+        let bytes = self.cache.insert(miss.at.page, State::Clean);
+        bytes.copy_from_slice(&from.0);
+        Ok(())
+    }
+}
+
+/// Decrypts a page in place and checks that it is the one its parent named.
+pub(super) fn open_page(
+    keys: &dyn PageKeys,
+    tree: TreeRef,
+    at: &PageRef,
+    page: &mut Page,
+) -> Result<(), StoreError> {
+    let corrupt = StoreError::Corrupt {
+        tenant: tree.tenant,
+        tree: tree.tree,
+        page: at.page,
+        checkpoint_op: at.checkpoint_op,
+    };
+    let Some(key) = keys.page_key(tree.tenant) else {
+        return Err(StoreError::KeyMissing { tenant: tree.tenant });
+    };
+    let tag: &Tag = &at.tag;
+    key.open(at.page, at.checkpoint_op, page, tag).map_err(|_| corrupt)?;
+    match page::header(&page.0) {
+        Some(header) if header.tenant == tree.tenant && header.tree == tree.tree => Ok(()),
+        Some(_) | None => Err(corrupt),
+    }
+}
