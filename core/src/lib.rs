@@ -25,6 +25,7 @@ pub mod log;
 pub mod node;
 pub mod query;
 pub mod stdx;
+pub mod store;
 pub mod superblock;
 pub mod time;
 pub mod vsr;

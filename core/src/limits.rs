@@ -74,6 +74,19 @@ pub const LOG_READ_BLOCKS_MAX: usize = 64;
 /// A checkpoint record enters a tenant's log at the first transaction end after this many records.
 pub const CHECKPOINT_RECORD_INTERVAL: u64 = 1_000;
 
+/// Pages that one read or write of the grid moves, where they are neighbours.
+pub const STORE_IO_PAGES_MAX: usize = 16;
+/// Pages that one run of a stage may miss and note; more are noted on the next run.
+pub const STORE_MISSES_MAX: usize = 1_024;
+/// Leaves that a scan asks for ahead of the one it misses.
+pub const STORE_READ_AHEAD: usize = 31;
+/// Roots of unchanged trees kept in memory.
+pub const STORE_ROOTS_CACHED_MAX: usize = 4_096;
+/// Pages that one step of a checkpoint seals (about 5 µs each).
+pub const STORE_CHECKPOINT_STEP_PAGES: usize = 32;
+/// Pages of a checkpoint whose writes are in flight.
+pub const STORE_WRITES_IN_FLIGHT_MAX: usize = 256;
+
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Bytes from the start of one copy to the next: far enough that one bad spot takes one copy.
 pub const SUPERBLOCK_COPY_SPACING: u64 = 64 * 1024;

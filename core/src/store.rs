@@ -32,7 +32,6 @@ mod forest;
 mod free_set;
 mod overflow;
 mod page;
-mod page_map;
 mod read;
 mod scan;
 #[cfg(test)]
@@ -250,6 +249,7 @@ impl Store {
         // A page of that number may still be cached, or even be on its way in.
         self.cache.drop_page(page);
         self.fetches.abandon(page);
+        self.checkpoints.forget(page);
         page
     }
 

@@ -16,9 +16,9 @@ use core::cell::Cell;
 use zerocopy::FromZeros;
 
 use super::page::Bytes;
-use super::page_map::PageMap;
 use crate::ids::PageNumber;
 use crate::io::Page;
+use crate::stdx::PageMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -72,7 +72,7 @@ impl Cache {
             pages: Vec::with_capacity(frames_max),
             frames: Vec::with_capacity(frames_max),
             referenced: Vec::with_capacity(frames_max),
-            map: PageMap::with_room_for(frames_max),
+            map: PageMap::new(frames_max + frames_max / 4 + 1_024),
             free: Vec::with_capacity(frames_max),
             dirty: Vec::with_capacity(dirty_pages_max as usize),
             hand: 0,
@@ -86,7 +86,7 @@ impl Cache {
 
     #[inline]
     pub(super) fn get(&self, page: PageNumber) -> Option<&Bytes> {
-        let frame = self.map.get(page.get())? as usize;
+        let frame = self.map.get(page)? as usize;
         let referenced = &self.referenced[frame];
         if !referenced.get() {
             referenced.set(true);
@@ -95,7 +95,7 @@ impl Cache {
     }
 
     pub(super) fn get_mut(&mut self, page: PageNumber) -> Option<&mut Bytes> {
-        let frame = self.map.get(page.get())? as usize;
+        let frame = self.map.get(page)? as usize;
         self.referenced[frame].set(true);
         Some(&mut self.pages[frame].0)
     }
@@ -106,8 +106,8 @@ impl Cache {
         change: PageNumber,
         read: PageNumber,
     ) -> Option<(&mut Bytes, &Bytes)> {
-        let change = self.map.get(change.get())? as usize;
-        let read = self.map.get(read.get())? as usize;
+        let change = self.map.get(change)? as usize;
+        let read = self.map.get(read)? as usize;
         let Ok([change, read]) = self.pages.get_disjoint_mut([change, read]) else {
             unreachable!("two pages have two frames");
         };
@@ -115,7 +115,7 @@ impl Cache {
     }
 
     pub(super) fn state(&self, page: PageNumber) -> Option<State> {
-        let frame = self.map.get(page.get())? as usize;
+        let frame = self.map.get(page)? as usize;
         Some(self.frames[frame].state)
     }
 
@@ -131,7 +131,8 @@ impl Cache {
     /// A frame for a page that is not in memory; its bytes are whatever was there.
     pub(super) fn insert(&mut self, page: PageNumber, state: State) -> &mut Bytes {
         let frame = self.take_frame();
-        self.map.insert(page.get(), frame);
+        let other = self.map.insert(page, frame);
+        assert!(other.is_none(), "a page has one frame");
         self.incarnation += 1;
         let dirty_slot = self.dirty.len() as u32;
         if state == State::Dirty {
@@ -172,7 +173,7 @@ impl Cache {
             if frame.state == State::Clean && frame.pins == 0 && !self.referenced[at].replace(false)
             {
                 self.evictions += 1;
-                self.map.remove(frame.page.get());
+                self.map.remove(frame.page);
                 self.frames[at].state = State::Free;
                 return Some(at as u32);
             }
@@ -196,7 +197,7 @@ impl Cache {
 
     /// The page leaves memory, whatever it was.
     pub(super) fn drop_page(&mut self, page: PageNumber) {
-        let Some(frame) = self.map.remove(page.get()) else { return };
+        let Some(frame) = self.map.remove(page) else { return };
         self.retire(frame);
         self.frames[frame as usize].state = State::Free;
         self.free.push(frame);
@@ -222,12 +223,13 @@ impl Cache {
 
     /// A clean page becomes a dirty one under another number, in its frame: the old one is on disk.
     pub(super) fn rename_to_dirty(&mut self, from: PageNumber, to: PageNumber) {
-        let Some(frame) = self.map.remove(from.get()) else {
+        let Some(frame) = self.map.remove(from) else {
             unreachable!("the caller holds the page in memory");
         };
         assert_eq!(self.frames[frame as usize].state, State::Clean);
         self.retire(frame);
-        self.map.insert(to.get(), frame);
+        let other = self.map.insert(to, frame);
+        assert!(other.is_none(), "a page has one frame");
         let dirty_slot = self.dirty.len() as u32;
         self.dirty.push(frame);
         let this = &mut self.frames[frame as usize];
@@ -248,7 +250,7 @@ impl Cache {
     }
 
     pub(super) fn set_state(&mut self, page: PageNumber, from: State, to: State) {
-        let Some(frame) = self.map.get(page.get()) else {
+        let Some(frame) = self.map.get(page) else {
             unreachable!("a page under checkpoint stays in memory");
         };
         let this = &mut self.frames[frame as usize];
@@ -257,7 +259,7 @@ impl Cache {
     }
 
     pub(super) fn pin(&mut self, page: PageNumber) -> Option<Pin> {
-        let frame = self.map.get(page.get())?;
+        let frame = self.map.get(page)?;
         let this = &mut self.frames[frame as usize];
         if this.pins == 0 {
             self.pinned += 1;

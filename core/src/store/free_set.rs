@@ -139,12 +139,15 @@ impl FreeSet {
         }
     }
 
-    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+    /// Tells how many runs of free pages there are.
+    pub(super) fn encode(&self, into: &mut Vec<u8>) -> u64 {
         into.clear();
         write_number(into, u64::from(self.pages));
+        let mut free_runs = 0;
         let mut at = 0u32;
         while at < self.pages {
             let free = self.run(at, false);
+            free_runs += u64::from(free > 0);
             let used = self.run(at + free, true);
             write_number(into, u64::from(free));
             write_number(into, u64::from(used));
@@ -165,6 +168,7 @@ impl FreeSet {
             at = first + run as u32;
             index += run;
         }
+        free_runs
     }
 
     /// Length of the run of equal bits from `at`, never past `pages`.

@@ -542,7 +542,11 @@ pub(super) fn append(
 
 /// Calls `visit` with the place of every page reference in the page. `roots`: the values of this
 /// leaf are tree roots, which begin with a reference.
-pub(super) fn for_each_ref(bytes: &mut Bytes, roots: bool, mut visit: impl FnMut(&mut Bytes, usize)) {
+pub(super) fn for_each_ref(
+    bytes: &mut Bytes,
+    roots: bool,
+    mut visit: impl FnMut(&mut Bytes, usize),
+) {
     let Some(header) = header(bytes) else { unreachable!("checked when it entered memory") };
     match header.kind {
         Kind::Leaf => {

@@ -1,0 +1,464 @@
+//! Checkpoints of the grid: freeze, seal children first, write, tell the root.
+//!
+//! `checkpoint_begin(op)` freezes every dirty page: from then on a change copies it. Freezing costs
+//! a sort, no I/O. `checkpoint_step` seals and writes some of them, in an order in which a page
+//! comes after every page it names, because it holds their tags. Neighbours go in one write. When
+//! all writes are done, `checkpoint_done` gives what the superblock needs; the node syncs the grid
+//! first.
+//!
+//! **Tags not yet known.** While changed, a page names an unsealed child with checkpoint op 0. A
+//! frozen page gets the tags of its children when it is sealed itself. A copy made of a frozen page
+//! meanwhile may keep such references past the child's sealing and even its eviction. So the tags
+//! of the checkpoint under way and of the one before are kept by page number (`sealed`), and used
+//! wherever such a reference is followed, copied or sealed. Two are enough: a copy resolves all it
+//! can when it is made, so after checkpoint C + 1 begins no page can hold an unresolved reference to
+//! a page sealed at C − 1.
+//!
+//! **Free set.** Encoded at `checkpoint_begin` (so it holds exactly the pages of this checkpoint,
+//! and those that wait for it) into a chain of pages of the system tenant: `next reference [28] ‖
+//! bytes`. Its own pages are counted in it; the chain of the checkpoint before is staged.
+//!
+//! Fault model: a crash at any time leaves the last checkpoint whole, for none of its pages has been
+//! given out again: they are staged until this checkpoint is durable on a quorum.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::cache::State;
+use super::fetch::open_page;
+use super::forest::{self, TreeRoot};
+use super::free_set::FreeSet;
+use super::page::{self, CAPACITY, Kind, REF_SIZE};
+use super::{PageKeys, Store, StoreConfig, StoreError, TreeRef};
+use crate::crypto::ChainHash;
+use crate::event::Event;
+use crate::ids::{Op, PageNumber, TenantId, TreeId};
+use crate::io::{Effect, Effects, IoError, IoId, Page, Pages};
+use crate::limits::{STORE_CHECKPOINT_STEP_PAGES, STORE_IO_PAGES_MAX, STORE_WRITES_IN_FLIGHT_MAX};
+use crate::superblock::{ForestRoot, FreeSetRoot, PageRef};
+
+/// What pages of the free set's chain name as their tree.
+pub(super) const FREE_SET: TreeRef = TreeRef::new(TenantId::SYSTEM, TreeId::new(u32::MAX));
+const CHUNK: usize = CAPACITY - REF_SIZE;
+
+/// What the superblock must hold of the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreCheckpoint {
+    pub op: Op,
+    pub system_forest: ForestRoot,
+    pub free_set: FreeSetRoot,
+    /// One more than the highest page number ever used: the length of the file in pages.
+    pub grid_pages: u32,
+}
+
+/// Why a transaction must not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomError {
+    /// So many pages are free of the dirty budget; a checkpoint makes room.
+    DirtyBudget { pages_free: u32 },
+    /// So many pages are free of the grid; only deleting, or a larger grid, makes room.
+    GridFull { pages_free: u32 },
+}
+
+impl core::fmt::Display for RoomError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            RoomError::DirtyBudget { pages_free } => {
+                write!(f, "too many changes since the last checkpoint ({pages_free} pages left)")
+            }
+            RoomError::GridFull { pages_free } => {
+                write!(f, "the grid is full ({pages_free} pages left)")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RoomError {}
+
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    /// The last one begun.
+    op: Op,
+    under_way: bool,
+    /// Frozen pages in sealing order: rank u8 ‖ level u8 ‖ zeros ‖ page u32.
+    order: Vec<u64>,
+    next: usize,
+    /// Tags of pages sealed at the checkpoint under way (or last done), and at the one before.
+    sealed: BTreeMap<PageNumber, PageRef>,
+    sealed_before: BTreeMap<PageNumber, PageRef>,
+    /// First page and count of each write in flight.
+    writes: BTreeMap<u64, (PageNumber, usize)>,
+    writes_pages: usize,
+    /// Pages of the free set's chain, in order, and what they hold.
+    chain: Vec<PageNumber>,
+    chain_left: usize,
+    chain_next: Option<PageRef>,
+    encoded: Vec<u8>,
+    /// Numbers for `StoreCheckpoint`, taken when it began.
+    grid_pages: u32,
+    free_runs: u64,
+    forest: Option<TreeRoot>,
+    buffers: Vec<Pages>,
+}
+
+impl Checkpoints {
+    pub(super) fn sealed(&self, page: PageNumber) -> Option<PageRef> {
+        self.sealed.get(&page).or_else(|| self.sealed_before.get(&page)).copied()
+    }
+
+    /// The number is given to a new page; what it was before has no reference left.
+    pub(super) fn forget(&mut self, page: PageNumber) {
+        self.sealed.remove(&page);
+        self.sealed_before.remove(&page);
+    }
+
+    pub(super) fn take_buffer(&mut self, pages: usize) -> Pages {
+        let found = self.buffers.iter().position(|buffer| buffer.count() == pages);
+        found.map_or_else(|| Pages::zeroed(pages), |at| self.buffers.swap_remove(at))
+    }
+
+    pub(super) fn give_buffer(&mut self, pages: Pages) {
+        if self.buffers.len() < BUFFERS_MAX {
+            self.buffers.push(pages);
+        }
+    }
+}
+
+const BUFFERS_MAX: usize = 64;
+
+/// Reading the free set at open.
+#[derive(Debug)]
+pub(super) struct Opening {
+    from: StoreCheckpoint,
+    next: PageRef,
+    chain: Vec<PageNumber>,
+    encoded: Vec<u8>,
+}
+
+impl Store {
+    /// May `pages` more pages become dirty? A function of the ops applied, so every replica refuses
+    /// the same transaction. A margin is kept for the free set itself.
+    pub fn room_for(&self, pages: u32) -> Result<(), RoomError> {
+        let dirty = self.dirty_pages();
+        let pages_free = self.config.dirty_pages_max.saturating_sub(dirty);
+        if pages > pages_free {
+            return Err(RoomError::DirtyBudget { pages_free });
+        }
+        let StoreConfig { grid_pages_max, .. } = self.config;
+        let margin = 16 + grid_pages_max / 256;
+        let pages_free = grid_pages_max.saturating_sub(self.free_set.acquired() + margin);
+        if pages > pages_free {
+            return Err(RoomError::GridFull { pages_free });
+        }
+        Ok(())
+    }
+
+    /// Freezes the state after `op`. The checkpoint before must be done.
+    pub fn checkpoint_begin(&mut self, op: Op) {
+        assert!(self.is_open());
+        assert!(!self.checkpoints.under_way, "one checkpoint at a time");
+        assert!(op > self.checkpoints.op, "checkpoints go forward");
+        self.write_roots();
+        let this = &mut self.checkpoints;
+        this.op = op;
+        this.under_way = true;
+        this.next = 0;
+        this.order.clear();
+        self.cache.freeze(|page, bytes| {
+            let Some(header) = page::header(bytes) else { unreachable!("we initialised it") };
+            let tree = TreeRef::new(header.tenant, header.tree);
+            let rank = match header.kind {
+                Kind::OverflowData | Kind::OverflowIndex => 0,
+                Kind::Leaf | Kind::Inner => forest::seal_rank(tree),
+                Kind::FreeSet => unreachable!("the free set's pages have no frames"),
+            };
+            let order = u64::from(rank) << 56 | u64::from(header.level) << 48;
+            this.order.push(order | u64::from(page.get()));
+        });
+        this.order.sort_unstable();
+        this.sealed_before = core::mem::take(&mut this.sealed);
+        self.checkpoints.forest = Some(self.system_forest());
+        self.encode_free_set(op);
+    }
+
+    fn encode_free_set(&mut self, op: Op) {
+        for page in core::mem::take(&mut self.checkpoints.chain) {
+            self.free_set.stage(page);
+        }
+        self.free_set.begin(op);
+        let mut chain = Vec::new();
+        let mut encoded = core::mem::take(&mut self.checkpoints.encoded);
+        // Each page added changes the set by a few bytes: a handful of rounds.
+        loop {
+            self.checkpoints.free_runs = self.free_set.encode(&mut encoded);
+            if chain.len() >= encoded.len().div_ceil(CHUNK) {
+                break;
+            }
+            chain.push(self.acquire_page());
+        }
+        let this = &mut self.checkpoints;
+        this.chain_left = chain.len();
+        this.chain_next = None;
+        this.chain = chain;
+        this.encoded = encoded;
+        this.grid_pages = self.free_set.pages();
+    }
+
+    /// Seals and writes some pages of the checkpoint under way. Call it again, turn by turn.
+    pub fn checkpoint_step(
+        &mut self,
+        keys: &dyn PageKeys,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        self.flush_marks(effects);
+        if !self.checkpoints.under_way {
+            return Ok(());
+        }
+        let mut budget = STORE_CHECKPOINT_STEP_PAGES;
+        while budget > 0 && self.checkpoints.writes_pages < STORE_WRITES_IN_FLIGHT_MAX {
+            let done = if self.checkpoints.next < self.checkpoints.order.len() {
+                self.seal_run(keys, budget, effects)?
+            } else if self.checkpoints.chain_left > 0 {
+                self.seal_chain_page(keys, effects)?
+            } else {
+                break;
+            };
+            budget = budget.saturating_sub(done);
+        }
+        Ok(())
+    }
+
+    /// Neighbours that follow each other in the order, in one write.
+    fn seal_run(
+        &mut self,
+        keys: &dyn PageKeys,
+        budget: usize,
+        effects: &mut Effects,
+    ) -> Result<usize, StoreError> {
+        let order = &self.checkpoints.order[self.checkpoints.next..];
+        let limit = budget.min(STORE_IO_PAGES_MAX).min(order.len());
+        let follow = order[..limit].windows(2).take_while(|pair| pair[0] + 1 == pair[1]).count();
+        let run = follow + 1;
+        let first = PageNumber::new(order[0] as u32);
+        let mut pages = self.checkpoints.take_buffer(run);
+        for (at, into) in pages.as_mut_slice().iter_mut().enumerate() {
+            self.seal_page(keys, PageNumber::new(first.get() + at as u32), into)?;
+        }
+        self.checkpoints.next += run;
+        self.start_write(first, pages, effects);
+        Ok(run)
+    }
+
+    fn seal_page(
+        &mut self,
+        keys: &dyn PageKeys,
+        number: PageNumber,
+        into: &mut Page,
+    ) -> Result<(), StoreError> {
+        let op = self.checkpoints.op;
+        let Some(header) = page::header(self.bytes(number)) else {
+            unreachable!("we initialised it");
+        };
+        let Some(key) = keys.page_key(header.tenant) else {
+            return Err(StoreError::KeyMissing { tenant: header.tenant });
+        };
+        self.resolve_page(number);
+        into.0.copy_from_slice(self.bytes(number));
+        let roots = forest::holds_roots(TreeRef::new(header.tenant, header.tree));
+        page::for_each_ref(&mut into.0, roots, |bytes, at| {
+            let to = page::read_ref(bytes, at);
+            assert!(to.is_none() || to.checkpoint_op.get() != 0, "children are sealed first");
+            assert!(to.checkpoint_op <= op);
+        });
+        let tag = key.seal(number, op, into);
+        let other = self
+            .checkpoints
+            .sealed
+            .insert(number, PageRef { page: number, checkpoint_op: op, tag });
+        assert!(other.is_none(), "(page, checkpoint op) is a nonce: sealed once");
+        self.cache.set_state(number, State::Frozen, State::Writing);
+        Ok(())
+    }
+
+    /// The last page of the chain that is left: each names the one after it.
+    fn seal_chain_page(
+        &mut self,
+        keys: &dyn PageKeys,
+        effects: &mut Effects,
+    ) -> Result<usize, StoreError> {
+        let tenant = FREE_SET.tenant;
+        let Some(key) = keys.page_key(tenant) else {
+            return Err(StoreError::KeyMissing { tenant });
+        };
+        let this = &mut self.checkpoints;
+        let at = this.chain_left - 1;
+        let number = this.chain[at];
+        let mut pages = this.take_buffer(1);
+        let bytes = &mut pages.as_mut_slice()[0];
+        page::init(&mut bytes.0, Kind::FreeSet, 0, FREE_SET.tenant, FREE_SET.tree);
+        let mut payload = [0; CAPACITY];
+        page::write_ref(&mut payload, 0, &this.chain_next.unwrap_or(PageRef::NONE));
+        let end = this.encoded.len().min((at + 1) * CHUNK);
+        let chunk = &this.encoded[(at * CHUNK).min(end)..end];
+        payload[REF_SIZE..REF_SIZE + chunk.len()].copy_from_slice(chunk);
+        page::set_payload(&mut bytes.0, &payload[..REF_SIZE + chunk.len()]);
+        let tag = key.seal(number, this.op, bytes);
+        this.chain_next = Some(PageRef { page: number, checkpoint_op: this.op, tag });
+        this.chain_left = at;
+        self.start_write(number, pages, effects);
+        Ok(1)
+    }
+
+    fn start_write(&mut self, first: PageNumber, pages: Pages, effects: &mut Effects) {
+        let io = self.take_io();
+        let count = pages.count();
+        self.checkpoints.writes.insert(io.slot, (first, count));
+        self.checkpoints.writes_pages += count;
+        let at = self.address(first);
+        effects.push(Effect::Write { io, at, pages, durable: false });
+    }
+
+    /// Takes back the buffer of a write. An error stops the replica.
+    pub fn on_write_done(
+        &mut self,
+        io: IoId,
+        pages: Pages,
+        result: Result<(), IoError>,
+    ) -> Result<(), StoreError> {
+        let Some((first, count)) = self.checkpoints.writes.remove(&io.slot) else {
+            unreachable!("a completion answers a write in flight");
+        };
+        assert_eq!(count, pages.count());
+        self.checkpoints.writes_pages -= count;
+        self.checkpoints.give_buffer(pages);
+        result.map_err(StoreError::Io)?;
+        if self.checkpoints.sealed.contains_key(&first) {
+            for page in first.get()..first.get() + count as u32 {
+                self.cache.set_state(PageNumber::new(page), State::Writing, State::Clean);
+            }
+        }
+        Ok(())
+    }
+
+    /// Is a checkpoint begun and not yet given by `checkpoint_done`?
+    #[must_use]
+    pub fn checkpoint_under_way(&self) -> bool {
+        self.checkpoints.under_way
+    }
+
+    /// Once, when every page of the checkpoint is written: what the superblock must hold. Sync the
+    /// grid before it does.
+    pub fn checkpoint_done(&mut self) -> Option<StoreCheckpoint> {
+        let this = &mut self.checkpoints;
+        let written =
+            this.next == this.order.len() && this.chain_left == 0 && this.writes.is_empty();
+        if !this.under_way || !written {
+            return None;
+        }
+        this.under_way = false;
+        let Some(mut forest) = this.forest.take() else { unreachable!("taken at the beginning") };
+        let free_set = FreeSetRoot {
+            root: this.chain_next.unwrap_or(PageRef::NONE),
+            pages: this.chain.len() as u32,
+            runs: this.free_runs,
+        };
+        let (op, grid_pages) = (this.op, this.grid_pages);
+        forest.root = self.resolve(forest.root);
+        // Roots in memory outlive the two maps of tags.
+        let checkpoints = &self.checkpoints;
+        for state in self.trees.get_mut().values_mut() {
+            let root = &mut state.root.root;
+            if !root.is_none() && root.checkpoint_op == Op::ZERO {
+                *root = checkpoints.sealed(root.page).unwrap_or(*root);
+            }
+        }
+        let system_forest = ForestRoot {
+            root: forest.root,
+            height: forest.height,
+            count: forest.count,
+            hash: ChainHash(forest.hash),
+        };
+        Some(StoreCheckpoint { op, system_forest, free_set, grid_pages })
+    }
+
+    /// A prepare's header says that checkpoint `op` is durable on a quorum: what only the
+    /// checkpoint before needed is free. Called while applying, so a function of ops.
+    pub fn checkpoint_durable_applied(&mut self, op: Op) {
+        self.free_set.durable(op);
+    }
+
+    // ---- open ----
+
+    pub(super) fn begin_open(&mut self, from: &StoreCheckpoint, effects: &mut Effects) {
+        self.checkpoints.op = from.op;
+        self.set_system_forest(TreeRoot {
+            root: from.system_forest.root,
+            height: from.system_forest.height,
+            count: from.system_forest.count,
+            hash: from.system_forest.hash.0,
+            dropping: false,
+        });
+        let next = from.free_set.root;
+        self.opening = Some(Opening { from: *from, next, chain: Vec::new(), encoded: Vec::new() });
+        self.read_chain(next, effects);
+    }
+
+    fn read_chain(&mut self, next: PageRef, effects: &mut Effects) {
+        let io = self.take_io();
+        let at = self.address(next.page);
+        let pages = self.checkpoints.take_buffer(1);
+        effects.push(Effect::Read { io, at, pages });
+    }
+
+    pub(super) fn on_open_read(
+        &mut self,
+        keys: &dyn PageKeys,
+        io: IoId,
+        mut pages: Pages,
+        result: Result<(), IoError>,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        assert_eq!(io.slot, self.next_io, "one read at a time while opening");
+        result.map_err(StoreError::Io)?;
+        let Some(opening) = &mut self.opening else { unreachable!("the caller saw it") };
+        let at = opening.next;
+        let corrupt = StoreError::Corrupt {
+            tenant: FREE_SET.tenant,
+            tree: FREE_SET.tree,
+            page: at.page,
+            checkpoint_op: at.checkpoint_op,
+        };
+        let bytes = &mut pages.as_mut_slice()[0];
+        if let Err(error) = open_page(keys, FREE_SET, &at, bytes) {
+            effects.event(Event::PageCorrupt { page: at.page.get() });
+            return Err(error);
+        }
+        let Some((next, chunk)) = page::payload(&bytes.0).split_at_checked(REF_SIZE) else {
+            return Err(corrupt);
+        };
+        opening.encoded.extend_from_slice(chunk);
+        opening.chain.push(at.page);
+        opening.next = page::read_ref(next, 0);
+        let (next, pages_read) = (opening.next, opening.chain.len() as u32);
+        self.checkpoints.give_buffer(pages);
+        let expected = opening.from.free_set.pages;
+        if next.is_none() != (pages_read == expected) {
+            return Err(corrupt);
+        }
+        if !next.is_none() {
+            self.read_chain(next, effects);
+            return Ok(());
+        }
+        let Some(opening) = self.opening.take() else { unreachable!("just used") };
+        let Some(free_set) = FreeSet::decode(&opening.encoded, opening.from.op) else {
+            return Err(corrupt);
+        };
+        if free_set.pages() != opening.from.grid_pages {
+            return Err(corrupt);
+        }
+        self.free_set = free_set;
+        self.checkpoints.chain = opening.chain;
+        self.checkpoints.encoded = opening.encoded;
+        Ok(())
+    }
+}
