@@ -186,8 +186,8 @@ pub enum KeyError {
 pub enum Input {
     /// Time has passed; at least one a `deadline`.
     Tick,
-    /// A short read past the end of a file is filled with zeros by the shell; so is one of a segment
-    /// or index that is missing.
+    /// A short read past the end of a file is filled with zeros by the shell; so is one of a
+    /// segment or index that is missing.
     ReadDone {
         io: IoId,
         pages: Pages,

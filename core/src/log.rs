@@ -10,8 +10,8 @@
 //! at which checkpoints were taken, so every replica, and every replay, writes the same.
 //!
 //! Fault model: a crash keeps any subset of what was not synced, so bytes past the checkpointed
-//! head are garbage, which replay overwrites with what belongs there. Blocks rot, tear, stray: every
-//! record is checked on read by its crc, its place, and its hash in the index; the index is
+//! head are garbage, which replay overwrites with what belongs there. Blocks rot, tear, stray:
+//! every record is checked on read by its crc, its place, and its hash in the index; the index is
 //! checked by its own crc and is rebuilt from the segment when damaged or missing. A device error
 //! surfaces as [`LogError`]; the node then halts.
 //!
@@ -88,8 +88,8 @@ impl core::error::Error for LogError {}
 
 /// All logs of a replica: open tails, blocks on their way to disk, and a small cache of blocks.
 ///
-/// A log is *open* from its first append until a checkpoint finds it quiet; the caller opens it with
-/// the head from its tree of heads. Reads need no open log, only its head.
+/// A log is *open* from its first append until a checkpoint finds it quiet; the caller opens it
+/// with the head from its tree of heads. Reads need no open log, only its head.
 #[derive(Debug)]
 pub struct Logs {
     segment_positions: u64,
@@ -151,8 +151,8 @@ impl Logs {
         self.open.contains_key(&tenant)
     }
 
-    /// Makes a log ready for appends. `head` comes from the tree of heads, as of a checkpoint, or is
-    /// [`LogHead::empty`]. An open log stays as it is.
+    /// Makes a log ready for appends. `head` comes from the tree of heads, as of a checkpoint, or
+    /// is [`LogHead::empty`]. An open log stays as it is.
     pub fn open(&mut self, tenant: TenantId, head: LogHead) {
         assert!(head.segment_first.get() % self.segment_positions == 0);
         assert!(head.frontier.size() == head.next.get());
@@ -165,8 +165,8 @@ impl Logs {
         self.open.get(&tenant).map(|log| &log.head)
     }
 
-    /// Bytes that may be appended before [`Logs::flush_step`] must have made room. A transaction may
-    /// pass it by `LOG_BUFFER_SLACK`.
+    /// Bytes that may be appended before [`Logs::flush_step`] must have made room. A transaction
+    /// may pass it by `LOG_BUFFER_SLACK`.
     #[must_use]
     pub fn room(&self) -> usize {
         LOG_BUFFER_SIZE_MAX.saturating_sub(self.buffered_bytes)

@@ -1,9 +1,9 @@
 //! Writing: runs and index pages behind the appends, everything at a checkpoint.
 //!
-//! A checkpoint: `checkpoint_begin` pads the unfinished block of each log that changed, so that what
-//! it covers is whole blocks; `checkpoint_step` writes them, then the index pages that changed, then
-//! syncs every file written since the last checkpoint; `checkpoint_done` forgets the logs that fell
-//! quiet. Appends go on meanwhile, into new blocks, and are no part of it.
+//! A checkpoint: `checkpoint_begin` pads the unfinished block of each log that changed, so that
+//! what it covers is whole blocks; `checkpoint_step` writes them, then the index pages that
+//! changed, then syncs every file written since the last checkpoint; `checkpoint_done` forgets the
+//! logs that fell quiet. Appends go on meanwhile, into new blocks, and are no part of it.
 //!
 //! Invariants: a file is created, durably, before its first write. A block is written once between
 //! two checkpoints. A checkpoint is durable only when every write that it covers has completed and

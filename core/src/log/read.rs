@@ -1,9 +1,9 @@
 //! Reading records back, checked: one by position, a range, one verified against its chain.
 //!
-//! Everything here is a restartable stage: [`LogFault::Missing`] means that blocks are not here; the
-//! driver calls [`Logs::fetch`], waits until [`Logs::fetched`], and runs the stage again. Pins gather
-//! until the stage succeeds, then [`Logs::release`] gives them back, so progress is certain even if
-//! everything else is evicted at once.
+//! Everything here is a restartable stage: [`LogFault::Missing`] means that blocks are not here;
+//! the driver calls [`Logs::fetch`], waits until [`Logs::fetched`], and runs the stage again. Pins
+//! gather until the stage succeeds, then [`Logs::release`] gives them back, so progress is certain
+//! even if everything else is evicted at once.
 //!
 //! Invariants: what is returned passed its crc, stands at its place, and hashes to what index or
 //! chain say. Blocks not yet written are read from memory, so a record can be read from the moment

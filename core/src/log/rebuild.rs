@@ -4,8 +4,8 @@
 //! A rebuild reads the segment in order through [`SegmentVerifier`], so it also proves the segment,
 //! and writes page after page; it holds one stretch of blocks and the pages that are not full.
 //!
-//! Invariants: one warning (`IndexRebuilt`) for one rebuild; pages that an open log has in memory get
-//! their missing slots there and are written with the next checkpoint. A segment that is itself
+//! Invariants: one warning (`IndexRebuilt`) for one rebuild; pages that an open log has in memory
+//! get their missing slots there and are written with the next checkpoint. A segment that is itself
 //! damaged is remembered with what is wrong.
 
 use alloc::boxed::Box;

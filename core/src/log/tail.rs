@@ -131,8 +131,8 @@ impl OpenLog {
 }
 
 impl Logs {
-    /// Appends one sealed record to an open log. Position, tenant and data length of `metadata` must
-    /// be those of this append.
+    /// Appends one sealed record to an open log. Position, tenant and data length of `metadata`
+    /// must be those of this append.
     pub fn append(&mut self, metadata: &Metadata, data: &[u8]) -> Appended {
         assert!(
             self.buffered_bytes <= LOG_BUFFER_SIZE_MAX + LOG_BUFFER_SLACK,
