@@ -12,11 +12,12 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::crypto::hash::ChainHash;
 use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, TenantId, View};
-use crate::io::{Effect, Effects, FileId, Input, IoError, IoId, KeyError, Owner, SecretKey};
-use crate::journal::{JournalError, JournalFormat, PrepareHeader};
-use crate::keyring::{Keyring, KeyringError, KeyringEvent, Mint, MintSecrets};
+use crate::io::{Effect, Effects, FileId, Input, IoError, IoId, Owner, SecretKey};
+use crate::journal::{JournalFormat, PrepareHeader};
+use crate::keyring::{Keyring, KeyringEvent, Mint, MintSecrets};
 use crate::limits::{ClusterConstants, REPLICA_PEERS_MAX};
 use crate::node::api::{Halt, Seed};
+use crate::node::halt::{journal_halt, keyring_halt, superblock_halt};
 use crate::superblock::{
     CheckpointState, CosignedHead, FORMAT_VERSION, ForestRoot, FreeSetRoot, PageRef, PeerEvidence,
     Superblock, SuperblockError, SuperblockEvent, SuperblockState,
@@ -294,34 +295,4 @@ pub(super) fn own(slot: u64) -> IoId {
 
 fn unexpected(io: IoId) -> Result<(), Halt> {
     unreachable!("a completion that nothing asked for: {io:?}")
-}
-
-pub(super) fn superblock_halt(error: SuperblockError) -> Halt {
-    match error {
-        SuperblockError::Io { error, .. } => Halt::Io { error, what: "superblock" },
-        SuperblockError::AllCopiesLost
-        | SuperblockError::OneCopyLeft { .. }
-        | SuperblockError::CopiesDisagree { .. }
-        | SuperblockError::WrongCluster { .. }
-        | SuperblockError::WrongReplica { .. }
-        | SuperblockError::NewerFormat { .. }
-        | SuperblockError::NewerRelease { .. }
-        | SuperblockError::ReadBackMismatch { .. } => {
-            Halt::Data { what: "superblock", detail: error.to_string() }
-        }
-    }
-}
-
-pub(super) fn journal_halt(error: JournalError) -> Halt {
-    match error {
-        JournalError::Io { error, .. } => Halt::Io { error, what: "journal" },
-        other => Halt::Data { what: "journal", detail: other.to_string() },
-    }
-}
-
-pub(super) fn keyring_halt(error: KeyringError) -> Halt {
-    match error {
-        KeyringError::WrongMasterKey { .. } => Halt::Key(KeyError::WrongMasterKey),
-        other => Halt::Data { what: "keys", detail: other.to_string() },
-    }
 }
