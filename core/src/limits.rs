@@ -20,6 +20,10 @@ pub const REQUEST_SIZE_MAX: usize = PREPARE_BODY_SIZE_MAX;
 pub const PREPARE_REQUESTS_MAX: usize = 8_192;
 /// Prepares in flight between proposal and commit.
 pub const PIPELINE_MAX: usize = 8;
+/// Replies that wait to be taken; a caller that takes none is refused more.
+pub const TICKETS_MAX: usize = 2 * REQUEST_QUEUE_MAX;
+/// Waiting requests of this size are proposed while another prepare is in flight.
+pub const PREPARE_EAGER_BYTES: usize = 64 * 1024;
 /// Requests that wait at the primary for a place in a prepare; more are told to retry.
 pub const REQUEST_QUEUE_MAX: usize = 65_536;
 

@@ -1,0 +1,120 @@
+//! Applying committed prepares, one after the other, whatever pages they miss.
+
+use crate::event::Event;
+use crate::io::Effects;
+use crate::journal::Operation;
+use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Stall, World};
+use crate::log::LogPins;
+use crate::node::api::Halt;
+use crate::node::checkpoint::CheckpointTask;
+use crate::node::halt::{kernel_halt, store_halt};
+use crate::node::running::Running;
+use crate::store::Pins;
+use crate::vsr::Committed;
+
+/// A prepare on its way into state.
+#[derive(Debug)]
+pub(super) struct Applying {
+    committed: Committed,
+    pins: Pins,
+    log_pins: LogPins,
+}
+
+impl Running {
+    /// Applies what is committed until a page is missing. True: something moved.
+    pub(super) fn apply_committed(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+        let mut moved = false;
+        loop {
+            // A checkpoint op freezes the state after it: the one before must be out of the way,
+            // which consensus sees to; ops after it may go on at once.
+            if self.applying.is_none() {
+                let Some(committed) = self.vsr.next_committed(effects) else { return Ok(moved) };
+                let (pins, log_pins) = (Pins::new(), LogPins::default());
+                self.applying = Some(Applying { committed, pins, log_pins });
+            }
+            if !self.apply_stage(effects)? {
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    /// One run of the kernel on the prepare at hand. False: it waits.
+    fn apply_stage(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+        let Some(mut applying) = self.applying.take() else { unreachable!("set by the caller") };
+        let ready = self.store.ready(&applying.pins).map_err(store_halt)?
+            && self.logs.fetched(&applying.log_pins);
+        if !ready {
+            self.applying = Some(applying);
+            return Ok(false);
+        }
+        let header = applying.committed.header;
+        let mut world = World { store: &mut self.store, logs: &mut self.logs, keys: &self.keyring };
+        let prepare = KernelPrepare {
+            op: header.op,
+            kind: kind_of(header.operation),
+            timestamp: header.timestamp,
+            checkpoint_durable: header.checkpoint_durable,
+            seed: header.checksum_body.0,
+            requests: u32::from(header.requests),
+            body: applying.committed.prepare.body(),
+        };
+        match self.kernel.apply(&mut world, &prepare, effects) {
+            Ok(applied) => {
+                self.store.unpin(&mut applying.pins);
+                self.logs.release(&mut applying.log_pins);
+                let tickets = self.proposed.remove(&header.op).unwrap_or_default();
+                if !applying.committed.replay && header.operation == Operation::Requests {
+                    assert_eq!(tickets.len(), applied.replies.len(), "a reply for each request");
+                    self.replies.extend(tickets.into_iter().zip(applied.replies));
+                }
+                if header.operation == Operation::Recovery {
+                    self.keyring.enter(self.kernel.generation());
+                }
+                if applied.checkpoint {
+                    self.begin_checkpoint(CheckpointTask::after(&header), effects);
+                }
+                self.vsr.applied(header.op, applying.committed.prepare);
+                Ok(true)
+            }
+            Err(stall) => {
+                self.on_stall(stall, &mut applying, effects)?;
+                self.applying = Some(applying);
+                // All that was missed may have come from memory at once.
+                Ok(false)
+            }
+        }
+    }
+
+    fn on_stall(
+        &mut self,
+        stall: Stall,
+        applying: &mut Applying,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        let op = applying.committed.header.op;
+        match stall {
+            Stall::Page(_) => {
+                effects.event(Event::ApplyStalled { op });
+                self.store.fetch(&mut applying.pins, effects);
+                Ok(())
+            }
+            // Writes in flight make room; their completions bring the next turn.
+            Stall::LogRoom => {
+                self.logs.flush_step(effects);
+                Ok(())
+            }
+            Stall::Halt(error) => Err(kernel_halt(&error)),
+        }
+    }
+}
+
+fn kind_of(operation: Operation) -> PrepareKind {
+    match operation {
+        Operation::Requests => PrepareKind::Requests,
+        Operation::Recovery => PrepareKind::Recovery,
+        Operation::Checkpoint => PrepareKind::Checkpoint,
+        Operation::Shutdown => PrepareKind::Shutdown,
+        Operation::Root => unreachable!("the root is never committed"),
+    }
+}
