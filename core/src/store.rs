@@ -43,10 +43,11 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::crypto::PageKey;
+use crate::crypto::{PageKey, TenantKeys};
 use crate::event::Event;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
 use crate::io::{Effects, FileId, IoError};
+use crate::keyring::Keyring;
 use crate::limits::{ClusterConstants, KEY_SIZE_MAX, ROW_SIZE_MAX, STORE_ROOTS_CACHED_MAX};
 use crate::superblock::PageRef;
 
@@ -108,6 +109,12 @@ impl core::error::Error for StoreError {}
 /// Who knows the page keys: the keyring, or a test.
 pub trait PageKeys {
     fn page_key(&self, tenant: TenantId) -> Option<&PageKey>;
+}
+
+impl PageKeys for Keyring {
+    fn page_key(&self, tenant: TenantId) -> Option<&PageKey> {
+        self.tenant(tenant).map(TenantKeys::page)
+    }
 }
 
 impl PageKeys for BTreeMap<TenantId, PageKey> {

@@ -9,7 +9,9 @@ use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::node::api::{Config, Halt};
 use crate::node::halt::{keyring_halt, store_halt, superblock_halt, vsr_halt};
 use crate::store::{Store, StoreCheckpoint, StoreConfig};
-use crate::superblock::{OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState};
+use crate::superblock::{
+    OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState,
+};
 use crate::vsr::Vsr;
 
 /// What a running node is made of.
@@ -147,9 +149,7 @@ impl Opening {
     }
 
     fn opened_state(&self) -> SuperblockState {
-        let Some(state) = self.state() else {
-            unreachable!("the superblock is opened first")
-        };
+        let Some(state) = self.state() else { unreachable!("the superblock is opened first") };
         *state
     }
 

@@ -216,7 +216,8 @@ fn encode_and_decode_are_inverse() {
 fn format_golden() {
     let bytes = layout::encode(&busy_state(), 2);
     let hash = ChainHash::of(&[bytes.as_bytes()]);
-    expect_test::expect!["3d08791f9334825e2e0d0b06bb0744cadfb25986fc89bb8ab0f74a54b0c70ec9"].assert_eq(&alloc::format!("{hash}"));
+    expect_test::expect!["3d08791f9334825e2e0d0b06bb0744cadfb25986fc89bb8ab0f74a54b0c70ec9"]
+        .assert_eq(&alloc::format!("{hash}"));
 }
 
 #[test]
