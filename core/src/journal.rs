@@ -48,6 +48,8 @@
 //!
 //! Start reading at [`Journal::write`], then `journal/scan.rs`.
 
+#[cfg(test)]
+pub(crate) mod fake_disk;
 mod format;
 mod prepare;
 mod recovery;
@@ -345,8 +347,6 @@ impl Journal {
         let io = self.io_of(InFlight::Prepare(header));
         let at = self.ring.address(header.journal_offset);
         effects.push(Effect::Write { io, at, pages: prepare.into_pages(), durable: true });
-        // The ring may have moved past a sector of headers.
-        self.write_headers(false, effects);
     }
 
     /// Starts to read a prepare above the durable checkpoint. [`Journal::next_read`] gives it.
@@ -466,11 +466,12 @@ impl Journal {
         }
     }
 
-    /// Starts writes of dirty sectors. With one replica the sector that the ring is in waits for
-    /// company, unless `all`: under load each sector is then written once, not sixteen times.
+    /// Starts writes of dirty sectors. With one replica the sector where the next prepare becomes
+    /// durable waits for company, unless `all`: under load each sector is then written once, not
+    /// sixteen times.
     fn write_headers(&mut self, all: bool, effects: &mut Effects) {
         let lazy = !self.headers_before_ack && !all;
-        let held_back = lazy.then(|| self.ring.sector_of(self.head_end));
+        let held_back = lazy.then(|| self.ring.sector_of(self.first_in_flight()));
         while let Some((sector, pages)) = self.slots.start_write(held_back) {
             for waiting in &mut self.waiting {
                 waiting.covered |= waiting.sector == sector;
@@ -479,6 +480,15 @@ impl Journal {
             let at = self.ring.sector_address(sector);
             effects.push(Effect::Write { io, at, pages, durable: true });
         }
+    }
+
+    /// Journal offset of the first prepare that is being written, or of the next one.
+    fn first_in_flight(&self) -> u64 {
+        let offset = |what: &Option<InFlight>| match what {
+            Some(InFlight::Prepare(header)) => Some(header.journal_offset),
+            Some(InFlight::Sector(_) | InFlight::Read(_)) | None => None,
+        };
+        self.in_flight.iter().filter_map(offset).min().unwrap_or(self.head_end)
     }
 
     fn io_of(&mut self, what: InFlight) -> IoId {
