@@ -128,6 +128,10 @@ impl Cache {
         self.pinned_max.saturating_sub(self.pinned)
     }
 
+    pub(super) fn pinned_max(&self) -> usize {
+        self.pinned_max
+    }
+
     /// A frame for a page that is not in memory; its bytes are whatever was there.
     pub(super) fn insert(&mut self, page: PageNumber, state: State) -> &mut Bytes {
         let frame = self.take_frame();

@@ -3,13 +3,15 @@
 //! A *task* is one stage of work that may run several times ([`Pins`] names it). What it missed is
 //! read in one batch, neighbours in one read, and stays pinned for it until it unpins: so every run
 //! gets further, even if all else is evicted at once. A page that two tasks miss is read once.
+//! A stage must need less than half of the clean frames at once; a scan, which moves on with its
+//! cursor, may pass over any number: its oldest pins go when the room for pins runs out.
 //!
 //! Fault model: a read returns anything. A page enters the cache only if its tag opens it and its
 //! header names the tree that asked; else every task that waits gets [`StoreError::Corrupt`], and
 //! nothing is cached. A page number that is given to a new page while an old read of it is in
 //! flight makes that read *abandoned*: its bytes are dropped, its tasks simply run again.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
@@ -45,7 +47,8 @@ struct Miss {
 #[derive(Debug, Default)]
 struct Task {
     live: bool,
-    pins: Vec<Pin>,
+    /// Oldest first.
+    pins: VecDeque<Pin>,
     waiting: u32,
     error: Option<StoreError>,
 }
@@ -122,13 +125,24 @@ impl Store {
         self.trim_roots();
         let task = self.fetches.task(pins);
         let mut misses = core::mem::take(self.fetches.misses.get_mut());
+        // What was missed first is needed first; the rest is read-ahead.
+        let mut first = 0;
+        while first < misses.len() {
+            let page = misses[first].at.page;
+            if misses[..first].iter().any(|miss| miss.at.page == page) {
+                misses.swap_remove(first);
+            } else {
+                first += 1;
+            }
+        }
+        misses.truncate(self.cache.pinned_max().div_ceil(2));
         misses.sort_unstable_by_key(|miss| miss.at.page);
-        misses.dedup_by_key(|miss| miss.at.page);
+        self.make_room_to_pin(task, misses.len());
         let mut run: Vec<Reading> = Vec::new();
         for &miss in &misses {
             let page = miss.at.page;
             if let Some(pin) = self.cache.pin(page) {
-                self.fetches.tasks[task as usize].pins.push(pin);
+                self.fetches.tasks[task as usize].pins.push_back(pin);
                 continue;
             }
             if let Some(slot) = self.fetches.by_page.get(&page) {
@@ -157,6 +171,15 @@ impl Store {
         }
         misses.clear();
         *self.fetches.misses.get_mut() = misses;
+    }
+
+    /// A long scan needs its first pages no more: what the task pinned longest ago goes, if the
+    /// room that all tasks share demands it.
+    fn make_room_to_pin(&mut self, task: u32, pages: usize) {
+        while self.fetches.in_flight + pages > self.cache.room_to_pin() {
+            let Some(pin) = self.fetches.tasks[task as usize].pins.pop_front() else { return };
+            self.cache.unpin(pin);
+        }
     }
 
     fn start_read(&mut self, reads: Vec<Reading>, effects: &mut Effects) {

@@ -22,7 +22,9 @@
 //! search touches the heap only where hints are equal.
 //!
 //! Invariants: bytes of a page are a function of the changes made to it, in order, since it was
-//! initialised; so two replicas have the same bytes. Nothing here knows of caches or files.
+//! initialised; so two replicas have the same bytes. Bytes that no slot and no entry covers are zero:
+//! a removed entry may hold references that were filled in earlier on one replica than on another
+//! (and nobody wants removed data to linger). Nothing here knows of caches or files.
 
 use crate::crypto::Tag;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
@@ -480,7 +482,9 @@ pub(super) fn remove(bytes: &mut Bytes, index: usize) {
     assert!(index < entries);
     let size = heap_size(bytes, index);
     let start = entry_at(bytes, index);
+    bytes[start..start + size].fill(0);
     bytes.copy_within(slot_at(index + 1)..slot_at(entries), slot_at(index));
+    bytes[slot_at(entries - 1)..slot_at(entries)].fill(0);
     put_u16(bytes, 6, (entries - 1) as u16);
     let used = used(bytes) - size - SLOT;
     put_u16(bytes, 22, used as u16);
@@ -499,6 +503,8 @@ pub(super) fn remove(bytes: &mut Bytes, index: usize) {
 /// The first entry of an inner page stands for everything below the second: its key is dropped.
 fn clear_first_key(bytes: &mut Bytes) {
     let size = key_size(bytes, 0);
+    let start = entry_at(bytes, 0) + INNER_FIXED;
+    bytes[start..start + size].fill(0);
     put_u16(bytes, slot_at(0) + 6, 0);
     set_hint(bytes, 0, 0);
     let used = used(bytes) - size;
@@ -519,6 +525,7 @@ fn compact(bytes: &mut Bytes) {
         bytes[start..start + size].copy_from_slice(&old[from..from + size]);
         put_u16(bytes, slot_at(index) + 4, start as u16);
     }
+    bytes[slot_at(count(&old))..start].fill(0);
     put_u16(bytes, 20, start as u16);
 }
 
