@@ -1,0 +1,144 @@
+//! What can go wrong, with the facts and what to do next.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use verity_core::kernel::RequestError;
+use verity_core::node::Halt;
+use verity_core::query::SqlError;
+
+use crate::disk::DiskError;
+use crate::disk::lock::LockError;
+use crate::disk::master_key::MasterKeyProblem;
+
+#[derive(Debug)]
+pub enum Error {
+    /// The directory cannot be made or read.
+    Directory {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    /// There is no database in the directory, and none was to be made.
+    NotFormatted {
+        path: PathBuf,
+    },
+    /// There is one already.
+    AlreadyFormatted {
+        path: PathBuf,
+    },
+    /// The directory holds other files; a database is made in an empty one only.
+    NotEmpty {
+        path: PathBuf,
+        found: String,
+    },
+    Lock(LockError),
+    MasterKey(MasterKeyProblem),
+    Disk(DiskError),
+    /// An option has no meaning.
+    Options(String),
+    /// The node stopped. What it acknowledged is on disk.
+    Halted {
+        halt: Halt,
+        problem: Option<String>,
+    },
+    /// Refused; nothing of the request happened.
+    Request(RequestError),
+    /// A statement that does not fit the call: rows asked of an INSERT, for example.
+    WrongKind(&'static str),
+    Closed,
+}
+
+impl Error {
+    /// The same call may succeed when made again.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Error::Request(error) => {
+                error.retryable() || self.sql().is_some_and(SqlError::retryable)
+            }
+            Error::Directory { .. }
+            | Error::NotFormatted { .. }
+            | Error::AlreadyFormatted { .. }
+            | Error::NotEmpty { .. }
+            | Error::Lock(_)
+            | Error::MasterKey(_)
+            | Error::Disk(_)
+            | Error::Options(_)
+            | Error::Halted { .. }
+            | Error::WrongKind(_)
+            | Error::Closed => false,
+        }
+    }
+
+    /// The SQL error within, with SQLSTATE and place.
+    #[must_use]
+    pub fn sql(&self) -> Option<&SqlError> {
+        match self {
+            Error::Request(RequestError::Sql(error)) => Some(error),
+            _other_errors => None,
+        }
+    }
+
+    /// For people: with the line of the statement and a caret, where the error knows its place.
+    #[must_use]
+    pub fn render(&self, statement: &str) -> String {
+        match self.sql() {
+            Some(error) => error.render(statement),
+            None => format!("error: {self}"),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Directory { path, error } => {
+                write!(f, "cannot use the data directory {}: {error}", path.display())
+            }
+            Error::NotFormatted { path } => write!(
+                f,
+                "{} holds no database; make one with `verity format --data {}`",
+                path.display(),
+                path.display()
+            ),
+            Error::AlreadyFormatted { path } => write!(
+                f,
+                "{} holds a database already; nothing was changed. Choose another directory",
+                path.display()
+            ),
+            Error::NotEmpty { path, found } => write!(
+                f,
+                "{} is not empty (it holds {found}); choose an empty or a new directory",
+                path.display()
+            ),
+            Error::Lock(error) => write!(f, "{error}"),
+            Error::MasterKey(error) => write!(f, "{error}"),
+            Error::Disk(error) => write!(f, "{error}"),
+            Error::Options(what) => f.write_str(what),
+            Error::Halted { halt, problem } => {
+                write!(f, "the database stopped: {halt}")?;
+                match problem {
+                    Some(problem) => write!(f, " ({problem})"),
+                    None => Ok(()),
+                }
+            }
+            Error::Request(error) => write!(f, "{error}"),
+            Error::WrongKind(what) => f.write_str(what),
+            Error::Closed => f.write_str("the database is closed"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<RequestError> for Error {
+    fn from(error: RequestError) -> Error {
+        Error::Request(error)
+    }
+}
+
+impl From<SqlError> for Error {
+    fn from(error: SqlError) -> Error {
+        Error::Request(RequestError::Sql(error))
+    }
+}

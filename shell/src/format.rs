@@ -1,0 +1,171 @@
+//! Makes a new database in an empty directory.
+//!
+//! Invariants: nothing is written into a directory that holds anything else. The superblock comes
+//! last (`verity_core::node::format`), so a format that was cut off leaves no database, and is
+//! simply run again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use verity_core::ids::{ClusterId, ReplicaId};
+use verity_core::io::{Effects, FileId, Input};
+use verity_core::limits::ClusterConstants;
+use verity_core::node::format::{Format, FormatOptions};
+use verity_core::node::{CURRENT_RELEASE, Halt, Seed};
+
+use crate::disk::lock::DirectoryLock;
+use crate::disk::master_key::{self, MasterKey, MasterKeySource};
+use crate::disk::{Disk, IoBackend, paths};
+use crate::error::Error;
+
+/// What was made.
+#[derive(Debug)]
+pub struct Formatted {
+    pub cluster: ClusterId,
+    /// The master key file, when a new one was made.
+    pub key_file_made: Option<PathBuf>,
+}
+
+/// Files that a format that was cut off may have left.
+const OUR_FILES: [&str; 6] = ["superblock", "journal", "grid", "keys", "scratch", paths::LOCK_FILE];
+
+/// Whether the directory holds a database, whole or damaged.
+pub fn is_formatted(path: &Path) -> Result<bool, Error> {
+    let superblock = path.join(paths::relative(FileId::Superblock));
+    match std::fs::read(&superblock) {
+        // A format that was cut off leaves this file empty or all zeros.
+        Ok(bytes) => Ok(bytes.iter().any(|byte| *byte != 0) || has_log(path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(has_log(path)),
+        Err(error) => Err(Error::Directory { path: path.to_path_buf(), error }),
+    }
+}
+
+/// A log is never empty: where one is, there was a database, even if its superblock is gone.
+fn has_log(path: &Path) -> bool {
+    paths::segments(path).is_ok_and(|segments| !segments.is_empty())
+}
+
+pub fn format(
+    path: &Path,
+    backend: IoBackend,
+    source: &MasterKeySource,
+    constants: ClusterConstants,
+) -> Result<Formatted, Error> {
+    if is_formatted(path)? {
+        return Err(Error::AlreadyFormatted { path: path.to_path_buf() });
+    }
+    let directory = |error| Error::Directory { path: path.to_path_buf(), error };
+    std::fs::create_dir_all(path).map_err(directory)?;
+    for entry in std::fs::read_dir(path).map_err(directory)? {
+        let name = entry.map_err(directory)?.file_name().to_string_lossy().into_owned();
+        if !OUR_FILES.contains(&name.as_str()) {
+            return Err(Error::NotEmpty { path: path.to_path_buf(), found: name });
+        }
+    }
+    let _lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
+    let (master_key, key_file_made) =
+        MasterKey::load_or_create(source, path).map_err(Error::MasterKey)?;
+    let disk = Disk::open(path, backend, master_key).map_err(Error::Disk)?;
+    let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
+    let options = FormatOptions {
+        cluster: None,
+        replica: ReplicaId::new(0),
+        replica_count: 1,
+        release: CURRENT_RELEASE,
+        constants,
+    };
+    let cluster = run(disk, options, &seed)?;
+    Ok(Formatted { cluster, key_file_made })
+}
+
+fn run(mut disk: Disk, options: FormatOptions, seed: &Seed) -> Result<ClusterId, Error> {
+    let bell = disk.doorbell();
+    let mut effects = Effects::new();
+    let mut inputs: Vec<Input> = Vec::new();
+    let halted = |disk: &Disk, halt: Halt| Error::Halted {
+        halt,
+        problem: disk.problem().map(str::to_string),
+    };
+    let mut format =
+        Format::start(options, seed, &mut effects).map_err(|halt| halted(&disk, halt))?;
+    while !format.is_done() {
+        disk.execute(&mut effects);
+        bell.submit();
+        disk.poll(&mut inputs);
+        if inputs.is_empty() {
+            bell.submit_and_wait(Duration::from_millis(50));
+            disk.poll(&mut inputs);
+        }
+        for input in inputs.drain(..) {
+            format.step(input, &mut effects).map_err(|halt| halted(&disk, halt))?;
+        }
+    }
+    Ok(format.cluster())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::{self, Silent, Verdict};
+
+    fn small(path: &Path, backend: IoBackend) -> Result<Formatted, Error> {
+        let source = MasterKeySource::Content(vec![b'7'; 64]);
+        format(path, backend, &source, ClusterConstants::SMALL)
+    }
+
+    fn verdict(path: &Path) -> Verdict {
+        let source = MasterKeySource::Content(vec![b'7'; 64]);
+        let key = MasterKey::load(&source, path).unwrap();
+        verify::check(path, Some(key), &mut Silent).unwrap().verdict()
+    }
+
+    #[test]
+    fn what_is_formatted_holds_and_is_not_formatted_again() {
+        for backend in [IoBackend::Auto, IoBackend::Threads] {
+            let dir = tempfile::tempdir().unwrap();
+            let data = dir.path().join("data");
+            assert!(!is_formatted(&data).unwrap());
+            small(&data, backend).unwrap();
+            assert!(is_formatted(&data).unwrap());
+            assert_eq!(verdict(&data), Verdict::Holds);
+            let again = small(&data, backend).unwrap_err();
+            assert!(matches!(again, Error::AlreadyFormatted { .. }), "{again}");
+        }
+    }
+
+    #[test]
+    fn a_format_that_was_cut_off_is_run_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("superblock"), vec![0; 4096]).unwrap();
+        std::fs::write(data.join("journal"), b"half").unwrap();
+        small(&data, IoBackend::Auto).unwrap();
+        assert_eq!(verdict(&data), Verdict::Holds);
+    }
+
+    #[test]
+    fn damage_in_superblock_and_keys_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        small(&data, IoBackend::Auto).unwrap();
+        for (name, offset) in [("superblock", 100), ("keys", 60)] {
+            let path = data.join(name);
+            let whole = std::fs::read(&path).unwrap();
+            let mut bad = whole.clone();
+            bad[offset] ^= 4;
+            std::fs::write(&path, bad).unwrap();
+            assert_eq!(verdict(&data), Verdict::Broken, "{name}");
+            std::fs::write(&path, whole).unwrap();
+            assert_eq!(verdict(&data), Verdict::Holds, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_peoples_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let refused = small(dir.path(), IoBackend::Auto).unwrap_err();
+        assert!(matches!(refused, Error::NotEmpty { .. }), "{refused}");
+    }
+}

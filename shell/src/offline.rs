@@ -1,0 +1,161 @@
+//! A data directory looked at from outside: nothing is ever written to it.
+//!
+//! Purpose: `verify`, `inspect` and `rebuild --check` run the core's own readers over the files as
+//! they are. Effects are carried out at once, on this thread; what the core would write stays in
+//! memory, over the files, and is gone afterwards.
+//!
+//! Invariants: no file is opened for writing. A read past the end of a file, or of a file that does
+//! not exist, gives zeros, as with the live disk.
+//!
+//! Fault model: files may be missing, short, unreadable or hold anything.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use verity_core::event::Event;
+use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, KeyError, Page};
+use verity_core::limits::PAGE_SIZE;
+
+use crate::disk::master_key::MasterKey;
+use crate::disk::paths;
+
+#[derive(Debug)]
+pub struct Offline {
+    root: PathBuf,
+    /// Without it whatever needs a key answers "unavailable".
+    master_key: Option<MasterKey>,
+    files: BTreeMap<FileId, Option<File>>,
+    written: HashMap<(FileId, u64), Box<Page>>,
+    /// What the core remarked on, for the report.
+    pub events: Vec<Event>,
+    /// Pages that the core wanted to write.
+    pub writes: u64,
+}
+
+/// Files open at a time.
+const OPEN_MAX: usize = 64;
+
+impl Offline {
+    #[must_use]
+    pub fn new(root: &Path, master_key: Option<MasterKey>) -> Offline {
+        Offline {
+            root: root.to_path_buf(),
+            master_key,
+            files: BTreeMap::new(),
+            written: HashMap::new(),
+            events: Vec::new(),
+            writes: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Length of a file; `None` when it does not exist.
+    #[must_use]
+    pub fn size(&self, file: FileId) -> Option<u64> {
+        let path = self.root.join(paths::relative(file));
+        std::fs::metadata(path).ok().map(|metadata| metadata.len())
+    }
+
+    /// Carries out all effects; completions in the order of issue.
+    pub fn execute(&mut self, effects: &mut Effects, inputs: &mut Vec<Input>) {
+        for effect in effects.drain() {
+            match effect {
+                Effect::Read { io, at, mut pages } => {
+                    let result = self.read(at, pages.as_bytes_mut());
+                    inputs.push(Input::ReadDone { io, pages, result });
+                }
+                Effect::Write { io, at, pages, durable: _ } => {
+                    self.writes += pages.count() as u64;
+                    for (number, page) in pages.as_slice().iter().enumerate() {
+                        let offset = at.offset + (number * PAGE_SIZE) as u64;
+                        self.written.insert((at.file, offset), Box::new(page.clone()));
+                    }
+                    inputs.push(Input::WriteDone { io, pages, result: Ok(()) });
+                }
+                Effect::Sync { io, .. } | Effect::Create { io, .. } => {
+                    inputs.push(Input::Done { io, result: Ok(()) });
+                }
+                Effect::Remove { io, file } => {
+                    self.written.retain(|(of, _), _| *of != file);
+                    self.files.insert(file, None);
+                    inputs.push(Input::Done { io, result: Ok(()) });
+                }
+                Effect::Wrap { io, key } => {
+                    let key = match &self.master_key {
+                        Some(master) => master.wrap(&key),
+                        None => Err(KeyError::Unavailable),
+                    };
+                    inputs.push(Input::Wrapped { io, key });
+                }
+                Effect::Unwrap { io, key } => {
+                    let key = match &self.master_key {
+                        Some(master) => master.unwrap(&key),
+                        None => Err(KeyError::Unavailable),
+                    };
+                    inputs.push(Input::Unwrapped { io, key });
+                }
+                Effect::Event(event) => self.events.push(event),
+            }
+        }
+    }
+
+    /// Fills `bytes`, a whole number of pages, from the file and what was written over it.
+    pub fn read(&mut self, at: Address, bytes: &mut [u8]) -> Result<(), IoError> {
+        let result = match self.open(at.file)? {
+            Some(file) => read_or_zeros(file, at.offset, bytes),
+            None => {
+                bytes.fill(0);
+                Ok(())
+            }
+        };
+        if !self.written.is_empty() {
+            for (number, page) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
+                let offset = at.offset + (number * PAGE_SIZE) as u64;
+                if let Some(written) = self.written.get(&(at.file, offset)) {
+                    page.copy_from_slice(&written.0);
+                }
+            }
+        }
+        result
+    }
+
+    fn open(&mut self, file: FileId) -> Result<Option<&File>, IoError> {
+        if self.files.len() >= OPEN_MAX && !self.files.contains_key(&file) {
+            self.files.retain(|_, open| open.is_none());
+        }
+        if !self.files.contains_key(&file) {
+            let opened = match File::open(self.root.join(paths::relative(file))) {
+                Ok(open) => Some(open),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    return Err(IoError::ReadOnly);
+                }
+                Err(_) => return Err(IoError::Device),
+            };
+            self.files.insert(file, opened);
+        }
+        Ok(self.files.get(&file).and_then(Option::as_ref))
+    }
+}
+
+fn read_or_zeros(file: &File, offset: u64, bytes: &mut [u8]) -> Result<(), IoError> {
+    let mut moved = 0;
+    while moved < bytes.len() {
+        match file.read_at(&mut bytes[moved..], offset + moved as u64) {
+            Ok(0) => {
+                bytes[moved..].fill(0);
+                return Ok(());
+            }
+            Ok(count) => moved += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(IoError::Device),
+        }
+    }
+    Ok(())
+}

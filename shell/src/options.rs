@@ -1,0 +1,117 @@
+//! How a database is opened.
+
+use std::path::Path;
+
+use verity_core::ids::ReplicaId;
+use verity_core::limits::{ClusterConstants, PAGE_SIZE};
+use verity_core::node::Config;
+
+use crate::disk::master_key::{MasterKey, MasterKeySource};
+use crate::disk::{Disk, IoBackend};
+use crate::error::Error;
+use crate::format;
+
+/// Memory for the page cache when nothing is said.
+const MEMORY_DEFAULT: u64 = 256 << 20;
+/// Smallest cache that a transaction's pages fit into.
+const MEMORY_MIN: u64 = 64 << 20;
+
+/// Builder of an open database.
+#[derive(Clone, Debug)]
+pub struct Options {
+    memory: u64,
+    io: IoBackend,
+    master_key: MasterKeySource,
+    constants: ClusterConstants,
+    create: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options::new()
+    }
+}
+
+impl Options {
+    #[must_use]
+    pub fn new() -> Options {
+        Options {
+            memory: MEMORY_DEFAULT,
+            io: IoBackend::Auto,
+            master_key: MasterKeySource::Beside,
+            constants: ClusterConstants::DEFAULT,
+            create: true,
+        }
+    }
+
+    /// Bytes for the cache of clean pages.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Options {
+        self.memory = bytes;
+        self
+    }
+
+    #[must_use]
+    pub fn io(mut self, backend: IoBackend) -> Options {
+        self.io = backend;
+        self
+    }
+
+    #[must_use]
+    pub fn master_key(mut self, source: MasterKeySource) -> Options {
+        self.master_key = source;
+        self
+    }
+
+    /// Limits that steer state; they count only when the directory is formatted.
+    #[must_use]
+    pub fn cluster_constants(mut self, constants: ClusterConstants) -> Options {
+        self.constants = constants;
+        self
+    }
+
+    /// Whether [`Options::open`] formats a directory that is missing or empty. It does by default.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Options {
+        self.create = create;
+        self
+    }
+
+    /// Makes a new database in a missing or empty directory.
+    pub fn format(&self, path: impl AsRef<Path>) -> Result<format::Formatted, Error> {
+        self.validate()?;
+        format::format(path.as_ref(), self.io, &self.master_key, self.constants)
+    }
+
+    /// What the core needs to know.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        let pages = (self.memory / PAGE_SIZE as u64).min(u64::from(u32::MAX));
+        let mut config = Config::new(ReplicaId::new(0));
+        config.cache_pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        config
+    }
+
+    #[must_use]
+    pub fn master_key_source(&self) -> &MasterKeySource {
+        &self.master_key
+    }
+
+    /// A disk of its own, for [`crate::hardware`].
+    pub(crate) fn open_disk_for_measuring(&self, path: &Path) -> Result<Disk, Error> {
+        let key = MasterKeySource::Content(vec![b'1'; 64]);
+        let key = MasterKey::load(&key, path).map_err(Error::MasterKey)?;
+        Disk::open(path, self.io, key).map_err(Error::Disk)
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        if self.memory < MEMORY_MIN {
+            return Err(Error::Options(format!(
+                "{} bytes of memory are too few; give at least {} MiB",
+                self.memory,
+                MEMORY_MIN >> 20
+            )));
+        }
+        self.constants.validate().map_err(|what| Error::Options(what.to_string()))
+    }
+}

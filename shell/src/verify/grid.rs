@@ -1,0 +1,132 @@
+//! Every page that the checkpoint reaches, and the heads of the logs that it holds.
+
+use std::ops::ControlFlow;
+
+use verity_core::ids::{TenantId, TreeId};
+use verity_core::io::{Address, Effects, FileId, Input, Page};
+use verity_core::keyring::Keyring;
+use verity_core::limits::PAGE_SIZE;
+use verity_core::log::LogHead;
+use verity_core::store::walk::Walker;
+use verity_core::store::{Cursor, Direction, Pins, Store, StoreCheckpoint, StoreConfig, TreeRef};
+use verity_core::superblock::SuperblockState;
+use zerocopy::FromZeros;
+
+use super::{Heads, Progress, Report};
+use crate::offline::Offline;
+
+const HEADS_TREE: TreeRef = TreeRef::new(TenantId::SYSTEM, TreeId::new(5));
+/// Clean pages in memory while heads are read.
+const CLEAN_PAGES: u32 = 1_024;
+
+/// Walks all trees; `None` when the heads of the logs cannot be read.
+pub fn check(
+    files: &mut Offline,
+    state: &SuperblockState,
+    keyring: &Keyring,
+    report: &mut Report,
+    progress: &mut dyn Progress,
+) -> Option<Heads> {
+    let checkpoint = &state.checkpoint;
+    // Before the first checkpoint there is no grid, and no log that it covers.
+    if checkpoint.free_set.root.is_none() {
+        return Some(Vec::new());
+    }
+    let from = StoreCheckpoint {
+        op: checkpoint.op,
+        system_forest: checkpoint.system_forest,
+        free_set: checkpoint.free_set,
+        grid_pages: checkpoint.grid_pages,
+    };
+    let mut walker = Walker::new(&from);
+    progress.part("grid", u64::from(from.grid_pages) * PAGE_SIZE as u64);
+    let mut page = Page::new_zeroed();
+    let mut broken = false;
+    while let Some(wanted) = walker.wanted() {
+        let offset = u64::from(wanted.at.page.get()) * PAGE_SIZE as u64;
+        if let Err(error) = files.read(Address::new(FileId::Grid, offset), &mut page.0) {
+            report.unknown("grid", format!("page {}: {error}", wanted.at.page));
+            broken = true;
+            continue;
+        }
+        progress.bytes(PAGE_SIZE as u64);
+        if let Err(damage) = walker.give(keyring, &wanted, &mut page) {
+            report.damage("grid", damage);
+            broken = true;
+        }
+    }
+    report.pages = walker.progress().0;
+    match heads(files, state, &from, keyring) {
+        Ok(heads) => Some(heads),
+        Err(what) => {
+            // Damage that hides the heads was told above; anything else is news.
+            if !broken {
+                report.damage("grid", what);
+            }
+            None
+        }
+    }
+}
+
+/// The heads of all logs at the checkpoint.
+fn heads(
+    files: &mut Offline,
+    state: &SuperblockState,
+    from: &StoreCheckpoint,
+    keyring: &Keyring,
+) -> Result<Heads, String> {
+    let config = StoreConfig::new(FileId::Grid, &state.constants, CLEAN_PAGES);
+    let mut effects = Effects::new();
+    let mut store = Store::open(config, from, &mut effects);
+    let mut pins = Pins::new();
+    let mut heads = Vec::new();
+    let mut cursor = Cursor::all(Direction::Forward);
+    loop {
+        settle(files, &mut store, keyring, &mut effects)?;
+        // What was fetched is there, or the store said why not.
+        store.ready(&pins).map_err(|error| error.to_string())?;
+        let mut bad = None;
+        let scanned = store.scan(HEADS_TREE, &mut cursor, |key, value| {
+            match (<[u8; 8]>::try_from(key), LogHead::decode(value)) {
+                (Ok(key), Ok(head)) => {
+                    heads.push((TenantId::new(u64::from_be_bytes(key)), head));
+                    ControlFlow::Continue(())
+                }
+                (_, _) => {
+                    bad = Some("an entry of the tree of heads is none".to_string());
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        if let Some(bad) = bad {
+            return Err(bad);
+        }
+        match scanned {
+            Ok(_) => return Ok(heads),
+            Err(_fault) => store.fetch(&mut pins, &mut effects),
+        }
+    }
+}
+
+/// Carries out what the store asked for, until it asks for nothing.
+fn settle(
+    files: &mut Offline,
+    store: &mut Store,
+    keyring: &Keyring,
+    effects: &mut Effects,
+) -> Result<(), String> {
+    let mut inputs = Vec::new();
+    loop {
+        files.execute(effects, &mut inputs);
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        for input in std::mem::take(&mut inputs) {
+            if let Input::ReadDone { io, pages, result } = input {
+                store
+                    .on_read_done(keyring, io, pages, result, effects)
+                    .map_err(|error| error.to_string())?;
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Every block of every log, streamed through the core's segment verifier.
+
+use verity_core::ids::{SegmentNumber, TenantId};
+use verity_core::io::{Address, FileId};
+use verity_core::keyring::Keyring;
+use verity_core::limits::PAGE_SIZE;
+use verity_core::log::{
+    CheckpointRecord, DamageReason, LogHead, RecordKind, RecordView, SegmentEnd, SegmentExtent,
+    SegmentStart, SegmentVerifier, open_record, page_is_good,
+};
+
+use super::{CheckedLog, Finding, Heads, Progress, Report, Severity, segment_name};
+use crate::disk::paths;
+use crate::offline::Offline;
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 * PAGE_SIZE;
+
+/// All logs up to their checkpointed heads.
+pub fn check_all(
+    files: &mut Offline,
+    heads: &Heads,
+    keyring: Option<&Keyring>,
+    report: &mut Report,
+    progress: &mut dyn Progress,
+) {
+    for (tenant, head) in heads {
+        let bytes = log_bytes(files, *tenant, head.segment);
+        progress.part(&format!("log of tenant {tenant}"), bytes);
+        let mut log = Checked::new(*tenant);
+        if log.run(files, Some(head), keyring, report, progress) {
+            report.logs.push(log.finish());
+        }
+        check_indexes(files, *tenant, head, report);
+    }
+    for (tenant, number) in paths::segments(files.root()).unwrap_or_default() {
+        let known = heads.iter().any(|(other, head)| *other == tenant && number <= head.segment);
+        if !known {
+            let name = segment_name(tenant, number);
+            report.note("log", format!("{name} is newer than the checkpoint; replay fills it"));
+        }
+    }
+}
+
+/// All logs as far as they go: nothing says where they should end.
+pub fn check_unbounded(files: &mut Offline, report: &mut Report, progress: &mut dyn Progress) {
+    let segments = match paths::segments(files.root()) {
+        Ok(segments) => segments,
+        Err(error) => return report.unknown("log", format!("cannot be listed: {error}")),
+    };
+    let mut tenants: Vec<TenantId> = segments.iter().map(|(tenant, _)| *tenant).collect();
+    tenants.dedup();
+    for tenant in tenants {
+        let last = segments.iter().filter(|(other, _)| *other == tenant).map(|(_, n)| *n).max();
+        let last = last.unwrap_or(SegmentNumber::ZERO);
+        progress.part(&format!("log of tenant {tenant}"), log_bytes(files, tenant, last));
+        let mut log = Checked::new(tenant);
+        log.run(files, None, None, report, progress);
+        let checked = log.finish();
+        report.unknown(
+            "log",
+            format!(
+                "tenant {tenant}: {} records are whole and chained; whether more belong to them \
+                 cannot be told without the checkpoint",
+                checked.records
+            ),
+        );
+        report.logs.push(checked);
+    }
+}
+
+fn log_bytes(files: &Offline, tenant: TenantId, last: SegmentNumber) -> u64 {
+    (0..=last.get())
+        .filter_map(|number| {
+            files.size(FileId::Segment { tenant, number: SegmentNumber::new(number) })
+        })
+        .sum()
+}
+
+/// One log on its way through the verifier.
+struct Checked {
+    tenant: TenantId,
+    end: SegmentEnd,
+    segments: u32,
+    bytes: u64,
+    checkpoint_records: u64,
+}
+
+impl Checked {
+    fn new(tenant: TenantId) -> Checked {
+        let end = SegmentEnd::genesis();
+        Checked { tenant, end, segments: 0, bytes: 0, checkpoint_records: 0 }
+    }
+
+    fn finish(self) -> CheckedLog {
+        CheckedLog {
+            tenant: self.tenant,
+            records: self.end.next.get(),
+            segments: self.segments,
+            bytes: self.bytes,
+            checkpoint_records: self.checkpoint_records,
+            chain: hex(&self.end.chain.0),
+            root: hex(&self.end.frontier.root().0),
+        }
+    }
+
+    /// True when the log is what its head says, or has no head to say.
+    fn run(
+        &mut self,
+        files: &mut Offline,
+        head: Option<&LogHead>,
+        keyring: Option<&Keyring>,
+        report: &mut Report,
+        progress: &mut dyn Progress,
+    ) -> bool {
+        let mut number = SegmentNumber::ZERO;
+        loop {
+            let more = match head {
+                Some(head) => number <= head.segment && head.next > self.end.next,
+                None => files.size(FileId::Segment { tenant: self.tenant, number }).is_some(),
+            };
+            if !more {
+                break;
+            }
+            if !self.segment(files, number, head, keyring, report, progress) {
+                return false;
+            }
+            number = SegmentNumber::new(number.get() + 1);
+        }
+        match head {
+            Some(head) if !self.end.matches(head) => {
+                report.findings.push(Finding {
+                    severity: Severity::Damage,
+                    part: "log",
+                    place: Some((self.tenant, self.end.next)),
+                    what: format!(
+                        "tenant {}: the log ends at position {} with another chain hash or tree \
+                         root than the checkpoint says",
+                        self.tenant, self.end.next
+                    ),
+                });
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    fn segment(
+        &mut self,
+        files: &mut Offline,
+        number: SegmentNumber,
+        head: Option<&LogHead>,
+        keyring: Option<&Keyring>,
+        report: &mut Report,
+        progress: &mut dyn Progress,
+    ) -> bool {
+        let tenant = self.tenant;
+        let before = (number != SegmentNumber::ZERO).then(|| self.end.clone());
+        let extent = match head {
+            Some(head) => SegmentExtent::To(head.next),
+            None => SegmentExtent::Unknown,
+        };
+        let mut verifier = SegmentVerifier::new(SegmentStart { tenant, number, before }, extent);
+        let file = FileId::Segment { tenant, number };
+        let size = files.size(file).unwrap_or(0).next_multiple_of(PAGE_SIZE as u64);
+        let mut chunk = vec![0; CHUNK];
+        let mut offset = 0;
+        let mut claims = 0;
+        while offset < size && !verifier.is_done() {
+            let bytes = &mut chunk[..CHUNK.min(usize::try_from(size - offset).unwrap_or(CHUNK))];
+            if let Err(error) = files.read(Address::new(file, offset), bytes) {
+                let name = segment_name(tenant, number);
+                report.unknown("log", format!("{name}, byte {offset}: {error}"));
+                return false;
+            }
+            progress.bytes(bytes.len() as u64);
+            offset += bytes.len() as u64;
+            let pushed = verifier.push(bytes, |view| check_claim(view, keyring, &mut claims));
+            if let Err(damage) = pushed {
+                if damage.checkpointed {
+                    report.findings.push(Finding {
+                        severity: Severity::Damage,
+                        part: "log",
+                        place: Some((tenant, damage.position)),
+                        what: damage.to_string(),
+                    });
+                } else {
+                    report.note("log", damage);
+                }
+                return false;
+            }
+        }
+        self.checkpoint_records += claims;
+        match verifier.finish() {
+            Ok(end) => {
+                self.segments += 1;
+                self.bytes += end.size_bytes;
+                self.end = end;
+                true
+            }
+            Err(damage) => {
+                report.findings.push(Finding {
+                    severity: Severity::Damage,
+                    part: "log",
+                    place: Some((tenant, damage.position)),
+                    what: damage.to_string(),
+                });
+                false
+            }
+        }
+    }
+}
+
+/// Opens checkpoint records and holds their claims against the log before them.
+fn check_claim(
+    view: &RecordView<'_>,
+    keyring: Option<&Keyring>,
+    claims: &mut u64,
+) -> Result<(), DamageReason> {
+    let metadata = &view.record.metadata;
+    if metadata.kind != RecordKind::CheckpointRecord {
+        return Ok(());
+    }
+    let keys = keyring.and_then(|keyring| keyring.tenant_key(metadata.tenant, metadata.key));
+    let Some(keys) = keys else { return Ok(()) };
+    let plain = open_record(&keys.record(metadata.generation), metadata, view.record.data);
+    let Ok(plain) = plain else { return Err(DamageReason::CheckpointRecord) };
+    let claim = CheckpointRecord::decode(&plain).map_err(|_| DamageReason::CheckpointRecord)?;
+    view.claim_holds(&claim)?;
+    *claims += 1;
+    Ok(())
+}
+
+/// Index pages are derived; one that is bad is rebuilt when it is needed.
+fn check_indexes(files: &mut Offline, tenant: TenantId, head: &LogHead, report: &mut Report) {
+    for number in 0..=head.segment.get() {
+        let segment = SegmentNumber::new(number);
+        let file = FileId::Index { tenant, number: segment };
+        let Some(size) = files.size(file) else {
+            report.note(
+                "index",
+                format!(
+                    "log/{tenant}/{number:08}.index is missing; \
+                it is rebuilt when needed"
+                ),
+            );
+            continue;
+        };
+        let mut page = vec![0; PAGE_SIZE];
+        let mut bad = 0;
+        for index in 0..size.div_ceil(PAGE_SIZE as u64) {
+            let at = Address::new(file, index * PAGE_SIZE as u64);
+            let Ok(index) = u32::try_from(index) else { break };
+            let unreadable = files.read(at, &mut page).is_err();
+            let blank = page.iter().all(|byte| *byte == 0);
+            if unreadable || !(blank || page_is_good(tenant, segment, index, &page)) {
+                bad += 1;
+            }
+        }
+        if bad > 0 {
+            report.note(
+                "index",
+                format!(
+                    "log/{tenant}/{number:08}.index: {bad} damaged page(s); \
+                rebuilt from the segment when needed"
+                ),
+            );
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,190 @@
+//! Superblock, keys and journal.
+
+use verity_core::io::{Address, Effects, FileId, Input};
+use verity_core::journal::{self, JournalError, JournalStart};
+use verity_core::keyring::format::{Image, extent_offset, image_size};
+use verity_core::keyring::{CopyFault, Keyring, KeyringError, KeyringEvent};
+use verity_core::limits::{KEYS_MAX, PAGE_SIZE, SUPERBLOCK_COPIES};
+use verity_core::node::CURRENT_RELEASE;
+use verity_core::superblock::decode_copies;
+use verity_core::superblock::{CopyVerdict, SuperblockError, SuperblockState, copy_offset};
+
+use super::{Progress, Report};
+use crate::offline::Offline;
+
+/// Reads all four copies; the state that an open would take.
+pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<SuperblockState> {
+    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
+    for (number, copy) in copies.iter_mut().enumerate() {
+        let offset = copy_offset(u8::try_from(number).unwrap_or(u8::MAX));
+        if let Err(error) = files.read(Address::new(FileId::Superblock, offset), copy) {
+            report.damage("superblock", format!("copy {number}: {error}"));
+        }
+    }
+    let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
+    let decision = match decoded.decide(false) {
+        Ok(decision) => decision,
+        Err(
+            error @ (SuperblockError::NewerFormat { .. } | SuperblockError::NewerRelease { .. }),
+        ) => {
+            report.unknown("superblock", error);
+            return None;
+        }
+        Err(error) => {
+            report.damage("superblock", error);
+            return None;
+        }
+    };
+    if decision.state.release > CURRENT_RELEASE {
+        let (found, known) = (decision.state.release, CURRENT_RELEASE);
+        report.unknown("superblock", SuperblockError::NewerRelease { found, known });
+        return None;
+    }
+    for (number, verdict) in decoded.verdicts.iter().enumerate() {
+        match verdict {
+            CopyVerdict::Good { sequence, .. } if *sequence < decision.state.sequence => {
+                report.note(
+                    "superblock",
+                    format!("copy {number} is of an earlier update (sequence {sequence})"),
+                );
+            }
+            CopyVerdict::Good { .. } => {}
+            bad => report.damage(
+                "superblock",
+                format!("copy {number} is damaged ({bad:?}); the next open repairs it"),
+            ),
+        }
+    }
+    Some(decision.state)
+}
+
+/// Both copies of the keys file; the keyring, if the master key opens it.
+pub fn keys(
+    files: &mut Offline,
+    state: &SuperblockState,
+    has_key: bool,
+    report: &mut Report,
+) -> Option<Keyring> {
+    check_key_copies(files, report);
+    if !has_key {
+        report.unknown(
+            "keys",
+            "no master key was given; name it with --master-key FILE or VERITY_MASTER_KEY_FILE",
+        );
+        return None;
+    }
+    match open_keyring(files, state) {
+        Ok(keyring) => Some(keyring),
+        Err(error @ (KeyringError::WrongMasterKey { .. } | KeyringError::NewerFormat { .. })) => {
+            report.unknown("keys", error);
+            None
+        }
+        Err(error) => {
+            report.damage("keys", error);
+            None
+        }
+    }
+}
+
+fn check_key_copies(files: &mut Offline, report: &mut Report) {
+    let mut sequences = [None; 2];
+    for (copy, sequence) in sequences.iter_mut().enumerate() {
+        match read_key_copy(files, copy) {
+            Ok(image) => *sequence = Some(image.sequence),
+            Err(fault) => {
+                report.damage("keys", format!("copy {copy}: {fault}; the next open repairs it"));
+            }
+        }
+    }
+    if let [Some(first), Some(second)] = sequences
+        && first != second
+    {
+        report.note("keys", format!("copies are of updates {first} and {second}"));
+    }
+}
+
+fn read_key_copy(files: &mut Offline, copy: usize) -> Result<Image, CopyFault> {
+    let mut page = vec![0; PAGE_SIZE];
+    let first = Address::new(FileId::Keys, extent_offset(copy, 0));
+    files.read(first, &mut page).map_err(CopyFault::Unreadable)?;
+    let size = Image::peek_size(&page)?.min(image_size(KEYS_MAX));
+    let mut bytes = vec![0; size.next_multiple_of(PAGE_SIZE)];
+    for (extent, page) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
+        let at = Address::new(FileId::Keys, extent_offset(copy, extent));
+        files.read(at, page).map_err(CopyFault::Unreadable)?;
+    }
+    Image::decode(&bytes)
+}
+
+fn open_keyring(files: &mut Offline, state: &SuperblockState) -> Result<Keyring, KeyringError> {
+    let mut effects = Effects::new();
+    let mut keyring =
+        Keyring::open(state.cluster, state.origin, state.checkpoint.generation, &mut effects);
+    let mut inputs = Vec::new();
+    let mut opened = false;
+    loop {
+        files.execute(&mut effects, &mut inputs);
+        if inputs.is_empty() {
+            assert!(opened, "a keyring that waits for nothing is open");
+            return Ok(keyring);
+        }
+        for input in std::mem::take(&mut inputs) {
+            let event = match input {
+                Input::ReadDone { io, pages, result } => {
+                    keyring.on_read_done(io, pages, result, &mut effects)?
+                }
+                Input::WriteDone { io, pages, result } => {
+                    keyring.on_write_done(io, pages, result, &mut effects)?
+                }
+                Input::Done { io, result } => keyring.on_done(io, result, &mut effects)?,
+                Input::Wrapped { io, key } => keyring.on_wrapped(io, key, &mut effects)?,
+                Input::Unwrapped { io, key } => keyring.on_unwrapped(io, key, &mut effects)?,
+                Input::Tick | Input::Space { .. } => KeyringEvent::Pending,
+            };
+            opened |= matches!(event, KeyringEvent::Opened { .. });
+        }
+    }
+}
+
+/// What is in the journal after the checkpoint.
+pub fn journal(
+    files: &mut Offline,
+    state: &SuperblockState,
+    report: &mut Report,
+    progress: &mut dyn Progress,
+) {
+    let checkpoint = &state.checkpoint;
+    let start = JournalStart {
+        cluster: state.cluster,
+        ring_bytes: state.constants.journal_ring_bytes,
+        release: CURRENT_RELEASE,
+        op: checkpoint.op,
+        prepare_checksum: checkpoint.prepare_checksum,
+        journal_offset: checkpoint.journal_offset,
+        view: state.view,
+        committed: state.committed,
+    };
+    progress.part("journal", state.constants.journal_ring_bytes);
+    let walked = journal::walk(start, |offset, bytes| {
+        progress.bytes(bytes.len() as u64);
+        files.read(Address::new(FileId::Journal, offset), bytes)
+    });
+    match walked {
+        Err(error) => report.unknown("journal", format!("cannot be read: {error}")),
+        Ok(Err(error @ JournalError::NewerRelease { .. })) => report.unknown("journal", error),
+        Ok(Err(error)) => report.damage("journal", error),
+        Ok(Ok(recovered)) => {
+            report.prepares = recovered.headers.len() as u64;
+            if let Some(torn) = recovered.torn {
+                report.note(
+                    "journal",
+                    format!(
+                        "op {} was being written when the process stopped; it was never \
+                         acknowledged",
+                        torn.op
+                    ),
+                );
+            }
+        }
+    }
+}
