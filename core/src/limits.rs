@@ -31,6 +31,8 @@ pub const REQUEST_QUEUE_MAX: usize = 65_536;
 pub const ROW_SIZE_MAX: usize = 512 * 1024;
 /// A key of any tree, encoded.
 pub const KEY_SIZE_MAX: usize = 512;
+/// Key of a row: a history key adds a position.
+pub const ROW_KEY_SIZE_MAX: usize = KEY_SIZE_MAX - 8;
 pub const COLUMNS_MAX: usize = 256;
 pub const IDENTIFIER_SIZE_MAX: usize = 128;
 pub const STREAM_NAME_SIZE_MAX: usize = 256;
@@ -50,13 +52,21 @@ pub const SQL_TOKENS_MAX: usize = 200_000;
 pub const SQL_DEPTH_MAX: usize = 64;
 pub const SQL_PARAMETERS_MAX: usize = 32_766;
 pub const STATEMENTS_MAX: usize = 256;
+/// Encoded rows of one INSERT; what else a request holds fits beside them.
+pub const INSERT_BYTES_MAX: usize = REQUEST_SIZE_MAX - 16 * 1024;
 /// Operators (AND and OR aside) that may follow one another in one expression.
 pub const SQL_OPERATORS_MAX: usize = 128;
-/// AND, OR and items of a list in one expression.
-pub const SQL_TERMS_MAX: usize = 8_192;
+/// ANDs and ORs that may follow one another in one condition.
+pub const SQL_TERMS_MAX: usize = 1_000;
 /// Nesting of a bound expression; what the binder can build stays below.
 pub const EXPRESSION_DEPTH_MAX: usize = 256;
 pub const JSON_DEPTH_MAX: usize = 128;
+/// Key ranges that one statement reads; beyond, it reads the ranges' hull.
+pub const KEY_RANGES_MAX: usize = 1_000;
+/// Rows that a read visits before it yields.
+pub const READ_SLICE_ROWS: usize = 1_000;
+/// Bytes of rows that a read holds for ORDER BY, DISTINCT or GROUP BY.
+pub const READ_MEMORY_MAX: usize = 64 << 20;
 
 /// Positions per segment file.
 pub const SEGMENT_POSITIONS: u64 = 1_000_000;

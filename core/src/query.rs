@@ -10,19 +10,35 @@
 //!
 //! Fault model: SQL text and encoded commands may be anything; both are bounded before recursion.
 
+pub mod access;
+pub mod bind;
+pub mod bind_select;
+pub mod bind_write;
 pub mod cbor;
+pub mod codec;
+pub mod codec_command;
+pub mod coerce;
 pub mod command;
 pub mod datetime;
 pub mod decimal;
 pub mod error;
+pub mod eval;
 pub mod expr;
+pub mod functions;
 pub mod json;
+pub mod key;
+pub mod like;
+pub mod parse;
+pub mod prepared;
 pub mod schema;
+pub mod stored;
 pub mod value;
+pub mod virtual_tables;
 
 pub use command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
 pub use decimal::Decimal;
 pub use error::{SqlError, SqlState};
 pub use expr::Expr;
+pub use prepared::{AsOf, Prepared, Statement, prepare, prepare_one};
 pub use schema::{Catalog, CatalogKey, Check, Column, HIDDEN_KEY_COLUMN, TableSchema};
 pub use value::{ColumnType, TypeTag, Value};

@@ -51,6 +51,7 @@ states! {
     DatetimeOverflow = "22008",
     InvalidParameterValue = "22023",
     InvalidEscape = "22025",
+    CardinalityViolation = "21000",
     NotNullViolation = "23502",
     UniqueViolation = "23505",
     CheckViolation = "23514",

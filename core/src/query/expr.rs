@@ -321,64 +321,65 @@ impl Expr {
         }
     }
 
-    /// Replaces nodes bottom-up.
-    #[must_use]
-    pub fn map(self, replace: &mut dyn FnMut(Expr) -> Expr) -> Expr {
-        let boxed = |value: Box<Expr>, replace: &mut dyn FnMut(Expr) -> Expr| {
-            Box::new((*value).map(replace))
-        };
-        let mapped = match self {
+    /// The same node with every child replaced.
+    pub fn try_map_children<E>(
+        self,
+        f: &mut dyn FnMut(Expr) -> Result<Expr, E>,
+    ) -> Result<Expr, E> {
+        Ok(match self {
             Expr::Literal(_) | Expr::Column(_) | Expr::Parameter(_) | Expr::Excluded(_) => self,
-            Expr::Not(value) => Expr::Not(boxed(value, replace)),
-            Expr::Negate(value) => Expr::Negate(boxed(value, replace)),
-            Expr::And(list) => Expr::And(map_list(list, replace)),
-            Expr::Or(list) => Expr::Or(map_list(list, replace)),
+            Expr::Not(value) => Expr::Not(boxed(value, f)?),
+            Expr::Negate(value) => Expr::Negate(boxed(value, f)?),
+            Expr::And(list) => Expr::And(map_list(list, f)?),
+            Expr::Or(list) => Expr::Or(map_list(list, f)?),
             Expr::Compare { op, left, right } => {
-                Expr::Compare { op, left: boxed(left, replace), right: boxed(right, replace) }
+                Expr::Compare { op, left: boxed(left, f)?, right: boxed(right, f)? }
             }
             Expr::Arithmetic { op, left, right } => {
-                Expr::Arithmetic { op, left: boxed(left, replace), right: boxed(right, replace) }
+                Expr::Arithmetic { op, left: boxed(left, f)?, right: boxed(right, f)? }
             }
-            Expr::IsNull { value, negated } => {
-                Expr::IsNull { value: boxed(value, replace), negated }
-            }
+            Expr::IsNull { value, negated } => Expr::IsNull { value: boxed(value, f)?, negated },
             Expr::IsTruth { value, truth, negated } => {
-                Expr::IsTruth { value: boxed(value, replace), truth, negated }
+                Expr::IsTruth { value: boxed(value, f)?, truth, negated }
             }
-            Expr::IsDistinct { left, right, negated } => Expr::IsDistinct {
-                left: boxed(left, replace),
-                right: boxed(right, replace),
-                negated,
-            },
+            Expr::IsDistinct { left, right, negated } => {
+                Expr::IsDistinct { left: boxed(left, f)?, right: boxed(right, f)?, negated }
+            }
             Expr::Between { value, low, high, negated } => Expr::Between {
-                value: boxed(value, replace),
-                low: boxed(low, replace),
-                high: boxed(high, replace),
+                value: boxed(value, f)?,
+                low: boxed(low, f)?,
+                high: boxed(high, f)?,
                 negated,
             },
             Expr::In { value, list, negated } => {
-                Expr::In { value: boxed(value, replace), list: map_list(list, replace), negated }
+                Expr::In { value: boxed(value, f)?, list: map_list(list, f)?, negated }
             }
             Expr::Like { value, pattern, escape, ignore_case, negated } => Expr::Like {
-                value: boxed(value, replace),
-                pattern: boxed(pattern, replace),
+                value: boxed(value, f)?,
+                pattern: boxed(pattern, f)?,
                 escape,
                 ignore_case,
                 negated,
             },
-            Expr::Case { operand, whens, otherwise } => Expr::Case {
-                operand: operand.map(|operand| boxed(operand, replace)),
-                whens: whens
-                    .into_iter()
-                    .map(|(when, then)| (when.map(replace), then.map(replace)))
-                    .collect(),
-                otherwise: otherwise.map(|otherwise| boxed(otherwise, replace)),
-            },
-            Expr::Cast { value, to } => Expr::Cast { value: boxed(value, replace), to },
-            Expr::Call { function, arguments } => {
-                Expr::Call { function, arguments: map_list(arguments, replace) }
+            Expr::Case { operand, whens, otherwise } => {
+                let operand = operand.map(|operand| boxed(operand, f)).transpose()?;
+                let mut mapped = Vec::with_capacity(whens.len());
+                for (when, then) in whens {
+                    mapped.push((f(when)?, f(then)?));
+                }
+                let otherwise = otherwise.map(|otherwise| boxed(otherwise, f)).transpose()?;
+                Expr::Case { operand, whens: mapped, otherwise }
             }
-        };
+            Expr::Cast { value, to } => Expr::Cast { value: boxed(value, f)?, to },
+            Expr::Call { function, arguments } => {
+                Expr::Call { function, arguments: map_list(arguments, f)? }
+            }
+        })
+    }
+
+    /// Replaces nodes bottom-up.
+    pub fn try_map<E>(self, replace: &mut dyn FnMut(Expr) -> Result<Expr, E>) -> Result<Expr, E> {
+        let mapped = self.try_map_children(&mut |child| child.try_map(replace))?;
         replace(mapped)
     }
 
@@ -424,6 +425,13 @@ impl Expr {
     }
 }
 
-fn map_list(list: Vec<Expr>, replace: &mut dyn FnMut(Expr) -> Expr) -> Vec<Expr> {
-    list.into_iter().map(|item| item.map(replace)).collect()
+fn boxed<E>(value: Box<Expr>, f: &mut dyn FnMut(Expr) -> Result<Expr, E>) -> Result<Box<Expr>, E> {
+    Ok(Box::new(f(*value)?))
+}
+
+fn map_list<E>(
+    list: Vec<Expr>,
+    f: &mut dyn FnMut(Expr) -> Result<Expr, E>,
+) -> Result<Vec<Expr>, E> {
+    list.into_iter().map(f).collect()
 }

@@ -1,0 +1,834 @@
+//! CREATE TABLE, DROP TABLE, INSERT, UPDATE, DELETE.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use sqlparser::ast;
+use sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
+
+use crate::ids::{ColumnId, Position};
+use crate::limits::{COLUMNS_MAX, TABLES_MAX};
+use crate::query::bind::{
+    Scope, Source, column_type, fold, infer, not_supported, position_of, simple_name,
+    undefined_column, with_place,
+};
+use crate::query::bind_select::{bind_table, find_source, must_be_condition};
+use crate::query::coerce::assign;
+use crate::query::command::{Assignment, Delete, OnConflict, Update};
+use crate::query::error::{SqlError, SqlState};
+use crate::query::expr::Expr;
+use crate::query::schema::{Catalog, Check, Column, TableSchema};
+use crate::query::value::{ColumnType, Value};
+
+/// One cell of a bound INSERT.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CellPlan {
+    /// Already of the column's type.
+    Value(Value),
+    Parameter(u16),
+    Expr(Expr),
+    Default,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoundInsert {
+    pub schema: Arc<TableSchema>,
+    pub columns: Vec<ColumnId>,
+    pub rows: Vec<Vec<CellPlan>>,
+    pub on_conflict: OnConflict,
+}
+
+// CREATE TABLE -----------------------------------------------------------------------------------
+
+pub fn bind_create_table(
+    catalog: &Catalog,
+    sql: &str,
+    create: ast::CreateTable,
+) -> Result<(TableSchema, bool), SqlError> {
+    let place = position_of(sql, &create.name);
+    // What the builder makes of the parts we know must be the whole statement.
+    let known = CreateTableBuilder::new(create.name.clone())
+        .if_not_exists(create.if_not_exists)
+        .columns(create.columns.clone())
+        .constraints(create.constraints.clone())
+        .hive_formats(create.hive_formats.clone())
+        .build();
+    if known != create || has_hive_formats(&create) {
+        return Err(with_place(
+            not_supported("an option of this CREATE TABLE is", "columns and constraints are"),
+            place,
+        ));
+    }
+    let name = simple_name(sql, &create.name)?;
+    if name.starts_with("__") {
+        return Err(with_place(
+            SqlError::new(SqlState::ReservedName, "names that begin with __ are the system's"),
+            place,
+        ));
+    }
+    if catalog.table_named(&name).is_some() && !create.if_not_exists {
+        return Err(with_place(
+            SqlError::new(SqlState::DuplicateTable, format!("table \"{name}\" exists already"))
+                .hint("write CREATE TABLE IF NOT EXISTS if that is fine"),
+            place,
+        ));
+    }
+    if catalog.table_count() >= TABLES_MAX {
+        return Err(SqlError::new(
+            SqlState::LimitExceeded,
+            format!("a tenant has at most {TABLES_MAX} tables"),
+        ));
+    }
+    let schema = Table { sql, name, create: &create }.bind(catalog)?;
+    Ok((schema, create.if_not_exists))
+}
+
+fn has_hive_formats(create: &ast::CreateTable) -> bool {
+    create.hive_formats.as_ref().is_some_and(|formats| *formats != ast::HiveFormat::default())
+}
+
+struct Table<'a> {
+    sql: &'a str,
+    name: String,
+    create: &'a ast::CreateTable,
+}
+
+impl Table<'_> {
+    fn bind(self, catalog: &Catalog) -> Result<TableSchema, SqlError> {
+        let count = self.create.columns.len();
+        if count == 0 || count > COLUMNS_MAX {
+            return Err(SqlError::new(
+                SqlState::TooManyColumns,
+                format!("a table has 1 to {COLUMNS_MAX} columns, not {count}"),
+            ));
+        }
+        let mut schema = TableSchema {
+            id: catalog.next_table,
+            name: self.name.clone(),
+            columns: Vec::with_capacity(count),
+            primary_key: Vec::new(),
+            checks: Vec::new(),
+            stream: catalog.next_stream,
+            rows: catalog.next_tree,
+            history: catalog.next_tree.next(),
+            schema_version: catalog.version.next(),
+            // Known when the event that creates it has its position.
+            created_at: Position::ZERO,
+        };
+        for (definition, id) in self.create.columns.iter().zip(1..) {
+            let column = self.column(definition, ColumnId::new(id))?;
+            if schema.column_named(&column.name).is_some() {
+                return Err(with_place(
+                    SqlError::new(
+                        SqlState::DuplicateColumn,
+                        format!("column \"{}\" is there twice", column.name),
+                    ),
+                    crate::query::parse::offset(self.sql, definition.name.span.start),
+                ));
+            }
+            schema.columns.push(column);
+        }
+        self.constraints(&mut schema)?;
+        for id in schema.primary_key.clone() {
+            let ordinal = schema.ordinal(id);
+            let column = &mut schema.columns[ordinal];
+            if column.column_type == ColumnType::Json {
+                return Err(SqlError::new(
+                    SqlState::InvalidDefinition,
+                    format!("column \"{}\": JSON cannot be a key", column.name),
+                )
+                .hint("store the member that identifies the row in a column of its own"));
+            }
+            column.nullable = false;
+        }
+        Ok(schema)
+    }
+
+    fn column(&self, definition: &ast::ColumnDef, id: ColumnId) -> Result<Column, SqlError> {
+        let place = crate::query::parse::offset(self.sql, definition.name.span.start);
+        let wrap = |error| with_place(error, place);
+        let mut column = Column {
+            id,
+            name: fold(&definition.name).map_err(wrap)?,
+            column_type: column_type(&definition.data_type).map_err(wrap)?,
+            nullable: true,
+            default: None,
+        };
+        for option in &definition.options {
+            match &option.option {
+                ast::ColumnOption::Null => {}
+                ast::ColumnOption::NotNull => column.nullable = false,
+                ast::ColumnOption::Default(syntax) => {
+                    column.default = Some(self.default(syntax, &column)?);
+                }
+                // Constraints are bound when all columns are known.
+                ast::ColumnOption::PrimaryKey(_)
+                | ast::ColumnOption::Unique(_)
+                | ast::ColumnOption::Check(_) => {}
+                ast::ColumnOption::ForeignKey(_) => return Err(wrap(foreign_key())),
+                other => {
+                    return Err(wrap(not_supported(
+                        format!("\"{other}\" of column \"{}\" is", column.name),
+                        "column options are NOT NULL, DEFAULT, PRIMARY KEY, CHECK",
+                    )));
+                }
+            }
+        }
+        Ok(column)
+    }
+
+    fn default(&self, syntax: &ast::Expr, column: &Column) -> Result<Expr, SqlError> {
+        let place = position_of(self.sql, syntax);
+        let mut scope = Scope::new(self.sql, &Source::One, Err("DEFAULT"));
+        let bound = scope.bind(syntax)?;
+        if scope.parameters > 0 {
+            return Err(with_place(no_parameters("DEFAULT"), place));
+        }
+        match bound {
+            Expr::Literal(value) => assign(value, column.column_type)
+                .map(Expr::Literal)
+                .map_err(|error| with_place(error, place)),
+            other => Ok(other),
+        }
+    }
+
+    fn constraints(&self, schema: &mut TableSchema) -> Result<(), SqlError> {
+        let mut uniques: Vec<(Vec<ColumnId>, Option<u32>)> = Vec::new();
+        let mut checks: Vec<(&ast::CheckConstraint, Option<&ast::Ident>)> = Vec::new();
+        for (definition, id) in self.create.columns.iter().zip(1..) {
+            let place = crate::query::parse::offset(self.sql, definition.name.span.start);
+            for option in &definition.options {
+                match &option.option {
+                    ast::ColumnOption::PrimaryKey(_) => {
+                        self.primary_key(schema, [ColumnId::new(id)].into(), place)?;
+                    }
+                    ast::ColumnOption::Unique(_) => {
+                        uniques.push(([ColumnId::new(id)].into(), place));
+                    }
+                    ast::ColumnOption::Check(check) => checks.push((check, option.name.as_ref())),
+                    _ => {}
+                }
+            }
+        }
+        for constraint in &self.create.constraints {
+            let place = position_of(self.sql, constraint);
+            match constraint {
+                ast::TableConstraint::PrimaryKey(key) => {
+                    let columns = self.key_columns(schema, &key.columns)?;
+                    self.primary_key(schema, columns, place)?;
+                }
+                ast::TableConstraint::Unique(unique) => {
+                    uniques.push((self.key_columns(schema, &unique.columns)?, place));
+                }
+                ast::TableConstraint::Check(check) => checks.push((check, None)),
+                ast::TableConstraint::ForeignKey(_) => {
+                    return Err(with_place(foreign_key(), place));
+                }
+                other => {
+                    return Err(with_place(
+                        not_supported(
+                            format!("\"{other}\" is"),
+                            "table constraints are PRIMARY KEY and CHECK",
+                        ),
+                        place,
+                    ));
+                }
+            }
+        }
+        for (columns, place) in uniques {
+            let mut sorted = (columns, schema.primary_key.clone());
+            sorted.0.sort_unstable();
+            sorted.1.sort_unstable();
+            if sorted.0 != sorted.1 {
+                return Err(with_place(
+                    not_supported(
+                        "UNIQUE beside the primary key is",
+                        "make these columns the PRIMARY KEY, or keep a second table keyed by them",
+                    ),
+                    place,
+                ));
+            }
+        }
+        for (check, name) in checks {
+            self.check(schema, check, name)?;
+        }
+        Ok(())
+    }
+
+    fn primary_key(
+        &self,
+        schema: &mut TableSchema,
+        columns: Vec<ColumnId>,
+        place: Option<u32>,
+    ) -> Result<(), SqlError> {
+        if !schema.primary_key.is_empty() {
+            return Err(with_place(
+                SqlError::new(SqlState::InvalidDefinition, "a table has one PRIMARY KEY")
+                    .hint("name all its columns together: PRIMARY KEY (a, b)"),
+                place,
+            ));
+        }
+        schema.primary_key = columns;
+        Ok(())
+    }
+
+    fn key_columns(
+        &self,
+        schema: &TableSchema,
+        columns: &[ast::IndexColumn],
+    ) -> Result<Vec<ColumnId>, SqlError> {
+        let mut ids: Vec<ColumnId> = Vec::with_capacity(columns.len());
+        for column in columns {
+            let place = position_of(self.sql, &column.column.expr);
+            let plain = column.operator_class.is_none()
+                && column.column.options == ast::OrderByOptions::default()
+                && column.column.with_fill.is_none();
+            let ast::Expr::Identifier(ident) = &column.column.expr else {
+                return Err(with_place(
+                    not_supported("an expression in a key is", "name columns"),
+                    place,
+                ));
+            };
+            if !plain {
+                return Err(with_place(
+                    not_supported("an order within a key is", "ORDER BY … DESC reads it backwards"),
+                    place,
+                ));
+            }
+            let name = fold(ident)?;
+            let Some(found) = schema.column_named(&name) else {
+                let names = schema.columns.iter().map(|column| column.name.as_str());
+                return Err(with_place(undefined_column(&name, &schema.name, names), place));
+            };
+            if ids.contains(&found.id) {
+                return Err(with_place(
+                    SqlError::new(SqlState::DuplicateColumn, "a column is in the key twice"),
+                    place,
+                ));
+            }
+            ids.push(found.id);
+        }
+        Ok(ids)
+    }
+
+    fn check(
+        &self,
+        schema: &mut TableSchema,
+        check: &ast::CheckConstraint,
+        option_name: Option<&ast::Ident>,
+    ) -> Result<(), SqlError> {
+        let place = position_of(self.sql, check.expr.as_ref());
+        if check.no_inherit || check.enforced.is_some() {
+            return Err(with_place(
+                not_supported("an option of CHECK is", "write CHECK (condition)"),
+                place,
+            ));
+        }
+        let source = Source::Table(Arc::new(schema.clone()));
+        let mut scope = Scope::new(self.sql, &source, Err("CHECK"));
+        let expr = scope.bind(&check.expr)?;
+        if scope.parameters > 0 {
+            return Err(with_place(no_parameters("CHECK"), place));
+        }
+        if expr.needs_context() {
+            return Err(with_place(
+                SqlError::new(
+                    SqlState::InvalidDefinition,
+                    "CHECK must depend on the row alone, not on the time or on chance",
+                ),
+                place,
+            ));
+        }
+        must_be_condition(&expr, &source, "CHECK").map_err(|error| with_place(error, place))?;
+        let name = match check.name.as_ref().or(option_name) {
+            Some(name) => fold(name)?,
+            None => format!("{}_check_{}", schema.name, schema.checks.len() + 1),
+        };
+        schema.checks.push(Check { name, text: check.expr.to_string(), expr });
+        Ok(())
+    }
+}
+
+fn foreign_key() -> SqlError {
+    not_supported("FOREIGN KEY is", "check the other row in the same request before you insert")
+}
+
+fn no_parameters(clause: &str) -> SqlError {
+    SqlError::new(SqlState::SyntaxError, format!("{clause} cannot hold a parameter"))
+}
+
+// DROP TABLE -------------------------------------------------------------------------------------
+
+/// None: it does not exist, and that is fine.
+pub fn bind_drop(
+    catalog: &Catalog,
+    sql: &str,
+    names: &[ast::ObjectName],
+    if_exists: bool,
+) -> Result<Option<Arc<TableSchema>>, SqlError> {
+    let [name] = names else {
+        return Err(not_supported("DROP of several tables at once is", "send one DROP a table"));
+    };
+    match find_source(catalog, sql, name) {
+        Ok(Source::Table(schema)) => Ok(Some(schema)),
+        Ok(Source::One | Source::Virtual(_)) => {
+            Err(with_place(read_only(), position_of(sql, name)))
+        }
+        Err(error) if error.code == SqlState::UndefinedTable && if_exists => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_only() -> SqlError {
+    SqlError::new(SqlState::ReservedName, "tables that begin with __ are views of the system")
+}
+
+fn as_table(source: Source, place: Option<u32>) -> Result<Arc<TableSchema>, SqlError> {
+    match source {
+        Source::Table(schema) => Ok(schema),
+        Source::One | Source::Virtual(_) => Err(with_place(read_only(), place)),
+    }
+}
+
+// INSERT -----------------------------------------------------------------------------------------
+
+pub fn bind_insert(
+    catalog: &Catalog,
+    sql: &str,
+    insert: &ast::Insert,
+) -> Result<(BoundInsert, u16), SqlError> {
+    let (name, alias) = refuse_insert_clauses(insert)?;
+    let place = position_of(sql, name);
+    let schema = as_table(find_source(catalog, sql, name)?, place)?;
+    let columns = insert_columns(sql, &schema, &insert.columns)?;
+    let source = Source::Table(schema.clone());
+    let mut parameters = 0;
+    let rows = match &insert.source {
+        None => Vec::from([Vec::new()]),
+        Some(query) => {
+            let values = insert_values(sql, query)?;
+            let mut rows = Vec::with_capacity(values.rows.len());
+            for row in &values.rows {
+                rows.push(bind_row(sql, &schema, &columns, &row.content, &mut parameters)?);
+            }
+            rows
+        }
+    };
+    // Without VALUES every column takes its default.
+    let columns = if insert.source.is_none() { Vec::new() } else { columns };
+    let on_conflict = match &insert.on {
+        None => OnConflict::Fail,
+        Some(ast::OnInsert::OnConflict(on_conflict)) => {
+            bind_on_conflict(sql, &schema, &source, alias, on_conflict, &mut parameters)?
+        }
+        Some(_) => {
+            return Err(not_supported(
+                "ON DUPLICATE KEY is",
+                "write ON CONFLICT (key) DO UPDATE SET …",
+            ));
+        }
+    };
+    Ok((BoundInsert { schema, columns, rows, on_conflict }, parameters))
+}
+
+fn refuse_insert_clauses(
+    insert: &ast::Insert,
+) -> Result<(&ast::ObjectName, Option<String>), SqlError> {
+    let ast::Insert {
+        insert_token: _,
+        optimizer_hints,
+        or,
+        ignore,
+        into: _,
+        table,
+        table_alias,
+        columns: _,
+        overwrite,
+        source: _,
+        assignments,
+        partitioned,
+        after_columns,
+        has_table_keyword,
+        on: _,
+        returning,
+        output,
+        replace_into,
+        priority,
+        insert_alias,
+        settings,
+        format_clause,
+        multi_table_insert_type,
+        ..
+    } = insert;
+    if or.is_some() || *ignore || *replace_into {
+        return Err(not_supported(
+            "INSERT OR … is",
+            "write INSERT … ON CONFLICT DO NOTHING, or DO UPDATE SET …",
+        ));
+    }
+    if returning.is_some() || output.is_some() {
+        return Err(not_supported("RETURNING is", "the reply names the position: SELECT by key"));
+    }
+    let others = !optimizer_hints.is_empty()
+        || *overwrite
+        || !assignments.is_empty()
+        || partitioned.is_some()
+        || !after_columns.is_empty()
+        || *has_table_keyword
+        || priority.is_some()
+        || insert_alias.is_some()
+        || settings.is_some()
+        || format_clause.is_some()
+        || multi_table_insert_type.is_some();
+    let ast::TableObject::TableName(name) = table else {
+        return Err(not_supported("this form of INSERT is", "write INSERT INTO t (…) VALUES (…)"));
+    };
+    if others {
+        return Err(not_supported("this form of INSERT is", "write INSERT INTO t (…) VALUES (…)"));
+    }
+    let alias = table_alias.as_ref().map(|alias| fold(&alias.alias)).transpose()?;
+    Ok((name, alias))
+}
+
+/// Those named, or all in order.
+fn insert_columns(
+    sql: &str,
+    schema: &TableSchema,
+    names: &[ast::ObjectName],
+) -> Result<Vec<ColumnId>, SqlError> {
+    if names.is_empty() {
+        return Ok(schema.columns.iter().map(|column| column.id).collect());
+    }
+    let mut columns: Vec<ColumnId> = Vec::with_capacity(names.len());
+    for name in names {
+        let id = target_column(sql, schema, name)?;
+        if columns.contains(&id) {
+            return Err(with_place(
+                SqlError::new(SqlState::DuplicateColumn, "a column is named twice"),
+                position_of(sql, name),
+            ));
+        }
+        columns.push(id);
+    }
+    Ok(columns)
+}
+
+fn target_column(
+    sql: &str,
+    schema: &TableSchema,
+    name: &ast::ObjectName,
+) -> Result<ColumnId, SqlError> {
+    let folded = simple_name(sql, name)?;
+    match schema.column_named(&folded) {
+        Some(column) => Ok(column.id),
+        None => {
+            let names = schema.columns.iter().map(|column| column.name.as_str());
+            let error = undefined_column(&folded, &schema.name, names);
+            Err(with_place(error, position_of(sql, name)))
+        }
+    }
+}
+
+fn insert_values<'q>(sql: &str, query: &'q ast::Query) -> Result<&'q ast::Values, SqlError> {
+    let plain = query.with.is_none()
+        && query.order_by.is_none()
+        && query.limit_clause.is_none()
+        && query.fetch.is_none()
+        && query.locks.is_empty()
+        && query.for_clause.is_none()
+        && query.settings.is_none()
+        && query.format_clause.is_none()
+        && query.pipe_operators.is_empty();
+    match query.body.as_ref() {
+        ast::SetExpr::Values(values) if plain && !values.explicit_row => Ok(values),
+        _ => Err(with_place(
+            not_supported("INSERT … SELECT is", "read the rows first, then INSERT … VALUES"),
+            position_of(sql, query),
+        )),
+    }
+}
+
+fn bind_row(
+    sql: &str,
+    schema: &Arc<TableSchema>,
+    columns: &[ColumnId],
+    cells: &[ast::Expr],
+    parameters: &mut u16,
+) -> Result<Vec<CellPlan>, SqlError> {
+    if cells.len() != columns.len() {
+        return Err(with_place(
+            SqlError::new(
+                SqlState::SyntaxError,
+                format!("{} columns but {} values", columns.len(), cells.len()),
+            ),
+            cells.first().and_then(|cell| position_of(sql, cell)),
+        ));
+    }
+    let mut scope = Scope::new(sql, &Source::One, Err("VALUES"));
+    let mut plans = Vec::with_capacity(cells.len());
+    for (cell, id) in cells.iter().zip(columns) {
+        if is_default(cell) {
+            plans.push(CellPlan::Default);
+            continue;
+        }
+        let column = schema.column(*id);
+        plans.push(match scope.bind(cell)? {
+            Expr::Literal(value) => CellPlan::Value(
+                cell_value(value, column)
+                    .map_err(|error| with_place(error, position_of(sql, cell)))?,
+            ),
+            Expr::Parameter(index) => CellPlan::Parameter(index),
+            other => CellPlan::Expr(other),
+        });
+    }
+    *parameters = (*parameters).max(scope.parameters);
+    Ok(plans)
+}
+
+/// What a column says of a value: its type, its bounds, NOT NULL.
+pub fn cell_value(value: Value, column: &Column) -> Result<Value, SqlError> {
+    if value.is_null() {
+        return if column.nullable { Ok(value) } else { Err(not_null(column)) };
+    }
+    assign(value, column.column_type).map_err(|error| of_column(error, column))
+}
+
+#[must_use]
+pub fn not_null(column: &Column) -> SqlError {
+    SqlError::new(SqlState::NotNullViolation, format!("column \"{}\" cannot be NULL", column.name))
+}
+
+#[must_use]
+pub fn of_column(mut error: SqlError, column: &Column) -> SqlError {
+    error.message = format!("column \"{}\": {}", column.name, error.message);
+    error
+}
+
+fn is_default(cell: &ast::Expr) -> bool {
+    matches!(cell, ast::Expr::Identifier(ident)
+        if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+fn bind_on_conflict(
+    sql: &str,
+    schema: &Arc<TableSchema>,
+    source: &Source,
+    alias: Option<String>,
+    on_conflict: &ast::OnConflict,
+    parameters: &mut u16,
+) -> Result<OnConflict, SqlError> {
+    match &on_conflict.conflict_target {
+        None => {}
+        Some(ast::ConflictTarget::Columns(idents)) => {
+            let mut ids = Vec::with_capacity(idents.len());
+            for ident in idents {
+                let name = fold(ident)?;
+                let names = schema.columns.iter().map(|column| column.name.as_str());
+                let column = schema.column_named(&name).ok_or_else(|| {
+                    with_place(
+                        undefined_column(&name, &schema.name, names),
+                        crate::query::parse::offset(sql, ident.span.start),
+                    )
+                })?;
+                ids.push(column.id);
+            }
+            let mut key = schema.primary_key.clone();
+            key.sort_unstable();
+            ids.sort_unstable();
+            if ids != key {
+                let place = idents
+                    .first()
+                    .and_then(|ident| crate::query::parse::offset(sql, ident.span.start));
+                return Err(with_place(
+                    SqlError::new(
+                        SqlState::InvalidColumnReference,
+                        "ON CONFLICT must name the columns of the primary key",
+                    ),
+                    place,
+                ));
+            }
+        }
+        Some(ast::ConflictTarget::OnConstraint(_)) => {
+            return Err(not_supported("ON CONFLICT ON CONSTRAINT is", "name the key's columns"));
+        }
+    }
+    match &on_conflict.action {
+        ast::OnConflictAction::DoNothing => Ok(OnConflict::DoNothing),
+        ast::OnConflictAction::DoUpdate(update) => {
+            if schema.hidden_key() {
+                return Err(SqlError::new(
+                    SqlState::InvalidColumnReference,
+                    format!("\"{}\" has no primary key that could conflict", schema.name),
+                ));
+            }
+            let mut scope = Scope::new(sql, source, Err("ON CONFLICT"));
+            scope.alias = alias;
+            scope.excluded = true;
+            let assignments = bind_assignments(&mut scope, schema, &update.assignments)?;
+            let predicate =
+                update.selection.as_ref().map(|filter| scope.bind(filter)).transpose()?;
+            *parameters = (*parameters).max(scope.parameters);
+            Ok(OnConflict::DoUpdate { assignments, predicate })
+        }
+    }
+}
+
+// UPDATE and DELETE ------------------------------------------------------------------------------
+
+fn bind_assignments(
+    scope: &mut Scope<'_>,
+    schema: &TableSchema,
+    syntaxes: &[ast::Assignment],
+) -> Result<Vec<Assignment>, SqlError> {
+    let sql = scope.sql;
+    let mut assignments: Vec<Assignment> = Vec::with_capacity(syntaxes.len());
+    for syntax in syntaxes {
+        let ast::AssignmentTarget::ColumnName(name) = &syntax.target else {
+            return Err(not_supported("SET (a, b) = … is", "write SET a = …, b = …"));
+        };
+        let id = target_column(sql, schema, name)?;
+        if assignments.iter().any(|assignment| assignment.column == id) {
+            return Err(with_place(
+                SqlError::new(SqlState::DuplicateColumn, "a column is set twice"),
+                position_of(sql, name),
+            ));
+        }
+        let place = position_of(sql, &syntax.value);
+        let value = if is_default(&syntax.value) {
+            None
+        } else {
+            let column = schema.column(id);
+            let bound = match scope.bind(&syntax.value)? {
+                Expr::Literal(value) => Expr::Literal(
+                    cell_value(value, column).map_err(|error| with_place(error, place))?,
+                ),
+                other => other,
+            };
+            assignable(&bound, scope.source, column).map_err(|error| with_place(error, place))?;
+            Some(bound)
+        };
+        assignments.push(Assignment { column: id, value });
+    }
+    Ok(assignments)
+}
+
+/// Types known to never fit are refused before any row is read.
+fn assignable(expr: &Expr, source: &Source, column: &Column) -> Result<(), SqlError> {
+    let Some(found) = infer(expr, source) else { return Ok(()) };
+    let (from, to) = (found.tag(), column.column_type.tag());
+    use crate::query::value::TypeTag as T;
+    let fits = from == to
+        || (from.is_numeric() && to.is_numeric())
+        || (from == T::Text && matches!(to, T::Date | T::Timestamp | T::Uuid | T::Json | T::Blob))
+        || (from == T::Date && to == T::Timestamp);
+    if fits {
+        return Ok(());
+    }
+    Err(SqlError::new(
+        SqlState::DatatypeMismatch,
+        format!("column \"{}\" is {}, this is {found}", column.name, column.column_type),
+    )
+    .hint(format!("write CAST(… AS {}) if that is meant", column.column_type)))
+}
+
+pub fn bind_update(
+    catalog: &Catalog,
+    sql: &str,
+    update: &ast::Update,
+) -> Result<(Arc<TableSchema>, Update, u16), SqlError> {
+    let ast::Update {
+        update_token: _,
+        optimizer_hints,
+        table,
+        assignments,
+        from,
+        selection,
+        returning,
+        output,
+        or,
+        order_by,
+        limit,
+    } = update;
+    if from.is_some() {
+        return Err(not_supported("UPDATE … FROM is", "update by key, one table at a time"));
+    }
+    if returning.is_some() || output.is_some() {
+        return Err(not_supported("RETURNING is", "the reply names the position: SELECT by key"));
+    }
+    if or.is_some() || limit.is_some() || !order_by.is_empty() || !optimizer_hints.is_empty() {
+        return Err(not_supported("this form of UPDATE is", "write UPDATE t SET … WHERE …"));
+    }
+    let place = position_of(sql, &table.relation);
+    let (source, alias) = bind_table(catalog, sql, table)?;
+    let schema = as_table(source, place)?;
+    let source = Source::Table(schema.clone());
+    let mut scope = Scope::new(sql, &source, Err("UPDATE"));
+    scope.alias = alias;
+    let assignments = bind_assignments(&mut scope, &schema, assignments)?;
+    let predicate = bind_predicate(&mut scope, selection.as_ref())?;
+    let parameters = scope.parameters;
+    let update =
+        Update { table: schema.id, schema_version: schema.schema_version, assignments, predicate };
+    Ok((schema, update, parameters))
+}
+
+pub fn bind_delete(
+    catalog: &Catalog,
+    sql: &str,
+    delete: &ast::Delete,
+) -> Result<(Arc<TableSchema>, Delete, u16), SqlError> {
+    let ast::Delete {
+        delete_token: _,
+        optimizer_hints,
+        tables,
+        from,
+        using,
+        selection,
+        returning,
+        output,
+        order_by,
+        limit,
+    } = delete;
+    if returning.is_some() || output.is_some() {
+        return Err(not_supported("RETURNING is", "SELECT the rows first"));
+    }
+    let refused = !tables.is_empty()
+        || using.is_some()
+        || limit.is_some()
+        || !order_by.is_empty()
+        || !optimizer_hints.is_empty();
+    let [table] = (match from {
+        ast::FromTable::WithFromKeyword(tables) | ast::FromTable::WithoutKeyword(tables) => {
+            tables.as_slice()
+        }
+    }) else {
+        return Err(not_supported("DELETE from several tables is", "send one DELETE a table"));
+    };
+    if refused {
+        return Err(not_supported("this form of DELETE is", "write DELETE FROM t WHERE …"));
+    }
+    let place = position_of(sql, &table.relation);
+    let (source, alias) = bind_table(catalog, sql, table)?;
+    let schema = as_table(source, place)?;
+    let source = Source::Table(schema.clone());
+    let mut scope = Scope::new(sql, &source, Err("DELETE"));
+    scope.alias = alias;
+    let predicate = bind_predicate(&mut scope, selection.as_ref())?;
+    let parameters = scope.parameters;
+    let delete = Delete { table: schema.id, schema_version: schema.schema_version, predicate };
+    Ok((schema, delete, parameters))
+}
+
+fn bind_predicate(
+    scope: &mut Scope<'_>,
+    selection: Option<&ast::Expr>,
+) -> Result<Option<Expr>, SqlError> {
+    let Some(selection) = selection else { return Ok(None) };
+    scope.aggregates = Err("WHERE");
+    let bound = scope.bind(selection)?;
+    must_be_condition(&bound, scope.source, "WHERE")
+        .map_err(|error| with_place(error, position_of(scope.sql, selection)))?;
+    Ok(Some(bound))
+}

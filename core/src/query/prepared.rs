@@ -1,0 +1,468 @@
+//! A statement that was parsed and bound once, and runs many times.
+//!
+//! A [`Prepared`] belongs to the catalog it was bound to: whoever applies its command compares the
+//! table's schema version and answers `SchemaChanged`, which is retryable: prepare again.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use sqlparser::ast;
+
+use crate::ids::{Position, SchemaVersion, TableId};
+use crate::limits::INSERT_BYTES_MAX;
+use crate::query::bind::{Source, with_place};
+use crate::query::bind_select::{OutputColumn, Select, bind_select};
+use crate::query::bind_write::{
+    BoundInsert, CellPlan, bind_create_table, bind_delete, bind_drop, bind_insert, bind_update,
+    cell_value, not_null,
+};
+use crate::query::command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
+use crate::query::error::{SqlError, SqlState};
+use crate::query::eval::{Context, Env, eval};
+use crate::query::expr::Expr;
+use crate::query::parse::{AsOfSyntax, AsOfValue, Parsed, parse};
+use crate::query::schema::{Catalog, Column, TableSchema};
+use crate::query::value::{ColumnType, Value};
+use crate::time::Timestamp;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Statement {
+    CreateTable {
+        schema: TableSchema,
+        if_not_exists: bool,
+    },
+    /// None: the table does not exist, and that is fine.
+    DropTable(Option<Arc<TableSchema>>),
+    Insert(BoundInsert),
+    Update(Arc<TableSchema>, Update),
+    Delete(Arc<TableSchema>, Delete),
+    Select(Select),
+}
+
+/// One statement, bound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    pub statement: Statement,
+    /// EXPLAIN: show the plan instead of running it.
+    pub explain: bool,
+    /// Of the result; empty for writes.
+    pub columns: Vec<OutputColumn>,
+    /// Values it needs.
+    pub parameters: u16,
+}
+
+/// What a read is as of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    Position(Position),
+    Timestamp(Timestamp),
+}
+
+/// Parses and binds every statement of a text. A statement sees the tables that those before it
+/// create and drop.
+pub fn prepare(catalog: &Catalog, sql: &str) -> Result<Vec<Prepared>, SqlError> {
+    let mut catalog = Cow::Borrowed(catalog);
+    let mut prepared = Vec::new();
+    for parsed in parse(sql)? {
+        let start = parsed.start;
+        let next = bind_statement(&catalog, sql, parsed)
+            .map_err(|error| with_place(error, Some(start)))?;
+        if !next.explain {
+            preview(&mut catalog, &next.statement);
+        }
+        prepared.push(next);
+    }
+    Ok(prepared)
+}
+
+/// Parses and binds a text that must hold one statement.
+pub fn prepare_one(catalog: &Catalog, sql: &str) -> Result<Prepared, SqlError> {
+    let mut all = prepare(catalog, sql)?;
+    match (all.pop(), all.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => Err(SqlError::new(SqlState::SyntaxError, "there is no statement")),
+        (Some(_), false) => {
+            Err(SqlError::new(SqlState::SyntaxError, "one statement is expected here"))
+        }
+    }
+}
+
+/// What the statement will do to the catalog, for those bound after it.
+fn preview(catalog: &mut Cow<'_, Catalog>, statement: &Statement) {
+    match statement {
+        Statement::CreateTable { schema, .. } if catalog.table_named(&schema.name).is_none() => {
+            catalog.to_mut().create(schema.clone());
+        }
+        Statement::DropTable(Some(schema)) => {
+            catalog.to_mut().drop_table(schema.id);
+        }
+        Statement::CreateTable { .. }
+        | Statement::DropTable(None)
+        | Statement::Insert(_)
+        | Statement::Update(..)
+        | Statement::Delete(..)
+        | Statement::Select(_) => {}
+    }
+}
+
+fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepared, SqlError> {
+    let Parsed { statement, explain, as_of, start: _ } = parsed;
+    if let (Some((_, place)), false) = (&as_of, matches!(statement, ast::Statement::Query(_))) {
+        return Err(SqlError::new(
+            SqlState::SyntaxError,
+            "AS OF is for SELECT: the past cannot be changed",
+        )
+        .at(*place));
+    }
+    let write =
+        |statement, parameters| Prepared { statement, explain, columns: Vec::new(), parameters };
+    let mut prepared = match statement {
+        ast::Statement::Query(query) => {
+            let bound = bind_select(catalog, sql, &query, as_of)?;
+            Prepared {
+                statement: Statement::Select(bound.select),
+                explain,
+                columns: bound.columns,
+                parameters: bound.parameters,
+            }
+        }
+        ast::Statement::Insert(insert) => {
+            let (bound, parameters) = bind_insert(catalog, sql, &insert)?;
+            write(Statement::Insert(bound), parameters)
+        }
+        ast::Statement::Update(update) => {
+            let (schema, bound, parameters) = bind_update(catalog, sql, &update)?;
+            write(Statement::Update(schema, bound), parameters)
+        }
+        ast::Statement::Delete(delete) => {
+            let (schema, bound, parameters) = bind_delete(catalog, sql, &delete)?;
+            write(Statement::Delete(schema, bound), parameters)
+        }
+        ast::Statement::CreateTable(create) => {
+            let (schema, if_not_exists) = bind_create_table(catalog, sql, create)?;
+            write(Statement::CreateTable { schema, if_not_exists }, 0)
+        }
+        ast::Statement::Drop {
+            object_type: ast::ObjectType::Table,
+            if_exists,
+            names,
+            cascade: _,
+            restrict: _,
+            purge: false,
+            temporary: false,
+            table: None,
+        } => write(Statement::DropTable(bind_drop(catalog, sql, &names, if_exists)?), 0),
+        other => {
+            return Err(crate::query::bind::not_supported(
+                format!("the statement {} is", crate::query::bind::shorten(&format!("{other}"))),
+                "see docs/SQL.md",
+            ));
+        }
+    };
+    if prepared.explain {
+        prepared.columns = Vec::from([OutputColumn {
+            name: String::from("plan"),
+            column_type: Some(ColumnType::Text),
+        }]);
+    }
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// Whether it goes through a prepare. EXPLAIN never does.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        !self.explain && !matches!(self.statement, Statement::Select(_))
+    }
+
+    /// The table it was bound to, for the check that the binding still holds.
+    #[must_use]
+    pub fn bound_to(&self) -> Option<(TableId, SchemaVersion)> {
+        let schema = match &self.statement {
+            Statement::CreateTable { .. } | Statement::DropTable(None) => return None,
+            Statement::DropTable(Some(schema))
+            | Statement::Update(schema, _)
+            | Statement::Delete(schema, _) => schema,
+            Statement::Insert(insert) => &insert.schema,
+            Statement::Select(select) => match &select.source {
+                Source::Table(schema) => schema,
+                Source::One | Source::Virtual(_) => return None,
+            },
+        };
+        Some((schema.id, schema.schema_version))
+    }
+
+    /// Whether the catalog still has the table as it was bound.
+    #[must_use]
+    pub fn still_holds(&self, catalog: &Catalog) -> bool {
+        self.bound_to().is_none_or(|(table, version)| {
+            catalog.table(table).is_some_and(|schema| schema.schema_version == version)
+        })
+    }
+
+    pub fn check_parameters(&self, parameters: &[Value]) -> Result<(), SqlError> {
+        if parameters.len() >= usize::from(self.parameters) {
+            return Ok(());
+        }
+        Err(SqlError::new(
+            SqlState::UndefinedParameter,
+            format!("{} parameters are needed, {} were given", self.parameters, parameters.len()),
+        ))
+    }
+
+    /// What a SELECT is as of, with its parameter filled in; None: now. `head` is the newest
+    /// position that can be read.
+    pub fn as_of(&self, parameters: &[Value], head: Position) -> Result<Option<AsOf>, SqlError> {
+        let Statement::Select(Select { as_of: Some((syntax, place)), .. }) = &self.statement else {
+            return Ok(None);
+        };
+        self.check_parameters(parameters)?;
+        let resolved = match syntax {
+            AsOfSyntax::Position(value) => as_of_position(value, parameters, head),
+            AsOfSyntax::Timestamp(value) => as_of_timestamp(value, parameters),
+        };
+        resolved.map(Some).map_err(|error| error.at(*place))
+    }
+
+    /// The command of a write. `Nothing` when there is nothing to do.
+    pub fn lower(&self, parameters: &[Value]) -> Result<Command, SqlError> {
+        assert!(self.is_write(), "reads are executed, not lowered");
+        self.check_parameters(parameters)?;
+        match &self.statement {
+            Statement::CreateTable { schema, if_not_exists } => {
+                Ok(Command::CreateTable { schema: schema.clone(), if_not_exists: *if_not_exists })
+            }
+            Statement::DropTable(None) => Ok(Command::Nothing),
+            Statement::DropTable(Some(schema)) => {
+                Ok(Command::DropTable { table: schema.id, schema_version: schema.schema_version })
+            }
+            Statement::Insert(insert) => {
+                lower_insert(insert, core::iter::once(parameters)).map(Command::Insert)
+            }
+            Statement::Update(_, update) => Ok(Command::Update(Update {
+                assignments: fill_assignments(&update.assignments, parameters)?,
+                predicate: fill_option(update.predicate.as_ref(), parameters)?,
+                ..*update
+            })),
+            Statement::Delete(_, delete) => Ok(Command::Delete(Delete {
+                predicate: fill_option(delete.predicate.as_ref(), parameters)?,
+                ..*delete
+            })),
+            Statement::Select(_) => unreachable!("SELECT is not a write"),
+        }
+    }
+
+    /// One INSERT command for many rows of parameters: `INSERT INTO t VALUES (?, ?)` bound once.
+    pub fn lower_rows<'p>(
+        &self,
+        rows: impl Iterator<Item = &'p [Value]>,
+    ) -> Result<Command, SqlError> {
+        match &self.statement {
+            Statement::Insert(insert) if !self.explain => {
+                let rows = rows.map(|row| {
+                    assert!(
+                        row.len() >= usize::from(self.parameters),
+                        "each row gives every parameter"
+                    );
+                    row
+                });
+                lower_insert(insert, rows).map(Command::Insert)
+            }
+            _ => Err(SqlError::new(
+                SqlState::FeatureNotSupported,
+                "only INSERT takes many rows of parameters",
+            )),
+        }
+    }
+}
+
+fn invalid_position(what: &str, head: Position) -> SqlError {
+    SqlError::new(SqlState::InvalidPosition, format!("AS OF POSITION cannot be {what}"))
+        .hint(format!("positions are whole numbers from 0 to {head}"))
+}
+
+fn as_of_position(
+    value: &AsOfValue,
+    parameters: &[Value],
+    head: Position,
+) -> Result<AsOf, SqlError> {
+    let position = match value {
+        AsOfValue::Null => return Err(invalid_position("NULL", head)),
+        AsOfValue::Number(text) => match text.parse::<u64>() {
+            Ok(position) => position,
+            Err(_) => return Err(invalid_position(text, head)),
+        },
+        AsOfValue::Text(text) => return Err(invalid_position(&format!("'{text}'"), head)),
+        AsOfValue::Parameter(index) => match &parameters[usize::from(*index)] {
+            Value::Null => return Err(invalid_position("NULL", head)),
+            Value::Integer(position) if *position >= 0 => *position as u64,
+            other => return Err(invalid_position(&format!("{other}"), head)),
+        },
+    };
+    if position > head.get() {
+        return Err(invalid_position(&format!("{position}, which is in the future"), head));
+    }
+    Ok(AsOf::Position(Position::new(position)))
+}
+
+fn as_of_timestamp(value: &AsOfValue, parameters: &[Value]) -> Result<AsOf, SqlError> {
+    let value = match value {
+        AsOfValue::Null => Value::Null,
+        AsOfValue::Text(text) => Value::text(text),
+        AsOfValue::Number(text) => Value::text(text),
+        AsOfValue::Parameter(index) => parameters[usize::from(*index)].clone(),
+    };
+    let bad = |what: String| {
+        SqlError::new(SqlState::InvalidPosition, format!("AS OF TIMESTAMP cannot be {what}"))
+            .hint("write AS OF TIMESTAMP '2026-11-21 02:05:04', in UTC unless it names a zone")
+    };
+    if value.is_null() {
+        return Err(bad(String::from("NULL")));
+    }
+    match crate::query::coerce::assign(value, ColumnType::Timestamp) {
+        Ok(Value::Timestamp(ns)) => match u64::try_from(ns) {
+            Ok(ns) => Ok(AsOf::Timestamp(Timestamp(ns))),
+            Err(_) => Err(bad(String::from("before 1970"))),
+        },
+        Ok(_) => unreachable!("assign gives the type that was asked for"),
+        Err(error) => Err(bad(format!("this: {}", error.message))),
+    }
+}
+
+// INSERT -----------------------------------------------------------------------------------------
+
+fn lower_insert<'p>(
+    insert: &BoundInsert,
+    parameter_rows: impl Iterator<Item = &'p [Value]>,
+) -> Result<Insert, SqlError> {
+    let schema = &insert.schema;
+    let columns: Vec<&Column> = insert.columns.iter().map(|id| schema.column(*id)).collect();
+    let mut rows = InsertRows::default();
+    let mut conflict_parameters: &[Value] = &[];
+    for parameters in parameter_rows {
+        conflict_parameters = parameters;
+        for row in &insert.rows {
+            for (cell, column) in row.iter().zip(&columns) {
+                push_cell(&mut rows, cell, column, parameters)
+                    .map_err(|error| in_row(error, rows.count))?;
+            }
+            rows.count += 1;
+        }
+        if rows.cells.len() > INSERT_BYTES_MAX {
+            return Err(SqlError::new(
+                SqlState::LimitExceeded,
+                format!("the rows of one INSERT take more than {INSERT_BYTES_MAX} bytes"),
+            )
+            .hint("send fewer rows at a time"));
+        }
+    }
+    Ok(Insert {
+        table: schema.id,
+        schema_version: schema.schema_version,
+        columns: insert.columns.clone(),
+        rows,
+        on_conflict: match &insert.on_conflict {
+            OnConflict::Fail => OnConflict::Fail,
+            OnConflict::DoNothing => OnConflict::DoNothing,
+            OnConflict::DoUpdate { assignments, predicate } => OnConflict::DoUpdate {
+                assignments: fill_assignments(assignments, conflict_parameters)?,
+                predicate: fill_option(predicate.as_ref(), conflict_parameters)?,
+            },
+        },
+    })
+}
+
+fn in_row(mut error: SqlError, row: u32) -> SqlError {
+    error.message = format!("row {}: {}", row + 1, error.message);
+    error
+}
+
+fn push_cell(
+    rows: &mut InsertRows,
+    cell: &CellPlan,
+    column: &Column,
+    parameters: &[Value],
+) -> Result<(), SqlError> {
+    match cell {
+        CellPlan::Value(value) => rows.push_value(value),
+        CellPlan::Default => rows.push_default(),
+        CellPlan::Parameter(index) => {
+            let value = &parameters[usize::from(*index)];
+            if fits_as_is(value, column.column_type) {
+                rows.push_value(value);
+            } else if value.is_null() && !column.nullable {
+                return Err(not_null(column));
+            } else {
+                rows.push_value(&cell_value(value.clone(), column)?);
+            }
+        }
+        CellPlan::Expr(expr) => match fill(expr, parameters)? {
+            Expr::Literal(value) => rows.push_value(&cell_value(value, column)?),
+            other => rows.push_expr(&other),
+        },
+    }
+    Ok(())
+}
+
+/// The common case of a parameter that needs no conversion, so no copy.
+fn fits_as_is(value: &Value, column_type: ColumnType) -> bool {
+    match (value, column_type) {
+        (Value::Integer(_), ColumnType::BigInt)
+        | (Value::Boolean(_), ColumnType::Boolean)
+        | (Value::Double(_), ColumnType::Double)
+        | (Value::Text(_), ColumnType::Text)
+        | (Value::Blob(_), ColumnType::Blob)
+        | (Value::Date(_), ColumnType::Date)
+        | (Value::Timestamp(_), ColumnType::Timestamp)
+        | (Value::Uuid(_), ColumnType::Uuid)
+        | (Value::Json(_), ColumnType::Json) => true,
+        (Value::Integer(value), ColumnType::Integer) => i32::try_from(*value).is_ok(),
+        (Value::Integer(value), ColumnType::SmallInt) => i16::try_from(*value).is_ok(),
+        (Value::Text(text), ColumnType::Varchar(most)) => text.len() <= most as usize,
+        (Value::Decimal(value), ColumnType::Decimal { precision, scale }) => {
+            value.scale() == scale && value.digits() <= precision
+        }
+        _ => false,
+    }
+}
+
+/// Puts values in the place of parameters, and folds what has become constant.
+fn fill(expr: &Expr, parameters: &[Value]) -> Result<Expr, SqlError> {
+    let filled = expr.clone().try_map(&mut |node| match node {
+        Expr::Parameter(index) => match parameters.get(usize::from(index)) {
+            Some(value) => Ok(Expr::Literal(value.clone())),
+            None => Err(SqlError::new(
+                SqlState::UndefinedParameter,
+                format!("there is no value for parameter {}", index + 1),
+            )),
+        },
+        other => Ok(other),
+    })?;
+    if filled.is_constant() && !filled.needs_context() {
+        let context = Context::new(Timestamp(0), [0; 32]);
+        return eval(&filled, &Env::constant(&[], &context)).map(Expr::Literal);
+    }
+    Ok(filled)
+}
+
+fn fill_option(expr: Option<&Expr>, parameters: &[Value]) -> Result<Option<Expr>, SqlError> {
+    expr.map(|expr| fill(expr, parameters)).transpose()
+}
+
+fn fill_assignments(
+    assignments: &[Assignment],
+    parameters: &[Value],
+) -> Result<Vec<Assignment>, SqlError> {
+    assignments
+        .iter()
+        .map(|assignment| {
+            Ok(Assignment {
+                column: assignment.column,
+                value: fill_option(assignment.value.as_ref(), parameters)?,
+            })
+        })
+        .collect()
+}
