@@ -1,6 +1,15 @@
-//! Repository chores: `cargo x tidy`, `cargo x ci`, …
+//! Repository chores: `cargo x tidy`, `cargo x ci`, `cargo x zoo`, …
+//!
+//! Nothing here is part of the product. Start reading at `ci`: it is what `.ci/run` calls, and it
+//! calls all the others.
 
+mod bench_sqlite;
+mod ci;
+mod main_job;
+mod steps;
 mod tidy;
+mod vopr;
+mod zoo;
 
 use std::process::ExitCode;
 
@@ -17,29 +26,29 @@ struct Arguments {
 enum Command {
     /// Hold the habits that a compiler does not: module arrows, headers, sizes, links.
     Tidy,
+    /// Everything that must hold before a change goes in; what `.ci/run` calls.
+    Ci(ci::Options),
+    /// Import, query, verify and kill -9 the `verity` binary on real data.
+    MainJob(main_job::Options),
+    /// Deliberate bugs, one at a time: the simulator must catch each.
+    Zoo(zoo::Options),
+    /// The work of `verity bench` through SQLite (WAL, synchronous=FULL), as ratios.
+    BenchSqlite(bench_sqlite::Options),
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Tidy => run_tidy(),
-    }
-}
-
-fn run_tidy() -> ExitCode {
-    match tidy::check(&tidy::root()) {
-        Ok(findings) if findings.is_empty() => {
-            println!("tidy: nothing found");
-            ExitCode::SUCCESS
-        }
-        Ok(findings) => {
-            for finding in &findings {
-                println!("{finding}");
-            }
-            println!("tidy: {} findings", findings.len());
-            ExitCode::FAILURE
-        }
+    let result = match Arguments::parse().command {
+        Command::Tidy => tidy::run(),
+        Command::Ci(options) => ci::run(&options),
+        Command::MainJob(options) => main_job::run(&options),
+        Command::Zoo(options) => zoo::run(&options),
+        Command::BenchSqlite(options) => bench_sqlite::run(&options),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("tidy: {error}");
+            eprintln!("cargo x: {error}");
             ExitCode::from(2)
         }
     }

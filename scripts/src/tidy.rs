@@ -88,6 +88,16 @@ pub fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
+/// Prints what is wrong. True: nothing.
+pub fn run() -> Result<bool, String> {
+    let findings = check(&root())?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    println!("tidy: {} findings", findings.len());
+    Ok(findings.is_empty())
+}
+
 /// Everything wrong with the tree, rule by rule.
 pub fn check(root: &Path) -> Result<Vec<Finding>, String> {
     let sources = read_sources(root)?;

@@ -1,0 +1,95 @@
+//! What `.ci/run` does: every check there is, in order of how soon it can fail.
+
+use std::time::{Duration, SystemTime};
+
+use crate::steps::{Steps, Verdict, cargo, release_binary, run as run_command, run_tests};
+use crate::{main_job, tidy, vopr, zoo};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Format, lints, tidy and tests only.
+    #[arg(long)]
+    quick: bool,
+    /// Seeds of the simulator that are always the same.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    fixed_seeds: u64,
+    /// Seconds for seeds that nobody has tried before.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    fresh_seconds: u64,
+    /// Seeds to try for each bug of the zoo.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    zoo_seeds: u64,
+}
+
+/// Fixed seeds stop here, however slow the machine.
+const FIXED_SEEDS_BUDGET: Duration = Duration::from_secs(300);
+
+pub fn run(options: &Options) -> Result<bool, String> {
+    let mut steps = Steps::new();
+    steps.step("format", || {
+        run_command(&mut cargo(&["fmt", "--all", "--check"]))?;
+        Ok(Verdict::Passed(1))
+    });
+    steps.step("lints", || {
+        let arguments = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        run_command(&mut cargo(&arguments))?;
+        Ok(Verdict::Passed(1))
+    });
+    steps.step("tidy", || {
+        if tidy::run()? { Ok(Verdict::Passed(1)) } else { Err("see above".to_string()) }
+    });
+    steps.step("tests", || {
+        let arguments = ["test", "--workspace", "--no-fail-fast"];
+        Ok(Verdict::Passed(run_tests(&mut cargo(&arguments))?))
+    });
+    if !options.quick {
+        slow(options, &mut steps);
+    }
+    Ok(steps.finish())
+}
+
+fn slow(options: &Options, steps: &mut Steps) {
+    let built = steps.step("release build", || {
+        run_command(&mut cargo(&["build", "--release", "--workspace"]))?;
+        Ok(Verdict::Passed(1))
+    });
+    if !built {
+        return;
+    }
+    let simulator = release_binary("vopr");
+    steps.step("simulator, fixed seeds", || {
+        let count = options.fixed_seeds;
+        Ok(Verdict::Passed(vopr::hold(&simulator, 1, count, FIXED_SEEDS_BUDGET)?))
+    });
+    steps.step("simulator, fresh seeds", || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let first = now.map_or(0, |now| now.as_secs()) * 1_000_000;
+        println!("fresh seeds from {first}");
+        let budget = Duration::from_secs(options.fresh_seconds);
+        Ok(Verdict::Passed(vopr::hold(&simulator, first, u64::MAX, budget)?))
+    });
+    steps.step("simulator, same trace in debug and release", || {
+        run_command(&mut cargo(&["build", "--package", "vopr"]))?;
+        let debug = crate::steps::target_dir().join("debug/vopr");
+        Ok(Verdict::Passed(vopr::same_traces(&simulator, &debug, &[1, 2, 3])?))
+    });
+    steps.step("zoo", || {
+        if zoo::run(&zoo::Options::all(options.zoo_seeds))? {
+            Ok(Verdict::Passed(zoo::count()))
+        } else {
+            Err("a deliberate bug went unseen".to_string())
+        }
+    });
+    steps.step("no zoo in the release binaries", || {
+        let verity = zoo::release_is_clean(&release_binary("verity"))?;
+        Ok(Verdict::Passed(verity + zoo::release_is_clean(&simulator)?))
+    });
+    steps.step("demo", || {
+        main_job::demo(&release_binary("verity"))?;
+        Ok(Verdict::Passed(1))
+    });
+    steps.step("main job on real data", || match main_job::run_all(&release_binary("verity"))? {
+        Some(count) => Ok(Verdict::Passed(count)),
+        None => Ok(Verdict::Skipped),
+    });
+}
