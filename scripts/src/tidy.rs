@@ -138,8 +138,22 @@ fn read_sources(root: &Path) -> Result<Vec<Source>, String> {
     Ok(sources)
 }
 
-/// Links in Markdown to files of this repository must resolve.
+/// Links in Markdown, and documents named anywhere, must exist.
 fn links(root: &Path, sources: &[Source], findings: &mut Vec<Finding>) {
+    for source in sources {
+        for (number, line) in source.text.lines().enumerate() {
+            for named in line.split("docs/").skip(1) {
+                let Some(end) = named.find(".md") else { continue };
+                let name = &named[..end];
+                let plain =
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                if plain && !root.join("docs").join(format!("{name}.md")).exists() {
+                    let what = format!("there is no document docs/{name}.md");
+                    findings.push(source.finding(number + 1, what));
+                }
+            }
+        }
+    }
     for source in sources.iter().filter(|source| source.path.ends_with(".md")) {
         let folder = root.join(&source.path).parent().map(Path::to_path_buf).unwrap_or_default();
         for (number, line) in source.text.lines().enumerate() {

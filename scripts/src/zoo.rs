@@ -62,8 +62,7 @@ struct Summary {
 pub fn run(options: &Options) -> Result<bool, String> {
     let wanted = |name: &str| options.bug.as_ref().is_none_or(|bug| bug == name);
     let bugs: Vec<_> = core_zoo::BUGS.iter().filter(|bug| wanted(bug.name)).collect();
-    if bugs.is_empty() {
-        let name = options.bug.as_deref().unwrap_or("any");
+    if let (true, Some(name)) = (bugs.is_empty(), &options.bug) {
         return Err(format!("no bug named `{name}`: see `cargo x zoo --list`"));
     }
     if options.list {

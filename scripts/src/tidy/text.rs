@@ -31,13 +31,13 @@ pub fn check(source: &Source, exceptions: &Exceptions, findings: &mut Vec<Findin
     if source.path.starts_with("core/src/") && !source.is_test() {
         core_only(source, exceptions, findings);
     }
-    if !source.path.starts_with("shell/src/disk/") && !source.path.starts_with("core/") {
+    if !source.path.starts_with("shell/src/disk/ring") {
         unsafe_only_in_ring(source, findings);
     }
 }
 
 fn header(source: &Source, findings: &mut Vec<Finding>) {
-    if !source.is_test() && !source.text.starts_with("//!") {
+    if !source.text.starts_with("//!") {
         findings.push(source.finding(1, "no `//!` header that says what the module is for"));
     }
 }
@@ -92,21 +92,28 @@ fn core_only(source: &Source, exceptions: &Exceptions, findings: &mut Vec<Findin
                 findings.push(source.finding(number, format!("`{word}` in core: {why}")));
             }
         }
-        let magic = code.contains("4096") || code.contains("4_096");
+        let bare = without_strings(code);
+        let magic = bare.contains("4096") || bare.contains("4_096");
         let home = source.path == "core/src/limits.rs" || exceptions.has("magic", &source.path);
-        if magic && !home && !code.contains("align(4096)") {
+        if magic && !home && !bare.contains("align(4096)") {
             findings.push(source.finding(number, "4096: sizes have names in limits.rs"));
         }
     }
 }
 
 fn unsafe_only_in_ring(source: &Source, findings: &mut Vec<Finding>) {
-    let word = concat!("unsafe", " {");
+    let words = [concat!("unsafe", " {"), concat!("unsafe", " fn"), concat!("unsafe", " impl")];
     for (number, line) in source.product_lines() {
-        if line.contains(word) {
+        let code = without_strings(line.split("//").next().unwrap_or_default());
+        if words.iter().any(|word| code.contains(word)) {
             findings.push(source.finding(number, "unsafe outside the shell's ring"));
         }
     }
+}
+
+/// A line of code without what stands in its string literals.
+fn without_strings(code: &str) -> String {
+    code.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
 }
 
 /// Nothing committed names the machine it was written on.
