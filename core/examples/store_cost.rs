@@ -80,6 +80,24 @@ fn sequential(key: u64) -> [u8; 9] {
     bytes
 }
 
+/// A chain of reads, each a random 4 KiB page away: what no index structure can beat.
+fn cache_miss_ns() -> f64 {
+    const PAGES: usize = 64 << 10;
+    let mut chain = vec![0u64; PAGES * 512];
+    let mut at = 0;
+    for step in 1..=PAGES {
+        let next = (step * 40_503 % PAGES) * 512 + step % 512;
+        chain[at] = next as u64;
+        at = next;
+    }
+    let (mut at, start) = (0, Instant::now());
+    for _ in 0..PAGES - 1 {
+        at = chain[at] as usize;
+    }
+    assert!(at < chain.len());
+    start.elapsed().as_secs_f64() * 1e9 / (PAGES - 1) as f64
+}
+
 fn main() {
     let rows: u64 = std::env::args().nth(1).and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
     let tenant = TenantId::new(1);
@@ -106,6 +124,8 @@ fn main() {
         let _ = key.seal(PageNumber::new(number), Op::new(1), &mut pages.as_mut_slice()[0]);
     }
     println!("seal one page {:>23.0} ns", start.elapsed().as_secs_f64() * 1e9 / 1_999.0);
+
+    println!("one dependent cache miss {:>12.0} ns", cache_miss_ns());
 
     bench.time("put, sequential keys", rows, |store, item| {
         store.put(ordered, &sequential(item), &row).expect("in memory");

@@ -294,6 +294,7 @@ impl Store {
                     unreachable!("both were just seen");
                 };
                 copy.copy_from_slice(old);
+                page::set_number(copy, to);
                 self.resolve_page(to);
                 self.free_set.stage(from);
                 to

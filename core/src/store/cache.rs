@@ -11,11 +11,12 @@
 //! what readers pin is bounded by half of the latter (`Cache::room_to_pin`). A change reserves its
 //! frames *before* it plans what it will touch, so that nothing is evicted between plan and deed.
 
+use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use zerocopy::FromZeros;
 
-use super::page::Bytes;
+use super::page::{self, Bytes};
 use crate::ids::PageNumber;
 use crate::io::Page;
 use crate::stdx::PageMap;
@@ -53,6 +54,8 @@ pub(super) struct Cache {
     frames: Vec<Frame>,
     referenced: Vec<Cell<bool>>,
     map: PageMap,
+    /// Page number, cut to the table's size → the frame where such a page was last found.
+    guesses: Vec<Cell<u32>>,
     free: Vec<u32>,
     dirty: Vec<u32>,
     hand: usize,
@@ -73,6 +76,7 @@ impl Cache {
             frames: Vec::with_capacity(frames_max),
             referenced: Vec::with_capacity(frames_max),
             map: PageMap::new(frames_max + frames_max / 4 + 1_024),
+            guesses: vec![Cell::new(u32::MAX); frames_max.next_power_of_two()],
             free: Vec::with_capacity(frames_max),
             dirty: Vec::with_capacity(dirty_pages_max as usize),
             hand: 0,
@@ -84,13 +88,29 @@ impl Cache {
         }
     }
 
+    /// A frame is believed when its page says that it is the one wanted: so a hit touches neither
+    /// the map nor the frame's state, only a guess (4 bytes) and the page itself.
     #[inline]
     pub(super) fn get(&self, page: PageNumber) -> Option<&Bytes> {
-        let frame = self.map.get(page)? as usize;
-        let referenced = &self.referenced[frame];
-        if !referenced.get() {
-            referenced.set(true);
+        let frame = self.guesses[page.get() as usize & (self.guesses.len() - 1)].get() as usize;
+        match self.pages.get(frame) {
+            Some(bytes) if page::number(&bytes.0) == page.get() => {
+                let referenced = &self.referenced[frame];
+                if !referenced.get() {
+                    referenced.set(true);
+                }
+                Some(&bytes.0)
+            }
+            Some(_) | None => self.get_by_map(page),
         }
+    }
+
+    #[inline(never)]
+    fn get_by_map(&self, page: PageNumber) -> Option<&Bytes> {
+        let frame = self.map.get(page)?;
+        self.guesses[page.get() as usize & (self.guesses.len() - 1)].set(frame);
+        let frame = frame as usize;
+        self.referenced[frame].set(true);
         Some(&self.pages[frame].0)
     }
 
@@ -132,7 +152,8 @@ impl Cache {
         self.pinned_max
     }
 
-    /// A frame for a page that is not in memory; its bytes are whatever was there.
+    /// A frame for a page that is not in memory; the caller fills it at once, the page's number
+    /// included.
     pub(super) fn insert(&mut self, page: PageNumber, state: State) -> &mut Bytes {
         let frame = self.take_frame();
         let other = self.map.insert(page, frame);
@@ -178,7 +199,7 @@ impl Cache {
             {
                 self.evictions += 1;
                 self.map.remove(frame.page);
-                self.frames[at].state = State::Free;
+                self.disown(at);
                 return Some(at as u32);
             }
         }
@@ -203,8 +224,14 @@ impl Cache {
     pub(super) fn drop_page(&mut self, page: PageNumber) {
         let Some(frame) = self.map.remove(page) else { return };
         self.retire(frame);
-        self.frames[frame as usize].state = State::Free;
+        self.disown(frame as usize);
         self.free.push(frame);
+    }
+
+    /// The frame holds no page: its bytes must not claim to be one.
+    fn disown(&mut self, frame: usize) {
+        self.frames[frame].state = State::Free;
+        page::set_number(&mut self.pages[frame].0, PageNumber::ZERO);
     }
 
     /// Ends the frame's present life: out of the dirty list, and its pins count no more.
@@ -240,6 +267,7 @@ impl Cache {
         this.page = to;
         this.state = State::Dirty;
         this.dirty_slot = dirty_slot;
+        page::set_number(&mut self.pages[frame as usize].0, to);
         self.referenced[frame as usize].set(true);
     }
 

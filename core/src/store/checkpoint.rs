@@ -295,7 +295,7 @@ impl Store {
         let number = this.chain[at];
         let mut pages = this.take_buffer(1);
         let bytes = &mut pages.as_mut_slice()[0];
-        page::init(&mut bytes.0, Kind::FreeSet, 0, FREE_SET.tenant, FREE_SET.tree);
+        page::init(&mut bytes.0, number, Kind::FreeSet, 0, FREE_SET);
         let mut payload = [0; CAPACITY];
         page::write_ref(&mut payload, 0, &this.chain_next.unwrap_or(PageRef::NONE));
         let end = this.encoded.len().min((at + 1) * CHUNK);

@@ -313,7 +313,13 @@ pub(super) fn open_page(
     let tag: &Tag = &at.tag;
     key.open(at.page, at.checkpoint_op, page, tag).map_err(|_| corrupt)?;
     match page::header(&page.0) {
-        Some(header) if header.tenant == tree.tenant && header.tree == tree.tree => Ok(()),
+        Some(header)
+            if header.page == at.page
+                && header.tenant == tree.tenant
+                && header.tree == tree.tree =>
+        {
+            Ok(())
+        }
         Some(_) | None => Err(corrupt),
     }
 }

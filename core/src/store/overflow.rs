@@ -115,7 +115,7 @@ impl Store {
     pub(super) fn new_page(&mut self, tree: TreeRef, kind: Kind, level: u8) -> PageNumber {
         let number = self.acquire_page();
         let bytes = self.cache.insert(number, State::Dirty);
-        page::init(bytes, kind, level, tree.tenant, tree.tree);
+        page::init(bytes, number, kind, level, tree);
         number
     }
 }

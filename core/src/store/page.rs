@@ -10,8 +10,8 @@
 //! 20  heap_start u16     lowest byte of the heap, which grows down from the end
 //! 22  used u16           bytes of all slots and live heap entries: the logical size
 //! 24  prefix u16         leading bytes that all keys of the page share
-//! 26  zero u16
-//! 28  size u32           bytes of payload (overflow, free set)
+//! 26  size u16           bytes of payload (overflow, free set)
+//! 28  page u32           pair assertion: the page's own number
 //! 32  slots, 8 bytes each, in key order: hint u32 ‖ offset u16 ‖ key size u16
 //! ```
 //!
@@ -30,6 +30,8 @@ use crate::crypto::Tag;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
 use crate::limits::{KEY_SIZE_MAX, PAGE_SIZE};
 use crate::superblock::PageRef;
+
+use super::TreeRef;
 
 pub(super) type Bytes = [u8; PAGE_SIZE];
 
@@ -123,13 +125,24 @@ pub(super) const fn pending(page: PageNumber) -> PageRef {
     PageRef { page, checkpoint_op: Op::ZERO, tag: Tag([0; 16]) }
 }
 
-pub(super) fn init(bytes: &mut Bytes, kind: Kind, level: u8, tenant: TenantId, tree: TreeId) {
+/// The page's own number.
+#[inline]
+pub(super) fn number(bytes: &Bytes) -> u32 {
+    u32_at(bytes, 28)
+}
+
+pub(super) fn set_number(bytes: &mut Bytes, number: PageNumber) {
+    bytes[28..32].copy_from_slice(&number.get().to_le_bytes());
+}
+
+pub(super) fn init(bytes: &mut Bytes, number: PageNumber, kind: Kind, level: u8, tree: TreeRef) {
     bytes.fill(0);
+    set_number(bytes, number);
     bytes[0..4].copy_from_slice(&MAGIC);
     bytes[4] = kind.byte();
     bytes[5] = level;
-    bytes[8..16].copy_from_slice(&tenant.get().to_le_bytes());
-    bytes[16..20].copy_from_slice(&tree.get().to_le_bytes());
+    bytes[8..16].copy_from_slice(&tree.tenant.get().to_le_bytes());
+    bytes[16..20].copy_from_slice(&tree.tree.get().to_le_bytes());
     put_u16(bytes, 20, PAGE_SIZE as u16);
 }
 
@@ -138,6 +151,7 @@ pub(super) fn init(bytes: &mut Bytes, kind: Kind, level: u8, tenant: TenantId, t
 pub(super) struct Header {
     pub kind: Kind,
     pub level: u8,
+    pub page: PageNumber,
     pub tenant: TenantId,
     pub tree: TreeId,
 }
@@ -150,6 +164,7 @@ pub(super) fn header(bytes: &Bytes) -> Option<Header> {
     Some(Header {
         kind: Kind::from_byte(bytes[4])?,
         level: bytes[5],
+        page: PageNumber::new(number(bytes)),
         tenant: TenantId::new(u64_at(bytes, 8)),
         tree: TreeId::new(u32_at(bytes, 16)),
     })
@@ -190,13 +205,13 @@ fn prefix(bytes: &Bytes) -> usize {
 
 /// Payload bytes of an overflow or free set page.
 pub(super) fn payload(bytes: &Bytes) -> &[u8] {
-    let size = (u32_at(bytes, 28) as usize).min(CAPACITY);
+    let size = (u16_at(bytes, 26) as usize).min(CAPACITY);
     &bytes[HEADER..HEADER + size]
 }
 
 pub(super) fn set_payload(bytes: &mut Bytes, data: &[u8]) {
     bytes[HEADER..HEADER + data.len()].copy_from_slice(data);
-    bytes[28..32].copy_from_slice(&(data.len() as u32).to_le_bytes());
+    put_u16(bytes, 26, data.len() as u16);
 }
 
 /// First slot whose key takes part in a search: an inner page's first key stands for "anything".
@@ -334,19 +349,11 @@ pub(super) fn lower_bound(bytes: &Bytes, wanted: &[u8]) -> (usize, bool) {
     if low >= high {
         return (low, false);
     }
+    let (first, last) = (low, high);
     let shared = prefix(bytes);
-    if shared > 0 {
-        let head = &key(bytes, low)[..shared];
-        let common = shared.min(wanted.len());
-        match wanted[..common].cmp(&head[..common]) {
-            core::cmp::Ordering::Less => return (low, false),
-            core::cmp::Ordering::Greater => return (high, false),
-            core::cmp::Ordering::Equal if wanted.len() < shared => return (low, false),
-            core::cmp::Ordering::Equal => {}
-        }
-    }
-    let rest = &wanted[shared..];
-    let hint = hint_of(rest);
+    // Search as if the key shared the page's prefix; look whether it does only at the end, at the
+    // entry that the caller will touch anyway.
+    let hint = hint_of(wanted.get(shared..).unwrap_or(&[]));
     while low < high {
         let middle = low.midpoint(high);
         let at = u32_at(bytes, slot_at(middle));
@@ -355,11 +362,22 @@ pub(super) fn lower_bound(bytes: &Bytes, wanted: &[u8]) -> (usize, bool) {
         } else if at > hint {
             high = middle;
         } else {
-            match key(bytes, middle)[shared..].cmp(rest) {
+            match key(bytes, middle).cmp(wanted) {
                 core::cmp::Ordering::Less => low = middle + 1,
                 core::cmp::Ordering::Equal => return (middle, true),
                 core::cmp::Ordering::Greater => high = middle,
             }
+        }
+    }
+    if shared > 0 {
+        let probe = if low > first { low - 1 } else { low };
+        let head = &key(bytes, probe)[..shared];
+        let common = shared.min(wanted.len());
+        match wanted[..common].cmp(&head[..common]) {
+            core::cmp::Ordering::Less => return (first, false),
+            core::cmp::Ordering::Greater => return (last, false),
+            core::cmp::Ordering::Equal if wanted.len() < shared => return (first, false),
+            core::cmp::Ordering::Equal => {}
         }
     }
     (low, false)
@@ -593,8 +611,7 @@ pub(super) fn push_index_ref(bytes: &mut Bytes, page: PageNumber) {
     let at = HEADER + entries * REF_SIZE;
     write_ref(bytes, at, &pending(page));
     put_u16(bytes, 6, (entries + 1) as u16);
-    let size = ((entries + 1) * REF_SIZE) as u32;
-    bytes[28..32].copy_from_slice(&size.to_le_bytes());
+    put_u16(bytes, 26, ((entries + 1) * REF_SIZE) as u16);
 }
 
 /// Everything an offline walker can check of one page by itself.

@@ -485,7 +485,7 @@ impl Store {
         };
         if at < entries || index < entries {
             let bytes = self.bytes_mut(left);
-            page::init(bytes, kind, level, tree.tenant, tree.tree);
+            page::init(bytes, left, kind, level, tree);
             for place in 0..at {
                 page::insert(bytes, place, &nth(place));
             }
