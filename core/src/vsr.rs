@@ -468,9 +468,16 @@ impl Vsr {
 
     fn collect_durable(&mut self, effects: &mut Effects) {
         let Stage::Open(journal) = &mut self.stage else { return };
+        let mut arrived = false;
         while let Some(prepare) = journal.next_durable() {
             let op = prepare.header().op;
+            assert!(op > self.replay_to, "what is replayed was durable at open");
             place(&mut self.queue, self.delivered, op, prepare);
+            arrived = true;
+        }
+        // A redundant header may become durable while the queue holds prepares being read back.
+        if !arrived {
+            return;
         }
         // This replica acknowledges up to the first prepare that is still in flight.
         let missing = self.queue.iter().position(Option::is_none);
