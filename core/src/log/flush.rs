@@ -22,7 +22,7 @@ use super::tail::{PageBase, RunState};
 use super::{LogError, LogHead, Logs};
 use crate::ids::{Op, SegmentNumber, TenantId};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Pages};
-use crate::limits::{LOG_IO_IN_FLIGHT_MAX, PAGE_SIZE};
+use crate::limits::{LOG_BUFFER_SIZE_MAX, LOG_IO_IN_FLIGHT_MAX, PAGE_SIZE};
 
 /// Full index pages that gather before they are written, outside of a checkpoint.
 const PAGES_GATHERED: usize = 16;
@@ -82,7 +82,9 @@ impl Logs {
     pub fn flush_step(&mut self, effects: &mut Effects) {
         self.drain_events(effects);
         self.flush_runs(effects);
-        if self.checkpoint.is_some() || self.pages_queued.len() >= PAGES_GATHERED {
+        let gathered = self.pages_queued.len() >= PAGES_GATHERED;
+        let short_of_room = self.buffered_bytes > LOG_BUFFER_SIZE_MAX / 2;
+        if self.checkpoint.is_some() || gathered || short_of_room {
             self.flush_pages(effects);
         }
     }

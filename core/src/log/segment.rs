@@ -35,7 +35,7 @@ use super::head::LogHead;
 use super::record::{Reader, Writer};
 use crate::crypto::{ChainHash, Frontier};
 use crate::ids::{Position, SegmentNumber, TenantId};
-use crate::limits::PAGE_SIZE;
+use crate::limits::{PAGE_SIZE, SEGMENT_POSITIONS};
 
 pub const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"VRTYSEGM";
@@ -154,7 +154,7 @@ impl SegmentHeader {
             return Err(SegmentHeaderError::Fields);
         };
         let sane = block_size == PAGE_SIZE as u32
-            && segment_positions > 0
+            && (1..=SEGMENT_POSITIONS).contains(&segment_positions)
             && segment_positions.checked_mul(u64::from(number.get())) == Some(first.get())
             && frontier.size() == first.get();
         if !sane {

@@ -142,3 +142,27 @@ fn device_errors_surface() {
     let result = bench.logs.on_done(io, Err(IoError::NoSpace), &mut bench.effects);
     assert_eq!(result, Err(LogError { file, error: IoError::NoSpace }));
 }
+
+/// Many logs with unfinished blocks: room runs out, nothing can be flushed, a checkpoint is wanted.
+#[test]
+fn many_small_logs_want_a_checkpoint_before_room_runs_out() {
+    let mut bench = Bench::new(1_000_000);
+    let mut wanted = false;
+    'rounds: for _ in 0..100 {
+        for tenant in 0..2_000 {
+            bench.append_sized(TenantId::new(tenant), 1_000);
+            bench.logs.flush_step(&mut bench.effects);
+            bench.run(usize::MAX);
+            if bench.logs.checkpoint_wanted() {
+                wanted = true;
+                break 'rounds;
+            }
+            assert!(bench.logs.room() > 0, "no room and nothing to do about it");
+        }
+    }
+    assert!(wanted);
+    bench.checkpoint();
+    bench.checkpoint();
+    assert!(!bench.logs.checkpoint_wanted());
+    assert_eq!(bench.logs.room(), Logs::new(1).room());
+}

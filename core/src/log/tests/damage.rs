@@ -32,6 +32,41 @@ fn every_flipped_byte_of_a_segment_is_detected() {
     }
 }
 
+/// Whatever a stranger hands over as a segment, a head or a claim: an error, never a panic, and
+/// never more memory than one record.
+#[test]
+fn hostile_bytes_are_refused() {
+    let bench = small();
+    let good = bench.segment(0);
+    let head = bench.head(TENANT).encode();
+    let mut random = Random(99);
+    for round in 0..20_000 {
+        let mut bytes = good.clone();
+        for _ in 0..=random.below(8) {
+            let at = random.below(bytes.len() as u64) as usize;
+            bytes[at] = random.next() as u8;
+        }
+        if round % 2 == 0 {
+            // A header that is whole, but lies.
+            let crc = crc32fast::hash(&bytes[16..PAGE_SIZE]);
+            bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        }
+        for number in [0, 1, u32::MAX] {
+            let number = SegmentNumber::new(number);
+            let start = SegmentStart { tenant: TENANT, number, before: None };
+            let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
+            if verifier.push(&bytes, |_| Ok(())).is_ok() {
+                let _ = verifier.finish();
+            }
+        }
+        let mut bytes = head.clone();
+        let at = random.below(bytes.len() as u64) as usize;
+        bytes[at] = random.next() as u8;
+        let _ = LogHead::decode(&bytes[..random.below(bytes.len() as u64 + 1) as usize]);
+        let _ = CheckpointRecord::decode(&bytes);
+    }
+}
+
 #[test]
 fn garbage_behind_the_checkpoint_is_no_damage() {
     let mut bench = small();
