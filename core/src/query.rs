@@ -11,6 +11,7 @@
 //! Fault model: SQL text and encoded commands may be anything; both are bounded before recursion.
 
 pub mod access;
+pub mod aggregate;
 pub mod bind;
 pub mod bind_select;
 pub mod bind_write;
@@ -23,6 +24,7 @@ pub mod datetime;
 pub mod decimal;
 pub mod error;
 pub mod eval;
+pub mod explain;
 pub mod expr;
 pub mod functions;
 pub mod json;
@@ -30,7 +32,9 @@ pub mod key;
 pub mod like;
 pub mod parse;
 pub mod prepared;
+pub mod read;
 pub mod schema;
+pub mod source;
 pub mod stored;
 pub mod value;
 pub mod virtual_tables;
@@ -40,5 +44,8 @@ pub use decimal::Decimal;
 pub use error::{SqlError, SqlState};
 pub use expr::Expr;
 pub use prepared::{AsOf, Prepared, Statement, prepare, prepare_one};
+pub use read::{EventRead, PointScratch, ReadProgress, ReadTask, ReadWorld, Stop, read_point};
 pub use schema::{Catalog, CatalogKey, Check, Column, HIDDEN_KEY_COLUMN, TableSchema};
+pub use source::RowSource;
 pub use value::{ColumnType, TypeTag, Value};
+pub use virtual_tables::EventRow;

@@ -408,7 +408,7 @@ fn push_cell(
 }
 
 /// The common case of a parameter that needs no conversion, so no copy.
-fn fits_as_is(value: &Value, column_type: ColumnType) -> bool {
+pub(crate) fn fits_as_is(value: &Value, column_type: ColumnType) -> bool {
     match (value, column_type) {
         (Value::Integer(_), ColumnType::BigInt)
         | (Value::Boolean(_), ColumnType::Boolean)

@@ -1,0 +1,691 @@
+//! Executing a SELECT at a position, in bounded slices.
+//!
+//! Purpose: [`ReadTask`] is what an embedded caller or the node holds between two slices; each
+//! [`ReadTask::step`] visits at most `READ_SLICE_ROWS` rows and never blocks. `Stop::Fault`: fetch
+//! the missing pages and step again; nothing is lost or doubled. Rows come out with
+//! [`ReadTask::take_rows`] after any step, in order.
+//!
+//! Invariants: memory is bounded by `READ_MEMORY_MAX` (sorts, groups, DISTINCT) and by one slice of
+//! rows; beyond, the statement is refused and the error says what would help. The result is a
+//! function of the position, the statement and its parameters.
+//!
+//! What a step needs: the store, the tenant's catalog as the store has it now (same call, same
+//! state), and for `__events` a reader of records. The task carries the position.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::ops::ControlFlow;
+
+use crate::ids::{Position, TenantId};
+use crate::limits::{READ_MEMORY_MAX, READ_SLICE_ROWS};
+use crate::query::access::{KeyRange, narrows};
+use crate::query::aggregate::Accumulator;
+use crate::query::bind::Source;
+use crate::query::bind_select::{OrderKey, Select};
+use crate::query::error::{SqlError, SqlState};
+use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
+use crate::query::expr::{CompareOp, Expr};
+use crate::query::prepared::{Prepared, Statement};
+use crate::query::schema::Catalog;
+use crate::query::source::{RowScan, RowSource};
+use crate::query::stored::StoredRow;
+use crate::query::value::Value;
+use crate::query::virtual_tables::{EventRow, VirtualTable, catalog_rows};
+use crate::store::{Fault, Store};
+
+/// Why a step did not get to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stop {
+    /// A page is not here: `store.fetch`, then step again.
+    Fault(Fault),
+    /// The log record that `events` was asked for is not in memory: read it, then step again.
+    EventFault,
+    Sql(SqlError),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<SqlError> for Stop {
+    fn from(error: SqlError) -> Stop {
+        Stop::Sql(error)
+    }
+}
+
+/// What a step got to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadProgress {
+    /// Rows may be ready; there is more to do.
+    More,
+    Done,
+}
+
+/// What the reader of records answers for one position.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EventRead {
+    Row(EventRow),
+    /// Not shown, or not there.
+    Absent,
+    /// Not in memory yet.
+    Fault,
+}
+
+/// All that a step may read.
+pub struct ReadWorld<'a> {
+    pub store: &'a Store,
+    pub catalog: &'a Catalog,
+    /// Records of the tenant's log, for `__events`.
+    pub events: &'a mut dyn FnMut(Position) -> EventRead,
+}
+
+impl core::fmt::Debug for ReadWorld<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("ReadWorld")
+    }
+}
+
+/// Result row.
+pub type Row = Vec<Value>;
+
+/// A SELECT under way.
+#[derive(Debug)]
+pub struct ReadTask {
+    prepared: Arc<Prepared>,
+    tenant: TenantId,
+    parameters: Vec<Value>,
+    position: Position,
+    context: Context,
+    stage: Stage,
+    sink: Sink,
+    ready: Vec<Row>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Start,
+    Rows(RowScan),
+    Events {
+        /// Positions left to read: from `low` up to and with `high`.
+        low: u64,
+        high: u64,
+        reverse: bool,
+    },
+    /// All rows were read; results come out.
+    Output,
+    Done,
+}
+
+/// Where rows go that passed the filter.
+#[derive(Debug, Default)]
+struct Sink {
+    groups: BTreeMap<Row, Vec<Accumulator>>,
+    seen: BTreeSet<Row>,
+    /// Rows to sort, with hidden sort columns; and how many bytes they take.
+    sorting: Vec<Row>,
+    bytes: usize,
+    skip: u64,
+    left: u64,
+    /// What `sorting` may be cut down to: LIMIT + OFFSET.
+    keep: Option<usize>,
+    sorted: bool,
+    /// The groups are final: the one that no rows make was added if it had to be.
+    closed: bool,
+}
+
+impl ReadTask {
+    /// `prepared` must be a SELECT or an EXPLAIN. `position` is where it reads: the transaction end
+    /// that `Prepared::as_of` was resolved to, or the newest one.
+    pub fn new(
+        prepared: Arc<Prepared>,
+        tenant: TenantId,
+        parameters: Vec<Value>,
+        position: Position,
+        context: Context,
+    ) -> Result<ReadTask, SqlError> {
+        assert!(!prepared.is_write(), "writes go through a prepare");
+        prepared.check_parameters(&parameters)?;
+        let mut task = ReadTask {
+            prepared,
+            tenant,
+            parameters,
+            position,
+            context,
+            stage: Stage::Start,
+            sink: Sink::default(),
+            ready: Vec::new(),
+        };
+        if let Statement::Select(select) = &task.prepared.statement {
+            let env = Env::constant(&task.parameters, &task.context);
+            let skip = count_of(select.offset.as_ref(), &env)?.unwrap_or(0);
+            let limit = count_of(select.limit.as_ref(), &env)?;
+            task.sink.skip = skip;
+            task.sink.left = limit.unwrap_or(u64::MAX);
+            task.sink.keep =
+                limit.and_then(|limit| usize::try_from(limit.saturating_add(skip)).ok());
+        }
+        Ok(task)
+    }
+
+    #[must_use]
+    pub fn prepared(&self) -> &Arc<Prepared> {
+        &self.prepared
+    }
+
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Rows that are ready, in order. Take them after every step.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        core::mem::take(&mut self.ready)
+    }
+
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// One slice.
+    pub fn step(&mut self, world: &mut ReadWorld<'_>) -> Result<ReadProgress, Stop> {
+        let prepared = self.prepared.clone();
+        if prepared.explain {
+            if !self.is_done() {
+                self.ready = crate::query::explain::explain(&prepared)
+                    .into_iter()
+                    .map(|line| Vec::from([Value::Text(line)]))
+                    .collect();
+                self.stage = Stage::Done;
+            }
+            return Ok(ReadProgress::Done);
+        }
+        let Statement::Select(select) = &prepared.statement else {
+            unreachable!("`new` refuses writes")
+        };
+        if !prepared.still_holds(world.catalog) {
+            return Err(SqlError::new(
+                SqlState::SchemaChanged,
+                "the table has changed since the statement was prepared",
+            )
+            .hint("prepare it again")
+            .into());
+        }
+        match &mut self.stage {
+            Stage::Start => self.start(select, world)?,
+            Stage::Rows(_) => self.read_rows(select, world)?,
+            Stage::Events { .. } => self.read_events(select, world)?,
+            Stage::Output => self.output(select)?,
+            Stage::Done => {}
+        }
+        Ok(if self.is_done() { ReadProgress::Done } else { ReadProgress::More })
+    }
+
+    fn start(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
+        let reverse = select.order_by_key == Some(true);
+        match &select.source {
+            Source::One => {
+                let _ = self.take(select, RowView::Values(&[]))?;
+                self.stage = Stage::Output;
+            }
+            Source::Virtual(VirtualTable::Events) => {
+                let (low, high) = self.event_bounds(select)?;
+                self.stage = Stage::Events { low, high, reverse };
+                self.read_events(select, world)?;
+            }
+            Source::Virtual(table) => {
+                for row in catalog_rows(*table, world.catalog) {
+                    if self.take(select, RowView::Values(&row))?.is_break() {
+                        break;
+                    }
+                }
+                self.stage = Stage::Output;
+            }
+            Source::Table(schema) => {
+                if schema.created_at > self.position {
+                    return Err(SqlError::new(
+                        SqlState::InvalidPosition,
+                        format!(
+                            "table \"{}\" did not exist at position {}",
+                            schema.name, self.position
+                        ),
+                    )
+                    .hint(format!("it was created at position {}", schema.created_at))
+                    .into());
+                }
+                if is_count_of_all(select) {
+                    let source = self.source(world);
+                    if let Some(count) = source.count(schema)? {
+                        let count = i64::try_from(count).unwrap_or(i64::MAX);
+                        let grouped = Vec::from([Value::Integer(count)]);
+                        self.sink.closed = true;
+                        self.emit_grouped(select, &grouped)?;
+                        self.stage = Stage::Output;
+                        return Ok(());
+                    }
+                }
+                let env = Env::constant(&self.parameters, &self.context);
+                let ranges = if narrows(&select.conditions) {
+                    select.conditions.ranges(schema, &env)?
+                } else {
+                    Vec::from([KeyRange::all()])
+                };
+                self.stage = Stage::Rows(RowScan::new(ranges, reverse));
+                self.read_rows(select, world)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn source<'w>(&self, world: &ReadWorld<'w>) -> RowSource<'w> {
+        RowSource {
+            store: world.store,
+            tenant: self.tenant,
+            catalog: world.catalog,
+            position: self.position,
+        }
+    }
+
+    fn read_rows(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
+        let source = self.source(world);
+        let Source::Table(schema) = &select.source else { unreachable!("rows are of a table") };
+        let Stage::Rows(mut scan) = core::mem::replace(&mut self.stage, Stage::Done) else {
+            unreachable!("the caller matched the stage")
+        };
+        let mut failure = None;
+        let mut enough = false;
+        let outcome = source.scan(schema, &mut scan, &mut |_, row: StoredRow<'_>| match self
+            .take(select, RowView::Stored(row))
+        {
+            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+            Ok(ControlFlow::Break(())) => {
+                enough = true;
+                ControlFlow::Break(())
+            }
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        match outcome {
+            Err(fault) => {
+                self.stage = Stage::Rows(scan);
+                Err(fault.into())
+            }
+            Ok(ControlFlow::Break(())) if !enough => {
+                self.stage = Stage::Rows(scan);
+                Ok(())
+            }
+            Ok(ControlFlow::Continue(()) | ControlFlow::Break(())) => {
+                self.finish(select)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The positions that the filter on `position` leaves.
+    fn event_bounds(&self, select: &Select) -> Result<(u64, u64), SqlError> {
+        let env = Env::constant(&self.parameters, &self.context);
+        let (mut low, mut high) = (0_i64, i64::try_from(self.position.get()).unwrap_or(i64::MAX));
+        let Some(conditions) = select.conditions.columns.first() else {
+            return Ok((0, self.position.get()));
+        };
+        let mut bounds: Vec<(CompareOp, &Expr)> =
+            conditions.bounds.iter().map(|(op, expr)| (*op, expr)).collect();
+        if let Some(expr) = &conditions.equal {
+            bounds.push((CompareOp::GreaterOrEqual, expr));
+            bounds.push((CompareOp::LessOrEqual, expr));
+        }
+        for (op, expr) in bounds {
+            let Value::Integer(value) = eval(expr, &env)? else { continue };
+            match op {
+                CompareOp::Greater => low = low.max(value.saturating_add(1)),
+                CompareOp::GreaterOrEqual => low = low.max(value),
+                CompareOp::Less => high = high.min(value.saturating_sub(1)),
+                CompareOp::LessOrEqual => high = high.min(value),
+                CompareOp::Equal | CompareOp::NotEqual => unreachable!("not bounds"),
+            }
+        }
+        if low > high {
+            // Nothing: an empty range is one past its end.
+            return Ok((1, 0));
+        }
+        Ok((low.unsigned_abs(), high.unsigned_abs()))
+    }
+
+    fn read_events(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
+        for _ in 0..READ_SLICE_ROWS {
+            let Stage::Events { low, high, reverse } = &self.stage else {
+                unreachable!("the caller matched the stage")
+            };
+            let (low, high, reverse) = (*low, *high, *reverse);
+            if low > high {
+                self.finish(select)?;
+                return Ok(());
+            }
+            let at = if reverse { high } else { low };
+            let flow = match (world.events)(Position::new(at)) {
+                EventRead::Fault => return Err(Stop::EventFault),
+                EventRead::Absent => ControlFlow::Continue(()),
+                EventRead::Row(event) => {
+                    let row = event.to_row(world.catalog);
+                    self.take(select, RowView::Values(&row))?
+                }
+            };
+            self.stage = match (reverse, high.checked_sub(1)) {
+                (false, _) => Stage::Events { low: low + 1, high, reverse },
+                (true, Some(high)) => Stage::Events { low, high, reverse },
+                (true, None) => Stage::Events { low: 1, high: 0, reverse },
+            };
+            if flow.is_break() {
+                self.finish(select)?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Filters one row and passes it on. `Break`: no more rows are wanted.
+    fn take(&mut self, select: &Select, row: RowView<'_>) -> Result<ControlFlow<()>, SqlError> {
+        let env = Env { row, ..Env::constant(&self.parameters, &self.context) };
+        if let Some(filter) = &select.filter
+            && eval_truth(filter, &env)? != Some(true)
+        {
+            return Ok(ControlFlow::Continue(()));
+        }
+        match &select.grouping {
+            Some(_) => {
+                self.sink.group(select, &env)?;
+                Ok(ControlFlow::Continue(()))
+            }
+            None => {
+                let values = outputs(select, row, &env)?;
+                self.sink.push(select, values, &mut self.ready)
+            }
+        }
+    }
+
+    fn finish(&mut self, select: &Select) -> Result<(), SqlError> {
+        self.stage = Stage::Output;
+        // Without sorting or grouping all rows are out already.
+        if select.grouping.is_none() && !needs_sort(select) {
+            self.stage = Stage::Done;
+        }
+        Ok(())
+    }
+
+    fn emit_grouped(&mut self, select: &Select, grouped: &[Value]) -> Result<(), SqlError> {
+        let row = RowView::Values(grouped);
+        let env = Env { row, ..Env::constant(&self.parameters, &self.context) };
+        let values: Row =
+            select.outputs.iter().map(|output| eval(output, &env)).collect::<Result<_, _>>()?;
+        let _ = self.sink.push(select, values, &mut self.ready)?;
+        Ok(())
+    }
+
+    /// Groups become rows, sorted rows come out: a slice of either.
+    fn output(&mut self, select: &Select) -> Result<(), SqlError> {
+        if let Some(grouping) = &select.grouping {
+            // Aggregates over no rows still give one row, unless there is a GROUP BY.
+            let empty = self.sink.groups.is_empty() && grouping.keys.is_empty();
+            if !core::mem::replace(&mut self.sink.closed, true) && empty {
+                let accumulators = grouping.aggregates.iter().map(Accumulator::new).collect();
+                self.sink.groups.insert(Vec::new(), accumulators);
+            }
+            for _ in 0..READ_SLICE_ROWS {
+                let Some((mut grouped, accumulators)) = self.sink.groups.pop_first() else { break };
+                for accumulator in accumulators {
+                    grouped.push(accumulator.finish()?);
+                }
+                self.emit_grouped(select, &grouped)?;
+            }
+            if !self.sink.groups.is_empty() {
+                return Ok(());
+            }
+        }
+        if needs_sort(select) {
+            if !self.sink.sorted {
+                self.sink.sort(&select.order);
+                self.sink.sorted = true;
+                self.sink.sorting.reverse();
+            }
+            for _ in 0..READ_SLICE_ROWS {
+                let Some(row) = self.sink.sorting.pop() else { break };
+                if self.sink.deliver(select, row, &mut self.ready).is_break() {
+                    self.sink.sorting.clear();
+                }
+            }
+            if !self.sink.sorting.is_empty() {
+                return Ok(());
+            }
+        }
+        self.stage = Stage::Done;
+        Ok(())
+    }
+}
+
+fn needs_sort(select: &Select) -> bool {
+    !select.order.is_empty() && select.order_by_key.is_none()
+}
+
+/// COUNT(*) of a whole table: the tree knows.
+fn is_count_of_all(select: &Select) -> bool {
+    use crate::query::bind::{Aggregate, AggregateFunction};
+    let all = Aggregate { function: AggregateFunction::CountRows, argument: None, distinct: false };
+    select.filter.is_none()
+        && select
+            .grouping
+            .as_ref()
+            .is_some_and(|grouping| grouping.keys.is_empty() && grouping.aggregates == [all])
+}
+
+fn count_of(expr: Option<&Expr>, env: &Env<'_>) -> Result<Option<u64>, SqlError> {
+    let Some(expr) = expr else { return Ok(None) };
+    match eval(expr, env)? {
+        Value::Null => Ok(None),
+        Value::Integer(count) if count >= 0 => Ok(Some(count.unsigned_abs())),
+        other => Err(SqlError::new(
+            SqlState::InvalidParameterValue,
+            format!("LIMIT and OFFSET take a whole number from 0, not {other}"),
+        )),
+    }
+}
+
+fn outputs(select: &Select, row: RowView<'_>, env: &Env<'_>) -> Result<Row, SqlError> {
+    if let (Some(plain), RowView::Stored(stored)) = (&select.plain, row) {
+        return Ok(plain.iter().map(|ordinal| stored.column(*ordinal).to_value()).collect());
+    }
+    select.outputs.iter().map(|output| eval(output, env)).collect()
+}
+
+fn size_of_row(row: &[Value]) -> usize {
+    row.iter().map(|value| core::mem::size_of::<Value>() + value.heap_bytes()).sum::<usize>() + 32
+}
+
+fn too_much(what: &str) -> SqlError {
+    SqlError::new(
+        SqlState::LimitExceeded,
+        format!("{what} needs more than {} MiB of memory", READ_MEMORY_MAX >> 20),
+    )
+}
+
+impl Sink {
+    fn group(&mut self, select: &Select, env: &Env<'_>) -> Result<(), SqlError> {
+        let Some(grouping) = &select.grouping else { unreachable!("the caller matched it") };
+        let key: Row = grouping.keys.iter().map(|key| eval(key, env)).collect::<Result<_, _>>()?;
+        if !self.groups.contains_key(&key) {
+            self.bytes += size_of_row(&key) + grouping.aggregates.len() * 64;
+            let accumulators = grouping.aggregates.iter().map(Accumulator::new).collect();
+            self.groups.insert(key.clone(), accumulators);
+        }
+        let Some(accumulators) = self.groups.get_mut(&key) else {
+            unreachable!("it was just inserted")
+        };
+        for (accumulator, aggregate) in accumulators.iter_mut().zip(&grouping.aggregates) {
+            let value =
+                aggregate.argument.as_ref().map(|argument| eval(argument, env)).transpose()?;
+            self.bytes += accumulator.add(value)?;
+        }
+        if self.bytes > READ_MEMORY_MAX {
+            return Err(too_much("GROUP BY or DISTINCT")
+                .hint("narrow the WHERE, so that fewer groups are left"));
+        }
+        Ok(())
+    }
+
+    /// A row of outputs, hidden sort columns included.
+    fn push(
+        &mut self,
+        select: &Select,
+        row: Row,
+        ready: &mut Vec<Row>,
+    ) -> Result<ControlFlow<()>, SqlError> {
+        if select.distinct {
+            if self.seen.contains(&row) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            self.bytes += size_of_row(&row);
+            if self.bytes > READ_MEMORY_MAX {
+                return Err(too_much("DISTINCT").hint("narrow the WHERE"));
+            }
+            self.seen.insert(row.clone());
+        }
+        if !needs_sort(select) {
+            return Ok(self.deliver(select, row, ready));
+        }
+        self.bytes += size_of_row(&row);
+        self.sorting.push(row);
+        if let Some(keep) = self.keep
+            && self.sorting.len() >= keep.saturating_mul(2).max(READ_SLICE_ROWS)
+        {
+            self.sort(&select.order);
+            for dropped in self.sorting.drain(keep..) {
+                self.bytes -= size_of_row(&dropped);
+            }
+        }
+        if self.bytes > READ_MEMORY_MAX {
+            return Err(too_much("ORDER BY").hint(order_hint(select)));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn deliver(&mut self, select: &Select, mut row: Row, ready: &mut Vec<Row>) -> ControlFlow<()> {
+        if self.left == 0 {
+            return ControlFlow::Break(());
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return ControlFlow::Continue(());
+        }
+        row.truncate(select.visible);
+        ready.push(row);
+        self.left -= 1;
+        if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Stable: rows that compare equal stay in the order of their keys.
+    fn sort(&mut self, order: &[OrderKey]) {
+        self.sorting.sort_by(|left, right| compare_rows(left, right, order));
+    }
+}
+
+fn order_hint(select: &Select) -> String {
+    let columns: Vec<String> = select
+        .order
+        .iter()
+        .filter_map(|key| match &select.outputs[key.output] {
+            Expr::Column(id) => {
+                let columns = select.source.columns();
+                columns.get(id.get() as usize - 1).map(|(name, _)| name.clone())
+            }
+            _ => None,
+        })
+        .collect();
+    if columns.is_empty() {
+        return String::from("add LIMIT, or narrow the WHERE");
+    }
+    format!(
+        "add LIMIT, narrow the WHERE, or key the table by ({}) so that it lies in this order",
+        columns.join(", ")
+    )
+}
+
+fn compare_rows(left: &[Value], right: &[Value], order: &[OrderKey]) -> Ordering {
+    for key in order {
+        let (left, right) = (&left[key.output], &right[key.output]);
+        let ordering = match (left.is_null(), right.is_null()) {
+            (true, true) => Ordering::Equal,
+            (true, false) if key.nulls_first => Ordering::Less,
+            (true, false) => Ordering::Greater,
+            (false, true) if key.nulls_first => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            (false, false) if key.descending => right.cmp(left),
+            (false, false) => left.cmp(right),
+        };
+        if ordering.is_ne() {
+            return ordering;
+        }
+    }
+    Ordering::Equal
+}
+
+/// Buffers of [`read_point`], kept by the caller between lookups.
+#[derive(Debug, Default)]
+pub struct PointScratch {
+    key: Vec<u8>,
+}
+
+/// The hot path: SELECT of plain columns by the whole primary key. `None`: not such a statement,
+/// use a [`ReadTask`]. `Some(found)`: `out` holds the row's columns if found.
+pub fn read_point(
+    prepared: &Prepared,
+    source: &RowSource<'_>,
+    parameters: &[Value],
+    scratch: &mut PointScratch,
+    out: &mut Vec<Value>,
+) -> Result<Option<bool>, Fault> {
+    out.clear();
+    let Statement::Select(select) = &prepared.statement else { return Ok(None) };
+    let (Source::Table(schema), Some(plain)) = (&select.source, &select.plain) else {
+        return Ok(None);
+    };
+    let simple = select.conditions.is_lookup
+        && !prepared.explain
+        && !select.distinct
+        && select.order.is_empty()
+        && select.limit.is_none()
+        && select.offset.is_none()
+        && schema.created_at <= source.position;
+    if !simple || !prepared.still_holds(source.catalog) {
+        return Ok(None);
+    }
+    scratch.key.clear();
+    for (conditions, id) in select.conditions.columns.iter().zip(&schema.primary_key) {
+        let value = match &conditions.equal {
+            Some(Expr::Literal(value)) => value,
+            Some(Expr::Parameter(index)) => match parameters.get(usize::from(*index)) {
+                Some(value) => value,
+                None => return Ok(None),
+            },
+            Some(_) | None => return Ok(None),
+        };
+        let column_type = schema.column(*id).column_type;
+        if !crate::query::prepared::fits_as_is(value, column_type) {
+            return Ok(None);
+        }
+        crate::query::key::encode_key_value(value, column_type, &mut scratch.key);
+    }
+    let Some(bytes) = source.get(schema, &scratch.key)? else { return Ok(Some(false)) };
+    let row = StoredRow::new(&bytes);
+    out.extend(plain.iter().map(|ordinal| row.column(*ordinal).to_value()));
+    Ok(Some(true))
+}
