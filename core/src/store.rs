@@ -253,7 +253,10 @@ impl Store {
     fn acquire_page(&mut self) -> PageNumber {
         let page = self.free_set.acquire();
         assert!(page.get() <= self.config.grid_pages_max, "callers ask `room_for` first");
-        // A page of that number may still be cached, or even be on its way in.
+        // A page of that number may still be cached, or even be on its way in; but no checkpoint
+        // under way may hold it.
+        let state = self.cache.state(page);
+        assert!(matches!(state, None | Some(cache::State::Clean)), "{page:?} is still {state:?}");
         self.cache.drop_page(page);
         self.fetches.abandon(page);
         self.checkpoints.forget(page);

@@ -325,5 +325,7 @@ impl Cache {
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.frames.len() * (crate::limits::PAGE_SIZE + size_of::<Frame>() + 1)
+            + self.guesses.len() * 4
+            + self.frames_max * 24 // the map, the free list and the dirty list
     }
 }
