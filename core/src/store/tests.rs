@@ -69,6 +69,9 @@ struct World {
     pins: Pins,
     faults: u64,
     done: Option<StoreCheckpoint>,
+    /// Levels at which pages split, and merged.
+    splits: BTreeSet<u8>,
+    merges: BTreeSet<u8>,
 }
 
 const DIRTY_MAX: u32 = 2_048;
@@ -95,12 +98,16 @@ impl World {
             pins: Pins::new(),
             faults: 0,
             done: None,
+            splits: BTreeSet::new(),
+            merges: BTreeSet::new(),
         }
     }
 
     fn drain(&mut self) {
         for effect in self.effects.drain() {
             match effect {
+                Effect::Event(Event::PageSplit { level }) => drop(self.splits.insert(level)),
+                Effect::Event(Event::PageMerged { level }) => drop(self.merges.insert(level)),
                 Effect::Event(_) => {}
                 other => self.in_flight.push(other),
             }
@@ -444,13 +451,19 @@ fn create_trees(world: &mut World) {
     }
 }
 
+/// `VERITY_ROUNDS=n` plays n times as many seeds.
+fn rounds(usual: u64) -> u64 {
+    let times = std::env::var("VERITY_ROUNDS").ok().and_then(|times| times.parse().ok());
+    usual * times.unwrap_or(1)
+}
+
 fn habits(seed: u64, clean_frames: u32, evict_all: bool, pace: u32) -> Habits {
     Habits { seed, clean_frames, evict_all, pace }
 }
 
 #[test]
 fn agrees_with_an_ordered_map_with_a_fault_at_every_page() {
-    for seed in 0..6 {
+    for seed in 0..rounds(6) {
         let mut player = Player::new(habits(seed, 64, true, 8));
         for (index, op) in script(seed, 2_000, true).iter().enumerate() {
             player.step(index, op, true);
@@ -472,8 +485,60 @@ fn agrees_with_an_ordered_map_with_a_fault_at_every_page() {
 }
 
 #[test]
+fn every_kind_of_key_grows_and_shrinks_to_nothing() {
+    let styles = [KeyStyle::Random, KeyStyle::Sequential, KeyStyle::Long, KeyStyle::Few];
+    for (seed, style) in styles.into_iter().cycle().take(rounds(4) as usize).enumerate() {
+        let mut world = World::new(habits(seed as u64, 64, seed % 2 == 1, 4));
+        create_trees(&mut world);
+        let before = world.store.free_set.acquired();
+        let mut random = ChaCha8Rng::seed_from_u64(300 + seed as u64);
+        let (mut model, mut next, mut op) = (BTreeMap::new(), 0, 0);
+        for phase in 0..4 {
+            for _ in 0..2_000 {
+                let key = draw_key(&mut random, style, &mut next);
+                if random.next_u32() % 8 < if phase % 2 == 0 { 7 } else { 2 } {
+                    let size = random.next_u32() as usize % if phase == 0 { 1_100 } else { 90 };
+                    let value = vec![phase as u8; size];
+                    world.run(|store| store.put(TREE, &key, &value));
+                    model.insert(key, value);
+                } else {
+                    // A neighbour, which exists more often than the key itself.
+                    let key = model.range(key..).next().map(|(key, _)| key.clone());
+                    let Some(key) = key else { continue };
+                    assert!(world.run(|store| store.remove(TREE, &key)));
+                    model.remove(&key);
+                }
+                if random.next_u32().is_multiple_of(300) && !world.store.checkpoint_under_way() {
+                    op += 1;
+                    let done = world.checkpoint(op);
+                    world.store.checkpoint_durable_applied(done.op);
+                }
+            }
+            assert_eq!(world.all(TREE), model);
+        }
+        let keys: Vec<_> = model.keys().cloned().collect();
+        let middle = keys.len() / 2;
+        for key in keys[middle..].iter().chain(keys[..middle].iter().rev()) {
+            assert!(world.run(|store| store.remove(TREE, key)));
+        }
+        assert_eq!(world.run(|store| store.count(TREE)), 0);
+        for _ in 0..3 {
+            op += 1;
+            let done = world.checkpoint(op);
+            check_checkpoint(&world, &done);
+            world.store.checkpoint_durable_applied(done.op);
+        }
+        // The free set's own page is the only one more than at the start.
+        assert_eq!(world.store.free_set.acquired(), before + 1);
+        if matches!(style, KeyStyle::Long) {
+            assert!(world.splits.len() > 2 && world.merges.len() > 1, "tall trees were met");
+        }
+    }
+}
+
+#[test]
 fn twins_with_other_caches_and_paces_write_the_same_bytes() {
-    for seed in 100..104 {
+    for seed in 1_000..1_000 + rounds(4) {
         let ops = script(seed, 3_000, seed % 2 == 0);
         let mut left = Player::new(habits(seed, 64, true, 16));
         let mut right = Player::new(habits(seed + 1, 4_000, false, 1));
@@ -510,7 +575,7 @@ fn compare_checkpoints(left: &World, right: &World) {
 
 #[test]
 fn a_crash_anywhere_replays_to_the_same_grid() {
-    for seed in 200..206 {
+    for seed in 2_000..2_000 + rounds(6) {
         let ops = script(seed, 2_500, seed % 2 == 0);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut steady = Player::new(habits(seed, 512, false, 4));
