@@ -154,7 +154,7 @@ impl Logs {
     /// Makes a log ready for appends. `head` comes from the tree of heads, as of a checkpoint, or
     /// is [`LogHead::empty`]. An open log stays as it is.
     pub fn open(&mut self, tenant: TenantId, head: LogHead) {
-        assert!(head.segment_first.get() % self.segment_positions == 0);
+        assert!(head.segment_first.get().is_multiple_of(self.segment_positions));
         assert!(head.frontier.size() == head.next.get());
         self.open.entry(tenant).or_insert_with(|| OpenLog::new(head));
     }
