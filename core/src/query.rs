@@ -49,3 +49,6 @@ pub use schema::{Catalog, CatalogKey, Check, Column, HIDDEN_KEY_COLUMN, TableSch
 pub use source::RowSource;
 pub use value::{ColumnType, TypeTag, Value};
 pub use virtual_tables::EventRow;
+
+#[cfg(test)]
+mod tests;

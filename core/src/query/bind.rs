@@ -250,17 +250,17 @@ impl<'a> Scope<'a> {
                 }
                 let mut value = self.boxed(expr)?;
                 let mut items = self.list(list)?;
-                for item in &mut items {
-                    self.align(&mut value, item)?;
+                for (item, syntax) in items.iter_mut().zip(list) {
+                    self.align(&mut value, item, (expr, syntax))?;
                 }
                 Ok(Expr::In { value, list: items, negated: *negated })
             }
             Ast::Between { expr, negated, low, high } => {
                 let mut value = self.boxed(expr)?;
-                let (mut low, mut high) = (self.boxed(low)?, self.boxed(high)?);
-                self.align(&mut value, &mut low)?;
-                self.align(&mut value, &mut high)?;
-                Ok(Expr::Between { value, low, high, negated: *negated })
+                let (mut least, mut most) = (self.boxed(low)?, self.boxed(high)?);
+                self.align(&mut value, &mut least, (expr, low))?;
+                self.align(&mut value, &mut most, (expr, high))?;
+                Ok(Expr::Between { value, low: least, high: most, negated: *negated })
             }
             Ast::Like { negated, any: false, expr, pattern, escape_char } => {
                 self.like(expr, pattern, escape_char.as_deref(), false, *negated)
@@ -370,8 +370,9 @@ impl<'a> Scope<'a> {
         right: &ast::Expr,
         negated: bool,
     ) -> Result<Expr, SqlError> {
+        let syntaxes = (left, right);
         let (mut left, mut right) = (self.boxed(left)?, self.boxed(right)?);
-        self.align(&mut left, &mut right)?;
+        self.align(&mut left, &mut right, syntaxes)?;
         Ok(Expr::IsDistinct { left, right, negated })
     }
 
@@ -448,8 +449,9 @@ impl<'a> Scope<'a> {
             _ => None,
         };
         if let Some(op) = compare {
+            let syntaxes = (left, right);
             let (mut left, mut right) = (self.boxed(left)?, self.boxed(right)?);
-            self.align(&mut left, &mut right)?;
+            self.align(&mut left, &mut right, syntaxes)?;
             self.comparable(&left, &right)?;
             return Ok(Expr::Compare { op, left, right });
         }
@@ -666,9 +668,16 @@ impl<'a> Scope<'a> {
     }
 
     /// Text literals beside dates, timestamps and UUIDs are read as such, once, here.
-    fn align(&self, left: &mut Expr, right: &mut Expr) -> Result<(), SqlError> {
-        read_text_as(left, infer(right, self.source))?;
+    fn align(
+        &self,
+        left: &mut Expr,
+        right: &mut Expr,
+        syntaxes: (&ast::Expr, &ast::Expr),
+    ) -> Result<(), SqlError> {
+        read_text_as(left, infer(right, self.source))
+            .map_err(|error| with_place(error, position_of(self.sql, syntaxes.0)))?;
         read_text_as(right, infer(left, self.source))
+            .map_err(|error| with_place(error, position_of(self.sql, syntaxes.1)))
     }
 
     /// Types known to be incomparable are refused now, with a caret, and not at the first row.

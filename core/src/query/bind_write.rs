@@ -399,7 +399,7 @@ pub fn bind_insert(
     sql: &str,
     insert: &ast::Insert,
 ) -> Result<(BoundInsert, u16), SqlError> {
-    let (name, alias) = refuse_insert_clauses(insert)?;
+    let (name, alias) = refuse_insert_clauses(sql, insert)?;
     let place = position_of(sql, name);
     let schema = as_table(find_source(catalog, sql, name)?, place)?;
     let columns = insert_columns(sql, &schema, &insert.columns)?;
@@ -433,9 +433,16 @@ pub fn bind_insert(
     Ok((BoundInsert { schema, columns, rows, on_conflict }, parameters))
 }
 
-fn refuse_insert_clauses(
-    insert: &ast::Insert,
-) -> Result<(&ast::ObjectName, Option<String>), SqlError> {
+fn returning_refused(sql: &str, items: Option<&[ast::SelectItem]>) -> SqlError {
+    let place = items.and_then(|items| items.first()).and_then(|item| position_of(sql, item));
+    let error = not_supported("RETURNING is", "the reply names the position: SELECT by key");
+    with_place(error, place)
+}
+
+fn refuse_insert_clauses<'i>(
+    sql: &str,
+    insert: &'i ast::Insert,
+) -> Result<(&'i ast::ObjectName, Option<String>), SqlError> {
     let ast::Insert {
         insert_token: _,
         optimizer_hints,
@@ -469,7 +476,7 @@ fn refuse_insert_clauses(
         ));
     }
     if returning.is_some() || output.is_some() {
-        return Err(not_supported("RETURNING is", "the reply names the position: SELECT by key"));
+        return Err(returning_refused(sql, returning.as_deref()));
     }
     let others = !optimizer_hints.is_empty()
         || *overwrite
@@ -751,11 +758,17 @@ pub fn bind_update(
         order_by,
         limit,
     } = update;
-    if from.is_some() {
-        return Err(not_supported("UPDATE … FROM is", "update by key, one table at a time"));
+    if let Some(
+        ast::UpdateTableFromKind::BeforeSet(tables) | ast::UpdateTableFromKind::AfterSet(tables),
+    ) = from
+    {
+        return Err(with_place(
+            not_supported("UPDATE … FROM is", "update by key, one table at a time"),
+            tables.first().and_then(|table| position_of(sql, &table.relation)),
+        ));
     }
     if returning.is_some() || output.is_some() {
-        return Err(not_supported("RETURNING is", "the reply names the position: SELECT by key"));
+        return Err(returning_refused(sql, returning.as_deref()));
     }
     if or.is_some() || limit.is_some() || !order_by.is_empty() || !optimizer_hints.is_empty() {
         return Err(not_supported("this form of UPDATE is", "write UPDATE t SET … WHERE …"));
@@ -792,7 +805,7 @@ pub fn bind_delete(
         limit,
     } = delete;
     if returning.is_some() || output.is_some() {
-        return Err(not_supported("RETURNING is", "SELECT the rows first"));
+        return Err(returning_refused(sql, returning.as_deref()));
     }
     let refused = !tables.is_empty()
         || using.is_some()

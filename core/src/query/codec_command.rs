@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
-use crate::limits::{COLUMNS_MAX, EXPRESSION_DEPTH_MAX, IDENTIFIER_SIZE_MAX};
+use crate::limits::{COLUMNS_MAX, EXPRESSION_DEPTH_MAX, IDENTIFIER_SIZE_MAX, SQL_TOKENS_MAX};
 use crate::query::cbor::{DecodeError, Decoder, Encoder, MAJOR_TAG};
 use crate::query::codec::{decode_value, encode_value};
 use crate::query::command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
@@ -583,6 +583,11 @@ fn decode_insert(d: &mut Decoder<'_>) -> Result<Insert> {
         columns.push(id);
     }
     let rows = InsertRows { count: d.u32()?, cells: d.bytes()?.to_owned() };
+    // A cell takes a byte at least; rows without cells are all defaults.
+    let most = rows.cells.len().checked_div(columns.len()).unwrap_or(SQL_TOKENS_MAX);
+    if rows.count as usize > most {
+        return d.error("more rows than cells");
+    }
     let on_conflict = decode_on_conflict(d)?;
     Ok(Insert { table, schema_version, columns, rows, on_conflict })
 }

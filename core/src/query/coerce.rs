@@ -126,10 +126,7 @@ pub fn from_text(text: &str, to: ColumnType) -> Result<Value, SqlError> {
         ColumnType::Timestamp => parse_timestamp(text).map(Value::Timestamp),
         ColumnType::Uuid => parse_uuid(text).map(Value::Uuid),
         ColumnType::Json => json::validate(text).ok().map(|()| Value::Json(String::from(text))),
-        ColumnType::Blob => match parse_hex(text) {
-            Some(bytes) => Some(Value::Blob(bytes)),
-            None => None,
-        },
+        ColumnType::Blob => parse_hex(text).map(Value::Blob),
         ColumnType::Boolean => parse_boolean(text).map(Value::Boolean),
         ColumnType::Text | ColumnType::Varchar(_) => Some(Value::text(text)),
         ColumnType::SmallInt | ColumnType::Integer | ColumnType::BigInt => {
@@ -144,7 +141,7 @@ pub fn from_text(text: &str, to: ColumnType) -> Result<Value, SqlError> {
             _ => SqlState::InvalidText,
         };
         let shown: String = text.chars().take(64).collect();
-        let error = SqlError::new(code, format!("'{shown}' is not a {}", to.tag().name()));
+        let error = SqlError::new(code, format!("'{shown}' is not a {to}"));
         match to {
             ColumnType::Date => error.hint("dates are written '2026-11-21'"),
             ColumnType::Timestamp => error
@@ -197,6 +194,13 @@ pub fn cast(value: Value, to: ColumnType) -> Result<Value, SqlError> {
         (Value::Null, _) => return Ok(Value::Null),
         (Value::Text(text), ColumnType::Varchar(most)) => {
             return Ok(Value::Text(text.chars().take(most as usize).collect()));
+        }
+        // The day of a moment, where a DATE is asked for explicitly.
+        (Value::Text(text), ColumnType::Date) if parse_date(&text).is_none() => {
+            match parse_timestamp(&text) {
+                Some(ns) => Value::Date(split_timestamp(ns).0),
+                None => from_text(&text, to)?,
+            }
         }
         (Value::Text(text), to) if to.tag() != TypeTag::Text => from_text(&text, to)?,
         (value, ColumnType::Text | ColumnType::Varchar(_)) if value.tag() != TypeTag::Text => {
@@ -293,7 +297,8 @@ pub fn align(left: &Value, right: &Value) -> Option<Result<Value, SqlError>> {
     match other.tag() {
         tag @ (TypeTag::Date | TypeTag::Timestamp | TypeTag::Uuid) => {
             // '2026-11-21 10:00' beside a DATE is still a moment.
-            if tag == TypeTag::Date && parse_date(text).is_none() {
+            if tag == TypeTag::Date && parse_date(text).is_none() && parse_timestamp(text).is_some()
+            {
                 return Some(from_text(text, ColumnType::Timestamp));
             }
             Some(from_text(text, ColumnType::of_tag(tag)))

@@ -2,7 +2,7 @@
 //!
 //! One column is `00` for NULL, else `01` and the value: integers and times big endian with the
 //! sign bit flipped, doubles as their ordered bits, decimals as the mantissa at the column's scale,
-//! text and blobs with `00` written as `00 ff` and closed by `00`. Columns follow one another, so a
+//! text and blobs with `00` written as `00 ff` and closed by `00 01`. Columns follow one another, so a
 //! key of the first columns is a prefix of the keys that share them.
 //!
 //! Invariants: for values of one column type, byte order is [`Value`]'s `Ord`; no key is a prefix of
@@ -23,8 +23,11 @@ use crate::query::value::{ColumnType, Value};
 
 const NULL: u8 = 0;
 const PRESENT: u8 = 1;
-const TERMINATOR: u8 = 0;
-const ESCAPE: u8 = 0xff;
+const ZERO: u8 = 0;
+/// After a zero byte: the zero is part of the value.
+const ESCAPED: u8 = 0xff;
+/// After a zero byte: the value ends. Two bytes, so that no value's bytes begin another's.
+const END: u8 = 1;
 const SIGN: u64 = 1 << 63;
 
 /// The key of a row whose table declares one.
@@ -116,11 +119,11 @@ fn ordered_bits(value: f64) -> u64 {
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {
         out.push(*byte);
-        if *byte == TERMINATOR {
-            out.push(ESCAPE);
+        if *byte == ZERO {
+            out.push(ESCAPED);
         }
     }
-    out.push(TERMINATOR);
+    out.extend_from_slice(&[ZERO, END]);
 }
 
 /// The values of a declared key, in the order of `primary_key`.
@@ -191,13 +194,14 @@ fn unescape(key: &[u8], at: &mut usize) -> Result<Vec<u8>, DecodeError> {
     let mut out = Vec::new();
     loop {
         let [byte] = take::<1>(key, at)?;
-        if byte != TERMINATOR {
+        if byte != ZERO {
             out.push(byte);
-        } else if key.get(*at) == Some(&ESCAPE) {
-            *at += 1;
-            out.push(byte);
-        } else {
-            return Ok(out);
+            continue;
+        }
+        match take::<1>(key, at)? {
+            [ESCAPED] => out.push(ZERO),
+            [END] => return Ok(out),
+            [_] => return Err(DecodeError { offset: *at - 1, reason: "bad escape in a key" }),
         }
     }
 }
