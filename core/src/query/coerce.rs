@@ -141,7 +141,7 @@ pub fn from_text(text: &str, to: ColumnType) -> Result<Value, SqlError> {
             _ => SqlState::InvalidText,
         };
         let shown: String = text.chars().take(64).collect();
-        let error = SqlError::new(code, format!("'{shown}' is not a {to}"));
+        let error = SqlError::new(code, format!("'{shown}' cannot be read as {to}"));
         match to {
             ColumnType::Date => error.hint("dates are written '2026-11-21'"),
             ColumnType::Timestamp => error

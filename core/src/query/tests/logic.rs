@@ -118,11 +118,11 @@ fn arithmetic() {
         DATE '2024-03-01' - DATE '2024-02-01' = 29
         DATE '2024-01-01' < TIMESTAMP '2024-01-01 00:00:01' = true
         DATE '2024-01-01' = '2024-01-01' = true
-        DATE '2024-01-01' = 'soon' = 22007 'soon' is not a TIMESTAMP
+        DATE '2024-01-01' = 'soon' = 22007 'soon' cannot be read as DATE
         CAST('12' AS INTEGER) + 1 = 13
         CAST(2.5 AS INTEGER) = 3
         CAST(3000000000 AS INTEGER) = 22003 3000000000 does not fit INTEGER exactly
-        CAST('x' AS INTEGER) = 22P02 'x' is not a BIGINT
+        CAST('x' AS INTEGER) = 22P02 'x' cannot be read as INTEGER
         CAST(1.005 AS DECIMAL(5,2)) = 1.01
         CAST(TRUE AS TEXT) = true
         CAST('abcdef' AS VARCHAR(3)) = abc
@@ -213,7 +213,7 @@ fn functions() {
         date_trunc('month', DATE '2026-11-21') = 2026-11-01
         date_trunc('hour', TIMESTAMP '2026-11-21 02:05:04') = 2026-11-21 02:00:00
         date_part('fortnight', DATE '2026-11-21') = 22023 there is no date field "fortnight"
-        date('2026-11-21 02:05:04') = 22007 '2026-11-21 02:05:04' is not a DATE
+        date('2026-11-21 02:05:04') = 2026-11-21
         hex(X'0aff') = 0aff
         typeof(1.5) = decimal
         json_array_length(CAST('[1,[2,3]]' AS JSON)) = 2
