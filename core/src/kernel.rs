@@ -1,25 +1,377 @@
 //! The kernel: committed request → records → new state.
 //!
 //! Purpose: tenants, transactions, idempotency, streams; it turns what consensus committed into
-//! records of tenants' logs and those into trees, and gives replies.
+//! records of tenants' logs and those into trees, and gives replies. [`Kernel::prepare_request`]
+//! lowers and seals on the primary; [`Kernel::apply`] runs on every replica.
 //!
 //! Invariants: state is a function of records alone, records are a function of committed prepares
-//! alone. A request is one transaction: all of its records, or none. No clock but the prepare's
-//! timestamp, no randomness but what the prepare carries.
+//! alone. A request is one transaction: all of its records, or none. Only `record::apply_record`
+//! turns a record into tree changes, live and in [`Rebuild`]. No clock but the prepare's timestamp,
+//! no randomness but what the prepare carries.
 //!
-//! Fault model: prepares are checked by their checksums below this, and seals here; a page that is
-//! not in memory suspends an apply, never changes it. Start reading at `request` (what callers see),
-//! then `docs/KERNEL.md` (formats).
+//! Fault model: prepares are checked by their checksums below this, and by seals here; a page that is
+//! not in memory suspends an apply ([`Stall`]), never changes it; a missing key or a broken seal
+//! stops the replica. Start reading at `request` (what callers see), `apply` (the machine), then
+//! `record`; `docs/KERNEL.md` has the formats.
 
+mod apply;
 pub mod batch;
+mod drafts;
+mod envelope;
+mod events;
+mod execute;
 mod outcome;
+mod payload;
+mod prepare;
+mod rebuild;
+mod record;
 mod recovery;
 mod request;
+#[cfg(test)]
+mod tests;
+mod transaction;
+pub mod trees;
 
 pub use batch::{BatchError, RequestHeader, SealedRequest, pack};
+pub use events::{EventError, OpenedEvent, open_event};
 pub use outcome::{Commitment, Outcome};
+pub use payload::{Payload, STREAM_SYSTEM};
+pub use prepare::PrepareError;
+pub use rebuild::{Difference, Rebuild, RebuildError, RebuildReport, RebuildStall};
 pub use recovery::{RecoveryEvidence, RecoveryReason, RecoveryRecord};
 pub use request::{
     ExpectedVersion, Limit, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,
     RetryReason,
 };
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::crypto::TenantKeys;
+use crate::ids::{Generation, KeyId, Op, Position, TenantId};
+use crate::keyring::Keyring;
+use crate::limits::ClusterConstants;
+use crate::log::{LogHead, Logs};
+use crate::query::cbor::DecodeError;
+use crate::query::{Catalog, CatalogKey, TableSchema};
+use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
+use crate::time::Timestamp;
+
+use apply::Task;
+use prepare::Statements;
+use transaction::TransactionScratch;
+use trees::{CATALOG, TENANTS_TREE};
+
+/// Who knows the keys of tenants: the keyring, or a test.
+pub trait Keys {
+    /// What new bytes are sealed with.
+    fn newest(&self, tenant: TenantId) -> Option<&TenantKeys>;
+    /// What a record or a request names.
+    fn named(&self, tenant: TenantId, key: KeyId) -> Option<&TenantKeys>;
+}
+
+impl Keys for Keyring {
+    fn newest(&self, tenant: TenantId) -> Option<&TenantKeys> {
+        self.tenant(tenant)
+    }
+
+    fn named(&self, tenant: TenantId, key: KeyId) -> Option<&TenantKeys> {
+        self.tenant_key(tenant, key)
+    }
+}
+
+impl Keys for BTreeMap<TenantId, TenantKeys> {
+    fn newest(&self, tenant: TenantId) -> Option<&TenantKeys> {
+        self.get(&tenant)
+    }
+
+    fn named(&self, tenant: TenantId, key: KeyId) -> Option<&TenantKeys> {
+        self.get(&tenant).filter(|keys| keys.id() == key)
+    }
+}
+
+/// What the kernel works on; it belongs to the node.
+pub struct World<'a> {
+    pub store: &'a mut Store,
+    pub logs: &'a mut Logs,
+    pub keys: &'a dyn Keys,
+}
+
+impl fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("World")
+    }
+}
+
+/// All of a committed prepare that apply may know.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepare<'a> {
+    pub op: Op,
+    pub timestamp: Timestamp,
+    pub kind: PrepareKind,
+    /// Requests in the body.
+    pub requests: u32,
+    /// Newest checkpoint that the header says is durable on a quorum.
+    pub checkpoint_durable: Op,
+    /// The source of `random()` and uuids: a hash of the prepare.
+    pub seed: [u8; 32],
+    pub body: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrepareKind {
+    Recovery,
+    Requests,
+    Checkpoint,
+    Shutdown,
+}
+
+/// A prepare is applied.
+#[derive(Debug)]
+pub struct Applied {
+    /// One for each request, in order.
+    pub replies: Vec<Result<Reply, RequestError>>,
+    /// It was a checkpoint: freeze store and write the logs now, before the next prepare. The logs'
+    /// `checkpoint_begin` is done.
+    pub checkpoint: bool,
+}
+
+/// Why apply stopped before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stall {
+    /// Pages are missing: fetch them, then call again. Pins may be given back when
+    /// [`Kernel::progress`] has grown since the last stall.
+    Fault(Fault),
+    /// The logs hold too much that is not written: let them flush, then call again.
+    LogRoom,
+    /// The replica must stop.
+    Halt(KernelError),
+}
+
+/// What no replica can go on from. Nothing was acknowledged that is lost by stopping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelError {
+    Batch(BatchError),
+    /// Body of a recovery, or a request's envelope, is not what a primary makes.
+    Body {
+        op: Op,
+        error: DecodeError,
+    },
+    /// The `keys` file lacks a key of a tenant that has work to do.
+    KeyMissing {
+        tenant: TenantId,
+    },
+    /// A request does not open with its tenant's key.
+    Seal {
+        op: Op,
+        tenant: TenantId,
+    },
+}
+
+impl From<Fault> for Stall {
+    fn from(fault: Fault) -> Stall {
+        Stall::Fault(fault)
+    }
+}
+
+impl From<KernelError> for Stall {
+    fn from(error: KernelError) -> Stall {
+        Stall::Halt(error)
+    }
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KernelError::Batch(error) => write!(f, "{error}"),
+            KernelError::Body { op, error } => {
+                write!(f, "the body of op {op} does not decode: {error}")
+            }
+            KernelError::KeyMissing { tenant } => write!(
+                f,
+                "the keys file has no key of tenant {tenant}; restore it from where keys are kept"
+            ),
+            KernelError::Seal { op, tenant } => write!(
+                f,
+                "a request of tenant {tenant} in op {op} does not open with the tenant's key; the \
+                 keys file is not the one it was sealed with"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for KernelError {}
+
+/// What is kept in memory of a tenant.
+#[derive(Debug)]
+struct Tenant {
+    catalog: Arc<Catalog>,
+}
+
+/// The state machine above store and logs. What it keeps is a cache of them, but for the prepare
+/// under way and the generation.
+#[derive(Debug)]
+pub struct Kernel {
+    constants: ClusterConstants,
+    generation: Generation,
+    tenants: BTreeMap<TenantId, Tenant>,
+    task: Option<Task>,
+    /// Requests answered, for [`Kernel::progress`].
+    stages: u64,
+    /// Plaintext of the envelope being opened.
+    opened: Vec<u8>,
+    scratch: TransactionScratch,
+    statements: Statements,
+}
+
+impl Kernel {
+    /// `generation` as the superblock has it: of the checkpoint that replay starts from.
+    #[must_use]
+    pub fn new(constants: ClusterConstants, generation: Generation) -> Kernel {
+        Kernel {
+            constants,
+            generation,
+            tenants: BTreeMap::new(),
+            task: None,
+            stages: 0,
+            opened: Vec::new(),
+            scratch: TransactionScratch::default(),
+            statements: Statements::default(),
+        }
+    }
+
+    /// Recovery records applied so far. Keys of this generation should be kept ready.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// A prepare is under way, stalled.
+    #[must_use]
+    pub fn is_applying(&self) -> bool {
+        self.task.is_some()
+    }
+
+    /// Grows with everything that a stalled apply will not do again.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        (self.stages, self.task.as_ref().map_or(0, Task::steps))
+    }
+
+    /// The tenant's catalog; None: no such tenant. Restartable; for reads and for binding.
+    pub fn catalog(
+        &mut self,
+        store: &Store,
+        tenant: TenantId,
+    ) -> Result<Option<Arc<Catalog>>, Fault> {
+        Ok(if self.load_tenant(store, tenant)? {
+            Some(self.catalog_in_memory(tenant).clone())
+        } else {
+            None
+        })
+    }
+
+    /// The newest position of a tenant's log whose transaction is wholly applied; None: empty.
+    /// Restartable.
+    pub fn snapshot(
+        &self,
+        store: &Store,
+        logs: &Logs,
+        tenant: TenantId,
+    ) -> Result<Option<Position>, Fault> {
+        if let Some(first) = self.task.as_ref().and_then(|task| task.first_of(tenant)) {
+            return Ok(first.previous());
+        }
+        Ok(self.log_head(store, logs, tenant)?.last())
+    }
+
+    /// Where a tenant's log stands, open or not. Restartable.
+    pub fn log_head(&self, store: &Store, logs: &Logs, tenant: TenantId) -> Result<LogHead, Fault> {
+        match logs.head(tenant) {
+            Some(head) => Ok(head.clone()),
+            None => self.stored_head(store, tenant),
+        }
+    }
+
+    /// All tenants but the system's, in order. Restartable.
+    pub fn tenants(&self, store: &Store) -> Result<Vec<TenantId>, Fault> {
+        let mut tenants = Vec::new();
+        if store.tree_exists(TENANTS_TREE)? {
+            let _ = store.scan(TENANTS_TREE, &mut Cursor::all(Direction::Forward), |key, _| {
+                tenants.push(trees::tenant_of_key(key));
+                core::ops::ControlFlow::Continue(())
+            })?;
+        }
+        Ok(tenants)
+    }
+
+    /// Makes a tenant ready for work: catalog in memory, log open. False: no such tenant.
+    fn enter_tenant(&mut self, world: &mut World<'_>, tenant: TenantId) -> Result<bool, Fault> {
+        if !self.load_tenant(world.store, tenant)? {
+            return Ok(false);
+        }
+        if !world.logs.is_open(tenant) {
+            let head = self.stored_head(world.store, tenant)?;
+            world.logs.open(tenant, head);
+        }
+        Ok(true)
+    }
+
+    fn load_tenant(&mut self, store: &Store, tenant: TenantId) -> Result<bool, Fault> {
+        if self.tenants.contains_key(&tenant) {
+            return Ok(true);
+        }
+        if tenant != TenantId::SYSTEM
+            && !(store.tree_exists(TENANTS_TREE)?
+                && store.contains(TENANTS_TREE, &trees::tenant_key(tenant))?)
+        {
+            return Ok(false);
+        }
+        let catalog = Arc::new(load_catalog(store, tenant)?);
+        self.tenants.insert(tenant, Tenant { catalog });
+        Ok(true)
+    }
+
+    fn catalog_in_memory(&self, tenant: TenantId) -> &Arc<Catalog> {
+        let Some(state) = self.tenants.get(&tenant) else {
+            unreachable!("the tenant was loaded before its work began");
+        };
+        &state.catalog
+    }
+
+    fn head<'a>(&self, world: &'a World<'_>, tenant: TenantId) -> &'a LogHead {
+        let Some(head) = world.logs.head(tenant) else {
+            unreachable!("the log was opened before its tenant's work began");
+        };
+        head
+    }
+}
+
+/// The whole catalog of a tenant. All or nothing.
+fn load_catalog(store: &Store, tenant: TenantId) -> Result<Catalog, Fault> {
+    let mut catalog = Catalog::new();
+    let tree = TreeRef::new(tenant, CATALOG);
+    if !store.tree_exists(tree)? {
+        // The system tenant before its first record.
+        return Ok(catalog);
+    }
+    let _ = store.scan(tree, &mut Cursor::all(Direction::Forward), |key, value| {
+        let loaded = match CatalogKey::decode(key) {
+            Some(CatalogKey::Counters) => catalog.decode_counters(value),
+            Some(CatalogKey::Table(_)) => {
+                TableSchema::decode(value).map(|schema| catalog.insert(schema))
+            }
+            Some(CatalogKey::ChangedAt(table)) => {
+                let position = Position::new(trees::decode_number(value));
+                catalog.set_changed_at(table, position);
+                Ok(())
+            }
+            None => unreachable!("no such entry is written"),
+        };
+        assert!(loaded.is_ok(), "the catalog tree holds what records put there");
+        core::ops::ControlFlow::Continue(())
+    })?;
+    Ok(catalog)
+}

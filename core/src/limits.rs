@@ -138,8 +138,16 @@ pub const JOURNAL_HEADER_DELAY_NS: u64 = 5 * crate::time::MILLISECOND_NS;
 pub const IDEMPOTENCY_AHEAD_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
 /// How long after `not_after` an outcome is kept.
 pub const IDEMPOTENCY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
-/// Old outcomes trimmed by one op.
-pub const IDEMPOTENCY_TRIM_MAX: usize = 32;
+/// Old outcomes forgotten for each new one; more than one, so that trimming catches up.
+pub const IDEMPOTENCY_TRIM_MAX: u32 = 4;
+/// Bound statements that the primary keeps, and the longest text among them.
+pub const STATEMENTS_CACHED_MAX: usize = 512;
+pub const STATEMENT_CACHED_SIZE_MAX: usize = 4_096;
+/// Pages that must be free beside a transaction's own, for checkpoint records and heads of logs.
+pub const PAGES_DIRTIED_MARGIN: u32 = 16;
+/// Entries of a tree that a rebuild compares at once, and records it applies in one step.
+pub const REBUILD_BATCH: usize = 256;
+pub const REBUILD_RECORDS_PER_STEP: usize = 64;
 
 /// A prepare's timestamp never jumps further than this ahead of the one before it.
 pub const CLOCK_STEP_MAX_NS: u64 = 3600 * crate::time::SECOND_NS;

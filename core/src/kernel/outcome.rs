@@ -184,6 +184,9 @@ fn encode_error(error: &RequestError, encoder: &mut Encoder<'_>) {
         RequestError::KeyMissing(tenant) => {
             encoder.array(2).uint(14).uint(tenant.get());
         }
+        RequestError::GridFull { pages, free } => {
+            encoder.array(3).uint(16).uint(*pages).uint(*free);
+        }
         RequestError::Retry(reason) => {
             encoder.array(2).uint(15).uint(*reason as u64);
         }
@@ -228,8 +231,10 @@ fn decode_error(decoder: &mut Decoder<'_>) -> Result<RequestError, DecodeError> 
             0 => RetryReason::SchemaChanged,
             1 => RetryReason::QueueFull,
             2 => RetryReason::NotReady,
-            3.. => return decoder.error("unknown reason to retry"),
+            3 => RetryReason::CheckpointBehind,
+            4.. => return decoder.error("unknown reason to retry"),
         }),
+        (16, 3) => RequestError::GridFull { pages: decoder.uint()?, free: decoder.uint()? },
         (_, _) => return decoder.error("unknown refusal"),
     })
 }

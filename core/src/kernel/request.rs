@@ -156,6 +156,11 @@ pub enum RequestError {
         value: u64,
         max: u64,
     },
+    /// The grid has no room for the pages that the transaction needs.
+    GridFull {
+        pages: u64,
+        free: u64,
+    },
     TooLarge {
         size: usize,
         max: usize,
@@ -192,6 +197,8 @@ pub enum RetryReason {
     SchemaChanged,
     QueueFull,
     NotReady,
+    /// Too many changes wait for a checkpoint.
+    CheckpointBehind,
 }
 
 impl RequestError {
@@ -199,9 +206,11 @@ impl RequestError {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            RequestError::Retry(_) | RequestError::AfterUnknown { .. } => true,
-            RequestError::Sql(_)
-            | RequestError::WrongExpectedVersion { .. }
+            RequestError::Retry(_)
+            | RequestError::AfterUnknown { .. }
+            | RequestError::GridFull { .. } => true,
+            RequestError::Sql(error) => error.retryable(),
+            RequestError::WrongExpectedVersion { .. }
             | RequestError::StreamNameInvalid { .. }
             | RequestError::IdempotencyExpired { .. }
             | RequestError::IdempotencyUnknown { .. }
@@ -273,6 +282,11 @@ impl fmt::Display for RequestError {
                 f,
                 "the transaction needs {value}, {limit} is {max}; split it into smaller ones"
             ),
+            RequestError::GridFull { pages, free } => write!(
+                f,
+                "the grid is full: {pages} pages needed, {free} free; delete data or use a larger \
+                 grid"
+            ),
             RequestError::TooLarge { size, max } => {
                 write!(f, "the request has {size} bytes, at most {max} fit; split it")
             }
@@ -293,6 +307,9 @@ impl fmt::Display for RequestError {
             }
             RequestError::Retry(RetryReason::QueueFull) => {
                 f.write_str("too many requests wait; send it again a little later")
+            }
+            RequestError::Retry(RetryReason::CheckpointBehind) => {
+                f.write_str("a checkpoint must write changes first; send it again a little later")
             }
             RequestError::Retry(RetryReason::NotReady) => {
                 f.write_str("the node is still opening; send it again a little later")

@@ -1,0 +1,643 @@
+//! Applying a prepare: request by request, each a transaction, restartable anywhere.
+//!
+//! Per request: open the seal → idempotency → `after` → execute over an overlay → records and tree
+//! changes → reply; then a checkpoint record if one is due. The machine keeps what it has done, so a
+//! [`Stall`] (a page is missing, the log must flush) suspends it and the same call resumes it.
+//!
+//! Invariants: two kernels that apply the same prepares make the same records, whatever faults they
+//! meet; nothing of a request that is refused is in any log, but for the one `Refused` record that
+//! remembers why, when it has an idempotency id.
+
+use alloc::vec::Vec;
+
+use super::batch::{self, RequestHeader, SEAL_TAG_SIZE};
+use super::drafts::{DraftContext, Drafts};
+use super::envelope::Envelope;
+use super::execute::{Execution, ExecutionContext};
+use super::outcome::{Commitment, Outcome};
+use super::payload::{Payload, STREAM_SYSTEM};
+use super::record::{forgettable, put_head};
+use super::recovery::{RecoveryEvidence, RecoveryRecord};
+use super::request::{OperationResult, Reply, RequestError, RetryReason};
+use super::transaction::{Origin, Transaction};
+use super::trees::{self, HEADS_TREE, TENANTS_TREE};
+use super::{Applied, Kernel, KernelError, Prepare, PrepareKind, Stall, World};
+use crate::crypto::Tag;
+use crate::event::Event;
+use crate::ids::{IdempotencyId, Op, Position, PrincipalId, TenantId};
+use crate::io::Effects;
+use crate::limits::{IDEMPOTENCY_AHEAD_MAX_MS, PAGES_DIRTIED_MARGIN};
+use crate::log::{CheckpointRecord, LogHead};
+use crate::store::{Cursor, Direction, Fault, RoomError, Store, TreeRef};
+
+/// A prepare under way.
+#[derive(Debug)]
+pub(super) struct Task {
+    prepare: Op,
+    replies: Vec<Result<Reply, RequestError>>,
+    work: TaskWork,
+}
+
+#[derive(Debug)]
+enum TaskWork {
+    Requests {
+        offset: usize,
+        current: Option<Running>,
+    },
+    Recovery {
+        record: RecoveryRecord,
+        committed: bool,
+        committing: Option<Transaction>,
+    },
+    /// A shutdown first visits every tenant; a checkpoint starts with `heads`.
+    Checkpoint {
+        visiting: Option<Visit>,
+        heads: Option<(Vec<(TenantId, LogHead)>, usize)>,
+    },
+}
+
+/// Checkpoint records for every log with news, tenant by tenant, the system's last.
+#[derive(Debug)]
+struct Visit {
+    cursor: Cursor,
+    tenant: Option<TenantId>,
+    committing: Option<Transaction>,
+    visited: u64,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Running {
+    header: RequestHeader,
+    envelope: Envelope,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Lookup,
+    Execute(Execution),
+    Commit {
+        transaction: Transaction,
+        answer: Result<Vec<OperationResult>, RequestError>,
+    },
+    /// The transaction is complete; a checkpoint record may be due.
+    Checkpoint {
+        reply: Result<Reply, RequestError>,
+        transaction: Option<Transaction>,
+    },
+}
+
+impl Kernel {
+    /// Applies one prepare. On [`Stall`] do what it asks and call again with the same prepare. All
+    /// replies come at once, when the whole prepare is applied.
+    pub fn apply(
+        &mut self,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<Applied, Stall> {
+        let mut task = match self.task.take() {
+            Some(task) => {
+                assert_eq!(task.prepare, prepare.op, "one prepare at a time");
+                task
+            }
+            None => self.begin(world, prepare)?,
+        };
+        match self.run(&mut task, world, prepare, effects) {
+            Ok(()) => {
+                let checkpoint =
+                    matches!(prepare.kind, PrepareKind::Checkpoint | PrepareKind::Shutdown);
+                Ok(Applied { replies: task.replies, checkpoint })
+            }
+            Err(stall) => {
+                self.task = Some(task);
+                Err(stall)
+            }
+        }
+    }
+
+    fn begin(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) -> Result<Task, Stall> {
+        world.store.checkpoint_durable_applied(prepare.checkpoint_durable);
+        let work = match prepare.kind {
+            PrepareKind::Requests => {
+                batch::validate(prepare.body, prepare.requests).map_err(KernelError::Batch)?;
+                TaskWork::Requests { offset: 0, current: None }
+            }
+            PrepareKind::Recovery => {
+                let evidence = RecoveryEvidence::from_body(prepare.body)
+                    .map_err(|error| KernelError::Body { op: prepare.op, error })?;
+                let previous = self.generation;
+                self.generation = previous.next();
+                let record = RecoveryRecord {
+                    generation: self.generation,
+                    previous,
+                    evidence,
+                    time: prepare.timestamp,
+                };
+                TaskWork::Recovery { record, committed: false, committing: None }
+            }
+            PrepareKind::Checkpoint => TaskWork::Checkpoint { visiting: None, heads: None },
+            PrepareKind::Shutdown => {
+                let cursor = Cursor::all(Direction::Forward);
+                let visit = Visit { cursor, tenant: None, committing: None, visited: 0 };
+                TaskWork::Checkpoint { visiting: Some(visit), heads: None }
+            }
+        };
+        Ok(Task { prepare: prepare.op, replies: Vec::new(), work })
+    }
+
+    fn run(
+        &mut self,
+        task: &mut Task,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Stall> {
+        match &mut task.work {
+            TaskWork::Requests { offset, current } => loop {
+                let Some(running) = current else {
+                    if *offset == prepare.body.len() {
+                        return Ok(());
+                    }
+                    let (running, next) = self.open_request(world, prepare, *offset)?;
+                    (*current, *offset) = (Some(running), next);
+                    continue;
+                };
+                let index = task.replies.len();
+                let reply = self.run_request(running, index, world, prepare, effects)?;
+                self.stages += 1;
+                task.replies.push(reply);
+                *current = None;
+            },
+            TaskWork::Recovery { record, committed, committing } => {
+                if !*committed {
+                    self.run_recovery(record, committing, world, prepare, effects)?;
+                    *committed = true;
+                }
+                let tenant = TenantId::SYSTEM;
+                self.commit_checkpoint_record(tenant, false, committing, world, prepare, effects)
+            }
+            TaskWork::Checkpoint { visiting, heads } => {
+                if let Some(visit) = visiting {
+                    self.run_visit(visit, world, prepare, effects)?;
+                    *visiting = None;
+                }
+                let (heads, next) =
+                    heads.get_or_insert_with(|| (world.logs.checkpoint_begin(prepare.op), 0));
+                while let Some((tenant, head)) = heads.get(*next) {
+                    put_head(world.store, *tenant, &head.encode())?;
+                    *next += 1;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens the seal of the request at `offset`.
+    fn open_request(
+        &mut self,
+        world: &World<'_>,
+        prepare: &Prepare<'_>,
+        offset: usize,
+    ) -> Result<(Running, usize), Stall> {
+        let (header, sealed, next) =
+            batch::unpack_at(prepare.body, offset).map_err(KernelError::Batch)?;
+        let tenant = header.tenant;
+        let Some(keys) = world.keys.named(tenant, header.key) else {
+            return Err(KernelError::KeyMissing { tenant }.into());
+        };
+        let Some((cipher, tag)) = sealed.split_last_chunk::<SEAL_TAG_SIZE>() else {
+            unreachable!("validated: longer than a tag");
+        };
+        let plain = &mut self.opened;
+        plain.clear();
+        plain.extend_from_slice(cipher);
+        let request_key = keys.request();
+        request_key
+            .open(header.nonce, &header.encode(), plain, &Tag(*tag))
+            .map_err(|_| KernelError::Seal { op: prepare.op, tenant })?;
+        let envelope =
+            Envelope::decode(plain).map_err(|error| KernelError::Body { op: prepare.op, error })?;
+        Ok((Running { header, envelope, stage: Stage::Lookup }, next))
+    }
+
+    fn run_request(
+        &mut self,
+        running: &mut Running,
+        index: usize,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<Result<Reply, RequestError>, Stall> {
+        let tenant = running.header.tenant;
+        loop {
+            match &mut running.stage {
+                Stage::Lookup => {
+                    // What only a checkpoint can write must not be waited for: it comes later.
+                    if world.logs.room() == 0 && !world.logs.checkpoint_wanted() {
+                        return Err(Stall::LogRoom);
+                    }
+                    if !self.enter_tenant(world, tenant)? {
+                        return Ok(Err(RequestError::TenantUnknown(tenant)));
+                    }
+                    if let Some(answer) = self.answer_early(running, world, prepare, effects)? {
+                        return Ok(answer);
+                    }
+                    let drafts = core::mem::take(&mut self.scratch.drafts);
+                    let seed = seed_of(prepare, index);
+                    let execution = Execution::new(drafts, prepare.timestamp, seed);
+                    running.stage = Stage::Execute(execution);
+                }
+                Stage::Execute(execution) => {
+                    let Some(keys) = world.keys.newest(tenant) else {
+                        return Err(KernelError::KeyMissing { tenant }.into());
+                    };
+                    let salt = keys.salt(self.generation);
+                    let first = self.head(world, tenant).next;
+                    let context = ExecutionContext {
+                        store: world.store,
+                        catalog: self.catalog_in_memory(tenant),
+                        constants: &self.constants,
+                        drafts: DraftContext { tenant, first, salt: &salt },
+                    };
+                    let result = execution.run(&context, &running.envelope.work)?;
+                    let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
+                    let Stage::Execute(Execution { drafts, results, pages_dirtied, .. }) = stage
+                    else {
+                        unreachable!("matched above");
+                    };
+                    let answer = result
+                        .and_then(|()| room_for(world.store, pages_dirtied))
+                        .map(|()| results);
+                    running.stage = self.conclude(running, drafts, answer, world, prepare, effects);
+                }
+                Stage::Commit { transaction, answer } => {
+                    self.commit(transaction, world, effects)?;
+                    let reply = answer.clone().map(|results| Reply {
+                        op: prepare.op,
+                        timestamp: prepare.timestamp,
+                        position: Some(transaction.last()),
+                        results,
+                        replayed: false,
+                    });
+                    let mut stage = Stage::Checkpoint { reply, transaction: None };
+                    core::mem::swap(&mut running.stage, &mut stage);
+                    if let Stage::Commit { transaction, .. } = stage {
+                        self.scratch.drafts = transaction.into_drafts();
+                    }
+                }
+                Stage::Checkpoint { reply, transaction } => {
+                    self.commit_checkpoint_record(
+                        tenant,
+                        false,
+                        transaction,
+                        world,
+                        prepare,
+                        effects,
+                    )?;
+                    return Ok(reply.clone());
+                }
+            }
+        }
+    }
+
+    /// What can be answered without executing: a remembered outcome, an id out of its time, an
+    /// unmet order.
+    fn answer_early(
+        &self,
+        running: &Running,
+        world: &World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<Option<Result<Reply, RequestError>>, Stall> {
+        let (tenant, id) = (running.header.tenant, running.header.idempotency);
+        if !id.is_none() {
+            if let Some(commitment) = self.commitment(world.store, tenant, id)? {
+                effects.event(Event::IdempotentReplay { tenant, op: prepare.op });
+                return Ok(Some(replay(commitment, running, id)));
+            }
+            if let Some(error) = out_of_time(id, prepare.timestamp.as_ms()) {
+                return Ok(Some(Err(error)));
+            }
+        }
+        if let Some(after) = running.envelope.after
+            && self.commitment(world.store, tenant, after)?.is_none()
+        {
+            return Ok(Some(Err(RequestError::AfterUnknown { after })));
+        }
+        Ok(None)
+    }
+
+    /// From the result of an execution to what is left to do.
+    fn conclude(
+        &mut self,
+        running: &Running,
+        mut drafts: Drafts,
+        answer: Result<Vec<OperationResult>, RequestError>,
+        world: &World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Stage {
+        let (tenant, id) = (running.header.tenant, running.header.idempotency);
+        let head = self.head(world, tenant);
+        let schema_version = self.catalog_in_memory(tenant).version;
+        if let Err(error) = &answer {
+            effects.event(Event::TransactionRefused { tenant, op: prepare.op });
+            drafts.clear();
+            if !id.is_none() && !error.retryable() {
+                drafts.push(&Payload::Refused, STREAM_SYSTEM, schema_version);
+            }
+        } else if drafts.is_empty() && !id.is_none() {
+            drafts.push(&Payload::Completed, STREAM_SYSTEM, schema_version);
+        }
+        if drafts.is_empty() {
+            self.scratch.drafts = drafts;
+            let reply = answer.map(|results| Reply {
+                op: prepare.op,
+                timestamp: prepare.timestamp,
+                position: head.last(),
+                results,
+                replayed: false,
+            });
+            return Stage::Checkpoint { reply, transaction: None };
+        }
+        if !id.is_none() {
+            let request = running.envelope.request;
+            drafts.set_outcome(&Outcome { request, result: answer.clone() });
+        }
+        let origin = Origin {
+            tenant,
+            op: prepare.op,
+            generation: self.generation,
+            timestamp: prepare.timestamp,
+            principal: running.header.principal,
+            idempotency: id,
+        };
+        Stage::Commit { transaction: Transaction::new(origin, head.next, drafts), answer }
+    }
+
+    /// Runs a transaction against the tenant's catalog in memory.
+    fn commit(
+        &mut self,
+        transaction: &mut Transaction,
+        world: &mut World<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Stall> {
+        let tenant = transaction.tenant();
+        let Some(state) = self.tenants.get_mut(&tenant) else {
+            unreachable!("the tenant was entered before its transaction began");
+        };
+        transaction.run(world, &mut state.catalog, &mut self.scratch, effects)
+    }
+
+    /// Appends a checkpoint record when one is due, or when `news` is enough of a reason.
+    fn commit_checkpoint_record(
+        &mut self,
+        tenant: TenantId,
+        news: bool,
+        committing: &mut Option<Transaction>,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Stall> {
+        if committing.is_none() {
+            let head = self.head(world, tenant);
+            if !(head.checkpoint_record_due() || news && head.has_news()) {
+                return Ok(());
+            }
+            let record = CheckpointRecord::of(head, prepare.timestamp, None);
+            let mut drafts = core::mem::take(&mut self.scratch.drafts);
+            let schema_version = self.catalog_in_memory(tenant).version;
+            drafts.push(&Payload::Checkpoint(record), STREAM_SYSTEM, schema_version);
+            let origin = self.system_origin(tenant, prepare);
+            *committing = Some(Transaction::new(origin, head.next, drafts));
+        }
+        let Some(transaction) = committing else { unreachable!("just set") };
+        self.commit(transaction, world, effects)?;
+        if let Some(transaction) = committing.take() {
+            self.scratch.drafts = transaction.into_drafts();
+        }
+        Ok(())
+    }
+
+    fn system_origin(&self, tenant: TenantId, prepare: &Prepare<'_>) -> Origin {
+        Origin {
+            tenant,
+            op: prepare.op,
+            generation: self.generation,
+            timestamp: prepare.timestamp,
+            principal: PrincipalId::ZERO,
+            idempotency: IdempotencyId::NONE,
+        }
+    }
+
+    fn run_recovery(
+        &mut self,
+        record: &RecoveryRecord,
+        committing: &mut Option<Transaction>,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Stall> {
+        let tenant = TenantId::SYSTEM;
+        if committing.is_none() {
+            self.enter_tenant(world, tenant)?;
+            let mut missing = Vec::new();
+            let first_ever = !world.store.tree_exists(TENANTS_TREE)?;
+            for (tenant, kek_hash) in &record.evidence.tenants {
+                if first_ever || !world.store.contains(TENANTS_TREE, &trees::tenant_key(*tenant))? {
+                    missing.push((*tenant, *kek_hash));
+                }
+            }
+            let mut drafts = core::mem::take(&mut self.scratch.drafts);
+            let schema_version = self.catalog_in_memory(tenant).version;
+            let payload = Payload::Recovery(record.clone());
+            drafts.push(&payload, STREAM_SYSTEM, schema_version);
+            for (tenant, kek_hash) in missing {
+                let payload = Payload::TenantCreated { tenant, kek_hash };
+                drafts.push(&payload, STREAM_SYSTEM, schema_version);
+            }
+            let first = self.head(world, tenant).next;
+            let origin = self.system_origin(tenant, prepare);
+            *committing = Some(Transaction::new(origin, first, drafts));
+        }
+        if let Some(transaction) = committing {
+            self.commit(transaction, world, effects)?;
+        }
+        if let Some(transaction) = committing.take() {
+            self.scratch.drafts = transaction.into_drafts();
+        }
+        effects.event(Event::RecoveryRecorded { op: prepare.op });
+        Ok(())
+    }
+
+    fn run_visit(
+        &mut self,
+        visit: &mut Visit,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), Stall> {
+        loop {
+            let Some(tenant) = visit.tenant else {
+                let mut next = None;
+                let _ = world.store.scan(TENANTS_TREE, &mut visit.cursor, |key, _| {
+                    next = Some(trees::tenant_of_key(key));
+                    core::ops::ControlFlow::Break(())
+                })?;
+                // The system's own log comes last.
+                visit.tenant = Some(next.unwrap_or(TenantId::SYSTEM));
+                continue;
+            };
+            if visit.committing.is_none() && self.has_news(world, tenant)? {
+                self.enter_tenant(world, tenant)?;
+            }
+            if world.logs.is_open(tenant) {
+                let committing = &mut visit.committing;
+                self.commit_checkpoint_record(tenant, true, committing, world, prepare, effects)?;
+            }
+            if tenant == TenantId::SYSTEM {
+                return Ok(());
+            }
+            visit.tenant = None;
+            visit.visited += 1;
+        }
+    }
+
+    /// Has the log of the tenant records after its last checkpoint record?
+    fn has_news(&self, world: &World<'_>, tenant: TenantId) -> Result<bool, Stall> {
+        if let Some(head) = world.logs.head(tenant) {
+            return Ok(head.has_news());
+        }
+        Ok(self.stored_head(world.store, tenant)?.has_news())
+    }
+
+    /// Outcome, position and time of the request that used this id.
+    pub fn commitment(
+        &self,
+        store: &Store,
+        tenant: TenantId,
+        id: IdempotencyId,
+    ) -> Result<Option<Commitment>, Fault> {
+        let tree = TreeRef::new(tenant, trees::IDEMPOTENCY);
+        let Some(value) = store.get(tree, &id.0)? else { return Ok(None) };
+        let Ok(commitment) = Commitment::decode(id, &value) else {
+            unreachable!("the tree holds what records put there");
+        };
+        Ok(Some(commitment))
+    }
+
+    /// The head of a log as of the last checkpoint that changed it.
+    pub(super) fn stored_head(&self, store: &Store, tenant: TenantId) -> Result<LogHead, Fault> {
+        if !store.tree_exists(HEADS_TREE)? {
+            return Ok(LogHead::empty());
+        }
+        let Some(bytes) = store.get(HEADS_TREE, &trees::tenant_key(tenant))? else {
+            return Ok(LogHead::empty());
+        };
+        let Ok(head) = LogHead::decode(&bytes) else {
+            unreachable!("the tree holds what checkpoints put there");
+        };
+        Ok(head)
+    }
+}
+
+/// A transaction that fits its own limits may still not fit what the ops before it left.
+fn room_for(store: &Store, pages: u32) -> Result<(), RequestError> {
+    match store.room_for(pages.saturating_add(PAGES_DIRTIED_MARGIN)) {
+        Ok(()) => Ok(()),
+        Err(RoomError::DirtyBudget { .. }) => {
+            Err(RequestError::Retry(RetryReason::CheckpointBehind))
+        }
+        Err(RoomError::GridFull { pages_free }) => {
+            Err(RequestError::GridFull { pages: u64::from(pages), free: u64::from(pages_free) })
+        }
+    }
+}
+
+/// Randomness of a request: what the prepare carries and the request's place in it.
+fn seed_of(prepare: &Prepare<'_>, index: usize) -> [u8; 32] {
+    use crate::crypto::{InternalDomain, InternalHash};
+    let index = (index as u64).to_le_bytes();
+    InternalHash::of(InternalDomain::Fingerprint, &[&prepare.seed, &index]).0
+}
+
+/// The same answer as the first time, if it is the same request.
+fn replay(
+    commitment: Commitment,
+    running: &Running,
+    id: IdempotencyId,
+) -> Result<Reply, RequestError> {
+    if commitment.outcome.request != running.envelope.request {
+        return Err(RequestError::IdempotencyReused { id });
+    }
+    let results = commitment.outcome.result?;
+    Ok(Reply {
+        op: commitment.op,
+        timestamp: commitment.time,
+        position: Some(commitment.position),
+        results,
+        replayed: true,
+    })
+}
+
+/// Why an id without a remembered outcome must not be used now.
+fn out_of_time(id: IdempotencyId, now_ms: u64) -> Option<RequestError> {
+    let not_after = id.not_after_ms();
+    if forgettable(id, now_ms) {
+        Some(RequestError::IdempotencyUnknown { id, now_ms })
+    } else if not_after < now_ms {
+        Some(RequestError::IdempotencyExpired { id, now_ms })
+    } else if not_after > now_ms + IDEMPOTENCY_AHEAD_MAX_MS {
+        let max_ahead_ms = IDEMPOTENCY_AHEAD_MAX_MS;
+        Some(RequestError::IdempotencyTooFarAhead { id, now_ms, max_ahead_ms })
+    } else {
+        None
+    }
+}
+
+impl Task {
+    /// Grows with everything that will not be done again.
+    pub(super) fn steps(&self) -> u64 {
+        match &self.work {
+            TaskWork::Requests { current, .. } => current.as_ref().map_or(0, Running::steps),
+            TaskWork::Recovery { committing, committed, .. } => {
+                u64::from(*committed) << 32 | committing.as_ref().map_or(0, Transaction::steps)
+            }
+            TaskWork::Checkpoint { heads, visiting } => {
+                let visited = visiting.as_ref().map_or(1 << 40, |visit| {
+                    visit.visited << 32 | visit.committing.as_ref().map_or(0, Transaction::steps)
+                });
+                visited + heads.as_ref().map_or(0, |(_, next)| *next as u64 + 1)
+            }
+        }
+    }
+
+    /// First position of the transaction under way in this tenant's log, if there is one.
+    pub(super) fn first_of(&self, tenant: TenantId) -> Option<Position> {
+        let transaction = match &self.work {
+            TaskWork::Requests { current, .. } => match &current.as_ref()?.stage {
+                Stage::Commit { transaction, .. } => transaction,
+                Stage::Checkpoint { transaction, .. } => transaction.as_ref()?,
+                Stage::Lookup | Stage::Execute(_) => return None,
+            },
+            TaskWork::Recovery { committing, .. } => committing.as_ref()?,
+            TaskWork::Checkpoint { visiting, .. } => visiting.as_ref()?.committing.as_ref()?,
+        };
+        (transaction.tenant() == tenant).then(|| transaction.first())
+    }
+}
+
+impl Running {
+    fn steps(&self) -> u64 {
+        match &self.stage {
+            Stage::Lookup => 0,
+            Stage::Execute(execution) => 1 << 40 | execution.steps,
+            Stage::Commit { transaction, .. } => 2 << 40 | transaction.steps(),
+            Stage::Checkpoint { transaction, .. } => {
+                3 << 40 | transaction.as_ref().map_or(0, Transaction::steps)
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Executing a request over an overlay: nothing happens to trees or logs here.
+//!
+//! Purpose: commands, in order, become drafts of records. What earlier commands of the request did is
+//! seen through the overlay, so several statements are one transaction; when any of them fails the
+//! whole execution is thrown away.
+//!
+//! Faults: each piece of work goes in steps that keep what they have done, so a page fault repeats at
+//! most one row. Execution reads only; the state cannot change while it is suspended.
+//!
+//! Invariants: the result is a function of state, commands and the prepare's time and seed; every
+//! limit of a transaction is counted in things that no cache can change (drafts, bytes, entries
+//! visited); draft `n` will be the record at `first + n`.
+
+mod change;
+mod insert;
+mod row;
+mod stream;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::drafts::{DraftContext, Drafts};
+use super::envelope::Work;
+use super::payload::{Payload, STREAM_SYSTEM};
+use super::request::{Limit, OperationResult, RequestError, ResultDetail};
+use super::trees::{self, TENANTS_TREE};
+use crate::crypto::KekHash;
+use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId};
+use crate::limits::{ClusterConstants, PAGE_SIZE, TABLES_MAX, TENANTS_MAX};
+use crate::query::command::Command;
+use crate::query::eval::Context;
+use crate::query::{Catalog, SqlError, SqlState, TableSchema, Value};
+use crate::store::{Fault, Store, TreeRef, VALUE_INLINE_MAX};
+use crate::time::Timestamp;
+
+use change::Changing;
+use insert::Inserting;
+pub use stream::check_append;
+
+/// Why a step did not get to its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Fault(Fault),
+    Refused(RequestError),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<RequestError> for Stop {
+    fn from(error: RequestError) -> Stop {
+        Stop::Refused(error)
+    }
+}
+
+impl From<SqlError> for Stop {
+    fn from(error: SqlError) -> Stop {
+        Stop::Refused(RequestError::Sql(error))
+    }
+}
+
+/// The state that a request sees beside its own overlay.
+#[derive(Clone, Copy, Debug)]
+pub struct ExecutionContext<'a> {
+    pub store: &'a Store,
+    pub catalog: &'a Catalog,
+    pub constants: &'a ClusterConstants,
+    pub drafts: DraftContext<'a>,
+}
+
+/// The newest version of a row that a request has changed.
+#[derive(Clone, Debug)]
+pub(super) struct OverlayRow {
+    /// The record that made or deleted it.
+    position: Position,
+    /// None: deleted.
+    row: Option<Vec<Value>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OverlayStream {
+    pub id: StreamId,
+    pub version: u64,
+    /// By this request.
+    made: bool,
+}
+
+/// What the work at hand has done so far; each piece of work begins with `Begin`.
+#[derive(Debug)]
+enum Step {
+    Begin,
+    Inserting(Inserting),
+    Changing(Changing),
+}
+
+#[derive(Debug)]
+pub struct Execution {
+    pub drafts: Drafts,
+    pub results: Vec<OperationResult>,
+    /// Upper bound of the pages that the drafts can dirty. Right when `run` succeeded.
+    pub pages_dirtied: u32,
+    /// Grows with everything done: two stalls without a change between them need the same pages.
+    pub steps: u64,
+    context: Context,
+    at: usize,
+    step: Step,
+    rows: BTreeMap<TableId, BTreeMap<Vec<u8>, OverlayRow>>,
+    streams: BTreeMap<String, OverlayStream>,
+    tenants: BTreeMap<TenantId, KekHash>,
+    /// Set once the request changed the schema.
+    catalog: Option<Catalog>,
+    bytes_scanned: u64,
+    /// Of values that will lie in leaves, rows and history together.
+    bytes_inline: u64,
+    /// Pages for values that will lie in pages of their own.
+    pages_overflow: u64,
+    scratch: Vec<u8>,
+}
+
+impl Execution {
+    #[must_use]
+    pub fn new(drafts: Drafts, timestamp: Timestamp, seed: [u8; 32]) -> Execution {
+        assert!(drafts.is_empty());
+        Execution {
+            drafts,
+            results: Vec::new(),
+            pages_dirtied: 0,
+            steps: 0,
+            context: Context::new(timestamp, seed),
+            at: 0,
+            step: Step::Begin,
+            rows: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            catalog: None,
+            bytes_scanned: 0,
+            bytes_inline: 0,
+            pages_overflow: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Goes on to the end of the work. `Ok(Err)`: refused, throw this away.
+    pub fn run(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        work: &[(u32, Work)],
+    ) -> Result<Result<(), RequestError>, Fault> {
+        match self.run_to_stop(context, work) {
+            Ok(()) => Ok(Ok(())),
+            Err(Stop::Refused(error)) => Ok(Err(error)),
+            Err(Stop::Fault(fault)) => Err(fault),
+        }
+    }
+
+    fn run_to_stop(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        work: &[(u32, Work)],
+    ) -> Result<(), Stop> {
+        let alone = work.len() == 1;
+        while let Some((operation, work)) = work.get(self.at) {
+            let (rows_affected, detail) = self.run_work(context, work, alone)?;
+            self.results.push(OperationResult { operation: *operation, rows_affected, detail });
+            self.step = Step::Begin;
+            self.at += 1;
+            self.steps += 1;
+        }
+        self.pages_dirtied = self.estimate_pages(context)?;
+        limit(
+            Limit::TransactionPagesDirtied,
+            u64::from(self.pages_dirtied),
+            context.constants.transaction_pages_dirtied_max,
+        )?;
+        Ok(())
+    }
+
+    fn run_work(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        work: &Work,
+        alone: bool,
+    ) -> Result<(u64, ResultDetail), Stop> {
+        let tenant = context.drafts.tenant;
+        let of_the_system = matches!(work, Work::CreateTenant { .. });
+        if of_the_system != (tenant == TenantId::SYSTEM) {
+            return Err(RequestError::NotPermitted { tenant }.into());
+        }
+        match work {
+            Work::Command(command) => self.run_command(context, command, alone),
+            Work::Append { stream, expected, records } => {
+                self.append(context, stream, *expected, records)
+            }
+            Work::CreateTenant { tenant, kek_hash } => {
+                self.create_tenant(context, *tenant, *kek_hash)
+            }
+        }
+    }
+
+    fn run_command(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        command: &Command,
+        alone: bool,
+    ) -> Result<(u64, ResultDetail), Stop> {
+        match command {
+            Command::Nothing => Ok((0, ResultDetail::Rows)),
+            Command::CreateTable { schema, if_not_exists } => {
+                self.create_table(context, schema, *if_not_exists, alone)?;
+                Ok((0, ResultDetail::Schema))
+            }
+            Command::DropTable { table, schema_version } => {
+                let schema = self.table(context, *table, *schema_version)?;
+                let mut catalog = self.catalog_now(context).clone();
+                catalog.drop_table(schema.id);
+                let schema_version = catalog.version;
+                let payload = Payload::TableDropped { table: schema.id, schema_version };
+                self.drafts.push(&payload, STREAM_SYSTEM, schema_version);
+                self.catalog = Some(catalog);
+                self.check_drafts(context)?;
+                Ok((0, ResultDetail::Schema))
+            }
+            Command::Insert(insert) => {
+                let rows = self.insert(context, insert)?;
+                Ok((rows, ResultDetail::Rows))
+            }
+            Command::Update(update) => {
+                let schema = self.table(context, update.table, update.schema_version)?;
+                let assignments = Some(update.assignments.as_slice());
+                let rows = self.change(context, &schema, update.predicate.as_ref(), assignments)?;
+                Ok((rows, ResultDetail::Rows))
+            }
+            Command::Delete(delete) => {
+                let schema = self.table(context, delete.table, delete.schema_version)?;
+                let rows = self.change(context, &schema, delete.predicate.as_ref(), None)?;
+                Ok((rows, ResultDetail::Rows))
+            }
+        }
+    }
+
+    fn create_table(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &TableSchema,
+        if_not_exists: bool,
+        alone: bool,
+    ) -> Result<(), Stop> {
+        let catalog = self.catalog_now(context);
+        if catalog.table_named(&schema.name).is_some() {
+            if if_not_exists {
+                return Ok(());
+            }
+            let message = alloc::format!("table \"{}\" exists already", schema.name);
+            return Err(SqlError::new(SqlState::DuplicateTable, message).into());
+        }
+        limit(Limit::Tables, catalog.table_count() as u64 + 1, TABLES_MAX as u32)?;
+        let bound_to_this = schema.id == catalog.next_table
+            && schema.stream >= catalog.next_stream
+            && schema.rows >= catalog.next_tree
+            && schema.history > schema.rows
+            && schema.schema_version == catalog.version.next();
+        let mut schema = schema.clone();
+        if !bound_to_this {
+            // Another request came first. Nothing else here names these ids, so new ones will do.
+            if !alone {
+                return Err(schema_changed(&schema.name).into());
+            }
+            schema.id = catalog.next_table;
+            schema.stream = catalog.next_stream;
+            schema.rows = catalog.next_tree;
+            schema.history = schema.rows.next();
+            schema.schema_version = catalog.version.next();
+        }
+        schema.created_at = context.drafts.next_position(&self.drafts);
+        let mut catalog = catalog.clone();
+        let bytes = schema.encode();
+        let payload = Payload::TableCreated { table: schema.id, schema: &bytes };
+        self.drafts.push(&payload, STREAM_SYSTEM, schema.schema_version);
+        catalog.create(schema);
+        self.catalog = Some(catalog);
+        self.check_drafts(context)
+    }
+
+    fn create_tenant(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        tenant: TenantId,
+        kek_hash: KekHash,
+    ) -> Result<(u64, ResultDetail), Stop> {
+        let exists = tenant == TenantId::SYSTEM
+            || self.tenants.contains_key(&tenant)
+            || context.store.contains(TENANTS_TREE, &trees::tenant_key(tenant))?;
+        if exists {
+            return Err(RequestError::TenantExists(tenant).into());
+        }
+        let count = context.store.count(TENANTS_TREE)? + self.tenants.len() as u64 + 1;
+        limit(Limit::Tenants, count, TENANTS_MAX as u32)?;
+        let payload = Payload::TenantCreated { tenant, kek_hash };
+        self.drafts.push(&payload, STREAM_SYSTEM, context.catalog.version);
+        self.tenants.insert(tenant, kek_hash);
+        self.check_drafts(context)?;
+        Ok((0, ResultDetail::TenantCreated(tenant)))
+    }
+
+    /// The catalog as this request sees it.
+    fn catalog_now<'a>(&'a self, context: &ExecutionContext<'a>) -> &'a Catalog {
+        self.catalog.as_ref().unwrap_or(context.catalog)
+    }
+
+    /// The table that a command was bound to, if it is still the same.
+    fn table(
+        &self,
+        context: &ExecutionContext<'_>,
+        table: TableId,
+        schema_version: SchemaVersion,
+    ) -> Result<Arc<TableSchema>, Stop> {
+        match self.catalog_now(context).table(table) {
+            Some(schema) if schema.schema_version == schema_version => Ok(schema.clone()),
+            Some(schema) => Err(schema_changed(&schema.name).into()),
+            None => Err(schema_changed("?").into()),
+        }
+    }
+
+    /// Did the table exist before this request?
+    fn in_trees(&self, context: &ExecutionContext<'_>, schema: &TableSchema) -> bool {
+        self.catalog.is_none() || context.catalog.table(schema.id).is_some()
+    }
+
+    /// Limits on what was drafted; after each draft or each small batch of them.
+    fn check_drafts(&self, context: &ExecutionContext<'_>) -> Result<(), Stop> {
+        let constants = context.constants;
+        limit(
+            Limit::TransactionEvents,
+            self.drafts.len() as u64,
+            constants.transaction_events_max,
+        )?;
+        limit(
+            Limit::TransactionBytes,
+            self.drafts.size_bytes() as u64,
+            constants.transaction_bytes_max,
+        )
+    }
+
+    /// Limit on what scans visited.
+    fn check_scan(&self, context: &ExecutionContext<'_>) -> Result<(), Stop> {
+        let pages = self.bytes_scanned.div_ceil(PAGE_SIZE as u64);
+        limit(Limit::TransactionPagesRead, pages, context.constants.transaction_pages_read_max)
+    }
+
+    /// Notes a value that will be put into a tree.
+    fn charge_value(&mut self, size: usize) {
+        /// Key, prefix of the row, slot.
+        const FIXED: usize = 160;
+        /// What a page of its own holds at least.
+        const OVERFLOW: usize = 4_000;
+        if size + FIXED < VALUE_INLINE_MAX {
+            self.bytes_inline += (size + FIXED) as u64;
+        } else {
+            self.bytes_inline += FIXED as u64;
+            self.pages_overflow += size.div_ceil(OVERFLOW) as u64 + 2;
+        }
+    }
+
+    /// An upper bound, from sizes and counts alone: changed leaves are at most the rows changed, and
+    /// at most what the tree can have; new ones follow from the bytes; inner pages are few.
+    fn estimate_pages(&self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
+        /// Forests, catalog, outcomes and their parents.
+        const FIXED: u64 = 16;
+        /// A leaf that is not the only one holds at least so many entries.
+        const LEAF_ENTRIES_MIN: u64 = 3;
+        let mut pages = FIXED;
+        for (table, rows) in &self.rows {
+            let changed = rows.len() as u64;
+            let mut leaves = 1;
+            if let Some(schema) = context.catalog.table(*table) {
+                let tree = TreeRef::new(context.drafts.tenant, schema.rows);
+                leaves += context.store.count(tree)? / LEAF_ENTRIES_MIN;
+            }
+            // Rows and history.
+            pages += 2 * changed.min(leaves) + 4;
+        }
+        pages += self.streams.len() as u64 + 8 * self.tenants.len() as u64;
+        // A page that was split is half full.
+        pages += self.pages_overflow + 2 * self.bytes_inline.div_ceil(PAGE_SIZE as u64);
+        Ok(u32::try_from(pages).unwrap_or(u32::MAX))
+    }
+}
+
+pub(super) fn limit(limit: Limit, value: u64, max: u32) -> Result<(), Stop> {
+    let max = u64::from(max);
+    if value <= max {
+        return Ok(());
+    }
+    Err(RequestError::LimitExceeded { limit, value, max }.into())
+}
+
+fn schema_changed(table: &str) -> SqlError {
+    let message = alloc::format!("table \"{table}\" changed while the request was on its way");
+    SqlError::new(SqlState::SchemaChanged, message)
+}

@@ -1,0 +1,183 @@
+//! INSERT: cells → whole, checked rows → drafts; ON CONFLICT on the primary key.
+
+use alloc::vec::Vec;
+
+use super::row::{CurrentRow, check_row, declared_key, into_column, unique_violation};
+use super::{Execution, ExecutionContext, Step, Stop};
+use crate::query::codec_command::Cell;
+use crate::query::command::{Assignment, Insert, OnConflict};
+use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
+use crate::query::{Expr, SqlError, SqlState, TableSchema, Value};
+
+/// Rows that are ready, and how many of them are drafted.
+#[derive(Debug)]
+pub(super) struct Inserting {
+    /// With their keys, but for hidden ones.
+    rows: Vec<(Option<Vec<u8>>, Vec<Value>)>,
+    next: usize,
+    affected: u64,
+}
+
+impl Execution {
+    pub(super) fn insert(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        insert: &Insert,
+    ) -> Result<u64, Stop> {
+        let schema = self.table(context, insert.table, insert.schema_version)?;
+        let mut inserting = match core::mem::replace(&mut self.step, Step::Begin) {
+            Step::Inserting(inserting) => inserting,
+            Step::Begin | Step::Changing(_) => Inserting {
+                rows: whole_rows(&schema, insert, &self.context)?,
+                next: 0,
+                affected: 0,
+            },
+        };
+        let result = self.insert_rows(context, &schema, insert, &mut inserting);
+        if let Err(Stop::Fault(_)) = &result {
+            let ahead = inserting.rows[inserting.next..].iter();
+            self.prefetch(context, &schema, ahead.filter_map(|(key, _)| key.as_deref()));
+        }
+        let affected = inserting.affected;
+        self.step = Step::Inserting(inserting);
+        result.map(|()| affected)
+    }
+
+    fn insert_rows(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &TableSchema,
+        insert: &Insert,
+        inserting: &mut Inserting,
+    ) -> Result<(), Stop> {
+        while let Some((key, row)) = inserting.rows.get_mut(inserting.next) {
+            let taken = match key {
+                Some(key) => self.exists(context, schema, key)?,
+                None => false,
+            };
+            if !taken {
+                let (key, row) = (key.take(), core::mem::take(row));
+                self.put_row(context, schema, key, None, row)?;
+                inserting.affected += 1;
+            } else {
+                match &insert.on_conflict {
+                    OnConflict::Fail => return Err(unique_violation(schema, row).into()),
+                    OnConflict::DoNothing => {}
+                    OnConflict::DoUpdate { assignments, predicate } => {
+                        let Some(key) = key else { unreachable!("a hidden key is never taken") };
+                        let Some(current) = self.current(context, schema, key)? else {
+                            unreachable!("it was just seen");
+                        };
+                        let wanted = Upsert { assignments, predicate: predicate.as_ref() };
+                        if self.upsert(context, schema, &wanted, key.clone(), current, row)? {
+                            inserting.affected += 1;
+                        }
+                    }
+                }
+            }
+            inserting.next += 1;
+            self.steps += 1;
+        }
+        Ok(())
+    }
+
+    /// The row that is there takes the assignments, seeing the one that was proposed.
+    fn upsert(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &TableSchema,
+        wanted: &Upsert<'_>,
+        key: Vec<u8>,
+        current: CurrentRow,
+        proposed: &[Value],
+    ) -> Result<bool, Stop> {
+        let excluded = RowView::Values(proposed);
+        let row = RowView::Values(&current.row);
+        let env = Env { row, excluded, ..Env::constant(&[], &self.context) };
+        if let Some(predicate) = wanted.predicate
+            && eval_truth(predicate, &env)? != Some(true)
+        {
+            return Ok(false);
+        }
+        let row = assigned(schema, wanted.assignments, &current.row, &env, &self.context)?;
+        if declared_key(schema, &row)? != key {
+            let message = "ON CONFLICT DO UPDATE must not change the primary key";
+            return Err(SqlError::new(SqlState::FeatureNotSupported, message)
+                .hint("delete the row and insert it again")
+                .into());
+        }
+        self.put_row(context, schema, Some(key), Some(&current), row)?;
+        Ok(true)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Upsert<'a> {
+    assignments: &'a [Assignment],
+    predicate: Option<&'a Expr>,
+}
+
+/// The row after the assignments, checked. All of them see the row as it was.
+pub(super) fn assigned(
+    schema: &TableSchema,
+    assignments: &[Assignment],
+    before: &[Value],
+    env: &Env<'_>,
+    context: &Context,
+) -> Result<Vec<Value>, SqlError> {
+    let mut row = before.to_vec();
+    for assignment in assignments {
+        let column = schema.column(assignment.column);
+        let value = match (&assignment.value, &column.default) {
+            (Some(expr), _) => eval(expr, env)?,
+            (None, Some(default)) => eval(default, &Env::constant(&[], context))?,
+            (None, None) => Value::Null,
+        };
+        row[schema.ordinal(assignment.column)] = into_column(value, column)?;
+    }
+    check_row(schema, &row, context)?;
+    Ok(row)
+}
+
+/// Every row of the statement, complete and checked, with its key. Needs no page.
+fn whole_rows(
+    schema: &TableSchema,
+    insert: &Insert,
+    context: &Context,
+) -> Result<Vec<(Option<Vec<u8>>, Vec<Value>)>, SqlError> {
+    let corrupt = |_| SqlError::new(SqlState::CorruptEncoding, "cells of an INSERT");
+    let width = schema.columns.len();
+    if insert.columns.iter().any(|id| id.get() == 0 || id.get() as usize > width) {
+        return Err(SqlError::new(SqlState::CorruptEncoding, "columns of an INSERT"));
+    }
+    let defaults: Vec<usize> =
+        (0..width).filter(|at| !insert.columns.contains(&schema.columns[*at].id)).collect();
+    let mut rows = Vec::with_capacity(insert.rows.count as usize);
+    let mut cells = insert.rows.reader();
+    for _ in 0..insert.rows.count {
+        let mut row = alloc::vec![Value::Null; width];
+        for id in &insert.columns {
+            let column = schema.column(*id);
+            let value = match (cells.cell().map_err(corrupt)?, &column.default) {
+                (Cell::Value(value), _) => value,
+                (Cell::Expr(expr), _) => eval(&expr, &Env::constant(&[], context))?,
+                (Cell::Default, Some(default)) => eval(default, &Env::constant(&[], context))?,
+                (Cell::Default, None) => Value::Null,
+            };
+            row[schema.ordinal(*id)] = into_column(value, column)?;
+        }
+        for at in &defaults {
+            let column = &schema.columns[*at];
+            let value = match &column.default {
+                Some(default) => eval(default, &Env::constant(&[], context))?,
+                None => Value::Null,
+            };
+            row[*at] = into_column(value, column)?;
+        }
+        check_row(schema, &row, context)?;
+        let key = if schema.hidden_key() { None } else { Some(declared_key(schema, &row)?) };
+        rows.push((key, row));
+    }
+    cells.finish().map_err(corrupt)?;
+    Ok(rows)
+}

@@ -1,0 +1,332 @@
+//! What the data of a record says: kinds and payloads, deterministic CBOR inside the seal.
+//!
+//! Purpose: the one encoding of every event. A payload is a map with small integer keys in
+//! ascending order (`docs/KERNEL.md` has the table), so any CBOR library reads it. Key 15, always
+//! last, is the outcome that an idempotency id remembers; only the last record of a transaction has
+//! it, and adding it changes the first byte and appends, nothing else.
+//!
+//! Invariants: `encode(decode(x)) == x`; what is decoded here passed the seal, so bytes that do not
+//! decode are damage or a bug, never an input.
+
+use alloc::vec::Vec;
+
+use super::outcome::Outcome;
+use super::recovery::RecoveryRecord;
+use crate::crypto::KekHash;
+use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId};
+use crate::log::{CheckpointRecord, RecordKind};
+use crate::query::cbor::{
+    DecodeError, Decoder, Encoder, MAJOR_ARRAY, MAJOR_BYTES, MAJOR_MAP, MAJOR_SIMPLE, MAJOR_TAG,
+    MAJOR_TEXT,
+};
+
+/// The catalog gives streams of tables their ids, from 1; streams that clients name have the high
+/// bit; 0 is the system's own (schema, outcomes, tenants, recovery, checkpoints).
+pub const STREAM_SYSTEM: StreamId = StreamId::ZERO;
+const STREAM_NAMED: u32 = 1 << 31;
+
+/// The nth stream that clients named, from 0.
+#[must_use]
+pub fn stream_named(ordinal: u32) -> StreamId {
+    assert!(ordinal < STREAM_NAMED, "streams run out of ids");
+    StreamId::new(STREAM_NAMED | ordinal)
+}
+
+const KEY_OUTCOME: u64 = 15;
+const CHANGE_TABLE_CREATED: u64 = 1;
+const CHANGE_STREAM_CREATED: u64 = 2;
+const CHANGE_TABLE_DROPPED: u64 = 3;
+
+/// A decoded payload; borrows from the record's plaintext.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload<'a> {
+    RowPut {
+        table: TableId,
+        /// Position of the version that this one supersedes.
+        replaces: Option<Position>,
+        /// The row, whole, in the codec of `query`.
+        row: &'a [u8],
+    },
+    RowDelete {
+        table: TableId,
+        /// Position of the version that ends here: the before-image.
+        replaces: Position,
+        /// The columns of the row's key, in the codec of `query`.
+        key: &'a [u8],
+    },
+    /// Kind `CatalogChange`, change 1.
+    TableCreated {
+        table: TableId,
+        /// The table's schema in the codec of `query`.
+        schema: &'a [u8],
+    },
+    /// Change 3: the table is no more; its versions stay in the log.
+    TableDropped {
+        table: TableId,
+        schema_version: SchemaVersion,
+    },
+    /// Change 2: a name got a stream.
+    StreamCreated {
+        stream: StreamId,
+        name: &'a str,
+    },
+    Appended {
+        stream: StreamId,
+        /// Records in the stream, this one included.
+        version: u64,
+        record: &'a [u8],
+    },
+    Refused,
+    Completed,
+    TenantCreated {
+        tenant: TenantId,
+        kek_hash: KekHash,
+    },
+    Recovery(RecoveryRecord),
+    Checkpoint(CheckpointRecord),
+}
+
+impl Payload<'_> {
+    #[must_use]
+    pub fn kind(&self) -> RecordKind {
+        match self {
+            Payload::RowPut { .. } => RecordKind::RowPut,
+            Payload::RowDelete { .. } => RecordKind::RowDelete,
+            Payload::TableCreated { .. }
+            | Payload::TableDropped { .. }
+            | Payload::StreamCreated { .. } => RecordKind::CatalogChange,
+            Payload::Appended { .. } => RecordKind::Append,
+            Payload::Refused => RecordKind::Refused,
+            Payload::Completed => RecordKind::Completed,
+            Payload::TenantCreated { .. } => RecordKind::TenantCreated,
+            Payload::Recovery(_) => RecordKind::RecoveryRecord,
+            Payload::Checkpoint(_) => RecordKind::CheckpointRecord,
+        }
+    }
+
+    /// What `__events` calls it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Payload::RowPut { replaces: None, .. } => "insert",
+            Payload::RowPut { replaces: Some(_), .. } => "update",
+            Payload::RowDelete { .. } => "delete",
+            Payload::TableCreated { .. } => "create table",
+            Payload::TableDropped { .. } => "drop table",
+            Payload::StreamCreated { .. } => "create stream",
+            Payload::Appended { .. } => "append",
+            Payload::Refused => "refused",
+            Payload::Completed => "completed",
+            Payload::TenantCreated { .. } => "create tenant",
+            Payload::Recovery(_) => "recovery",
+            Payload::Checkpoint(_) => "checkpoint",
+        }
+    }
+
+    /// Must the catalog in memory follow?
+    #[must_use]
+    pub fn changes_catalog(&self) -> bool {
+        matches!(self, Payload::TableCreated { .. } | Payload::TableDropped { .. })
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut encoder = Encoder::new(out);
+        match self {
+            Payload::RowPut { table, replaces, row } => {
+                encoder.map(if replaces.is_some() { 3 } else { 2 });
+                encoder.uint(1).uint(u64::from(table.get()));
+                if let Some(replaces) = replaces {
+                    encoder.uint(2).uint(replaces.get());
+                }
+                encoder.uint(3).out.extend_from_slice(row);
+            }
+            Payload::RowDelete { table, replaces, key } => {
+                encoder.map(3);
+                encoder.uint(1).uint(u64::from(table.get())).uint(2).uint(replaces.get());
+                encoder.uint(3).out.extend_from_slice(key);
+            }
+            Payload::TableCreated { table, schema } => {
+                encoder.map(3);
+                encoder.uint(0).uint(CHANGE_TABLE_CREATED);
+                encoder.uint(1).uint(u64::from(table.get()));
+                encoder.uint(2).out.extend_from_slice(schema);
+            }
+            Payload::TableDropped { table, schema_version } => {
+                encoder.map(3);
+                encoder.uint(0).uint(CHANGE_TABLE_DROPPED);
+                encoder.uint(1).uint(u64::from(table.get()));
+                encoder.uint(2).uint(u64::from(schema_version.get()));
+            }
+            Payload::StreamCreated { stream, name } => {
+                encoder.map(3);
+                encoder.uint(0).uint(CHANGE_STREAM_CREATED);
+                encoder.uint(1).uint(u64::from(stream.get())).uint(2).text(name);
+            }
+            Payload::Appended { stream, version, record } => {
+                encoder.map(3);
+                encoder.uint(1).uint(u64::from(stream.get())).uint(2).uint(*version);
+                encoder.uint(3).bytes(record);
+            }
+            Payload::Refused | Payload::Completed => {
+                encoder.map(0);
+            }
+            Payload::TenantCreated { tenant, kek_hash } => {
+                encoder.map(2);
+                encoder.uint(1).uint(tenant.get()).uint(2).bytes(&kek_hash.0);
+            }
+            Payload::Recovery(record) => {
+                encoder.map(1).uint(1);
+                record.encode(&mut encoder);
+            }
+            Payload::Checkpoint(record) => out.extend_from_slice(&record.encode()),
+        }
+    }
+
+    /// The payload, and the encoded outcome that goes with it.
+    pub fn decode(
+        kind: RecordKind,
+        plaintext: &[u8],
+    ) -> Result<(Payload<'_>, Option<&[u8]>), DecodeError> {
+        if kind == RecordKind::CheckpointRecord {
+            let Ok(record) = CheckpointRecord::decode(plaintext) else {
+                return Decoder::new(plaintext).error("not a checkpoint record");
+            };
+            return Ok((Payload::Checkpoint(record), None));
+        }
+        let mut fields = Fields::new(plaintext)?;
+        let payload = match kind {
+            RecordKind::RowPut => Payload::RowPut {
+                table: TableId::new(fields.need(1)?.u32()?),
+                replaces: match fields.maybe(2)? {
+                    Some(decoder) => Some(Position::new(decoder.uint()?)),
+                    None => None,
+                },
+                row: item(fields.need(3)?)?,
+            },
+            RecordKind::RowDelete => Payload::RowDelete {
+                table: TableId::new(fields.need(1)?.u32()?),
+                replaces: Position::new(fields.need(2)?.uint()?),
+                key: item(fields.need(3)?)?,
+            },
+            RecordKind::CatalogChange => match fields.need(0)?.uint()? {
+                CHANGE_TABLE_CREATED => Payload::TableCreated {
+                    table: TableId::new(fields.need(1)?.u32()?),
+                    schema: item(fields.need(2)?)?,
+                },
+                CHANGE_STREAM_CREATED => Payload::StreamCreated {
+                    stream: StreamId::new(fields.need(1)?.u32()?),
+                    name: fields.need(2)?.text()?,
+                },
+                CHANGE_TABLE_DROPPED => Payload::TableDropped {
+                    table: TableId::new(fields.need(1)?.u32()?),
+                    schema_version: SchemaVersion::new(fields.need(2)?.u32()?),
+                },
+                _ => return fields.decoder.error("unknown change of the catalog"),
+            },
+            RecordKind::Append => Payload::Appended {
+                stream: StreamId::new(fields.need(1)?.u32()?),
+                version: fields.need(2)?.uint()?,
+                record: fields.need(3)?.bytes()?,
+            },
+            RecordKind::Refused => Payload::Refused,
+            RecordKind::Completed => Payload::Completed,
+            RecordKind::TenantCreated => Payload::TenantCreated {
+                tenant: TenantId::new(fields.need(1)?.uint()?),
+                kek_hash: KekHash(fields.need(2)?.fixed()?),
+            },
+            RecordKind::RecoveryRecord => {
+                Payload::Recovery(RecoveryRecord::decode(fields.need(1)?)?)
+            }
+            RecordKind::CheckpointRecord => unreachable!("decoded above"),
+        };
+        let outcome = match fields.maybe(KEY_OUTCOME)? {
+            Some(decoder) => Some(item(decoder)?),
+            None => None,
+        };
+        fields.finish()?;
+        Ok((payload, outcome))
+    }
+}
+
+/// Adds the outcome to the payload, encoded without one, that takes the rest of `bytes` from `start`.
+pub fn add_outcome(bytes: &mut Vec<u8>, start: usize, outcome: &Outcome) {
+    let first = &mut bytes[start];
+    assert!(*first & 0xe0 == 0xa0 && *first & 0x1f < 22, "a payload is a map of few pairs");
+    *first += 1;
+    let mut encoder = Encoder::new(bytes);
+    encoder.uint(KEY_OUTCOME);
+    outcome.encode(&mut encoder);
+}
+
+/// Reads a map with ascending integer keys, in order.
+struct Fields<'a> {
+    decoder: Decoder<'a>,
+    left: usize,
+    next: Option<u64>,
+}
+
+impl<'a> Fields<'a> {
+    fn new(plaintext: &'a [u8]) -> Result<Fields<'a>, DecodeError> {
+        let mut decoder = Decoder::new(plaintext);
+        let left = decoder.map()?;
+        Ok(Fields { decoder, left, next: None })
+    }
+
+    fn maybe(&mut self, key: u64) -> Result<Option<&mut Decoder<'a>>, DecodeError> {
+        if self.next.is_none() && self.left > 0 {
+            self.next = Some(self.decoder.uint()?);
+            self.left -= 1;
+        }
+        if self.next == Some(key) {
+            self.next = None;
+            Ok(Some(&mut self.decoder))
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn need(&mut self, key: u64) -> Result<&mut Decoder<'a>, DecodeError> {
+        if self.maybe(key)?.is_none() {
+            return self.decoder.error("a field is missing");
+        }
+        Ok(&mut self.decoder)
+    }
+
+    fn finish(&self) -> Result<(), DecodeError> {
+        if self.left > 0 || self.next.is_some() {
+            return self.decoder.error("unknown field");
+        }
+        self.decoder.finish()
+    }
+}
+
+/// Passes over one item and gives its bytes.
+fn item<'a>(decoder: &mut Decoder<'a>) -> Result<&'a [u8], DecodeError> {
+    let start = decoder.offset();
+    // Each item takes at least a byte, and counts are checked against what remains.
+    let mut left = 1_usize;
+    while left > 0 {
+        left -= 1;
+        match decoder.peek()? {
+            (MAJOR_BYTES, _) => {
+                decoder.bytes()?;
+            }
+            (MAJOR_TEXT, _) => {
+                decoder.text()?;
+            }
+            (MAJOR_ARRAY, _) => left += decoder.array()?,
+            (MAJOR_MAP, _) => left += 2 * decoder.map()?,
+            (MAJOR_TAG, _) => {
+                decoder.tag()?;
+                left += 1;
+            }
+            (MAJOR_SIMPLE, 24..) => {
+                decoder.double()?;
+            }
+            (_, _) => {
+                decoder.head()?;
+            }
+        }
+    }
+    Ok(decoder.since(start))
+}

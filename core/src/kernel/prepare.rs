@@ -1,0 +1,271 @@
+//! On the primary: a typed request becomes a sealed, self-contained one.
+//!
+//! Purpose: parse, bind and lower once, refuse early what state need not decide, seal. Restartable:
+//! nothing is changed but caches. Invariant: what leaves here holds no plaintext of a tenant but the
+//! clear header of `batch`.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::batch::{REQUEST_HEADER_SIZE, RequestHeader, SEAL_TAG_SIZE, SealedRequest};
+use super::envelope::{EnvelopeWriter, fingerprint_bytes};
+use super::execute::check_append;
+use super::request::{Operation, Request, RequestError};
+use super::{Kernel, Keys};
+use crate::crypto::{InternalHash, TenantKeys};
+use crate::ids::TenantId;
+use crate::limits::{
+    IDEMPOTENCY_AHEAD_MAX_MS, REQUEST_SIZE_MAX, STATEMENT_CACHED_SIZE_MAX, STATEMENTS_CACHED_MAX,
+};
+use crate::query::{
+    Catalog, Column, Command, Insert, InsertRows, OnConflict, Prepared, SqlError, SqlState, Value,
+    prepare,
+};
+use crate::store::{Fault, Store};
+use crate::time::Timestamp;
+
+/// Why a request was not sealed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PrepareError {
+    /// Fetch and call again.
+    Fault(Fault),
+    Refused(RequestError),
+}
+
+impl From<Fault> for PrepareError {
+    fn from(fault: Fault) -> PrepareError {
+        PrepareError::Fault(fault)
+    }
+}
+
+impl From<RequestError> for PrepareError {
+    fn from(error: RequestError) -> PrepareError {
+        PrepareError::Refused(error)
+    }
+}
+
+impl Kernel {
+    /// Lowers and seals. `nonce` is random and used for nothing else; `now` only refuses early.
+    pub fn prepare_request(
+        &mut self,
+        store: &Store,
+        keys: &dyn Keys,
+        request: &Request,
+        now: Timestamp,
+        nonce: [u8; 12],
+    ) -> Result<SealedRequest, PrepareError> {
+        let tenant = request.tenant;
+        check(request, now)?;
+        let Some(catalog) = self.catalog(store, tenant)? else {
+            return Err(RequestError::TenantUnknown(tenant).into());
+        };
+        let Some(tenant_keys) = keys.newest(tenant) else {
+            return Err(RequestError::KeyMissing(tenant).into());
+        };
+        let mut writer = EnvelopeWriter::new();
+        // What earlier statements of the request do to the schema, later ones are bound to.
+        let mut changed: Option<Catalog> = None;
+        for (index, operation) in request.operations.iter().enumerate() {
+            let index = index as u32;
+            match operation {
+                Operation::Sql { text, params } => {
+                    let base = changed.as_ref().unwrap_or(&catalog);
+                    let statements = self.statements.prepared(tenant, base, text)?;
+                    for statement in statements.iter() {
+                        if !statement.is_write() {
+                            return Err(RequestError::Sql(not_a_write()).into());
+                        }
+                        let command = statement.lower(params).map_err(RequestError::Sql)?;
+                        follow(&command, &catalog, &mut changed);
+                        writer.command(index, &command);
+                    }
+                }
+                Operation::InsertRows { table, columns, rows } => {
+                    let catalog = changed.as_ref().unwrap_or(&catalog);
+                    let command = lower_rows(catalog, table, columns, rows)?;
+                    writer.command(index, &command);
+                }
+                Operation::Append { stream, expected, records } => {
+                    check_append(stream, records)?;
+                    writer.append(index, stream, *expected, records);
+                }
+                Operation::CreateTenant { tenant, kek_hash } => {
+                    writer.create_tenant(index, *tenant, kek_hash);
+                }
+            }
+            check_size(writer.size())?;
+        }
+        let fingerprint = if request.idempotency.is_none() {
+            InternalHash::ZERO
+        } else {
+            let mut bytes = Vec::new();
+            fingerprint_bytes(request, &mut bytes);
+            tenant_keys.fingerprint().of(&[&bytes])
+        };
+        Ok(seal(request, writer, &fingerprint, tenant_keys, nonce)?)
+    }
+}
+
+/// Puts the envelope under the tenant's request key, behind its clear header.
+pub(super) fn seal(
+    request: &Request,
+    writer: EnvelopeWriter,
+    fingerprint: &InternalHash,
+    keys: &TenantKeys,
+    nonce: [u8; 12],
+) -> Result<SealedRequest, RequestError> {
+    let mut bytes = Vec::with_capacity(REQUEST_HEADER_SIZE + writer.size() + 128);
+    bytes.resize(REQUEST_HEADER_SIZE, 0);
+    writer.finish(fingerprint, request.after, &mut bytes);
+    check_size(bytes.len() + SEAL_TAG_SIZE)?;
+    let header = RequestHeader {
+        tenant: request.tenant,
+        principal: request.principal,
+        idempotency: request.idempotency,
+        key: keys.id(),
+        nonce,
+        length: (bytes.len() - REQUEST_HEADER_SIZE + SEAL_TAG_SIZE) as u32,
+    };
+    let clear = header.encode();
+    bytes[..REQUEST_HEADER_SIZE].copy_from_slice(&clear);
+    let tag = keys.request().seal(nonce, &clear, &mut bytes[REQUEST_HEADER_SIZE..]);
+    bytes.extend_from_slice(&tag.0);
+    Ok(SealedRequest::new(bytes))
+}
+
+/// What needs no state to be refused.
+fn check(request: &Request, now: Timestamp) -> Result<(), RequestError> {
+    if request.operations.is_empty() {
+        return Err(RequestError::Empty);
+    }
+    for operation in &request.operations {
+        let of_the_system = matches!(operation, Operation::CreateTenant { .. });
+        if of_the_system != (request.tenant == TenantId::SYSTEM) {
+            return Err(RequestError::NotPermitted { tenant: request.tenant });
+        }
+    }
+    let id = request.idempotency;
+    let now_ms = now.as_ms();
+    // A little slack: the prepare's clock decides, and a remembered id is answered whatever it says.
+    if !id.is_none() && id.not_after_ms() > now_ms.saturating_add(2 * IDEMPOTENCY_AHEAD_MAX_MS) {
+        let max_ahead_ms = IDEMPOTENCY_AHEAD_MAX_MS;
+        return Err(RequestError::IdempotencyTooFarAhead { id, now_ms, max_ahead_ms });
+    }
+    Ok(())
+}
+
+/// What the command will do to the schema, for the operations after it.
+fn follow(command: &Command, catalog: &Catalog, changed: &mut Option<Catalog>) {
+    match command {
+        Command::CreateTable { schema, .. } => {
+            let catalog = changed.get_or_insert_with(|| catalog.clone());
+            if catalog.table_named(&schema.name).is_none() && schema.id == catalog.next_table {
+                catalog.create(schema.clone());
+            }
+        }
+        Command::DropTable { table, .. } => {
+            changed.get_or_insert_with(|| catalog.clone()).drop_table(*table);
+        }
+        Command::Insert(_) | Command::Update(_) | Command::Delete(_) | Command::Nothing => {}
+    }
+}
+
+fn not_a_write() -> SqlError {
+    let message =
+        "SELECT and EXPLAIN read a snapshot; a transaction holds only statements that write";
+    SqlError::new(SqlState::FeatureNotSupported, message).hint("send it as a query of its own")
+}
+
+/// Statements that were bound before and may be again: parsing costs more than all the rest.
+///
+/// Only a cache: what it gives is what `query::prepare` would give.
+#[derive(Debug, Default)]
+pub(super) struct Statements {
+    bound: BTreeMap<(TenantId, String), Arc<Vec<Prepared>>>,
+}
+
+impl Statements {
+    fn prepared(
+        &mut self,
+        tenant: TenantId,
+        catalog: &Catalog,
+        text: &str,
+    ) -> Result<Arc<Vec<Prepared>>, RequestError> {
+        if text.len() > STATEMENT_CACHED_SIZE_MAX {
+            let bound = prepare(catalog, text).map_err(RequestError::Sql)?;
+            return Ok(Arc::new(bound));
+        }
+        let key = (tenant, text.to_string());
+        if let Some(bound) = self.bound.get(&key)
+            && bound.iter().all(|statement| statement.still_holds(catalog))
+        {
+            return Ok(bound.clone());
+        }
+        let bound = Arc::new(prepare(catalog, text).map_err(RequestError::Sql)?);
+        // The names of tables that are not there yet, or no more, may mean others tomorrow.
+        if bound.iter().all(|statement| statement.bound_to().is_some() && statement.is_write()) {
+            if self.bound.len() >= STATEMENTS_CACHED_MAX {
+                self.bound.clear();
+            }
+            self.bound.insert(key, bound.clone());
+        }
+        Ok(bound)
+    }
+}
+
+/// What `INSERT INTO table (columns) VALUES …` lowers to, without text.
+fn lower_rows(
+    catalog: &Catalog,
+    table: &str,
+    columns: &[String],
+    rows: &[Vec<Value>],
+) -> Result<Command, RequestError> {
+    let Some(schema) = catalog.table_named(table) else {
+        let message = format!("there is no table \"{table}\"");
+        return Err(RequestError::Sql(SqlError::new(SqlState::UndefinedTable, message)));
+    };
+    let mut targets: Vec<&Column> = Vec::with_capacity(columns.len());
+    for name in columns {
+        let Some(column) = schema.column_named(name) else {
+            let message = format!("table \"{table}\" has no column \"{name}\"");
+            return Err(RequestError::Sql(SqlError::new(SqlState::UndefinedColumn, message)));
+        };
+        if targets.iter().any(|other| other.id == column.id) {
+            let message = format!("column \"{name}\" is given twice");
+            return Err(RequestError::Sql(SqlError::new(SqlState::DuplicateColumn, message)));
+        }
+        targets.push(column);
+    }
+    if rows.is_empty() || targets.is_empty() {
+        return Err(RequestError::Empty);
+    }
+    let mut cells = InsertRows::default();
+    for row in rows {
+        if row.len() != targets.len() {
+            let message = format!("{} values for {} columns", row.len(), targets.len());
+            return Err(RequestError::Sql(SqlError::new(SqlState::SyntaxError, message)));
+        }
+        for value in row {
+            cells.push_value(value);
+        }
+        cells.count += 1;
+        check_size(cells.cells.len())?;
+    }
+    Ok(Command::Insert(Insert {
+        table: schema.id,
+        schema_version: schema.schema_version,
+        columns: targets.iter().map(|column| column.id).collect(),
+        rows: cells,
+        on_conflict: OnConflict::Fail,
+    }))
+}
+
+fn check_size(size: usize) -> Result<(), RequestError> {
+    if size <= REQUEST_SIZE_MAX {
+        return Ok(());
+    }
+    Err(RequestError::TooLarge { size, max: REQUEST_SIZE_MAX })
+}

@@ -1,0 +1,6 @@
+//! The kernel on a disk that answers at once: faults, evictions and op boundaries at will.
+
+mod rebuilding;
+mod requests;
+mod rig;
+mod statements;

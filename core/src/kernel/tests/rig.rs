@@ -1,0 +1,523 @@
+//! Store, logs and kernel on an in-memory disk; a driver that does what a node does.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use crate::crypto::keys::{DataKey, KekHash, TenantKeys};
+use crate::crypto::{InternalHash, PageKey};
+use crate::ids::{
+    ColumnId, Generation, IdempotencyId, KeyId, Op, OriginId, PrincipalId, SchemaVersion, TableId,
+    TenantId, View,
+};
+use crate::io::{Effect, Effects, FileId, Owner, Pages, SecretKey};
+use crate::kernel::batch::{SealedRequest, pack};
+use crate::kernel::envelope::EnvelopeWriter;
+use crate::kernel::prepare::seal;
+use crate::kernel::{
+    Applied, Kernel, Keys, Operation, Prepare, PrepareError, PrepareKind, Rebuild, RebuildReport,
+    RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, Stall, World,
+};
+use crate::limits::ClusterConstants;
+use crate::log::{LogCheckpoint, LogPins, Logs};
+use crate::query::{Catalog, Column, ColumnType, Command, Expr, TableSchema, Value};
+use crate::store::{PageKeys, Pins, Store, StoreConfig};
+use crate::time::Timestamp;
+
+pub const T1: TenantId = TenantId::DEFAULT;
+pub const HASH: KekHash = KekHash([7; 32]);
+/// 2026-11-21, in ms.
+pub const NOW_MS: u64 = 1_795_000_000_000;
+
+/// Keys of every tenant below 10, all from one seed.
+#[derive(Debug)]
+pub struct TestKeys(pub BTreeMap<TenantId, TenantKeys>);
+
+impl TestKeys {
+    pub fn new() -> TestKeys {
+        let keys = |tenant: u64| {
+            let tenant = TenantId::new(tenant);
+            let key = DataKey::new(SecretKey([tenant.get() as u8 + 1; 32]));
+            let origin = OriginId::new(9);
+            let id = KeyId::new(1);
+            (tenant, TenantKeys::derive(origin, tenant, id, &key, Generation::new(1)))
+        };
+        TestKeys((0..10).map(keys).collect())
+    }
+}
+
+impl PageKeys for TestKeys {
+    fn page_key(&self, tenant: TenantId) -> Option<&PageKey> {
+        self.0.get(&tenant).map(TenantKeys::page)
+    }
+}
+
+impl Keys for TestKeys {
+    fn newest(&self, tenant: TenantId) -> Option<&TenantKeys> {
+        self.0.get(&tenant)
+    }
+
+    fn named(&self, tenant: TenantId, key: KeyId) -> Option<&TenantKeys> {
+        self.0.newest(tenant).filter(|keys| keys.id() == key)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Disk {
+    files: BTreeMap<FileId, Vec<u8>>,
+}
+
+impl Disk {
+    fn read(&self, file: FileId, offset: u64, pages: &mut Pages) {
+        let bytes = pages.as_bytes_mut();
+        bytes.fill(0);
+        let Some(content) = self.files.get(&file) else { return };
+        let from = (offset as usize).min(content.len());
+        let size = bytes.len().min(content.len() - from);
+        bytes[..size].copy_from_slice(&content[from..from + size]);
+    }
+
+    fn write(&mut self, file: FileId, offset: u64, pages: &Pages) {
+        let content = self.files.entry(file).or_default();
+        let end = offset as usize + pages.size_bytes();
+        if content.len() < end {
+            content.resize(end, 0);
+        }
+        content[offset as usize..end].copy_from_slice(pages.as_bytes());
+    }
+
+    pub fn holds(&self, needle: &[u8]) -> bool {
+        self.files.values().any(|file| file.windows(needle.len()).any(|at| at == needle))
+    }
+}
+
+/// How hard the driver makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    Ample,
+    /// Everything unpinned is evicted after every op and at every stall.
+    None,
+    /// Evicted or not, by a stream of bits.
+    Random(u64),
+}
+
+pub struct Rig {
+    pub store: Store,
+    pub logs: Logs,
+    pub kernel: Kernel,
+    pub keys: TestKeys,
+    pub disk: Disk,
+    pub constants: ClusterConstants,
+    memory: Memory,
+    pub op: u64,
+    pub now_ms: u64,
+    checkpointed: Op,
+    nonce: u64,
+    pub stalls: u64,
+}
+
+impl Rig {
+    pub fn new(memory: Memory) -> Rig {
+        Rig::with(memory, ClusterConstants::SMALL)
+    }
+
+    pub fn with(memory: Memory, constants: ClusterConstants) -> Rig {
+        let mut rig = Rig {
+            store: Store::new(StoreConfig::new(FileId::Grid, &constants, 64)),
+            logs: Logs::new(constants.segment_positions),
+            kernel: Kernel::new(constants, Generation::ZERO),
+            keys: TestKeys::new(),
+            disk: Disk::default(),
+            constants,
+            memory,
+            op: 0,
+            now_ms: NOW_MS,
+            checkpointed: Op::ZERO,
+            nonce: 0,
+            stalls: 0,
+        };
+        rig.recover();
+        rig
+    }
+
+    pub fn recover(&mut self) -> Applied {
+        let evidence = RecoveryEvidence {
+            view: View::new(self.op + 1),
+            committed: Op::new(self.op),
+            recovery_point: self.checkpointed,
+            discarded: None,
+            unrecorded_views: 0,
+            reason: RecoveryReason::Restart,
+            tenants: vec![(T1, HASH)],
+        };
+        self.apply(PrepareKind::Recovery, 0, &evidence.to_body())
+    }
+
+    pub fn checkpoint(&mut self) {
+        self.apply(PrepareKind::Checkpoint, 0, &[]);
+    }
+
+    pub fn apply(&mut self, kind: PrepareKind, requests: u32, body: &[u8]) -> Applied {
+        self.op += 1;
+        self.now_ms += 1;
+        let prepare = Prepare {
+            op: Op::new(self.op),
+            timestamp: Timestamp(self.now_ms * 1_000_000),
+            kind,
+            requests,
+            checkpoint_durable: self.checkpointed,
+            seed: [self.op as u8; 32],
+            body,
+        };
+        let mut effects = Effects::new();
+        let mut pins = Pins::new();
+        let mut progress = (u64::MAX, u64::MAX);
+        let applied = loop {
+            let mut world =
+                World { store: &mut self.store, logs: &mut self.logs, keys: &self.keys };
+            let result = self.kernel.apply(&mut world, &prepare, &mut effects);
+            self.stalls += u64::from(result.is_err());
+            match result {
+                Ok(applied) => break applied,
+                Err(Stall::Fault(_)) => {
+                    let now = self.kernel.progress();
+                    if now != progress {
+                        self.store.unpin(&mut pins);
+                        progress = now;
+                    }
+                    self.store.fetch(&mut pins, &mut effects);
+                    self.maybe_evict();
+                    pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+                    assert_eq!(self.store.ready(&pins), Ok(true));
+                }
+                Err(Stall::LogRoom) => self.logs.flush_step(&mut effects),
+                Err(Stall::Halt(error)) => panic!("{error}"),
+            }
+        };
+        self.store.unpin(&mut pins);
+        self.logs.flush_step(&mut effects);
+        pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+        if applied.checkpoint {
+            self.store.checkpoint_begin(prepare.op);
+            loop {
+                assert_eq!(self.store.checkpoint_step(&self.keys, &mut effects), Ok(()));
+                pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+                if self.store.checkpoint_done().is_some() {
+                    break;
+                }
+            }
+            while self.logs.checkpoint_step(&mut effects) == LogCheckpoint::Working {
+                pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+            }
+            self.logs.checkpoint_done(prepare.op);
+            self.checkpointed = prepare.op;
+        }
+        self.maybe_evict();
+        applied
+    }
+
+    fn maybe_evict(&mut self) {
+        let evict = match &mut self.memory {
+            Memory::Ample => false,
+            Memory::None => true,
+            Memory::Random(state) => {
+                *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *state >> 63 == 1
+            }
+        };
+        if evict {
+            self.store.evict_all();
+            self.logs.evict_all();
+        }
+    }
+
+    fn nonce(&mut self) -> [u8; 12] {
+        self.nonce += 1;
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&self.nonce.to_le_bytes());
+        nonce
+    }
+
+    pub fn prepare(&mut self, request: &Request) -> Result<SealedRequest, RequestError> {
+        let nonce = self.nonce();
+        let now = Timestamp(self.now_ms * 1_000_000);
+        let mut pins = Pins::new();
+        loop {
+            let result = self.kernel.prepare_request(&self.store, &self.keys, request, now, nonce);
+            match result {
+                Ok(sealed) => {
+                    self.store.unpin(&mut pins);
+                    return Ok(sealed);
+                }
+                Err(PrepareError::Refused(error)) => {
+                    self.store.unpin(&mut pins);
+                    return Err(error);
+                }
+                Err(PrepareError::Fault(_)) => self.fetch(&mut pins),
+            }
+        }
+    }
+
+    fn fetch(&mut self, pins: &mut Pins) {
+        let mut effects = Effects::new();
+        self.store.fetch(pins, &mut effects);
+        pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+    }
+
+    /// One request in a prepare of its own.
+    pub fn request(&mut self, request: &Request) -> Result<Reply, RequestError> {
+        let sealed = self.prepare(request)?;
+        self.batch(&[sealed]).remove(0)
+    }
+
+    pub fn batch(&mut self, sealed: &[SealedRequest]) -> Vec<Result<Reply, RequestError>> {
+        let (mut body, mut count) = (Vec::new(), 0);
+        for request in sealed {
+            assert!(pack(&mut body, &mut count, request));
+        }
+        let applied = self.apply(PrepareKind::Requests, count, &body);
+        assert_eq!(applied.replies.len(), sealed.len());
+        applied.replies
+    }
+
+    /// Commands as a primary would have lowered them.
+    pub fn seal_commands(&mut self, request: &Request, commands: &[Command]) -> SealedRequest {
+        let mut writer = EnvelopeWriter::new();
+        let mut bytes = Vec::new();
+        for (index, command) in commands.iter().enumerate() {
+            writer.command(index as u32, command);
+            command.encode(&mut bytes);
+        }
+        let nonce = self.nonce();
+        let keys = &self.keys.0[&request.tenant];
+        let fingerprint = keys.fingerprint().of(&[&bytes]);
+        seal(request, writer, &fingerprint, keys, nonce).unwrap()
+    }
+
+    pub fn commands(&mut self, commands: &[Command]) -> Result<Reply, RequestError> {
+        self.commands_as(IdempotencyId::NONE, commands)
+    }
+
+    pub fn commands_as(
+        &mut self,
+        idempotency: IdempotencyId,
+        commands: &[Command],
+    ) -> Result<Reply, RequestError> {
+        let request = Request { idempotency, ..request(vec![]) };
+        let sealed = self.seal_commands(&request, commands);
+        self.batch(&[sealed]).remove(0)
+    }
+
+    pub fn catalog(&mut self, tenant: TenantId) -> Catalog {
+        let mut pins = Pins::new();
+        loop {
+            match self.kernel.catalog(&self.store, tenant) {
+                Ok(catalog) => {
+                    self.store.unpin(&mut pins);
+                    return (*catalog.unwrap()).clone();
+                }
+                Err(_) => self.fetch(&mut pins),
+            }
+        }
+    }
+
+    /// All rows of a table, in order of key, as text.
+    pub fn rows(&mut self, table: &str) -> Vec<String> {
+        use crate::query::stored::StoredRow;
+        use crate::store::{Cursor, Direction, TreeRef};
+        let schema = self.catalog(T1).table_named(table).unwrap().clone();
+        let rows = RefCell::new(Vec::new());
+        let mut pins = Pins::new();
+        let mut cursor = Cursor::all(Direction::Forward);
+        loop {
+            let tree = TreeRef::new(T1, schema.rows);
+            let scanned = self.store.scan(tree, &mut cursor, |_, value| {
+                let values = StoredRow::new(value).values();
+                let texts: Vec<String> = values.iter().map(Value::to_string).collect();
+                rows.borrow_mut().push(texts.join("|"));
+                core::ops::ControlFlow::Continue(())
+            });
+            match scanned {
+                Ok(_) => break,
+                Err(_) => self.fetch(&mut pins),
+            }
+        }
+        self.store.unpin(&mut pins);
+        rows.into_inner()
+    }
+
+    pub fn position(&self, tenant: TenantId) -> u64 {
+        self.logs.head(tenant).map_or(0, |head| head.next.get())
+    }
+
+    /// Rebuilds from the logs and compares.
+    pub fn rebuild(&mut self) -> Result<RebuildReport, RebuildStall> {
+        let mut scratch = Store::new(StoreConfig::new(FileId::Scratch, &self.constants, 64));
+        let mut rebuild = Rebuild::new();
+        let mut effects = Effects::new();
+        let (mut live_pins, mut scratch_pins, mut log_pins) =
+            (Pins::new(), Pins::new(), LogPins::default());
+        loop {
+            let keys = &self.keys;
+            let stepped = rebuild.step(&self.kernel, &self.store, &self.logs, keys, &mut scratch);
+            match stepped {
+                Ok(Some(report)) => {
+                    self.store.unpin(&mut live_pins);
+                    self.logs.release(&mut log_pins);
+                    return Ok(report);
+                }
+                Ok(None) => {
+                    self.store.unpin(&mut live_pins);
+                    scratch.unpin(&mut scratch_pins);
+                    self.logs.release(&mut log_pins);
+                }
+                Err(RebuildStall::Live) => {
+                    self.store.fetch(&mut live_pins, &mut effects);
+                    pump(&mut self.store, &mut self.logs, keys, &mut self.disk, &mut effects);
+                }
+                Err(RebuildStall::Log) => {
+                    self.logs.fetch(&mut log_pins, &mut effects);
+                    pump(&mut self.store, &mut self.logs, keys, &mut self.disk, &mut effects);
+                    assert!(self.logs.fetched(&log_pins));
+                }
+                Err(RebuildStall::Scratch) => {
+                    scratch.fetch(&mut scratch_pins, &mut effects);
+                    pump(&mut scratch, &mut self.logs, keys, &mut self.disk, &mut effects);
+                }
+                Err(RebuildStall::ScratchCheckpoint(op)) => {
+                    scratch.checkpoint_begin(op);
+                    loop {
+                        assert_eq!(scratch.checkpoint_step(keys, &mut effects), Ok(()));
+                        pump(&mut scratch, &mut self.logs, keys, &mut self.disk, &mut effects);
+                        if scratch.checkpoint_done().is_some() {
+                            break;
+                        }
+                    }
+                    scratch.checkpoint_durable_applied(op);
+                }
+                Err(stall @ RebuildStall::Failed(_)) => return Err(stall),
+            }
+            if self.memory != Memory::Ample {
+                self.store.evict_all();
+                scratch.evict_all();
+                self.logs.evict_all();
+            }
+        }
+    }
+}
+
+/// Answers effects until there are none.
+fn pump(
+    store: &mut Store,
+    logs: &mut Logs,
+    keys: &TestKeys,
+    disk: &mut Disk,
+    effects: &mut Effects,
+) {
+    while !effects.is_empty() {
+        let turn: Vec<Effect> = effects.drain().collect();
+        for effect in turn {
+            match effect {
+                Effect::Read { io, at, mut pages } => {
+                    disk.read(at.file, at.offset, &mut pages);
+                    match io.owner {
+                        Owner::Store => {
+                            let done = store.on_read_done(keys, io, pages, Ok(()), effects);
+                            assert_eq!(done, Ok(()));
+                        }
+                        Owner::Log => {
+                            let done = logs.on_read_done(io, pages, Ok(()), effects);
+                            assert!(done.is_ok());
+                        }
+                        owner => panic!("{owner:?}"),
+                    }
+                }
+                Effect::Write { io, at, pages, durable: _ } => {
+                    disk.write(at.file, at.offset, &pages);
+                    match io.owner {
+                        Owner::Store => {
+                            assert_eq!(store.on_write_done(io, pages, Ok(())), Ok(()));
+                        }
+                        Owner::Log => {
+                            assert!(logs.on_write_done(io, pages, Ok(()), effects).is_ok());
+                        }
+                        owner => panic!("{owner:?}"),
+                    }
+                }
+                Effect::Sync { io, .. } | Effect::Create { io, .. } | Effect::Remove { io, .. } => {
+                    assert!(logs.on_done(io, Ok(()), effects).is_ok());
+                }
+                Effect::Wrap { .. } | Effect::Unwrap { .. } => panic!("no keys are minted here"),
+                Effect::Event(_) => {}
+            }
+        }
+    }
+}
+
+pub fn request(operations: Vec<Operation>) -> Request {
+    Request {
+        tenant: T1,
+        principal: PrincipalId::new(5),
+        idempotency: IdempotencyId::NONE,
+        after: None,
+        operations,
+    }
+}
+
+pub fn id(not_after_ms: u64, number: u8) -> IdempotencyId {
+    IdempotencyId::new(not_after_ms, [number; 10])
+}
+
+pub fn column(id: u32, name: &str, column_type: ColumnType, nullable: bool) -> Column {
+    let id = ColumnId::new(id);
+    Column { id, name: name.to_string(), column_type, nullable, default: None }
+}
+
+/// `CREATE TABLE name (id BIGINT [PRIMARY KEY], name TEXT, age BIGINT)`.
+pub fn create_table(catalog: &Catalog, name: &str, keyed: bool) -> Command {
+    let schema = TableSchema {
+        id: catalog.next_table,
+        name: name.to_string(),
+        columns: vec![
+            column(1, "id", ColumnType::BigInt, false),
+            column(2, "name", ColumnType::Text, false),
+            column(3, "age", ColumnType::BigInt, true),
+        ],
+        primary_key: if keyed { vec![ColumnId::new(1)] } else { vec![] },
+        checks: vec![],
+        stream: catalog.next_stream,
+        rows: catalog.next_tree,
+        history: catalog.next_tree.next(),
+        schema_version: catalog.version.next(),
+        created_at: crate::ids::Position::ZERO,
+    };
+    Command::CreateTable { schema, if_not_exists: false }
+}
+
+pub fn insert_rows(table: &str, rows: &[(i64, &str, i64)]) -> Operation {
+    Operation::InsertRows {
+        table: table.to_string(),
+        columns: vec!["id".to_string(), "name".to_string(), "age".to_string()],
+        rows: rows
+            .iter()
+            .map(|(id, name, age)| {
+                vec![Value::Integer(*id), Value::text(name), Value::Integer(*age)]
+            })
+            .collect(),
+    }
+}
+
+pub fn table_ids(catalog: &Catalog, name: &str) -> (TableId, SchemaVersion) {
+    let schema = catalog.table_named(name).unwrap();
+    (schema.id, schema.schema_version)
+}
+
+pub fn column_expr(id: u32) -> Expr {
+    Expr::Column(ColumnId::new(id))
+}
+
+pub fn no_hash() -> InternalHash {
+    InternalHash::ZERO
+}

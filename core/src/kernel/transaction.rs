@@ -1,0 +1,196 @@
+//! From drafts to records: append each to the tenant's log, then make its tree changes.
+//!
+//! Purpose: the one way a record comes into being. A [`Transaction`] owns its drafts and remembers
+//! how far it is, so a page fault anywhere suspends it and loses nothing. Invariants: positions are
+//! dense; all records of a transaction name the same first and last position; a record's tree
+//! changes follow its append at once, so trees are never ahead of the log.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::drafts::{DraftContext, Drafts};
+use super::payload::Payload;
+use super::record::{
+    OpenRecord, RecordProgress, RecordScratch, announce, apply_record, apply_to_catalog,
+    prefetch_record,
+};
+use super::{KernelError, Stall, World};
+use crate::crypto::TenantKeys;
+use crate::event::Event;
+use crate::ids::{Generation, IdempotencyId, Op, Position, PrincipalId, TenantId};
+use crate::io::Effects;
+use crate::log::{Appended, Metadata, seal_record};
+use crate::query::Catalog;
+use crate::store::Store;
+use crate::time::Timestamp;
+
+/// What all records of a transaction say of where they come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub tenant: TenantId,
+    pub op: Op,
+    pub generation: Generation,
+    pub timestamp: Timestamp,
+    pub principal: PrincipalId,
+    pub idempotency: IdempotencyId,
+}
+
+#[derive(Debug)]
+pub struct Transaction {
+    origin: Origin,
+    drafts: Drafts,
+    first: Position,
+    /// Draft whose turn it is.
+    next: usize,
+    /// It is in the log already, its tree changes under way.
+    appended: Option<(Metadata, Appended)>,
+    progress: RecordProgress,
+}
+
+/// Buffers that transactions use one after the other.
+#[derive(Debug, Default)]
+pub struct TransactionScratch {
+    sealed: Vec<u8>,
+    record: RecordScratch,
+    /// Given back by the last transaction.
+    pub drafts: Drafts,
+}
+
+impl Transaction {
+    #[must_use]
+    pub fn new(origin: Origin, first: Position, drafts: Drafts) -> Transaction {
+        assert!(!drafts.is_empty(), "a transaction has records");
+        Transaction {
+            origin,
+            drafts,
+            first,
+            next: 0,
+            appended: None,
+            progress: RecordProgress::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.origin.tenant
+    }
+
+    #[must_use]
+    pub fn first(&self) -> Position {
+        self.first
+    }
+
+    /// Grows with everything that will not be done again.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        ((self.next as u64) << 8) + u64::from(self.appended.is_some()) + self.progress.steps()
+    }
+
+    #[must_use]
+    pub fn last(&self) -> Position {
+        Position::new(self.first.get() + self.drafts.len() as u64 - 1)
+    }
+
+    /// Goes on until all is done. After a stall call it again, all else the same.
+    pub fn run(
+        &mut self,
+        world: &mut World<'_>,
+        catalog: &mut Arc<Catalog>,
+        scratch: &mut TransactionScratch,
+        effects: &mut Effects,
+    ) -> Result<(), Stall> {
+        let Origin { tenant, op, generation, .. } = self.origin;
+        let Some(keys) = world.keys.newest(tenant) else {
+            return Err(KernelError::KeyMissing { tenant }.into());
+        };
+        let salt = keys.salt(generation);
+        let context = DraftContext { tenant, first: self.first, salt: &salt };
+        while self.next < self.drafts.len() {
+            if self.appended.is_none() {
+                self.append(world, keys, &context, &mut scratch.sealed);
+            }
+            let Some((metadata, appended)) = &self.appended else { unreachable!("just set") };
+            let (_, plaintext) = self.drafts.get(self.next);
+            let Ok((payload, outcome)) = Payload::decode(metadata.kind, plaintext) else {
+                unreachable!("a draft holds what was encoded");
+            };
+            let record = OpenRecord { metadata, hash: appended.hash, payload: &payload, outcome };
+            announce(catalog, metadata, &payload);
+            let progress = &mut self.progress;
+            let applied =
+                apply_record(world.store, catalog, &record, progress, &mut scratch.record);
+            if let Err(fault) = applied {
+                self.prefetch(world.store, catalog);
+                return Err(fault.into());
+            }
+            if payload.changes_catalog() {
+                apply_to_catalog(Arc::make_mut(catalog), &payload);
+            }
+            if let Payload::TenantCreated { tenant, .. } = payload {
+                effects.event(Event::TenantCreated { tenant });
+            }
+            if self.progress.trimmed() > 0 {
+                effects.event(Event::IdempotencyTrimmed { tenant, count: self.progress.trimmed() });
+            }
+            self.progress = RecordProgress::default();
+            self.appended = None;
+            self.next += 1;
+        }
+        let records = self.drafts.len() as u32;
+        effects.event(Event::TransactionApplied { tenant, op, records });
+        Ok(())
+    }
+
+    /// The buffer, for the next one.
+    #[must_use]
+    pub fn into_drafts(mut self) -> Drafts {
+        assert_eq!(self.next, self.drafts.len(), "all of it is applied");
+        self.drafts.clear();
+        self.drafts
+    }
+
+    /// After a fault: notes what the records to come will miss, so that one fetch serves many.
+    fn prefetch(&self, store: &Store, catalog: &Catalog) {
+        for at in self.next + 1..self.drafts.len() {
+            let (draft, plaintext) = self.drafts.get(at);
+            let position = Position::new(self.first.get() + at as u64);
+            if let Ok((payload, _)) = Payload::decode(draft.kind, plaintext) {
+                prefetch_record(store, catalog, self.origin.tenant, position, &payload);
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        world: &mut World<'_>,
+        keys: &TenantKeys,
+        context: &DraftContext<'_>,
+        sealed: &mut Vec<u8>,
+    ) {
+        let (draft, plaintext) = self.drafts.get(self.next);
+        let mut metadata = Metadata {
+            position: Position::new(self.first.get() + self.next as u64),
+            tenant: self.origin.tenant,
+            op: self.origin.op,
+            generation: self.origin.generation,
+            timestamp: self.origin.timestamp,
+            transaction_first: self.first,
+            transaction_last: self.last(),
+            stream: draft.stream,
+            kind: draft.kind,
+            key: keys.id(),
+            principal: self.origin.principal,
+            caused_by: None,
+            idempotency: self.origin.idempotency,
+            schema_version: draft.schema_version,
+            commitment: self.drafts.commitment(context, self.next),
+            data_length: 0,
+        };
+        sealed.clear();
+        sealed.extend_from_slice(plaintext);
+        seal_record(&keys.record(self.origin.generation), &mut metadata, sealed);
+        let appended = world.logs.append(&metadata, sealed);
+        assert_eq!(appended.position, metadata.position, "positions are dense");
+        self.appended = Some((metadata, appended));
+    }
+}
