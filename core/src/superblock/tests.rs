@@ -401,6 +401,23 @@ fn the_newer_of_two_linked_single_copies_counts() {
     assert_eq!(disk.update(&mut superblock, 5), None);
     disk.copies[1][9] ^= 1;
     disk.copies[3][9] ^= 1;
+    // The repair touches no good copy before it has made others: it may be cut short anywhere.
+    for repairs in 0..3 {
+        for tear_at in [100, PAGE_SIZE] {
+            let mut disk = disk.clone();
+            let mut effects = Effects::new();
+            let options = OpenOptions {
+                cluster: None,
+                replica: None,
+                release: RELEASE,
+                accept_single_copy: false,
+            };
+            let mut cut_short = Superblock::open(options, &mut effects);
+            (disk.writes_left, disk.tear_at) = (repairs, tear_at);
+            assert_eq!(disk.run(&mut cut_short, &mut effects), Ok(None));
+            assert_eq!(disk.open(false).unwrap().state().unwrap().view, View::new(5));
+        }
+    }
     assert_eq!(disk.open(false).unwrap().state().unwrap().view, View::new(5));
 }
 

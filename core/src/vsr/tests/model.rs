@@ -133,6 +133,9 @@ fn step_proposals(world: &mut World) {
         (Operation::Requests, 1..5) => world.random.below(3 * PAGE_SIZE),
         _ => world.random.below(500),
     };
+    // Committed ops that wait to be applied hold their buffers.
+    let Some(buffer) = world.vsr().buffer() else { return };
+    world.vsr().recycle(buffer);
     if world.vsr().can_propose(operation, size) {
         world.propose(operation, size);
     }
