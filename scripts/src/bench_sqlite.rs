@@ -14,7 +14,7 @@ pub struct Options {
     /// Rows that the point reads choose from.
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub rows: u64,
-    /// Seconds for each workload.
+    /// Seconds for each workload of SQLite.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub seconds: u64,
     /// One JSON document instead of text.

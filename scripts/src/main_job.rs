@@ -160,6 +160,8 @@ impl Job<'_> {
     fn import_command(&self, table: &Table) -> Command {
         let mut command = self.command("import");
         command.args(["--table", &table.name, "--json"]).arg(&table.file);
+        // Rejects, if there are any, go to where the command runs.
+        command.current_dir(self.data.parent().unwrap_or(&self.data));
         command
     }
 

@@ -176,15 +176,19 @@ impl Logs {
         self.buffered_bytes -= forgotten;
         let open = &self.open;
         self.files.retain(|file, state| {
-            let tenant = match file {
-                FileId::Segment { tenant, .. } | FileId::Index { tenant, .. } => tenant,
+            let (tenant, number) = match file {
+                FileId::Segment { tenant, number } | FileId::Index { tenant, number } => {
+                    (tenant, *number)
+                }
                 FileId::Superblock
                 | FileId::Journal
                 | FileId::Grid
                 | FileId::Keys
                 | FileId::Scratch => unreachable!("not a file of the log"),
             };
-            state.dirty || state.existence == Existence::Creating || open.contains_key(tenant)
+            // Of an open log, the segment it appends to.
+            let current = open.get(tenant).is_some_and(|log| log.head.segment == number);
+            state.dirty || state.existence == Existence::Creating || current
         });
     }
 

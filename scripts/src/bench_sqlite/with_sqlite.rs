@@ -1,6 +1,6 @@
 //! The measuring half, compiled with SQLite.
 //!
-//! The table has eight columns and rows of about 200 bytes, as that of `verity bench`.
+//! Table, rows and statements are those of `verity bench`: eight columns, about 200 bytes a row.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,9 +10,11 @@ use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
 use super::Options;
-use crate::steps::{capture_ok, cargo, release_binary, run as run_command, scratch};
+use crate::steps::{capture_ok, cargo, release_binary, remove, run as run_command, scratch};
 
 const BATCH: u64 = 1_000;
+/// Of each of the three texts of a row.
+const TEXT_BYTES: usize = 54;
 
 pub fn run(options: &Options) -> Result<bool, String> {
     let folder = match &options.data {
@@ -20,13 +22,13 @@ pub fn run(options: &Options) -> Result<bool, String> {
         None => scratch("bench-sqlite")?,
     };
     let budget = Duration::from_secs(options.seconds);
+    run_command(&mut cargo(&["build", "--quiet", "--release", "--package", "verity"]))?;
     let sqlite = sqlite(&folder, options.rows, budget)
         .map_err(|error| format!("SQLite in {}: {error}", folder.display()))?;
-    let verity = verity(&folder, options)?;
     let mut rows = Vec::new();
     for (workload, unit, sqlite) in sqlite {
-        let verity = rate(&verity, workload)
-            .ok_or_else(|| format!("`verity bench` says nothing of {workload}: {verity}"))?;
+        let verity = verity(&folder, options, workload)?;
+        let workload = workload.name();
         rows.push(json!({
             "workload": workload,
             "unit": unit,
@@ -54,7 +56,24 @@ pub fn run(options: &Options) -> Result<bool, String> {
     Ok(true)
 }
 
-type Measured = (&'static str, &'static str, f64);
+#[derive(Clone, Copy, Debug)]
+enum Workload {
+    InsertOne,
+    InsertBatch,
+    PointRead,
+}
+
+impl Workload {
+    fn name(self) -> &'static str {
+        match self {
+            Workload::InsertOne => "insert, 1 client, batch 1",
+            Workload::InsertBatch => "insert, 1 client, batch 1000",
+            Workload::PointRead => "point-read",
+        }
+    }
+}
+
+type Measured = (Workload, &'static str, f64);
 
 fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Measured>> {
     let file = folder.join("sqlite.db");
@@ -67,8 +86,8 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
     // As much memory as `verity bench` gets by default.
     connection.pragma_update(None, "cache_size", -(256 << 10))?;
     connection.execute_batch(
-        "CREATE TABLE bench (id INTEGER PRIMARY KEY, name TEXT, city TEXT, born TEXT, \
-         amount REAL, active INTEGER, note TEXT, code INTEGER)",
+        "CREATE TABLE bench (id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, c REAL, \
+         d TEXT, e TEXT, f TEXT, g INTEGER)",
     )?;
     let mut id: i64 = 0;
     let single = per_second(budget, || {
@@ -93,41 +112,49 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
         }
         transaction.commit()?;
     }
-    let mut select = connection.prepare("SELECT name, code FROM bench WHERE id = ?1")?;
+    let mut select = connection.prepare("SELECT a, d FROM bench WHERE id = ?1")?;
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut bytes = 0;
+    let mut bytes: u64 = 0;
     let reads = per_second(budget, || {
         for _ in 0..1_000 {
             let key = 1 + random.below(rows.min(id as u64)) as i64;
             bytes += select.query_row([key], |row| {
-                let name = row.get_ref(0)?.as_str()?.len() as i64;
-                Ok(name + row.get::<_, i64>(1)? % 2)
+                let number: i64 = row.get(0)?;
+                let text: String = row.get(1)?;
+                Ok(text.len() as u64 + u64::from(number == 0))
             })?;
         }
         Ok(1_000)
     })?;
     assert!(bytes > 0, "the reads are not optimised away");
     Ok(vec![
-        ("insert, 1 client", "rows/s", single),
-        ("insert, batch 1000", "rows/s", batched),
-        ("point read", "reads/s", reads),
+        (Workload::InsertOne, "rows/s", single),
+        (Workload::InsertBatch, "rows/s", batched),
+        (Workload::PointRead, "reads/s", reads),
     ])
 }
 
 fn insert(connection: &Connection, id: i64) -> rusqlite::Result<()> {
     let mut statement =
         connection.prepare_cached("INSERT INTO bench VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-    let note = "a note of about a hundred and twenty bytes, as long as what a clinician writes \
-                about one visit of one patient, more or less";
+    let mixed = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let text = |salt: u64| {
+        let mut text = format!("{:016x}", mixed ^ salt);
+        while text.len() < TEXT_BYTES {
+            text.push_str("abcdefghijklmnop");
+        }
+        text.truncate(TEXT_BYTES);
+        text
+    };
     statement.execute(params![
         id,
-        format!("patient {id:012}"),
-        "Leominster",
-        "1989-05-25",
-        id as f64 / 7.0,
-        id % 2 == 0,
-        note,
-        id * 31
+        (mixed >> 8) as i64,
+        id % 100,
+        id as f64 / 3.0,
+        text(1),
+        text(2),
+        text(3),
+        1_700_000_000_000_000_000 + id
     ])?;
     Ok(())
 }
@@ -155,33 +182,32 @@ impl Random {
     }
 }
 
-/// Everything that `verity bench` measures, as its JSON.
-fn verity(folder: &Path, options: &Options) -> Result<Value, String> {
-    run_command(&mut cargo(&["build", "--quiet", "--release", "--package", "verity"]))?;
+/// What `verity bench` measures for one workload, a second.
+fn verity(folder: &Path, options: &Options, workload: Workload) -> Result<f64, String> {
+    // A directory of its own for each: the workloads must not warm each other.
+    let data = folder.join(format!("verity-{workload:?}"));
+    remove(&data)?;
     let mut command = Command::new(release_binary("verity"));
-    command.arg("bench").arg("--data").arg(folder.join("verity")).arg("--json");
-    command.args(["--seconds", &options.seconds.to_string()]);
-    let finished = capture_ok(&mut command)?;
-    let start = finished.output.find('{').unwrap_or(0);
-    serde_json::from_str(&finished.output[start..])
-        .map_err(|error| format!("verity bench --json: {error}: {}", finished.output))
-}
-
-/// The figure of one workload, by its name here.
-fn rate(bench: &Value, workload: &str) -> Option<f64> {
-    let wanted = |entry: &Value| -> bool {
-        let number = |name: &str| entry[name].as_u64();
-        match workload {
-            "insert, 1 client" => {
-                entry["workload"] == "insert"
-                    && number("clients") == Some(1)
-                    && number("batch") == Some(1)
-            }
-            "insert, batch 1000" => entry["workload"] == "insert" && number("batch") == Some(BATCH),
-            "point read" => entry["workload"] == "point-read",
-            _ => false,
+    command.arg("bench").arg("--data").arg(&data).arg("--json");
+    let (group, figure) = match workload {
+        Workload::InsertOne => {
+            command.args(["--workload", "insert", "--rows", "30000"]);
+            ("insert", "rows_per_second")
+        }
+        Workload::InsertBatch => {
+            command.args(["--workload", "insert", "--batch", "1000", "--rows", "500000"]);
+            ("insert", "rows_per_second")
+        }
+        Workload::PointRead => {
+            let rows = options.rows.to_string();
+            command.args(["--workload", "point-read", "--reads", "1000000", "--rows", &rows]);
+            ("point_read", "reads_per_second")
         }
     };
-    let results = bench["results"].as_array()?;
-    results.iter().find(|entry| wanted(entry))?["per_second"].as_f64()
+    let finished = capture_ok(&mut command)?;
+    let line = finished.output.lines().find(|line| line.starts_with('{')).unwrap_or_default();
+    let bench: Value = serde_json::from_str(line)
+        .map_err(|error| format!("verity bench --json: {error}: {}", finished.output))?;
+    let rate = bench[group][figure].as_f64();
+    rate.ok_or_else(|| format!("verity bench says nothing of {group} {figure}: {bench}"))
 }
