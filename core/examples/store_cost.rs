@@ -3,6 +3,9 @@
 //! `cargo run --release -p verity-core --example store_cost [rows]` (1,000,000 rows of 250 bytes by
 //! default). Sealing a page and hashing 4 KiB are printed beside, as limits of the same run.
 
+#![allow(clippy::disallowed_types, reason = "a benchmark measures time; the core never does")]
+#![allow(clippy::expect_used, reason = "a benchmark may stop")]
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Instant;

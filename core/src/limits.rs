@@ -29,6 +29,8 @@ pub const REQUEST_QUEUE_MAX: usize = 65_536;
 
 /// A row, encoded; also an appended record.
 pub const ROW_SIZE_MAX: usize = 512 * 1024;
+/// What the kernel keeps beside a row, in its value.
+pub const VALUE_EXTRA_MAX: usize = 4 * 1024;
 /// A key of any tree, encoded.
 pub const KEY_SIZE_MAX: usize = 512;
 /// Key of a row: a history key adds a position.

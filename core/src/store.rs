@@ -8,10 +8,10 @@
 //! tenant's other trees, in the system tenant's forest, whose root the superblock holds. A tree
 //! that changes dirties its way up to there at once, so that a checkpoint can never fault.
 //!
-//! **Faults.** Reads take `&self` and return [`Fault`] when a page is not in memory; the store notes
-//! which. The driver calls [`Store::fetch`], waits till [`Store::ready`], and runs its stage again.
-//! Every change ([`Store::put`], [`Store::remove`], …) is all or nothing: it first walks, reading
-//! only, everything it will need, and changes nothing before its last `?`.
+//! **Faults.** Reads take `&self` and return [`Fault`] when a page is not in memory; the store
+//! notes which. The driver calls [`Store::fetch`], waits till [`Store::ready`], and runs its stage
+//! again. Every change ([`Store::put`], [`Store::remove`], …) is all or nothing: it first walks,
+//! reading only, everything it will need, and changes nothing before its last `?`.
 //!
 //! **Copy on write.** A page that a checkpoint holds is never changed in place: its first change
 //! gives it a new number (the lowest free), and its parents too. References to a page that no
@@ -48,7 +48,9 @@ use crate::event::Event;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
 use crate::io::{Effects, FileId, IoError};
 use crate::keyring::Keyring;
-use crate::limits::{ClusterConstants, KEY_SIZE_MAX, ROW_SIZE_MAX, STORE_ROOTS_CACHED_MAX};
+use crate::limits::{
+    ClusterConstants, KEY_SIZE_MAX, ROW_SIZE_MAX, STORE_ROOTS_CACHED_MAX, VALUE_EXTRA_MAX,
+};
 use crate::superblock::PageRef;
 
 pub use checkpoint::{RoomError, StoreCheckpoint};
@@ -127,7 +129,7 @@ impl PageKeys for BTreeMap<TenantId, PageKey> {
 /// shape rule: never change it without a new shape version.
 pub const VALUE_INLINE_MAX: usize = 1_024;
 /// A value: an encoded row and what the kernel keeps beside it.
-pub const VALUE_SIZE_MAX: usize = ROW_SIZE_MAX + 4_096;
+pub const VALUE_SIZE_MAX: usize = ROW_SIZE_MAX + VALUE_EXTRA_MAX;
 /// Version of the rule that `docs/PROOFS.md` writes down.
 pub const SHAPE_VERSION: u16 = 1;
 /// Levels of a tree: 16 levels of at least 6 children hold more than the grid has pages.
@@ -144,8 +146,8 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// `clean_pages`: the cache proper, which `--memory` sizes. It must hold what the tasks that run
-    /// at once may pin; two dirty budgets (dirty and frozen) come on top.
+    /// `clean_pages`: the cache proper, which `--memory` sizes. It must hold what the tasks that
+    /// run at once may pin; two dirty budgets (dirty and frozen) come on top.
     #[must_use]
     pub fn new(file: FileId, constants: &ClusterConstants, clean_pages: u32) -> StoreConfig {
         let clean = clean_pages.max(2 * constants.transaction_pages_read_max).max(64);

@@ -4,8 +4,8 @@
 //! frame is *free*, *clean* (equal to its page on disk: may be evicted when nobody pins it),
 //! *dirty* (changed since the last checkpoint began, in memory only), *frozen* (part of the
 //! checkpoint under way, not yet sealed) or *writing* (sealed, its write not yet done). Only clean
-//! frames leave. Eviction is CLOCK with `Cell` reference bits, so a read needs `&self` only; what it
-//! evicts can never change a result, only cost a fault.
+//! frames leave. Eviction is CLOCK with `Cell` reference bits, so a read needs `&self` only; what
+//! it evicts can never change a result, only cost a fault.
 //!
 //! `frames_max` holds a full dirty budget twice (dirty and frozen) and the clean frames besides;
 //! what readers pin is bounded by half of the latter (`Cache::room_to_pin`). A change reserves its

@@ -11,15 +11,15 @@
 //! meanwhile may keep such references past the child's sealing and even its eviction. So the tags
 //! of the checkpoint under way and of the one before are kept by page number (`sealed`), and used
 //! wherever such a reference is followed, copied or sealed. Two are enough: a copy resolves all it
-//! can when it is made, so after checkpoint C + 1 begins no page can hold an unresolved reference to
-//! a page sealed at C − 1.
+//! can when it is made, so after checkpoint C + 1 begins no page can hold an unresolved reference
+//! to a page sealed at C − 1.
 //!
 //! **Free set.** Encoded at `checkpoint_begin` (so it holds exactly the pages of this checkpoint,
 //! and those that wait for it) into a chain of pages of the system tenant: `next reference [28] ‖
 //! bytes`. Its own pages are counted in it; the chain of the checkpoint before is staged.
 //!
-//! Fault model: a crash at any time leaves the last checkpoint whole, for none of its pages has been
-//! given out again: they are staged until this checkpoint is durable on a quorum.
+//! Fault model: a crash at any time leaves the last checkpoint whole, for none of its pages has
+//! been given out again: they are staged until this checkpoint is durable on a quorum.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a tree's entry in its forest has a fixed size, so that writing new roots at a
 //! checkpoint never changes a shape. A tree whose root changed since the last checkpoint has its
-//! forest leaf dirty already (and so on up to the system forest), so that a checkpoint never faults.
+//! forest leaf dirty already (and so on up to the system forest), so that a checkpoint never
+//! faults.
 
 use super::page::{self, REF_SIZE, read_ref, u64_at, write_ref};
 use super::{Fault, HEIGHT_MAX, SHAPE_VERSION, Store, TreeRef};
@@ -17,7 +18,8 @@ pub const FOREST: TreeId = TreeId::ZERO;
 
 const SYSTEM_FOREST: TreeRef = TreeRef::new(TenantId::SYSTEM, FOREST);
 
-/// Encoded: reference [28], height u8, flags u8, shape version u16, count u64, hash [32], zeros [8].
+/// Encoded: reference [28], height u8, flags u8, shape version u16, count u64, hash [32], zeros
+/// [8].
 pub(super) const ROOT_SIZE: usize = 80;
 
 /// What a forest keeps of a tree.

@@ -110,6 +110,7 @@ impl FreeSet {
         self.pages
     }
 
+    #[cfg(test)]
     pub(super) fn staged(&self) -> impl Iterator<Item = PageNumber> + '_ {
         let pending = self.pending.iter().flat_map(|(_, pages)| pages.iter());
         self.staged.iter().chain(pending).copied()

@@ -15,16 +15,16 @@
 //! 32  slots, 8 bytes each, in key order: hint u32 ‖ offset u16 ‖ key size u16
 //! ```
 //!
-//! A leaf's heap entry is `value size u16 ‖ key ‖ value`; the size `0xFFFF` says that the value is a
-//! stub of 32 bytes, `value size u32 ‖ page reference [28]`. An inner entry is
+//! A leaf's heap entry is `value size u16 ‖ key ‖ value`; the size `0xFFFF` says that the value is
+//! a stub of 32 bytes, `value size u32 ‖ page reference [28]`. An inner entry is
 //! `page reference [28] ‖ hash [32] ‖ count u64 ‖ key`; the key of an inner page's first entry is
 //! empty. The *hint* holds the four key bytes after the shared prefix, big endian as a number: a
 //! search touches the heap only where hints are equal.
 //!
 //! Invariants: bytes of a page are a function of the changes made to it, in order, since it was
-//! initialised; so two replicas have the same bytes. Bytes that no slot and no entry covers are zero:
-//! a removed entry may hold references that were filled in earlier on one replica than on another
-//! (and nobody wants removed data to linger). Nothing here knows of caches or files.
+//! initialised; so two replicas have the same bytes. Bytes that no slot and no entry covers are
+//! zero: a removed entry may hold references that were filled in earlier on one replica than on
+//! another (and nobody wants removed data to linger). Nothing here knows of caches or files.
 
 use crate::crypto::Tag;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};

@@ -121,7 +121,7 @@ impl Store {
         tree: TreeRef,
         cursor: &Cursor,
         last: &mut Option<&'a [u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Fault> {
         let Some(mut place) = self.start(tree, cursor)? else {
             return Ok(ControlFlow::Continue(()));

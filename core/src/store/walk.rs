@@ -1,9 +1,10 @@
 //! The offline walker: reads every page that a checkpoint reaches and checks it against its parent.
 //!
 //! The caller supplies pages, in any order, as they come from disk; the walker needs no store, no
-//! cache and no journal. It checks: tag, header (tenant, tree, kind, level), layout, key order within
-//! and across pages, entry counts, sizes of overflow values, and that no page is reached twice. It
-//! repairs nothing. Memory: the references not yet read (depth times fan-out) and a bit per page.
+//! cache and no journal. It checks: tag, header (tenant, tree, kind, level), layout, key order
+//! within and across pages, entry counts, sizes of overflow values, and that no page is reached
+//! twice. It repairs nothing. Memory: the references not yet read (depth times fan-out) and a bit
+//! per page.
 
 use alloc::vec;
 use alloc::vec::Vec;

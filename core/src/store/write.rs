@@ -1,7 +1,7 @@
 //! Changes of a tree: put, remove, drop; each plans first, reading only, then cannot fail.
 //!
-//! The shape rule ("shape 1", `docs/PROOFS.md`) is here: where a page splits, when pages merge, what
-//! separates them. It counts logical sizes only, never what the cache or a checkpoint did.
+//! The shape rule ("shape 1", `docs/PROOFS.md`) is here: where a page splits, when pages merge,
+//! what separates them. It counts logical sizes only, never what the cache or a checkpoint did.
 //!
 //! Invariant: between the last `?` of a plan and the end of its deed nothing is read from disk and
 //! nothing is evicted (`Cache::reserve` comes before the plan).
@@ -291,8 +291,8 @@ impl Store {
         Ok(())
     }
 
-    /// The merge rule: a page below `USED_MIN` goes into its left neighbour under the same parent if
-    /// both fit one page, else takes in its right neighbour if both fit, else stays as it is.
+    /// The merge rule: a page below `USED_MIN` goes into its left neighbour under the same parent
+    /// if both fit one page, else takes in its right neighbour if both fit, else stays as it is.
     fn choose_merge(
         &self,
         tree: TreeRef,
@@ -448,9 +448,9 @@ impl Store {
         true
     }
 
-    /// The split rule. An entry new at the very end goes to a page of its own (`append`): sequential
-    /// keys leave full pages behind. Else the split is where the fuller half is least full; of two
-    /// such places the later.
+    /// The split rule. An entry new at the very end goes to a page of its own (`append`):
+    /// sequential keys leave full pages behind. Else the split is where the fuller half is least
+    /// full; of two such places the later.
     fn split(
         &mut self,
         tree: TreeRef,
@@ -547,6 +547,9 @@ impl Store {
         let first_key = (level > 0).then_some(separator.as_bytes());
         page::append(into, from, 0..page::count(from), first_key);
         let count = page::entries_below(into);
+        // The right page may be frozen: what it names must not stay unresolved for longer than in
+        // a copy of it (`checkpoint`).
+        self.resolve_page(left);
         self.mark(Event::PageMerged { level });
         self.free_page(right);
         let parent = self.bytes_mut(parent);
