@@ -1,9 +1,270 @@
 //! The node: what ties journal, consensus, log, store and kernel into one database.
 //!
-//! Start reading at `docs/NODE.md` (phases, order of a turn, invariants).
+//! Start reading at `docs/NODE.md` (phases, order of a turn, invariants), then [`Node::step`],
+//! `opening`, `running`, `apply`, `checkpoint`, `requests`, `reads`.
+//!
+//! Architecture Invariant: a node does nothing but in a call: no callback, no thread, no clock.
+
 pub mod api;
+mod apply;
+mod checkpoint;
 pub mod format;
 mod halt;
 mod opening;
+mod requests;
+mod running;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+use crate::event::Event;
+use crate::ids::{Generation, Op, View};
+use crate::io::{Effects, Input};
+use crate::kernel::{Reply, Request, RequestError, RetryReason};
+use crate::limits::REQUEST_QUEUE_MAX;
+use crate::time::{Clock, Instant};
+
 pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
+
+use opening::Opening;
+use running::{Phase, Running};
+
+/// One replica of a Verity database.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    state: State,
+    next_ticket: u64,
+    /// Submitted before the node was open.
+    early: VecDeque<(Ticket, Request)>,
+    /// Replies that no running part gives: it is not there yet, or no more.
+    replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening(Box<Opening>, ChaCha20Rng),
+    Running(Box<Running>),
+    Halted(Halt),
+}
+
+impl Node {
+    /// Starts to open what the data directory holds. Nothing is known to be good until
+    /// [`Node::is_ready`]; an error shows as [`Node::halted`].
+    #[must_use]
+    pub fn open(config: &Config, seed: &Seed, effects: &mut Effects) -> Node {
+        let opening = Box::new(Opening::start(config, effects));
+        Node {
+            config: config.clone(),
+            state: State::Opening(opening, ChaCha20Rng::from_seed(seed.0)),
+            next_ticket: 0,
+            early: VecDeque::new(),
+            replies: VecDeque::new(),
+        }
+    }
+
+    /// Takes one input and does all that can be done.
+    pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) {
+        let outcome = match &mut self.state {
+            State::Opening(opening, _) => opening.step(&self.config, input, effects),
+            State::Running(running) => running.step(now, input, effects),
+            // Completions of what was in flight when it halted.
+            State::Halted(_) => Ok(()),
+        };
+        self.settle(outcome, now, effects);
+    }
+
+    /// Asks for a transaction. The reply comes with [`Node::next_reply`]; a node that halts gives
+    /// none, and the outcome is then unknown until it is asked by its idempotency id.
+    pub fn submit(&mut self, now: Clock, request: Request, effects: &mut Effects) -> Ticket {
+        let ticket = self.enqueue(request);
+        self.run(now, effects);
+        ticket
+    }
+
+    /// As `submit`, without doing anything yet: for many at once, then [`Node::run`].
+    pub fn enqueue(&mut self, request: Request) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        match &mut self.state {
+            State::Opening(..) if self.early.len() < REQUEST_QUEUE_MAX => {
+                self.early.push_back((ticket, request));
+            }
+            State::Opening(..) => {
+                let error = RequestError::Retry(RetryReason::QueueFull);
+                self.replies.push_back((ticket, Err(error)));
+            }
+            State::Running(running) => running.submit(ticket, request),
+            State::Halted(_) => {
+                let error = RequestError::Retry(RetryReason::NotReady);
+                self.replies.push_back((ticket, Err(error)));
+            }
+        }
+        ticket
+    }
+
+    /// Does what can be done without a new input.
+    pub fn run(&mut self, now: Clock, effects: &mut Effects) {
+        if let State::Running(running) = &mut self.state {
+            let outcome = running.turn(now, effects);
+            self.settle(outcome, now, effects);
+        }
+    }
+
+    /// The next reply, in the order in which they came about.
+    pub fn next_reply(&mut self) -> Option<(Ticket, Result<Reply, RequestError>)> {
+        if let Some(reply) = self.replies.pop_front() {
+            return Some(reply);
+        }
+        match &mut self.state {
+            State::Running(running) => running.replies.pop_front(),
+            State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// Begins a graceful end: what was submitted is answered, then a last checkpoint is taken.
+    /// [`Node::halted`] gives [`Halt::Shutdown`] when the process may exit. Without effect until
+    /// the node is ready.
+    pub fn shutdown(&mut self, now: Clock, effects: &mut Effects) {
+        if let State::Running(running) = &mut self.state {
+            running.shut_down();
+        }
+        self.run(now, effects);
+    }
+
+    /// Whether requests are served.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match &self.state {
+            State::Running(running) => running.phase == Phase::Serving,
+            State::Opening(..) | State::Halted(_) => false,
+        }
+    }
+
+    /// Why the node has stopped.
+    #[must_use]
+    pub fn halted(&self) -> Option<&Halt> {
+        match &self.state {
+            State::Halted(halt) => Some(halt),
+            State::Opening(..) | State::Running(_) => None,
+        }
+    }
+
+    /// When `step` wants an `Input::Tick`, if nothing else comes before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Running(running) => running.vsr.deadline(),
+            State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// What is known of this replica; `None` until the superblock is read.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        match &self.state {
+            State::Opening(opening, _) => {
+                let state = opening.state()?;
+                Some(Status {
+                    cluster: state.cluster,
+                    origin: state.origin,
+                    replica: state.replica,
+                    release: state.release,
+                    view: state.view,
+                    generation: state.generation,
+                    op: Op::ZERO,
+                    commit: state.committed,
+                    applied: Op::ZERO,
+                    checkpoint: state.checkpoint.op,
+                    free_bytes: None,
+                    ready: false,
+                    halted: None,
+                })
+            }
+            State::Running(running) => {
+                let (state, vsr) = (running.superblock_state(), running.vsr.status());
+                Some(Status {
+                    cluster: state.cluster,
+                    origin: state.origin,
+                    replica: state.replica,
+                    release: state.release,
+                    view: vsr.view,
+                    generation: vsr.generation,
+                    op: vsr.op,
+                    commit: vsr.commit,
+                    applied: vsr.applied,
+                    checkpoint: vsr.checkpoint_durable,
+                    free_bytes: running.free_bytes,
+                    ready: running.phase == Phase::Serving,
+                    halted: None,
+                })
+            }
+            State::Halted(halt) => Some(Status {
+                cluster: crate::ids::ClusterId::ZERO,
+                origin: crate::ids::OriginId::ZERO,
+                replica: self.config.replica,
+                release: self.config.release,
+                view: View::ZERO,
+                generation: Generation::ZERO,
+                op: Op::ZERO,
+                commit: Op::ZERO,
+                applied: Op::ZERO,
+                checkpoint: Op::ZERO,
+                free_bytes: None,
+                ready: false,
+                halted: Some(halt.clone()),
+            }),
+        }
+    }
+
+    /// Bytes of the page cache in use, for the memory budget.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        match &self.state {
+            State::Running(running) => running.store.memory_bytes(),
+            State::Opening(..) | State::Halted(_) => 0,
+        }
+    }
+
+    /// After every call: from opening to running, or to a halt.
+    fn settle(&mut self, outcome: Result<(), Halt>, now: Clock, effects: &mut Effects) {
+        if let Err(halt) = outcome {
+            self.halt(halt, effects);
+            return;
+        }
+        if let State::Opening(opening, random) = &mut self.state
+            && let Some(opened) = opening.finish()
+        {
+            let mut running = Running::new(&self.config, random.clone(), opened);
+            for (ticket, request) in self.early.drain(..) {
+                running.submit(ticket, request);
+            }
+            let status = running.vsr.status();
+            if let Some(to) = status.replaying_to {
+                effects.event(Event::ReplayStarted { from: status.applied, to });
+            }
+            self.state = State::Running(Box::new(running));
+            self.run(now, effects);
+            return;
+        }
+        if let State::Running(running) = &self.state
+            && running.phase == Phase::Stopped
+        {
+            self.halt(Halt::Shutdown, effects);
+        }
+    }
+
+    fn halt(&mut self, halt: Halt, effects: &mut Effects) {
+        if let State::Running(running) = &mut self.state {
+            // Replies of applied ops are durable truth; they may still be taken. Nobody else hears.
+            running.refuse_all(RetryReason::NotReady);
+            self.replies.append(&mut running.replies);
+        }
+        effects.event(Event::Halted);
+        self.state = State::Halted(halt);
+    }
+}

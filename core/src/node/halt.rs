@@ -7,6 +7,7 @@ use alloc::string::ToString;
 
 use crate::io::KeyError;
 use crate::journal::JournalError;
+use crate::kernel::KernelError;
 use crate::keyring::KeyringError;
 use crate::log::LogError;
 use crate::node::api::Halt;
@@ -76,4 +77,8 @@ pub(super) fn store_halt(error: StoreError) -> Halt {
 
 pub(super) fn log_halt(error: LogError) -> Halt {
     Halt::Io { error: error.error, what: "log" }
+}
+
+pub(super) fn kernel_halt(error: &KernelError) -> Halt {
+    Halt::Data { what: "state", detail: error.to_string() }
 }

@@ -1,0 +1,134 @@
+//! Applying committed prepares, one after the other, whatever pages they miss.
+
+use crate::event::Event;
+use crate::io::Effects;
+use crate::journal::Operation;
+use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Stall, World};
+use crate::limits::LOG_TRANSACTION_ROOM;
+use crate::node::api::Halt;
+use crate::node::checkpoint::CheckpointTask;
+use crate::node::halt::{kernel_halt, store_halt};
+use crate::node::running::Running;
+use crate::store::Pins;
+use crate::vsr::Committed;
+
+/// A prepare on its way into state.
+#[derive(Debug)]
+pub(super) struct Applying {
+    committed: Committed,
+    pins: Pins,
+    /// The kernel's progress at the last stall: when it grew, old pins are of no use any more.
+    progress: (u64, u64),
+}
+
+/// Runs of the kernel in one turn that found what they missed in memory.
+const STALLS_MAX: u32 = 64;
+
+impl Running {
+    /// Applies what is committed until a page is missing. True: something moved.
+    pub(super) fn apply_committed(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+        let (mut moved, mut stalls) = (false, 0);
+        loop {
+            // A checkpoint op freezes the state after it: the one before must be out of the way,
+            // which consensus sees to; ops after it may go on at once.
+            if self.applying.is_none() {
+                let Some(committed) = self.vsr.next_committed(effects) else { return Ok(moved) };
+                let progress = self.kernel.progress();
+                self.applying = Some(Applying { committed, pins: Pins::new(), progress });
+            }
+            let op = self.vsr.status().applied;
+            if !self.apply_stage(effects)? {
+                return Ok(moved);
+            }
+            moved = true;
+            // Pages that other tasks pin may stay out of reach for now: the next input goes on.
+            stalls = if op == self.vsr.status().applied { stalls + 1 } else { 0 };
+            if stalls > STALLS_MAX {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// One run of the kernel on the prepare at hand. False: it waits.
+    fn apply_stage(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+        let Some(mut applying) = self.applying.take() else { unreachable!("set by the caller") };
+        if !self.store.ready(&applying.pins).map_err(store_halt)? {
+            self.applying = Some(applying);
+            return Ok(false);
+        }
+        let header = applying.committed.header;
+        let mut world = World { store: &mut self.store, logs: &mut self.logs, keys: &self.keyring };
+        let prepare = KernelPrepare {
+            op: header.op,
+            kind: kind_of(header.operation),
+            timestamp: header.timestamp,
+            checkpoint_durable: header.checkpoint_durable,
+            seed: header.checksum_body.0,
+            requests: u32::from(header.requests),
+            body: applying.committed.prepare.body(),
+        };
+        match self.kernel.apply(&mut world, &prepare, effects) {
+            Ok(applied) => {
+                self.store.unpin(&mut applying.pins);
+                let tickets = self.proposed.remove(&header.op).unwrap_or_default();
+                if !applying.committed.replay && header.operation == Operation::Requests {
+                    assert_eq!(tickets.len(), applied.replies.len(), "a reply for each request");
+                    self.replies.extend(tickets.into_iter().zip(applied.replies));
+                }
+                if header.operation == Operation::Recovery {
+                    self.keyring.enter(self.kernel.generation());
+                }
+                if applied.checkpoint {
+                    self.begin_checkpoint(CheckpointTask::after(&header), effects);
+                }
+                self.vsr.applied(header.op, applying.committed.prepare);
+                Ok(true)
+            }
+            Err(stall) => {
+                self.on_stall(stall, &mut applying, effects)?;
+                // Another task's read may have brought the page already: then no completion comes.
+                let again = self.store.ready(&applying.pins).map_err(store_halt)?
+                    && self.logs.room() >= LOG_TRANSACTION_ROOM;
+                self.applying = Some(applying);
+                Ok(again)
+            }
+        }
+    }
+
+    fn on_stall(
+        &mut self,
+        stall: Stall,
+        applying: &mut Applying,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        let op = applying.committed.header.op;
+        match stall {
+            Stall::Fault(_) => {
+                effects.event(Event::ApplyStalled { op });
+                let progress = self.kernel.progress();
+                if progress != applying.progress {
+                    applying.progress = progress;
+                    self.store.unpin(&mut applying.pins);
+                }
+                self.store.fetch(&mut applying.pins, effects);
+                Ok(())
+            }
+            // Writes in flight make room; their completions bring the next turn.
+            Stall::LogRoom => {
+                self.logs.flush_step(effects);
+                Ok(())
+            }
+            Stall::Halt(error) => Err(kernel_halt(&error)),
+        }
+    }
+}
+
+fn kind_of(operation: Operation) -> PrepareKind {
+    match operation {
+        Operation::Requests => PrepareKind::Requests,
+        Operation::Recovery => PrepareKind::Recovery,
+        Operation::Checkpoint => PrepareKind::Checkpoint,
+        Operation::Shutdown => PrepareKind::Shutdown,
+        Operation::Root => unreachable!("the root is never committed"),
+    }
+}

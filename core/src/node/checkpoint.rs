@@ -1,0 +1,148 @@
+//! A checkpoint from its op to the superblock.
+//!
+//! Order, and why: the kernel padded the logs and put their heads into the tree of heads (so the
+//! frozen grid names them); the grid freezes; pages and blocks are written a few a turn while later
+//! ops go on; the logs sync themselves, the node syncs the grid; only then the superblock is written,
+//! because it may name only what is durable; only when all four copies are, consensus frees ring
+//! space and says so in later prepares.
+
+use crate::event::Event;
+use crate::ids::{Generation, Op};
+use crate::crypto::hash::InternalHash;
+use crate::io::{Effect, Effects, FileId, IoError};
+use crate::journal::{Operation, PrepareHeader};
+use crate::log::LogCheckpoint;
+use crate::node::api::Halt;
+use crate::node::format::own;
+use crate::node::halt::store_halt;
+use crate::node::running::{Phase, Running, SuperblockUse};
+use crate::store::StoreCheckpoint;
+use crate::superblock::{CheckpointState, SuperblockState};
+use crate::time::{Clock, Timestamp};
+
+const GRID_SYNC_SLOT: u64 = 1;
+
+/// One checkpoint under way.
+#[derive(Debug)]
+pub(super) struct CheckpointTask {
+    op: Op,
+    prepare_checksum: InternalHash,
+    journal_offset: u64,
+    timestamp: Timestamp,
+    generation: Generation,
+    /// What the superblock must hold of the grid, once its pages are written.
+    store: Option<StoreCheckpoint>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    SyncingGrid,
+    WaitingForLogs,
+    WritingSuperblock,
+}
+
+impl CheckpointTask {
+    /// The checkpoint that the op of this header asks for.
+    pub fn after(header: &PrepareHeader) -> CheckpointTask {
+        assert!(header.operation.is_checkpoint());
+        CheckpointTask {
+            op: header.op,
+            prepare_checksum: header.checksum,
+            journal_offset: header.journal_end(),
+            timestamp: header.timestamp,
+            generation: header.generation,
+            store: None,
+            stage: Stage::Writing,
+        }
+    }
+}
+
+impl Running {
+    pub(super) fn begin_checkpoint(&mut self, task: CheckpointTask, effects: &mut Effects) {
+        assert!(self.checkpoint.is_none(), "one checkpoint at a time");
+        self.store.checkpoint_begin(task.op);
+        effects.event(Event::CheckpointStarted { op: task.op });
+        self.checkpoint = Some(task);
+    }
+
+    /// Goes on with the checkpoint under way by a bounded amount.
+    pub(super) fn checkpoint_step(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+        let Some(task) = &mut self.checkpoint else { return Ok(()) };
+        if task.stage == Stage::WritingSuperblock {
+            return Ok(());
+        }
+        let logs = self.logs.checkpoint_step(effects);
+        if task.stage == Stage::Writing {
+            self.store.checkpoint_step(&self.keyring, effects).map_err(store_halt)?;
+            let Some(store) = self.store.checkpoint_done() else { return Ok(()) };
+            assert_eq!(store.op, task.op);
+            task.store = Some(store);
+            task.stage = Stage::SyncingGrid;
+            effects.push(Effect::Sync { io: own(GRID_SYNC_SLOT), file: FileId::Grid });
+        }
+        let ready = task.stage == Stage::WaitingForLogs && logs == LogCheckpoint::Durable;
+        if ready && self.superblock_use == SuperblockUse::Idle {
+            self.write_superblock(effects);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_grid_synced(&mut self, result: Result<(), IoError>) -> Result<(), Halt> {
+        let Some(task) = &mut self.checkpoint else {
+            unreachable!("only a checkpoint syncs the grid");
+        };
+        assert_eq!(task.stage, Stage::SyncingGrid);
+        result.map_err(|error| Halt::Io { error, what: "syncing the grid" })?;
+        task.stage = Stage::WaitingForLogs;
+        Ok(())
+    }
+
+    fn write_superblock(&mut self, effects: &mut Effects) {
+        let last = self.superblock_state();
+        let committed = self.vsr.commit().max(last.committed);
+        let Some(task) = &mut self.checkpoint else { unreachable!("checked by the caller") };
+        let Some(store) = task.store else { unreachable!("its pages are written") };
+        let checkpoint = CheckpointState {
+            op: task.op,
+            prepare_checksum: task.prepare_checksum,
+            journal_offset: task.journal_offset,
+            timestamp: task.timestamp,
+            generation: task.generation,
+            recovery_count: task.generation.get(),
+            system_forest: store.system_forest,
+            free_set: store.free_set,
+            grid_pages: store.grid_pages,
+        };
+        task.stage = Stage::WritingSuperblock;
+        let generation = self.vsr.generation().max(last.generation);
+        let state = SuperblockState { committed, generation, checkpoint, ..last };
+        self.superblock.update(state, effects);
+        self.superblock_use = SuperblockUse::Checkpoint;
+    }
+
+    pub(super) fn on_checkpoint_durable(&mut self) {
+        let Some(task) = self.checkpoint.take() else {
+            unreachable!("the superblock was written for it");
+        };
+        self.logs.checkpoint_done(task.op);
+        self.vsr.checkpoint_durable(task.op);
+    }
+
+    /// Proposes a checkpoint when ring, dirty pages or log buffers are half full.
+    pub(super) fn propose_checkpoint(&mut self, now: Clock, effects: &mut Effects) -> bool {
+        if self.phase != Phase::Serving || self.checkpoint.is_some() {
+            return false;
+        }
+        let dirty_max = self.superblock_state().constants.dirty_pages_max;
+        let wanted = self.vsr.checkpoint_wanted(self.store.dirty_pages(), dirty_max)
+            || self.logs.checkpoint_wanted();
+        if !wanted || !self.vsr.can_propose(Operation::Checkpoint, 0) {
+            return false;
+        }
+        let Some(buffer) = self.vsr.buffer() else { return false };
+        self.vsr.propose(now, Operation::Checkpoint, buffer, 0, effects);
+        true
+    }
+}

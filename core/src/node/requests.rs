@@ -1,0 +1,212 @@
+//! From a submitted request to a place in a prepare: bind, seal, pack, propose.
+
+use alloc::vec::Vec;
+
+use rand_core::Rng;
+
+use crate::event::Event;
+use crate::ids::TenantId;
+use crate::io::Effects;
+use crate::journal::Operation as PrepareOperation;
+use crate::kernel::{
+    Operation, PrepareError, Request, RequestError, RetryReason, SealedRequest,
+};
+use crate::keyring::Mint;
+use crate::limits::{PREPARE_BODY_SIZE_MAX, PREPARE_EAGER_BYTES, PREPARE_REQUESTS_MAX};
+use crate::node::api::{Halt, Ticket};
+use crate::node::format::draw_secrets;
+use crate::node::halt::{keyring_halt, store_halt};
+use crate::node::running::{Phase, Running};
+use crate::store::Pins;
+use crate::time::Clock;
+
+/// A request that is not sealed yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    ticket: Ticket,
+    request: Request,
+    pins: Pins,
+}
+
+impl Waiting {
+    pub fn new(ticket: Ticket, request: Request) -> Waiting {
+        Waiting { ticket, request, pins: Pins::new() }
+    }
+}
+
+/// A sealed request that waits for a prepare.
+#[derive(Debug)]
+pub(super) struct Queued {
+    ticket: Ticket,
+    sealed: SealedRequest,
+}
+
+/// Tries to seal one request in one turn.
+const SEAL_TRIES_MAX: usize = 16;
+
+enum SealStep {
+    Sealed(SealedRequest),
+    Refused(RequestError),
+    Later,
+}
+
+impl Running {
+    /// Seals the requests that wait, in order, as far as pages and keys are at hand. One that must
+    /// wait keeps those behind it waiting: a client's order is kept without a word.
+    pub(super) fn seal_waiting(
+        &mut self,
+        now: Clock,
+        effects: &mut Effects,
+    ) -> Result<bool, Halt> {
+        match self.phase {
+            Phase::Serving | Phase::ShuttingDown { op: None } => {}
+            Phase::Replay
+            | Phase::View
+            | Phase::Recovery { .. }
+            | Phase::ShuttingDown { op: Some(_) }
+            | Phase::Stopped => return Ok(false),
+        }
+        let mut moved = false;
+        while self.queue_bytes < 2 * PREPARE_BODY_SIZE_MAX {
+            let Some(mut waiting) = self.waiting.pop_front() else { break };
+            match self.seal(&mut waiting, now, effects)? {
+                SealStep::Sealed(sealed) => {
+                    self.queue_bytes += sealed.size();
+                    self.queue.push_back(Queued { ticket: waiting.ticket, sealed });
+                }
+                SealStep::Refused(error) => self.replies.push_back((waiting.ticket, Err(error))),
+                SealStep::Later => {
+                    self.waiting.push_front(waiting);
+                    break;
+                }
+            }
+            self.store.unpin(&mut waiting.pins);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn seal(
+        &mut self,
+        waiting: &mut Waiting,
+        now: Clock,
+        effects: &mut Effects,
+    ) -> Result<SealStep, Halt> {
+        // A miss that another task's read has cured brings no completion: look again at once.
+        for _ in 0..SEAL_TRIES_MAX {
+            match self.try_seal(waiting, now, effects)? {
+                SealStep::Later if self.store.ready(&waiting.pins).map_err(store_halt)? => {}
+                step => return Ok(step),
+            }
+        }
+        Ok(SealStep::Later)
+    }
+
+    fn try_seal(
+        &mut self,
+        waiting: &mut Waiting,
+        now: Clock,
+        effects: &mut Effects,
+    ) -> Result<SealStep, Halt> {
+        if !self.store.ready(&waiting.pins).map_err(store_halt)? {
+            return Ok(SealStep::Later);
+        }
+        if !self.mint_keys(&mut waiting.request, effects)? {
+            return Ok(SealStep::Later);
+        }
+        let mut nonce = [0; 12];
+        self.random.fill_bytes(&mut nonce);
+        // Of the two clocks that will judge it, the later: the prepare's time never goes back.
+        let wall = now.wall.max(self.vsr.status().timestamp);
+        let sealed =
+            self.kernel.prepare_request(&self.store, &self.keyring, &waiting.request, wall, nonce);
+        Ok(match sealed {
+            Ok(sealed) => SealStep::Sealed(sealed),
+            Err(PrepareError::Refused(error)) => SealStep::Refused(error),
+            Err(PrepareError::Fault(_)) => {
+                self.store.fetch(&mut waiting.pins, effects);
+                SealStep::Later
+            }
+        })
+    }
+
+    /// A new tenant's keys are durable before its creation is proposed. False: not yet.
+    fn mint_keys(&mut self, request: &mut Request, effects: &mut Effects) -> Result<bool, Halt> {
+        if request.tenant != TenantId::SYSTEM {
+            return Ok(true);
+        }
+        for operation in &mut request.operations {
+            let Operation::CreateTenant { tenant, kek_hash } = operation else { continue };
+            if let Some(known) = self.keyring.kek_hash(*tenant) {
+                *kek_hash = known;
+                continue;
+            }
+            if self.keyring.idle() {
+                let secrets = draw_secrets(&mut self.random);
+                match self.keyring.mint(*tenant, secrets, effects).map_err(keyring_halt)? {
+                    Mint::Started => {}
+                    Mint::Exists(_) => unreachable!("it had no keys a moment ago"),
+                }
+            }
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Proposes a checkpoint if wanted, else a prepare of the requests that wait.
+    pub(super) fn propose(&mut self, now: Clock, effects: &mut Effects) -> bool {
+        if self.propose_checkpoint(now, effects) {
+            return true;
+        }
+        if self.queue.is_empty() || !self.may_propose_requests() {
+            return false;
+        }
+        let Some(mut buffer) = self.vsr.buffer() else { return false };
+        let mut tickets = Vec::with_capacity(self.queue.len().min(PREPARE_REQUESTS_MAX));
+        while let Some(queued) = self.queue.front() {
+            let size = queued.sealed.size();
+            let fits = tickets.len() < PREPARE_REQUESTS_MAX
+                && buffer.room() >= size
+                && self.vsr.can_propose(PrepareOperation::Requests, buffer.len() + size);
+            if !fits {
+                break;
+            }
+            buffer.push(queued.sealed.as_bytes());
+            tickets.push(queued.ticket);
+            self.queue_bytes -= size;
+            self.queue.pop_front();
+        }
+        if tickets.is_empty() {
+            let op = self.vsr.status().op;
+            effects.event(Event::JournalFull { op });
+            self.vsr.recycle(buffer);
+            return false;
+        }
+        let requests = tickets.len() as u16;
+        let op = self.vsr.propose(now, PrepareOperation::Requests, buffer, requests, effects);
+        self.proposed.insert(op, tickets);
+        true
+    }
+
+    /// A lone client's request goes at once; while a prepare is in flight requests gather, unless
+    /// there are enough to keep the disk busy. Nothing is proposed into a dirty budget that only a
+    /// checkpoint can relieve, or onto a disk that is nearly full.
+    fn may_propose_requests(&self) -> bool {
+        let status = self.vsr.status();
+        if status.in_flight > 0 && self.queue_bytes < PREPARE_EAGER_BYTES {
+            return false;
+        }
+        let dirty_max = self.superblock_state().constants.dirty_pages_max;
+        self.store.dirty_pages() < dirty_max / 4 * 3
+    }
+
+    /// Everybody who waits is told to ask again.
+    pub(super) fn refuse_all(&mut self, reason: RetryReason) {
+        let waiting = self.waiting.drain(..).map(|waiting| waiting.ticket);
+        let queued = self.queue.drain(..).map(|queued| queued.ticket);
+        for ticket in waiting.chain(queued) {
+            self.replies.push_back((ticket, Err(RequestError::Retry(reason))));
+        }
+        self.queue_bytes = 0;
+    }
+}

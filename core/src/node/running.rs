@@ -1,0 +1,362 @@
+//! An open node: applies what is committed, checkpoints, proposes, answers.
+//!
+//! One turn runs these in a loop until nothing moves; see `docs/NODE.md` for the order and why.
+//! Fault model: any device error, or state that cannot be trusted, ends the turn with a [`Halt`];
+//! what was acknowledged before is durable, and nothing is acknowledged after.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use rand_chacha::ChaCha20Rng;
+
+use crate::event::Event;
+use crate::ids::{Op, TenantId};
+use crate::io::{Effects, IoError, IoId, Input, Owner};
+use crate::journal::Operation;
+use crate::kernel::{
+    Kernel, Reply, Request, RequestError, RecoveryEvidence, RecoveryReason, RetryReason,
+};
+use crate::keyring::{Keyring, KeyringError, KeyringEvent};
+use crate::limits::{REQUEST_QUEUE_MAX, TICKETS_MAX};
+use crate::log::Logs;
+use crate::node::api::{Config, Halt, Ticket};
+use crate::node::apply::Applying;
+use crate::node::checkpoint::CheckpointTask;
+use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
+use crate::node::opening::Opened;
+use crate::node::requests::{Queued, Waiting};
+use crate::store::Store;
+use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
+use crate::time::Clock;
+use crate::vsr::Vsr;
+
+/// Where an open node is on its way from replay to shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Committed prepares of before this open are applied.
+    Replay,
+    /// The next view is being written to the superblock.
+    View,
+    /// The first op of the view is on its way.
+    Recovery { op: Option<Op> },
+    Serving,
+    /// No new requests; those that wait are served, then `Operation::Shutdown`.
+    ShuttingDown { op: Option<Op> },
+    Stopped,
+}
+
+/// What the superblock is being written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SuperblockUse {
+    Idle,
+    View,
+    Checkpoint,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub config: Config,
+    pub random: ChaCha20Rng,
+    pub superblock: Superblock,
+    pub superblock_use: SuperblockUse,
+    pub keyring: Keyring,
+    pub store: Store,
+    pub logs: Logs,
+    pub kernel: Kernel,
+    pub vsr: Vsr,
+    pub phase: Phase,
+    /// Where replay started from.
+    pub recovery_point: Op,
+    pub applying: Option<Applying>,
+    pub checkpoint: Option<CheckpointTask>,
+    /// Submitted, not sealed yet: pages or keys are missing.
+    pub waiting: VecDeque<Waiting>,
+    /// Sealed, not proposed yet.
+    pub queue: VecDeque<Queued>,
+    pub queue_bytes: usize,
+    /// Who waits for which prepare, in the order of its requests.
+    pub proposed: BTreeMap<Op, Vec<Ticket>>,
+    pub replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
+    pub free_bytes: Option<u64>,
+}
+
+impl Running {
+    pub fn new(config: &Config, random: ChaCha20Rng, opened: Opened) -> Running {
+        let Opened { superblock, keyring, store, vsr } = opened;
+        let Some(state) = superblock.state() else { unreachable!("it was opened") };
+        let kernel = Kernel::new(state.constants, state.checkpoint.generation);
+        Running {
+            config: config.clone(),
+            random,
+            logs: Logs::new(state.constants.segment_positions),
+            recovery_point: state.checkpoint.op,
+            superblock,
+            superblock_use: SuperblockUse::Idle,
+            keyring,
+            store,
+            kernel,
+            vsr,
+            phase: Phase::Replay,
+            applying: None,
+            checkpoint: None,
+            waiting: VecDeque::new(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            proposed: BTreeMap::new(),
+            replies: VecDeque::new(),
+            free_bytes: None,
+        }
+    }
+
+    pub fn superblock_state(&self) -> SuperblockState {
+        let Some(state) = self.superblock.state() else { unreachable!("it was opened") };
+        *state
+    }
+
+    /// Whether requests may be submitted.
+    pub fn accepts(&self) -> bool {
+        match self.phase {
+            Phase::Replay | Phase::View | Phase::Recovery { .. } | Phase::Serving => true,
+            Phase::ShuttingDown { .. } | Phase::Stopped => false,
+        }
+    }
+
+    pub fn submit(&mut self, ticket: Ticket, request: Request) {
+        let refusal = if !self.accepts() {
+            Some(RetryReason::NotReady)
+        } else if self.waiting.len() + self.queue.len() >= REQUEST_QUEUE_MAX
+            || self.replies.len() >= TICKETS_MAX
+        {
+            Some(RetryReason::QueueFull)
+        } else {
+            None
+        };
+        match refusal {
+            Some(reason) => self.replies.push_back((ticket, Err(RequestError::Retry(reason)))),
+            None => self.waiting.push_back(Waiting::new(ticket, request)),
+        }
+    }
+
+    pub fn shut_down(&mut self) {
+        if self.accepts() && self.phase == Phase::Serving {
+            self.phase = Phase::ShuttingDown { op: None };
+        }
+    }
+
+    pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) -> Result<(), Halt> {
+        self.route(input, effects)?;
+        self.vsr.tick(now, effects);
+        self.turn(now, effects)
+    }
+
+    /// Runs until nothing moves. Each loop either applies a prepare, proposes one, or ends.
+    pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
+        loop {
+            let mut moved = self.apply_committed(effects)?;
+            self.checkpoint_step(effects)?;
+            moved |= self.advance_phase(now, effects)?;
+            moved |= self.seal_waiting(now, effects)?;
+            moved |= self.propose(now, effects);
+            if !moved {
+                break;
+            }
+        }
+        self.logs.flush_step(effects);
+        if self.config.evict_everything {
+            self.store.evict_all();
+            self.logs.evict_all();
+        }
+        Ok(())
+    }
+
+    fn route(&mut self, input: Input, effects: &mut Effects) -> Result<(), Halt> {
+        match input {
+            Input::Tick => Ok(()),
+            Input::Space { free_bytes } => {
+                self.free_bytes = Some(free_bytes);
+                Ok(())
+            }
+            Input::ReadDone { io, pages, result } => match io.owner {
+                Owner::Superblock => {
+                    let event = self.superblock.on_read_done(io, pages, result, effects);
+                    self.on_superblock(event)
+                }
+                Owner::Keyring => {
+                    let event = self.keyring.on_read_done(io, pages, result, effects);
+                    self.on_keyring(event)
+                }
+                Owner::Store => self
+                    .store
+                    .on_read_done(&self.keyring, io, pages, result, effects)
+                    .map_err(store_halt),
+                Owner::Journal => {
+                    self.vsr.on_read_done(io, pages, result, effects).map_err(vsr_halt)
+                }
+                Owner::Log => self.logs.on_read_done(io, pages, result, effects).map_err(log_halt),
+                Owner::Node => unreachable!("the node itself reads nothing"),
+            },
+            Input::WriteDone { io, pages, result } => match io.owner {
+                Owner::Superblock => {
+                    let event = self.superblock.on_write_done(io, pages, result, effects);
+                    self.on_superblock(event)
+                }
+                Owner::Keyring => {
+                    let event = self.keyring.on_write_done(io, pages, result, effects);
+                    self.on_keyring(event)
+                }
+                Owner::Store => self.store.on_write_done(io, pages, result).map_err(store_halt),
+                Owner::Journal => {
+                    self.vsr.on_write_done(io, pages, result, effects).map_err(vsr_halt)
+                }
+                Owner::Log => self.logs.on_write_done(io, pages, result, effects).map_err(log_halt),
+                Owner::Node => unreachable!("the node itself writes nothing"),
+            },
+            Input::Done { io, result } => self.on_done(io, result, effects),
+            Input::Wrapped { io, key } => {
+                let event = self.keyring.on_wrapped(io, key, effects);
+                self.on_keyring(event)
+            }
+            Input::Unwrapped { io, key } => {
+                let event = self.keyring.on_unwrapped(io, key, effects);
+                self.on_keyring(event)
+            }
+        }
+    }
+
+    fn on_done(
+        &mut self,
+        io: IoId,
+        result: Result<(), IoError>,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        match io.owner {
+            Owner::Journal => self.vsr.on_done(io, result, effects).map_err(vsr_halt),
+            Owner::Log => self.logs.on_done(io, result, effects).map_err(log_halt),
+            Owner::Keyring => {
+                let event = self.keyring.on_done(io, result, effects);
+                self.on_keyring(event)
+            }
+            Owner::Node => self.on_grid_synced(result),
+            Owner::Superblock | Owner::Store => unreachable!("{io:?} syncs nothing"),
+        }
+    }
+
+    fn on_superblock(
+        &mut self,
+        event: Result<Option<SuperblockEvent>, SuperblockError>,
+    ) -> Result<(), Halt> {
+        match event.map_err(superblock_halt)? {
+            None => {}
+            Some(SuperblockEvent::Opened) => unreachable!("it is open already"),
+            Some(SuperblockEvent::Updated) => {
+                match core::mem::replace(&mut self.superblock_use, SuperblockUse::Idle) {
+                    SuperblockUse::View => self.vsr.view_durable(self.superblock_state().view),
+                    SuperblockUse::Checkpoint => self.on_checkpoint_durable(),
+                    SuperblockUse::Idle => unreachable!("somebody asked for the update"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_keyring(&mut self, event: Result<KeyringEvent, KeyringError>) -> Result<(), Halt> {
+        match event.map_err(keyring_halt)? {
+            // Requests that wait for keys look at the keyring themselves.
+            KeyringEvent::Pending | KeyringEvent::Minted { .. } => Ok(()),
+            KeyringEvent::Created | KeyringEvent::Opened { .. } | KeyringEvent::Healed => {
+                unreachable!("the keyring is open already")
+            }
+        }
+    }
+
+    /// From replay to serving, and from serving to the end.
+    fn advance_phase(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
+        match self.phase {
+            Phase::Replay => Ok(self.begin_view(effects)),
+            Phase::View if self.vsr.ready_to_propose() => {
+                self.phase = Phase::Recovery { op: None };
+                Ok(true)
+            }
+            Phase::View => Ok(false),
+            Phase::Recovery { op: None } => self.propose_recovery(now, effects),
+            Phase::Recovery { op: Some(op) } if self.vsr.status().applied >= op => {
+                self.phase = Phase::Serving;
+                Ok(true)
+            }
+            Phase::Recovery { .. } | Phase::Serving | Phase::Stopped => Ok(false),
+            Phase::ShuttingDown { op: None } => Ok(self.propose_shutdown(now, effects)),
+            Phase::ShuttingDown { op: Some(op) } => {
+                let done = self.vsr.status().checkpoint_durable >= op && self.logs.is_idle();
+                if done && self.superblock_use == SuperblockUse::Idle {
+                    self.phase = Phase::Stopped;
+                    effects.event(Event::ShutdownComplete);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// All that was committed is applied: the next view goes to the superblock.
+    fn begin_view(&mut self, effects: &mut Effects) -> bool {
+        let status = self.vsr.status();
+        if status.replaying_to.is_some() || self.applying.is_some() {
+            return false;
+        }
+        // A checkpoint met in replay has the superblock first.
+        if self.superblock_use != SuperblockUse::Idle || self.checkpoint.is_some() {
+            return false;
+        }
+        let Some(wanted) = self.vsr.view_wanted() else {
+            unreachable!("a view is wanted until it is durable");
+        };
+        effects.event(Event::ReplayFinished { op: status.applied });
+        let last = self.superblock_state();
+        let state = SuperblockState {
+            view: wanted.view,
+            log_view: wanted.log_view,
+            committed: wanted.committed.max(last.committed),
+            generation: self.vsr.generation().max(last.generation),
+            release: self.config.release,
+            ..last
+        };
+        self.superblock.update(state, effects);
+        self.superblock_use = SuperblockUse::View;
+        self.phase = Phase::View;
+        true
+    }
+
+    fn propose_recovery(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
+        let state = self.superblock_state();
+        let known = |tenant| Some((tenant, self.keyring.kek_hash(tenant)?));
+        let first = state.view.get() == 1;
+        let evidence = RecoveryEvidence {
+            view: state.view,
+            committed: state.committed,
+            recovery_point: self.recovery_point,
+            discarded: None,
+            unrecorded_views: state.view.get() - 1 - self.vsr.generation().get(),
+            reason: if first { RecoveryReason::Format } else { RecoveryReason::Restart },
+            tenants: [TenantId::SYSTEM, TenantId::DEFAULT].into_iter().filter_map(known).collect(),
+        };
+        let body = evidence.to_body();
+        if !self.vsr.can_propose(Operation::Recovery, body.len()) {
+            return Ok(false);
+        }
+        let Some(mut buffer) = self.vsr.buffer() else { return Ok(false) };
+        buffer.push(&body);
+        let op = self.vsr.propose(now, Operation::Recovery, buffer, 0, effects);
+        self.phase = Phase::Recovery { op: Some(op) };
+        Ok(true)
+    }
+
+    fn propose_shutdown(&mut self, now: Clock, effects: &mut Effects) -> bool {
+        let idle = self.waiting.is_empty() && self.queue.is_empty() && self.proposed.is_empty();
+        if !idle || self.checkpoint.is_some() || !self.vsr.can_propose(Operation::Shutdown, 0) {
+            return false;
+        }
+        let Some(buffer) = self.vsr.buffer() else { return false };
+        let op = self.vsr.propose(now, Operation::Shutdown, buffer, 0, effects);
+        self.phase = Phase::ShuttingDown { op: Some(op) };
+        true
+    }
+}
