@@ -11,8 +11,11 @@ mod checkpoint;
 pub mod format;
 mod halt;
 mod opening;
+mod reads;
 mod requests;
 mod running;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -29,6 +32,7 @@ use crate::time::{Clock, Instant};
 
 pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
+pub use reads::{Read, ReadError, ReadResult};
 
 use opening::Opening;
 use running::{Phase, Running};
@@ -123,6 +127,22 @@ impl Node {
         match &mut self.state {
             State::Running(running) => running.replies.pop_front(),
             State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// Does a slice of a read. [`Progress::Waiting`]: call again after the next completion.
+    /// A read that is given up must be given to [`Node::cancel`].
+    pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
+        match &mut self.state {
+            State::Running(running) if running.serves_reads() => running.read(now, read, effects),
+            State::Running(_) | State::Opening(..) | State::Halted(_) => read.refuse(),
+        }
+    }
+
+    /// Gives back what an unfinished read holds.
+    pub fn cancel(&mut self, read: &mut Read) {
+        if let State::Running(running) = &mut self.state {
+            running.end_read(read, Err(ReadError::NotReady));
         }
     }
 

@@ -4,7 +4,6 @@ use crate::event::Event;
 use crate::io::Effects;
 use crate::journal::Operation;
 use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Stall, World};
-use crate::limits::LOG_TRANSACTION_ROOM;
 use crate::node::api::Halt;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::halt::{kernel_halt, store_halt};
@@ -87,8 +86,8 @@ impl Running {
             Err(stall) => {
                 self.on_stall(stall, &mut applying, effects)?;
                 // Another task's read may have brought the page already: then no completion comes.
-                let again = self.store.ready(&applying.pins).map_err(store_halt)?
-                    && self.logs.room() >= LOG_TRANSACTION_ROOM;
+                let again =
+                    self.store.ready(&applying.pins).map_err(store_halt)? && self.logs.room() > 0;
                 self.applying = Some(applying);
                 Ok(again)
             }

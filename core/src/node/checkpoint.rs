@@ -6,9 +6,9 @@
 //! because it may name only what is durable; only when all four copies are, consensus frees ring
 //! space and says so in later prepares.
 
+use crate::crypto::hash::InternalHash;
 use crate::event::Event;
 use crate::ids::{Generation, Op};
-use crate::crypto::hash::InternalHash;
 use crate::io::{Effect, Effects, FileId, IoError};
 use crate::journal::{Operation, PrepareHeader};
 use crate::log::LogCheckpoint;
@@ -122,12 +122,13 @@ impl Running {
         self.superblock_use = SuperblockUse::Checkpoint;
     }
 
-    pub(super) fn on_checkpoint_durable(&mut self) {
+    pub(super) fn on_checkpoint_durable(&mut self, effects: &mut Effects) {
         let Some(task) = self.checkpoint.take() else {
             unreachable!("the superblock was written for it");
         };
         self.logs.checkpoint_done(task.op);
         self.vsr.checkpoint_durable(task.op);
+        effects.event(Event::CheckpointDurable { op: task.op });
     }
 
     /// Proposes a checkpoint when ring, dirty pages or log buffers are half full.

@@ -8,9 +8,7 @@ use crate::event::Event;
 use crate::ids::TenantId;
 use crate::io::Effects;
 use crate::journal::Operation as PrepareOperation;
-use crate::kernel::{
-    Operation, PrepareError, Request, RequestError, RetryReason, SealedRequest,
-};
+use crate::kernel::{Operation, PrepareError, Request, RequestError, RetryReason, SealedRequest};
 use crate::keyring::Mint;
 use crate::limits::{PREPARE_BODY_SIZE_MAX, PREPARE_EAGER_BYTES, PREPARE_REQUESTS_MAX};
 use crate::node::api::{Halt, Ticket};
@@ -53,11 +51,7 @@ enum SealStep {
 impl Running {
     /// Seals the requests that wait, in order, as far as pages and keys are at hand. One that must
     /// wait keeps those behind it waiting: a client's order is kept without a word.
-    pub(super) fn seal_waiting(
-        &mut self,
-        now: Clock,
-        effects: &mut Effects,
-    ) -> Result<bool, Halt> {
+    pub(super) fn seal_waiting(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
         match self.phase {
             Phase::Serving | Phase::ShuttingDown { op: None } => {}
             Phase::Replay

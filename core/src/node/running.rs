@@ -11,10 +11,10 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::event::Event;
 use crate::ids::{Op, TenantId};
-use crate::io::{Effects, IoError, IoId, Input, Owner};
+use crate::io::{Effects, Input, IoError, IoId, Owner};
 use crate::journal::Operation;
 use crate::kernel::{
-    Kernel, Reply, Request, RequestError, RecoveryEvidence, RecoveryReason, RetryReason,
+    Kernel, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, RetryReason,
 };
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::limits::{REQUEST_QUEUE_MAX, TICKETS_MAX};
@@ -38,10 +38,14 @@ pub(super) enum Phase {
     /// The next view is being written to the superblock.
     View,
     /// The first op of the view is on its way.
-    Recovery { op: Option<Op> },
+    Recovery {
+        op: Option<Op>,
+    },
     Serving,
     /// No new requests; those that wait are served, then `Operation::Shutdown`.
-    ShuttingDown { op: Option<Op> },
+    ShuttingDown {
+        op: Option<Op>,
+    },
     Stopped,
 }
 
@@ -121,6 +125,14 @@ impl Running {
         }
     }
 
+    /// Before the recovery op there may be committed ops that are not applied yet.
+    pub fn serves_reads(&self) -> bool {
+        match self.phase {
+            Phase::Serving | Phase::ShuttingDown { .. } => true,
+            Phase::Replay | Phase::View | Phase::Recovery { .. } | Phase::Stopped => false,
+        }
+    }
+
     pub fn submit(&mut self, ticket: Ticket, request: Request) {
         let refusal = if !self.accepts() {
             Some(RetryReason::NotReady)
@@ -179,7 +191,7 @@ impl Running {
             Input::ReadDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock.on_read_done(io, pages, result, effects);
-                    self.on_superblock(event)
+                    self.on_superblock(event, effects)
                 }
                 Owner::Keyring => {
                     let event = self.keyring.on_read_done(io, pages, result, effects);
@@ -198,7 +210,7 @@ impl Running {
             Input::WriteDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock.on_write_done(io, pages, result, effects);
-                    self.on_superblock(event)
+                    self.on_superblock(event, effects)
                 }
                 Owner::Keyring => {
                     let event = self.keyring.on_write_done(io, pages, result, effects);
@@ -244,6 +256,7 @@ impl Running {
     fn on_superblock(
         &mut self,
         event: Result<Option<SuperblockEvent>, SuperblockError>,
+        effects: &mut Effects,
     ) -> Result<(), Halt> {
         match event.map_err(superblock_halt)? {
             None => {}
@@ -251,7 +264,7 @@ impl Running {
             Some(SuperblockEvent::Updated) => {
                 match core::mem::replace(&mut self.superblock_use, SuperblockUse::Idle) {
                     SuperblockUse::View => self.vsr.view_durable(self.superblock_state().view),
-                    SuperblockUse::Checkpoint => self.on_checkpoint_durable(),
+                    SuperblockUse::Checkpoint => self.on_checkpoint_durable(effects),
                     SuperblockUse::Idle => unreachable!("somebody asked for the update"),
                 }
             }
@@ -336,7 +349,7 @@ impl Running {
             discarded: None,
             unrecorded_views: state.view.get() - 1 - self.vsr.generation().get(),
             reason: if first { RecoveryReason::Format } else { RecoveryReason::Restart },
-            tenants: [TenantId::SYSTEM, TenantId::DEFAULT].into_iter().filter_map(known).collect(),
+            tenants: known(TenantId::DEFAULT).into_iter().collect(),
         };
         let body = evidence.to_body();
         if !self.vsr.can_propose(Operation::Recovery, body.len()) {

@@ -33,7 +33,12 @@ pub(super) enum Changing {
         cursor: Option<Cursor>,
         found: BTreeMap<Vec<u8>, CurrentRow>,
     },
-    Draft { changes: Vec<Change>, moved: Vec<Moved>, next: usize, count: u64 },
+    Draft {
+        changes: Vec<Change>,
+        moved: Vec<Moved>,
+        next: usize,
+        count: u64,
+    },
 }
 
 /// A row that stays under its key, or goes.

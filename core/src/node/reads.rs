@@ -1,0 +1,396 @@
+//! Reads: a SELECT at a snapshot, in slices, on the caller's turn.
+//!
+//! A [`Read`] holds everything between two slices: the bound statement, the snapshot, pins. It reads
+//! the last fully applied transaction of its tenant, or what `AS OF` says. `AS OF` a position inside
+//! a transaction reads the transaction before it, and [`ReadResult::position`] says so.
+//!
+//! Fault model: a damaged page or record ends the read with an error that names what is lost; it
+//! never stops the node and never shortens an answer.
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::event::Event;
+use crate::ids::{Position, TenantId};
+use crate::io::Effects;
+use crate::kernel::open_event;
+use crate::log::{LogFault, LogHead, LogPins};
+use crate::node::api::Progress;
+use crate::node::running::Running;
+use crate::query::eval::Context;
+use crate::query::read::{EventRead, ReadProgress, ReadTask, ReadWorld, Row, Stop};
+use crate::query::{AsOf, Prepared, SqlError, SqlState, Value, prepare_one};
+use crate::store::{Fault, Pins, StoreError};
+use crate::time::{Clock, Timestamp};
+
+/// Why a read has no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadError {
+    Sql(SqlError),
+    TenantUnknown(TenantId),
+    /// The node is opening, or has halted: [`crate::node::Node::halted`] says why.
+    NotReady,
+    /// A page that the answer needs is damaged or cannot be opened.
+    Store(StoreError),
+    /// A record that the answer needs is damaged; what and where.
+    Log(String),
+}
+
+impl core::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            ReadError::Sql(error) => write!(f, "{error}"),
+            ReadError::TenantUnknown(tenant) => {
+                write!(f, "tenant {tenant} does not exist; create it first")
+            }
+            ReadError::NotReady => f.write_str("the node does not serve reads now"),
+            ReadError::Store(error) => write!(f, "{error}"),
+            ReadError::Log(error) => f.write_str(error),
+        }
+    }
+}
+
+impl core::error::Error for ReadError {}
+
+impl From<SqlError> for ReadError {
+    fn from(error: SqlError) -> ReadError {
+        ReadError::Sql(error)
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadResult {
+    pub prepared: Arc<Prepared>,
+    pub rows: Vec<Row>,
+    /// The snapshot that was read: the last position of a transaction.
+    pub position: Position,
+}
+
+/// A SELECT on its way. Drive it with [`crate::node::Node::read`].
+#[derive(Debug)]
+pub struct Read {
+    tenant: TenantId,
+    statement: Statement,
+    parameters: Vec<Value>,
+    stage: Stage,
+    rows: Vec<Row>,
+    pins: Pins,
+    log_pins: LogPins,
+}
+
+#[derive(Debug)]
+enum Statement {
+    Text(String),
+    Prepared(Arc<Prepared>),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Bind,
+    /// Looks for the newest record at or before a time: it is in `low..high`, if anywhere.
+    Search {
+        prepared: Arc<Prepared>,
+        time: Timestamp,
+        low: u64,
+        high: u64,
+    },
+    /// From a position to the transaction end at or before it.
+    Snapshot {
+        prepared: Arc<Prepared>,
+        position: Position,
+    },
+    Run(ReadTask),
+    Done(Result<(Arc<Prepared>, Position), ReadError>),
+}
+
+/// Why a stage stopped.
+enum Halt {
+    Page,
+    Record,
+    Yield,
+    Failed(ReadError),
+}
+
+impl From<Fault> for Halt {
+    fn from(_: Fault) -> Halt {
+        Halt::Page
+    }
+}
+
+impl From<ReadError> for Halt {
+    fn from(error: ReadError) -> Halt {
+        Halt::Failed(error)
+    }
+}
+
+impl From<LogFault> for Halt {
+    fn from(fault: LogFault) -> Halt {
+        match fault {
+            LogFault::Missing => Halt::Record,
+            LogFault::NoSuchPosition { .. } | LogFault::Damaged(_) => {
+                Halt::Failed(ReadError::Log(fault.to_string()))
+            }
+        }
+    }
+}
+
+impl Read {
+    #[must_use]
+    pub fn sql(tenant: TenantId, text: &str, parameters: Vec<Value>) -> Read {
+        Read::new(tenant, Statement::Text(String::from(text)), parameters)
+    }
+
+    /// A statement that was bound before; bound anew when the schema has changed since.
+    #[must_use]
+    pub fn prepared(tenant: TenantId, prepared: Arc<Prepared>, parameters: Vec<Value>) -> Read {
+        Read::new(tenant, Statement::Prepared(prepared), parameters)
+    }
+
+    fn new(tenant: TenantId, statement: Statement, parameters: Vec<Value>) -> Read {
+        Read {
+            tenant,
+            statement,
+            parameters,
+            stage: Stage::Bind,
+            rows: Vec::new(),
+            pins: Pins::new(),
+            log_pins: LogPins::default(),
+        }
+    }
+
+    /// Rows that are ready so far, in order; a caller that streams takes them after every slice.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        core::mem::take(&mut self.rows)
+    }
+
+    /// The answer, after [`Progress::Ready`].
+    pub fn finish(self) -> Result<ReadResult, ReadError> {
+        match self.stage {
+            Stage::Done(Ok((prepared, position))) => {
+                Ok(ReadResult { prepared, rows: self.rows, position })
+            }
+            Stage::Done(Err(error)) => Err(error),
+            Stage::Bind | Stage::Search { .. } | Stage::Snapshot { .. } | Stage::Run(_) => {
+                Err(ReadError::NotReady)
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self) -> Progress {
+        self.stage = Stage::Done(Err(ReadError::NotReady));
+        Progress::Ready
+    }
+}
+
+impl Running {
+    /// One slice of a read.
+    pub(super) fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
+        loop {
+            if let Stage::Done(_) = read.stage {
+                return Progress::Ready;
+            }
+            match self.store.ready(&read.pins) {
+                Ok(true) if self.logs.fetched(&read.log_pins) => {}
+                Ok(_) => return Progress::Waiting,
+                Err(error) => {
+                    self.end_read(read, Err(ReadError::Store(error)));
+                    return Progress::Ready;
+                }
+            }
+            match self.read_stage(now, read) {
+                Ok(()) => {}
+                Err(Halt::Yield) => return Progress::Yielded,
+                Err(Halt::Page) => {
+                    effects.event(Event::ReadStalled);
+                    self.store.fetch(&mut read.pins, effects);
+                    // What another task has read already brings no completion: look again later.
+                    match self.store.ready(&read.pins) {
+                        Ok(true) => return Progress::Yielded,
+                        Ok(false) | Err(_) => {}
+                    }
+                }
+                Err(Halt::Record) => {
+                    effects.event(Event::ReadStalled);
+                    self.logs.fetch(&mut read.log_pins, effects);
+                    if self.logs.fetched(&read.log_pins) {
+                        return Progress::Yielded;
+                    }
+                }
+                Err(Halt::Failed(error)) => self.end_read(read, Err(error)),
+            }
+        }
+    }
+
+    /// Gives back what the read pins; it may be dropped then at any stage.
+    pub(super) fn end_read(
+        &mut self,
+        read: &mut Read,
+        outcome: Result<(Arc<Prepared>, Position), ReadError>,
+    ) {
+        self.store.unpin(&mut read.pins);
+        self.logs.release(&mut read.log_pins);
+        read.stage = Stage::Done(outcome);
+    }
+
+    fn read_stage(&mut self, now: Clock, read: &mut Read) -> Result<(), Halt> {
+        match &mut read.stage {
+            Stage::Bind => self.bind(now, read),
+            Stage::Search { .. } => self.search(read),
+            Stage::Snapshot { prepared, position } => {
+                let (prepared, position) = (prepared.clone(), *position);
+                let head = self.kernel.log_head(&self.store, &self.logs, read.tenant)?;
+                let record = self.logs.read(read.tenant, &head, position)?;
+                let metadata = record.metadata;
+                let snapshot = if metadata.transaction_last == position {
+                    Some(position)
+                } else {
+                    metadata.transaction_first.previous()
+                };
+                let Some(snapshot) = snapshot else {
+                    return Err(before_everything("position").into());
+                };
+                self.start(now, read, prepared, snapshot)
+            }
+            Stage::Run(_) => self.run_read(read),
+            Stage::Done(_) => Ok(()),
+        }
+    }
+
+    fn bind(&mut self, now: Clock, read: &mut Read) -> Result<(), Halt> {
+        let tenant = read.tenant;
+        let Some(catalog) = self.kernel.catalog(&self.store, tenant)? else {
+            return Err(ReadError::TenantUnknown(tenant).into());
+        };
+        let prepared = match &read.statement {
+            Statement::Prepared(prepared) if prepared.still_holds(&catalog) => prepared.clone(),
+            Statement::Prepared(_) => {
+                let error = SqlError::new(
+                    SqlState::SchemaChanged,
+                    "the schema changed since the statement was prepared",
+                );
+                return Err(ReadError::Sql(error.hint("prepare it again")).into());
+            }
+            Statement::Text(text) => Arc::new(prepare_one(&catalog, text).map_err(ReadError::Sql)?),
+        };
+        if prepared.is_write() {
+            let error =
+                SqlError::new(SqlState::FeatureNotSupported, "a read cannot change anything");
+            return Err(ReadError::Sql(error.hint("execute it as a write")).into());
+        }
+        prepared.check_parameters(&read.parameters).map_err(ReadError::Sql)?;
+        let newest = self.kernel.snapshot(&self.store, &self.logs, tenant)?;
+        let head = newest.unwrap_or(Position::ZERO);
+        match prepared.as_of(&read.parameters, head).map_err(ReadError::Sql)? {
+            None => self.start(now, read, prepared, head),
+            Some(AsOf::Position(position)) if position == head => {
+                self.start(now, read, prepared, head)
+            }
+            Some(AsOf::Position(position)) => {
+                read.stage = Stage::Snapshot { prepared, position };
+                Ok(())
+            }
+            Some(AsOf::Timestamp(time)) => {
+                let high = newest.map_or(0, |newest| newest.get() + 1);
+                read.stage = Stage::Search { prepared, time, low: 0, high };
+                Ok(())
+            }
+        }
+    }
+
+    /// Timestamps never go back along a log: a binary search, one record a step.
+    fn search(&mut self, read: &mut Read) -> Result<(), Halt> {
+        let tenant = read.tenant;
+        let head: LogHead = self.kernel.log_head(&self.store, &self.logs, tenant)?;
+        let Stage::Search { prepared, time, low, high } = &mut read.stage else {
+            unreachable!("called in this stage");
+        };
+        while *low < *high {
+            let middle = *low + (*high - *low) / 2;
+            let record = self.logs.read(tenant, &head, Position::new(middle))?;
+            if record.metadata.timestamp <= *time {
+                *low = middle + 1;
+            } else {
+                *high = middle;
+            }
+        }
+        let Some(position) = Position::new(*low).previous() else {
+            return Err(before_everything("time").into());
+        };
+        read.stage = Stage::Snapshot { prepared: prepared.clone(), position };
+        self.logs.release(&mut read.log_pins);
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        now: Clock,
+        read: &mut Read,
+        prepared: Arc<Prepared>,
+        position: Position,
+    ) -> Result<(), Halt> {
+        // A read may say `now()`; nothing it draws is kept, so its seed need not be secret.
+        let context = Context::new(now.wall, [0; 32]);
+        let parameters = core::mem::take(&mut read.parameters);
+        let task = ReadTask::new(prepared, read.tenant, parameters, position, context);
+        read.stage = Stage::Run(task.map_err(ReadError::Sql)?);
+        self.store.unpin(&mut read.pins);
+        self.logs.release(&mut read.log_pins);
+        Ok(())
+    }
+
+    fn run_read(&mut self, read: &mut Read) -> Result<(), Halt> {
+        let tenant = read.tenant;
+        let Some(catalog) = self.kernel.catalog(&self.store, tenant)? else {
+            return Err(ReadError::TenantUnknown(tenant).into());
+        };
+        let head = self.kernel.log_head(&self.store, &self.logs, tenant)?;
+        let Stage::Run(task) = &mut read.stage else { unreachable!("called in this stage") };
+        let (logs, keyring) = (&self.logs, &self.keyring);
+        let mut damage = None;
+        let mut events = |position| match logs.read(tenant, &head, position) {
+            Ok(record) => match open_event(keyring, record).and_then(|event| event.to_row()) {
+                Ok(row) => EventRead::Row(row),
+                Err(error) => {
+                    damage = Some(error.to_string());
+                    EventRead::Fault
+                }
+            },
+            Err(LogFault::Missing) => EventRead::Fault,
+            Err(LogFault::NoSuchPosition { .. }) => EventRead::Absent,
+            Err(error @ LogFault::Damaged(_)) => {
+                damage = Some(error.to_string());
+                EventRead::Fault
+            }
+        };
+        let mut world = ReadWorld { store: &self.store, catalog: &catalog, events: &mut events };
+        let outcome = task.step(&mut world);
+        if let Some(damage) = damage {
+            return Err(ReadError::Log(damage).into());
+        }
+        match outcome {
+            Ok(progress) => {
+                read.rows.append(&mut task.take_rows());
+                self.store.unpin(&mut read.pins);
+                self.logs.release(&mut read.log_pins);
+                match progress {
+                    ReadProgress::More => Err(Halt::Yield),
+                    ReadProgress::Done => {
+                        let outcome = (task.prepared().clone(), task.position());
+                        self.end_read(read, Ok(outcome));
+                        Ok(())
+                    }
+                }
+            }
+            Err(Stop::Fault(fault)) => Err(fault.into()),
+            Err(Stop::EventFault) => Err(Halt::Record),
+            Err(Stop::Sql(error)) => Err(ReadError::Sql(error).into()),
+        }
+    }
+}
+
+fn before_everything(what: &str) -> ReadError {
+    let message = alloc::format!("no transaction had ended at this {what}");
+    ReadError::Sql(SqlError::new(SqlState::InvalidPosition, message))
+}

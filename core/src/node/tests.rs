@@ -1,0 +1,304 @@
+//! The node on a disk that keeps every completed write: format, serve, stop, crash, open again.
+//! Faults are the simulator's business; here the phases and their order are.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::*;
+use crate::crypto::MasterKey;
+use crate::crypto::seal::{unwrap_key, wrap_key};
+use crate::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
+use crate::io::{Effect, FileId};
+use crate::kernel::{ExpectedVersion, Operation};
+use crate::limits::ClusterConstants;
+use crate::query::Value;
+use crate::time::{Instant, Timestamp};
+
+struct Disk {
+    files: BTreeMap<FileId, Vec<u8>>,
+    master: MasterKey,
+    wraps: u8,
+    pending: VecDeque<Input>,
+    events: Vec<&'static str>,
+    now: Clock,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        Disk {
+            files: BTreeMap::new(),
+            master: MasterKey::parse(&[7; 32]).unwrap(),
+            wraps: 0,
+            pending: VecDeque::new(),
+            events: Vec::new(),
+            now: Clock {
+                monotonic: Instant(1),
+                wall: Timestamp(1_800_000_000 * crate::time::SECOND_NS),
+            },
+        }
+    }
+
+    fn take(&mut self, effects: &mut Effects) {
+        for effect in effects.drain() {
+            let input = match effect {
+                Effect::Read { io, at, mut pages } => {
+                    let file = &self.files[&at.file];
+                    let bytes = pages.as_bytes_mut();
+                    bytes.fill(0);
+                    let start = (at.offset as usize).min(file.len());
+                    let end = (start + bytes.len()).min(file.len());
+                    bytes[..end - start].copy_from_slice(&file[start..end]);
+                    Input::ReadDone { io, pages, result: Ok(()) }
+                }
+                Effect::Write { io, at, pages, durable: _ } => {
+                    let file = self.files.get_mut(&at.file).unwrap();
+                    let end = at.offset as usize + pages.size_bytes();
+                    if file.len() < end {
+                        file.resize(end, 0);
+                    }
+                    file[at.offset as usize..end].copy_from_slice(pages.as_bytes());
+                    Input::WriteDone { io, pages, result: Ok(()) }
+                }
+                Effect::Create { io, file } => {
+                    self.files.entry(file).or_default();
+                    Input::Done { io, result: Ok(()) }
+                }
+                Effect::Sync { io, .. } => Input::Done { io, result: Ok(()) },
+                Effect::Remove { io, file } => {
+                    self.files.remove(&file);
+                    Input::Done { io, result: Ok(()) }
+                }
+                Effect::Wrap { io, key } => {
+                    self.wraps += 1;
+                    let key = wrap_key(&self.master, [self.wraps; 12], &[], &key);
+                    Input::Wrapped { io, key: Ok(key) }
+                }
+                Effect::Unwrap { io, key } => {
+                    Input::Unwrapped { io, key: unwrap_key(&self.master, &[], &key) }
+                }
+                Effect::Event(event) => {
+                    self.events.push(event.name());
+                    continue;
+                }
+            };
+            self.pending.push_back(input);
+        }
+    }
+
+    fn format(&mut self, constants: ClusterConstants) {
+        let mut effects = Effects::new();
+        let options = FormatOptions {
+            cluster: None,
+            replica: ReplicaId::ZERO,
+            replica_count: 1,
+            release: CURRENT_RELEASE,
+            constants,
+        };
+        let mut format = Format::start(options, &Seed([1; 32]), &mut effects).unwrap();
+        self.take(&mut effects);
+        while let Some(input) = self.pending.pop_front() {
+            format.step(input, &mut effects).unwrap();
+            self.take(&mut effects);
+        }
+        assert!(format.is_done());
+    }
+
+    fn open(&mut self, config: &Config) -> Node {
+        self.pending.clear();
+        let mut effects = Effects::new();
+        let mut node = Node::open(config, &Seed([2; 32]), &mut effects);
+        self.take(&mut effects);
+        self.settle(&mut node);
+        node
+    }
+
+    /// Feeds completions and ticks until nothing is pending.
+    fn settle(&mut self, node: &mut Node) {
+        let mut effects = Effects::new();
+        for _ in 0..200_000 {
+            self.now.monotonic = self.now.monotonic.plus_ns(10_000);
+            self.now.wall = self.now.wall.plus_ns(10_000);
+            match self.pending.pop_front() {
+                Some(input) => node.step(self.now, input, &mut effects),
+                None => {
+                    let Some(deadline) = node.deadline() else { return };
+                    self.now.monotonic = self.now.monotonic.max(deadline);
+                    node.step(self.now, Input::Tick, &mut effects);
+                }
+            }
+            self.take(&mut effects);
+        }
+        panic!("the node does not come to rest");
+    }
+
+    fn ask(&mut self, node: &mut Node, request: Request) -> Result<Reply, RequestError> {
+        let mut effects = Effects::new();
+        let ticket = node.submit(self.now, request, &mut effects);
+        self.take(&mut effects);
+        self.settle(node);
+        let (answered, reply) = node.next_reply().expect("a reply");
+        assert_eq!(answered, ticket);
+        reply
+    }
+
+    fn shut_down(&mut self, mut node: Node) {
+        let mut effects = Effects::new();
+        node.shutdown(self.now, &mut effects);
+        self.take(&mut effects);
+        self.settle(&mut node);
+        assert_eq!(node.halted(), Some(&Halt::Shutdown), "{:?}", self.events);
+    }
+}
+
+fn config() -> Config {
+    Config { cache_pages: 256, ..Config::new(ReplicaId::ZERO) }
+}
+
+fn append(stream: &str, expected: ExpectedVersion, records: &[&str]) -> Request {
+    Request {
+        tenant: TenantId::DEFAULT,
+        principal: PrincipalId::ZERO,
+        idempotency: IdempotencyId::NONE,
+        after: None,
+        operations: vec![Operation::Append {
+            stream: stream.to_string(),
+            expected,
+            records: records.iter().map(|record| record.as_bytes().to_vec()).collect(),
+        }],
+    }
+}
+
+fn sql(text: &str, params: &[Value]) -> Request {
+    let operation = Operation::Sql { text: String::from(text), params: params.to_vec() };
+    Request { operations: vec![operation], ..append("-", ExpectedVersion::Any, &["-"]) }
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_stop_and_a_crash() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    assert!(node.is_ready(), "{:?} {:?}", node.halted(), disk.events);
+    for version in 0..5 {
+        let request = append("visits", ExpectedVersion::Exact(version), &["a visit"]);
+        assert!(disk.ask(&mut node, request).is_ok());
+    }
+    disk.shut_down(node);
+
+    let mut node = disk.open(&config());
+    assert!(node.is_ready(), "{:?} {:?}", node.halted(), disk.events);
+    let stale = append("visits", ExpectedVersion::Exact(4), &["too late"]);
+    assert!(matches!(
+        disk.ask(&mut node, stale),
+        Err(RequestError::WrongExpectedVersion { actual: 5, .. })
+    ));
+    assert!(disk.ask(&mut node, append("visits", ExpectedVersion::Exact(5), &["b"])).is_ok());
+    drop(node); // a crash: no shutdown, the journal has it
+
+    let mut node = disk.open(&config());
+    assert!(node.is_ready(), "{:?} {:?}", node.halted(), disk.events);
+    assert!(disk.ask(&mut node, append("visits", ExpectedVersion::Exact(6), &["c"])).is_ok());
+}
+
+#[test]
+fn checkpoints_and_wraps_of_the_ring_lose_nothing() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut version = 0;
+    for round in 0..6 {
+        let evict_everything = round % 2 == 1;
+        let mut node = disk.open(&Config { evict_everything, ..config() });
+        assert!(node.is_ready(), "round {round}: {:?}", node.halted());
+        for _ in 0..20 {
+            let large = "x".repeat(100_000);
+            let request = append("large", ExpectedVersion::Exact(version), &[&large]);
+            assert_eq!(disk.ask(&mut node, request).map(|_| ()), Ok(()), "round {round}");
+            version += 1;
+        }
+        if round % 3 == 0 {
+            disk.shut_down(node);
+        }
+    }
+    assert!(disk.events.contains(&"CheckpointDurable"), "{:?}", disk.events);
+}
+
+#[test]
+fn a_wrong_master_key_changes_nothing() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let before = disk.files.clone();
+    disk.master = MasterKey::parse(&[8; 32]).unwrap();
+    let node = disk.open(&config());
+    assert_eq!(node.halted(), Some(&Halt::Key(crate::io::KeyError::WrongMasterKey)));
+    assert!(disk.files == before);
+    disk.master = MasterKey::parse(&[7; 32]).unwrap();
+    assert!(disk.open(&config()).is_ready());
+}
+
+#[test]
+fn sql_writes_are_transactions() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    let create = "CREATE TABLE patients (id BIGINT PRIMARY KEY, name TEXT NOT NULL)";
+    assert_eq!(disk.ask(&mut node, sql(create, &[])).map(|_| ()), Ok(()));
+    let insert = "INSERT INTO patients VALUES (1, 'Ana'), (2, 'Bo')";
+    assert_eq!(disk.ask(&mut node, sql(insert, &[])).unwrap().rows_affected(), 2);
+    let doubled = "INSERT INTO patients VALUES (3, 'Cy'), (1, 'again')";
+    assert!(matches!(disk.ask(&mut node, sql(doubled, &[])), Err(RequestError::Sql(_))));
+    let update = "UPDATE patients SET name = 'Bob' WHERE id = 2";
+    assert_eq!(disk.ask(&mut node, sql(update, &[])).unwrap().rows_affected(), 1);
+    let delete = "DELETE FROM patients WHERE name = 'Ana'";
+    assert_eq!(disk.ask(&mut node, sql(delete, &[])).unwrap().rows_affected(), 1);
+    drop(node);
+    let mut node = disk.open(&config());
+    assert_eq!(disk.ask(&mut node, sql("DELETE FROM patients", &[])).unwrap().rows_affected(), 1);
+}
+
+fn select(disk: &mut Disk, node: &mut Node, text: &str) -> Result<ReadResult, ReadError> {
+    let mut read = Read::sql(TenantId::DEFAULT, text, Vec::new());
+    let mut effects = Effects::new();
+    for _ in 0..10_000 {
+        let progress = node.read(disk.now, &mut read, &mut effects);
+        disk.take(&mut effects);
+        match progress {
+            Progress::Ready => return read.finish(),
+            Progress::Yielded | Progress::Waiting => disk.settle(node),
+        }
+    }
+    panic!("the read does not end");
+}
+
+#[test]
+fn reads_see_snapshots_and_the_past() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    for evict_everything in [false, true] {
+        let mut node = disk.open(&Config { evict_everything, ..config() });
+        let create = "CREATE TABLE IF NOT EXISTS t (id BIGINT PRIMARY KEY, v TEXT)";
+        disk.ask(&mut node, sql(create, &[])).unwrap();
+        disk.ask(&mut node, sql("DELETE FROM t", &[])).unwrap();
+        let one = disk.ask(&mut node, sql("INSERT INTO t VALUES (1, 'a'), (2, 'b')", &[])).unwrap();
+        let two = disk.ask(&mut node, sql("UPDATE t SET v = 'c' WHERE id = 2", &[])).unwrap();
+        let rows = select(&mut disk, &mut node, "SELECT v FROM t WHERE id = 2").unwrap();
+        assert_eq!(rows.rows, vec![vec![Value::text("c")]]);
+        assert_eq!(Some(rows.position), two.position);
+        let old = format!("SELECT v FROM t AS OF POSITION {} WHERE id = 2", one.position.unwrap());
+        let rows = select(&mut disk, &mut node, &old).unwrap();
+        assert_eq!(rows.rows, vec![vec![Value::text("b")]]);
+        let inside = one.position.unwrap().get() - 1;
+        let inside = format!("SELECT COUNT(*) FROM t AS OF POSITION {inside}");
+        let rows = select(&mut disk, &mut node, &inside).unwrap();
+        assert_eq!(rows.rows, vec![vec![Value::Integer(0)]]);
+        let count = select(&mut disk, &mut node, "SELECT COUNT(*) FROM t").unwrap();
+        assert_eq!(count.rows, vec![vec![Value::Integer(2)]]);
+        let events = select(&mut disk, &mut node, "SELECT position, kind FROM __events").unwrap();
+        assert!(events.rows.len() >= 4, "{:?}", events.rows);
+        let future = select(&mut disk, &mut node, "SELECT * FROM t AS OF POSITION 99999");
+        assert!(matches!(future, Err(ReadError::Sql(_))));
+        disk.shut_down(node);
+    }
+}
