@@ -45,6 +45,8 @@ mod quorum;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
+
 use crate::crypto::hash::{ChainHash, InternalHash};
 use crate::crypto::seal::Tag;
 use crate::event::Event;
@@ -285,13 +287,13 @@ pub struct Superblock {
 #[derive(Debug)]
 enum Phase {
     Reading { options: OpenOptions, copies: [Option<Pages>; SUPERBLOCK_COPIES], done: [bool; 4] },
-    Writing(Writing),
+    Writing(Box<Writing>),
     Idle,
     Failed,
 }
 
 /// Rewrites `copies[..]`, one after the other.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Writing {
     state: SuperblockState,
     copies: [u8; SUPERBLOCK_COPIES],
@@ -492,8 +494,7 @@ impl Superblock {
         writing.at += 1;
         writing.step = Step::Write;
         if writing.at < writing.count {
-            let writing = writing.clone();
-            write_copy(&writing, effects);
+            write_copy(writing, effects);
             return Ok(None);
         }
         let (state, reason) = (writing.state, writing.reason);
@@ -517,7 +518,7 @@ impl Superblock {
         assert!((1..=SUPERBLOCK_COPIES).contains(&count));
         let writing = Writing { state, copies, count, at: 0, step: Step::Write, reason };
         write_copy(&writing, effects);
-        self.phase = Phase::Writing(writing);
+        self.phase = Phase::Writing(Box::new(writing));
     }
 }
 

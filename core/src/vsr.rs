@@ -28,6 +28,7 @@ mod quorum;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -157,8 +158,8 @@ struct Head {
 #[derive(Debug)]
 enum Stage {
     /// The journal is being read.
-    Recovering(JournalRecovery),
-    Open(Journal),
+    Recovering(Box<JournalRecovery>),
+    Open(Box<Journal>),
     Failed,
 }
 

@@ -1,5 +1,6 @@
 //! Opening: the journal is read, its ops are replayed, in bounded steps.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -47,7 +48,7 @@ impl Vsr {
             replica: state.replica,
             replica_count,
             release,
-            stage: Stage::Recovering(recovery),
+            stage: Stage::Recovering(Box::new(recovery)),
             view: state.view,
             log_view: state.log_view,
             view_is_durable: false,
@@ -102,7 +103,7 @@ impl Vsr {
                 let outcome = recovery.on_read_done(io, pages, result, effects);
                 report_damage(&outcome, effects);
                 if let Some((journal, recovered)) = self.fail_on(outcome)? {
-                    self.stage = Stage::Open(journal);
+                    self.stage = Stage::Open(Box::new(journal));
                     self.recovered(&recovered, effects);
                 }
             }

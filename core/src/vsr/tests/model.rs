@@ -106,7 +106,6 @@ fn act(world: &mut World, seen: &mut Seen) {
         }
         60..64 => finish_checkpoint(world, seen),
         64.. => step_proposals(world),
-        _ => unreachable!(),
     }
 }
 
