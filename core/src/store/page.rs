@@ -460,6 +460,16 @@ pub(super) fn insert(bytes: &mut Bytes, index: usize, entry: &Entry<'_>) {
     share_prefix(bytes, index);
 }
 
+/// The entry's key stays; what it holds is replaced by as many bytes.
+pub(super) fn overwrite(bytes: &mut Bytes, index: usize, entry: &Entry<'_>) {
+    assert_eq!(entry_size(bytes, index), entry.size());
+    assert_eq!(key(bytes, index), entry.key);
+    let start = entry_at(bytes, index);
+    let tail = start + entry.fixed.len() + entry.key.len();
+    bytes[start..start + entry.fixed.len()].copy_from_slice(entry.fixed);
+    bytes[tail..tail + entry.tail.len()].copy_from_slice(entry.tail);
+}
+
 /// Sets the hint of the new entry, and shortens the shared prefix where the key demands it.
 fn share_prefix(bytes: &mut Bytes, index: usize) {
     let (base, entries) = (base(bytes), count(bytes));

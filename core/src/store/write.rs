@@ -388,12 +388,8 @@ impl Store {
         let (leaf, index) = path.leaf();
         let bytes = self.bytes_mut(leaf);
         if path.exact {
-            if page::entry_size(bytes, index) == entry.size()
-                && page::entry(bytes, index).fixed == entry.fixed
-            {
-                let range = page::value_range(bytes, index);
-                bytes[range].copy_from_slice(entry.tail);
-                return;
+            if page::entry_size(bytes, index) == entry.size() {
+                return page::overwrite(bytes, index, entry);
             }
             page::remove(bytes, index);
         } else {
