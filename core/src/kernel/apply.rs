@@ -521,6 +521,9 @@ impl Kernel {
         id: IdempotencyId,
     ) -> Result<Option<Commitment>, Fault> {
         let tree = TreeRef::new(tenant, trees::IDEMPOTENCY);
+        if !store.tree_exists(tree)? {
+            return Ok(None);
+        }
         let Some(value) = store.get(tree, &id.0)? else { return Ok(None) };
         let Ok(commitment) = Commitment::decode(id, &value) else {
             unreachable!("the tree holds what records put there");
