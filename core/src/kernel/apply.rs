@@ -8,6 +8,8 @@
 //! meet; nothing of a request that is refused is in any log, but for the one `Refused` record that
 //! remembers why, when it has an idempotency id.
 
+mod system;
+
 use alloc::vec::Vec;
 
 use super::batch::{self, RequestHeader, SEAL_TAG_SIZE};
@@ -20,15 +22,20 @@ use super::record::{forgettable, put_head};
 use super::recovery::{RecoveryEvidence, RecoveryRecord};
 use super::request::{OperationResult, Reply, RequestError, RetryReason};
 use super::transaction::{Origin, Transaction};
-use super::trees::{self, HEADS_TREE, TENANTS_TREE};
+use super::trees::{self, HEADS_TREE};
 use super::{Applied, Kernel, KernelError, Prepare, PrepareKind, Stall, World};
 use crate::crypto::Tag;
 use crate::event::Event;
-use crate::ids::{IdempotencyId, Op, Position, PrincipalId, TenantId};
+use crate::ids::{IdempotencyId, Op, Position, TenantId};
 use crate::io::Effects;
 use crate::limits::{IDEMPOTENCY_AHEAD_MAX_MS, PAGES_DIRTIED_MARGIN};
-use crate::log::{CheckpointRecord, LogHead};
+use crate::log::LogHead;
 use crate::store::{Cursor, Direction, Fault, RoomError, Store, TreeRef};
+
+use system::Visit;
+
+/// Pages that remembering an outcome, and forgetting old ones, can dirty.
+const OUTCOME_PAGES: u32 = 16;
 
 /// A prepare under way.
 #[derive(Debug)]
@@ -54,15 +61,6 @@ enum TaskWork {
         visiting: Option<Visit>,
         heads: Option<(Vec<(TenantId, LogHead)>, usize)>,
     },
-}
-
-/// Checkpoint records for every log with news, tenant by tenant, the system's last.
-#[derive(Debug)]
-struct Visit {
-    cursor: Cursor,
-    tenant: Option<TenantId>,
-    committing: Option<Transaction>,
-    visited: u64,
 }
 
 /// A request under way.
@@ -334,7 +332,7 @@ impl Kernel {
         &mut self,
         running: &Running,
         mut drafts: Drafts,
-        answer: Result<Vec<OperationResult>, RequestError>,
+        mut answer: Result<Vec<OperationResult>, RequestError>,
         world: &World<'_>,
         prepare: &Prepare<'_>,
         effects: &mut Effects,
@@ -342,14 +340,23 @@ impl Kernel {
         let (tenant, id) = (running.header.tenant, running.header.idempotency);
         let head = self.head(world, tenant);
         let schema_version = self.catalog_in_memory(tenant).version;
-        if let Err(error) = &answer {
+        if answer.is_err() {
             effects.event(Event::TransactionRefused { tenant, op: prepare.op });
             drafts.clear();
-            if !id.is_none() && !error.retryable() {
-                drafts.push(&Payload::Refused, STREAM_SYSTEM, schema_version);
+        }
+        // What an outcome without other records would be remembered by.
+        let marker = match &answer {
+            Ok(_) if drafts.is_empty() => Some(Payload::Completed),
+            Err(error) if !error.retryable() => Some(Payload::Refused),
+            Ok(_) | Err(_) => None,
+        };
+        if let Some(marker) = marker
+            && !id.is_none()
+        {
+            match room_for(world.store, OUTCOME_PAGES) {
+                Ok(()) => drafts.push(&marker, STREAM_SYSTEM, schema_version),
+                Err(error) => answer = Err(error),
             }
-        } else if drafts.is_empty() && !id.is_none() {
-            drafts.push(&Payload::Completed, STREAM_SYSTEM, schema_version);
         }
         if drafts.is_empty() {
             self.scratch.drafts = drafts;
@@ -375,142 +382,6 @@ impl Kernel {
             idempotency: id,
         };
         Stage::Commit { transaction: Transaction::new(origin, head.next, drafts), answer }
-    }
-
-    /// Runs a transaction against the tenant's catalog in memory.
-    fn commit(
-        &mut self,
-        transaction: &mut Transaction,
-        world: &mut World<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Stall> {
-        let tenant = transaction.tenant();
-        let Some(state) = self.tenants.get_mut(&tenant) else {
-            unreachable!("the tenant was entered before its transaction began");
-        };
-        transaction.run(world, &mut state.catalog, &mut self.scratch, effects)
-    }
-
-    /// Appends a checkpoint record when one is due, or when `news` is enough of a reason.
-    fn commit_checkpoint_record(
-        &mut self,
-        tenant: TenantId,
-        news: bool,
-        committing: &mut Option<Transaction>,
-        world: &mut World<'_>,
-        prepare: &Prepare<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Stall> {
-        if committing.is_none() {
-            let head = self.head(world, tenant);
-            if !(head.checkpoint_record_due() || news && head.has_news()) {
-                return Ok(());
-            }
-            let record = CheckpointRecord::of(head, prepare.timestamp, None);
-            let mut drafts = core::mem::take(&mut self.scratch.drafts);
-            let schema_version = self.catalog_in_memory(tenant).version;
-            drafts.push(&Payload::Checkpoint(record), STREAM_SYSTEM, schema_version);
-            let origin = self.system_origin(tenant, prepare);
-            *committing = Some(Transaction::new(origin, head.next, drafts));
-        }
-        let Some(transaction) = committing else { unreachable!("just set") };
-        self.commit(transaction, world, effects)?;
-        if let Some(transaction) = committing.take() {
-            self.scratch.drafts = transaction.into_drafts();
-        }
-        Ok(())
-    }
-
-    fn system_origin(&self, tenant: TenantId, prepare: &Prepare<'_>) -> Origin {
-        Origin {
-            tenant,
-            op: prepare.op,
-            generation: self.generation,
-            timestamp: prepare.timestamp,
-            principal: PrincipalId::ZERO,
-            idempotency: IdempotencyId::NONE,
-        }
-    }
-
-    fn run_recovery(
-        &mut self,
-        record: &RecoveryRecord,
-        committing: &mut Option<Transaction>,
-        world: &mut World<'_>,
-        prepare: &Prepare<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Stall> {
-        let tenant = TenantId::SYSTEM;
-        if committing.is_none() {
-            self.enter_tenant(world, tenant)?;
-            let mut missing = Vec::new();
-            let first_ever = !world.store.tree_exists(TENANTS_TREE)?;
-            for (tenant, kek_hash) in &record.evidence.tenants {
-                if first_ever || !world.store.contains(TENANTS_TREE, &trees::tenant_key(*tenant))? {
-                    missing.push((*tenant, *kek_hash));
-                }
-            }
-            let mut drafts = core::mem::take(&mut self.scratch.drafts);
-            let schema_version = self.catalog_in_memory(tenant).version;
-            let payload = Payload::Recovery(record.clone());
-            drafts.push(&payload, STREAM_SYSTEM, schema_version);
-            for (tenant, kek_hash) in missing {
-                let payload = Payload::TenantCreated { tenant, kek_hash };
-                drafts.push(&payload, STREAM_SYSTEM, schema_version);
-            }
-            let first = self.head(world, tenant).next;
-            let origin = self.system_origin(tenant, prepare);
-            *committing = Some(Transaction::new(origin, first, drafts));
-        }
-        if let Some(transaction) = committing {
-            self.commit(transaction, world, effects)?;
-        }
-        if let Some(transaction) = committing.take() {
-            self.scratch.drafts = transaction.into_drafts();
-        }
-        effects.event(Event::RecoveryRecorded { op: prepare.op });
-        Ok(())
-    }
-
-    fn run_visit(
-        &mut self,
-        visit: &mut Visit,
-        world: &mut World<'_>,
-        prepare: &Prepare<'_>,
-        effects: &mut Effects,
-    ) -> Result<(), Stall> {
-        loop {
-            let Some(tenant) = visit.tenant else {
-                let mut next = None;
-                let _ = world.store.scan(TENANTS_TREE, &mut visit.cursor, |key, _| {
-                    next = Some(trees::tenant_of_key(key));
-                    core::ops::ControlFlow::Break(())
-                })?;
-                // The system's own log comes last.
-                visit.tenant = Some(next.unwrap_or(TenantId::SYSTEM));
-                continue;
-            };
-            if visit.committing.is_none() && self.has_news(world, tenant)? {
-                self.enter_tenant(world, tenant)?;
-            }
-            if world.logs.is_open(tenant) {
-                let committing = &mut visit.committing;
-                self.commit_checkpoint_record(tenant, true, committing, world, prepare, effects)?;
-            }
-            if tenant == TenantId::SYSTEM {
-                return Ok(());
-            }
-            visit.tenant = None;
-            visit.visited += 1;
-        }
-    }
-
-    /// Has the log of the tenant records after its last checkpoint record?
-    fn has_news(&self, world: &World<'_>, tenant: TenantId) -> Result<bool, Stall> {
-        if let Some(head) = world.logs.head(tenant) {
-            return Ok(head.has_news());
-        }
-        Ok(self.stored_head(world.store, tenant)?.has_news())
     }
 
     /// Outcome, position and time of the request that used this id.

@@ -152,7 +152,7 @@ fn whole_rows(
     }
     let defaults: Vec<usize> =
         (0..width).filter(|at| !insert.columns.contains(&schema.columns[*at].id)).collect();
-    let mut rows = Vec::with_capacity(insert.rows.count as usize);
+    let mut rows = Vec::with_capacity((insert.rows.count as usize).min(insert.rows.cells.len()));
     let mut cells = insert.rows.reader();
     for _ in 0..insert.rows.count {
         let mut row = alloc::vec![Value::Null; width];

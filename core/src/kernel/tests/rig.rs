@@ -6,8 +6,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use crate::crypto::PageKey;
 use crate::crypto::keys::{DataKey, KekHash, TenantKeys};
-use crate::crypto::{InternalHash, PageKey};
 use crate::ids::{
     ColumnId, Generation, IdempotencyId, KeyId, Op, OriginId, PrincipalId, SchemaVersion, TableId,
     TenantId, View,
@@ -516,8 +516,4 @@ pub fn table_ids(catalog: &Catalog, name: &str) -> (TableId, SchemaVersion) {
 
 pub fn column_expr(id: u32) -> Expr {
     Expr::Column(ColumnId::new(id))
-}
-
-pub fn no_hash() -> InternalHash {
-    InternalHash::ZERO
 }
