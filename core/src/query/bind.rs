@@ -277,11 +277,12 @@ impl<'a> Scope<'a> {
                 let otherwise = else_result.as_ref().map(|value| self.boxed(value)).transpose()?;
                 Ok(Expr::Case { operand, whens, otherwise })
             }
-            Ast::Cast { kind, expr, data_type, format: None }
-                if matches!(kind, ast::CastKind::Cast | ast::CastKind::DoubleColon) =>
-            {
-                Ok(Expr::Cast { value: self.boxed(expr)?, to: column_type(data_type)? })
-            }
+            Ast::Cast {
+                kind: ast::CastKind::Cast | ast::CastKind::DoubleColon,
+                expr,
+                data_type,
+                format: None,
+            } => Ok(Expr::Cast { value: self.boxed(expr)?, to: column_type(data_type)? }),
             Ast::Extract { field, expr, .. } => {
                 let field = Expr::Literal(Value::Text(field.to_string().to_lowercase()));
                 Ok(Expr::Call {

@@ -425,6 +425,7 @@ impl Expr {
     }
 }
 
+#[allow(clippy::boxed_local, reason = "children are boxed")]
 fn boxed<E>(value: Box<Expr>, f: &mut dyn FnMut(Expr) -> Result<Expr, E>) -> Result<Box<Expr>, E> {
     Ok(Box::new(f(*value)?))
 }

@@ -4,6 +4,7 @@
 //! table's schema version and answers `SchemaChanged`, which is retryable: prepare again.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -39,7 +40,7 @@ pub enum Statement {
     Insert(BoundInsert),
     Update(Arc<TableSchema>, Update),
     Delete(Arc<TableSchema>, Delete),
-    Select(Select),
+    Select(Box<Select>),
 }
 
 /// One statement, bound.
@@ -123,7 +124,7 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
         ast::Statement::Query(query) => {
             let bound = bind_select(catalog, sql, &query, as_of)?;
             Prepared {
-                statement: Statement::Select(bound.select),
+                statement: Statement::Select(Box::new(bound.select)),
                 explain,
                 columns: bound.columns,
                 parameters: bound.parameters,
@@ -216,9 +217,8 @@ impl Prepared {
     /// What a SELECT is as of, with its parameter filled in; None: now. `head` is the newest
     /// position that can be read.
     pub fn as_of(&self, parameters: &[Value], head: Position) -> Result<Option<AsOf>, SqlError> {
-        let Statement::Select(Select { as_of: Some((syntax, place)), .. }) = &self.statement else {
-            return Ok(None);
-        };
+        let Statement::Select(select) = &self.statement else { return Ok(None) };
+        let Some((syntax, place)) = &select.as_of else { return Ok(None) };
         self.check_parameters(parameters)?;
         let resolved = match syntax {
             AsOfSyntax::Position(value) => as_of_position(value, parameters, head),
@@ -262,12 +262,11 @@ impl Prepared {
     ) -> Result<Command, SqlError> {
         match &self.statement {
             Statement::Insert(insert) if !self.explain => {
-                let rows = rows.map(|row| {
+                let rows = rows.inspect(|row| {
                     assert!(
                         row.len() >= usize::from(self.parameters),
                         "each row gives every parameter"
                     );
-                    row
                 });
                 lower_insert(insert, rows).map(Command::Insert)
             }

@@ -46,12 +46,14 @@ impl<'a> RowSource<'a> {
     #[inline]
     pub fn get(&self, schema: &TableSchema, key: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
         let current = self.store.get(self.tree(schema.rows), key)?;
-        if let Some(bytes) = current
-            && StoredRow::new(&bytes).begun_at() <= self.position
-        {
-            return Ok(Some(bytes));
+        let is_current = self.is_current(schema);
+        if let Some(bytes) = current {
+            if StoredRow::new(&bytes).begun_at() <= self.position {
+                return Ok(Some(bytes));
+            }
+            assert!(!is_current, "`changed_at` is not before any row of the table began");
         }
-        if self.is_current(schema) { Ok(None) } else { self.version(schema, key) }
+        if is_current { Ok(None) } else { self.version(schema, key) }
     }
 
     /// The superseded version of a key that covers the position.
@@ -155,7 +157,10 @@ impl<'a> RowSource<'a> {
             last.extend_from_slice(key);
             visited = true;
             *budget -= 1;
-            match visit(key, StoredRow::new(bytes)) {
+            let row = StoredRow::new(bytes);
+            let begun = row.begun_at() <= self.position;
+            assert!(begun, "`changed_at` is not before any row of the table began");
+            match visit(key, row) {
                 ControlFlow::Continue(()) if *budget > 0 => ControlFlow::Continue(()),
                 ControlFlow::Continue(()) | ControlFlow::Break(()) => ControlFlow::Break(()),
             }

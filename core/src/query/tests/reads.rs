@@ -187,6 +187,26 @@ fn a_table_without_key_keeps_insert_order() {
 }
 
 #[test]
+fn inserts_fill_defaults() {
+    let mut database = Database::new();
+    database
+        .query(
+            "CREATE TABLE d (a BIGINT DEFAULT 7, b TIMESTAMP DEFAULT now(), c TEXT);
+             INSERT INTO d DEFAULT VALUES;
+             INSERT INTO d (c) VALUES ('x');
+             INSERT INTO d (c, a) VALUES (upper('y') || 1, DEFAULT), (NULL, 2 * 3)",
+        )
+        .unwrap();
+    expect![[r#"
+        7|2026-11-21 02:05:04.5|NULL
+        7|2026-11-21 02:05:04.5|x
+        7|2026-11-21 02:05:04.5|Y1
+        6|2026-11-21 02:05:04.5|NULL
+    "#]]
+    .assert_eq(&show(&database.query("SELECT * FROM d").unwrap()));
+}
+
+#[test]
 fn parameters() {
     let mut database = clinic();
     let sql = "SELECT note FROM visit WHERE ward = ? AND cost > ?2 LIMIT $3";
