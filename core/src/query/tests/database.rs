@@ -219,6 +219,7 @@ impl Database {
         Ok(())
     }
 
+    #[allow(clippy::type_complexity, reason = "a test")]
     fn matching(
         &self,
         schema: &Arc<TableSchema>,

@@ -294,7 +294,8 @@ fn the_past_is_as_it_was() {
             database.query(&sql).unwrap();
         }
         let past = database.past.clone();
-        let filters: &[(&str, fn(&[Value]) -> bool)] = &[
+        type Keep = fn(&[Value]) -> bool;
+        let filters: &[(&str, Keep)] = &[
             ("", |_| true),
             ("WHERE a = 'x' AND b = 1", |row| {
                 row[0] == Value::text("x") && row[1] == Value::Integer(1)
