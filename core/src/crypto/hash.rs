@@ -31,8 +31,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub const HASH_SIZE: usize = 32;
 
-/// SHA-256, for everything that leaves the system. `ZERO` is what the first record of a log names as
-/// its predecessor.
+/// SHA-256, for everything that leaves the system. `ZERO` is what the first record of a log names
+/// as its predecessor.
 #[derive(
     Clone,
     Copy,

@@ -1,7 +1,7 @@
 //! RFC 6962 (and 9162) Merkle trees: SHA-256, leaves prefixed 0x00, inner nodes 0x01.
 //!
-//! Purpose: the tree over a tenant's log. [`Frontier`] holds what an append needs; `proof` makes and
-//! checks inclusion and consistency proofs.
+//! Purpose: the tree over a tenant's log. [`Frontier`] holds what an append needs; `proof` makes
+//! and checks inclusion and consistency proofs.
 //!
 //! Invariants: nothing bespoke: any RFC 6962 verifier accepts our roots and proofs. A frontier of
 //! `size` leaves holds one node per set bit of `size`.

@@ -1,9 +1,9 @@
 //! What a recovery record says: the evidence of a new view, on the record for good.
 //!
-//! The first op of every view (with one replica: of every open) carries a [`RecoveryEvidence`] as its
-//! body, in clear: it holds numbers only. Apply adds the generation, which grows by one, and writes
-//! it into tenant 0's log. It also names the tenants that must exist from then on: that is how the
-//! first open creates tenant 1.
+//! The first op of every view (with one replica: of every open) carries a [`RecoveryEvidence`] as
+//! its body, in clear: it holds numbers only. Apply adds the generation, which grows by one, and
+//! writes it into tenant 0's log. It also names the tenants that must exist from then on: that is
+//! how the first open creates tenant 1.
 
 use alloc::vec::Vec;
 

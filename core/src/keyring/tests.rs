@@ -1,3 +1,5 @@
+//! Tests of the keys file.
+
 use alloc::collections::VecDeque;
 use alloc::vec;
 

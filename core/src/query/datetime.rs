@@ -1,7 +1,8 @@
 //! Dates and times as text: proleptic Gregorian calendar, UTC, no leap seconds.
 //!
 //! Invariants: a date is days since 1970-01-01 within 0001-01-01 … 9999-12-31; a timestamp is
-//! signed nanoseconds since then, so it spans 1677-09-21 … 2262-04-11. What does not fit is refused.
+//! signed nanoseconds since then, so it spans 1677-09-21 … 2262-04-11. What does not fit is
+//! refused.
 
 use core::fmt;
 

@@ -3,8 +3,8 @@
 //! Invariants: ids are never reused; the columns of a table have the ids 1, 2, 3 … in order (id 0
 //! stands for the hidden key in record payloads); names are unique per tenant and per table; every
 //! schema change raises the catalog's `schema_version` by one, and a table remembers the version
-//! that last changed it. One catalog-tree entry per table, one for when its rows last changed (apart,
-//! because it changes with every write), one for the counters: see [`CatalogKey`].
+//! that last changed it. One catalog-tree entry per table, one for when its rows last changed
+//! (apart, because it changes with every write), one for the counters: see [`CatalogKey`].
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;

@@ -3,8 +3,8 @@
 //! Purpose: io_uring is forbidden in many containers. Whoever waits carries out a queued job itself
 //! (no thread hop when one caller is alone); a few workers take what is queued beyond that.
 //!
-//! Invariants: a job belongs to exactly one of: the queue, a thread that runs it, the finished list.
-//! The pool is dropped only after its workers have stopped.
+//! Invariants: a job belongs to exactly one of: the queue, a thread that runs it, the finished
+//! list. The pool is dropped only after its workers have stopped.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};

@@ -1,3 +1,5 @@
+//! Tests of the independent model.
+
 use super::{Effect, Refusal, TenantModel};
 use crate::sql::{
     Assignment, ColumnSpec, Compare, Datum, DatumType, Expected, Predicate, Query, Select, SetTo,

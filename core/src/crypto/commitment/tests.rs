@@ -1,3 +1,5 @@
+//! Tests of commitments.
+
 use alloc::vec::Vec;
 
 use super::*;

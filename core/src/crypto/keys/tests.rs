@@ -1,3 +1,5 @@
+//! Tests of the key hierarchy.
+
 use alloc::format;
 use alloc::vec::Vec;
 

@@ -24,7 +24,8 @@ pub enum ProofError {
     SizesSwapped { older: u64, newer: u64 },
     /// Nothing is consistent with nothing: an older tree without leaves proves no history.
     OlderTreeEmpty,
-    /// `[start, end)` is no subtree: `start` is no multiple of its width rounded up to a power of 2.
+    /// `[start, end)` is no subtree: `start` is no multiple of its width rounded up to a power of
+    /// 2.
     NotASubtree { start: u64, end: u64 },
     /// More or fewer hashes than a proof of these sizes has.
     WrongLength { length: usize },

@@ -1,3 +1,5 @@
+//! Tests of RFC 6962 trees and proofs.
+
 use alloc::vec::Vec;
 use core::convert::Infallible;
 
