@@ -231,6 +231,7 @@ fn decode_error(decoder: &mut Decoder<'_>) -> Result<RequestError, DecodeError> 
             0 => RetryReason::SchemaChanged,
             1 => RetryReason::QueueFull,
             2 => RetryReason::NotReady,
+            3 => RetryReason::DiskFull,
             3 => RetryReason::CheckpointBehind,
             4.. => return decoder.error("unknown reason to retry"),
         }),
