@@ -20,6 +20,9 @@ pub const REQUEST_SIZE_MAX: usize = PREPARE_BODY_SIZE_MAX;
 pub const PREPARE_REQUESTS_MAX: usize = 8_192;
 /// Prepares in flight between proposal and commit.
 pub const PIPELINE_MAX: usize = 8;
+/// Writes are refused while the file system has less room: enough for a checkpoint's pages and
+/// blocks, so that a full disk is met here and not in the middle of one.
+pub const SPACE_RESERVE_BYTES: u64 = 32 << 20;
 /// Replies that wait to be taken; a caller that takes none is refused more.
 pub const TICKETS_MAX: usize = 2 * REQUEST_QUEUE_MAX;
 /// Waiting requests of this size are proposed while another prepare is in flight.

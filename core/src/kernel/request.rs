@@ -199,6 +199,8 @@ pub enum RetryReason {
     NotReady,
     /// Too many changes wait for a checkpoint.
     CheckpointBehind,
+    /// The file system has too little room for what a checkpoint may need.
+    DiskFull,
 }
 
 impl RequestError {
@@ -311,6 +313,10 @@ impl fmt::Display for RequestError {
             RequestError::Retry(RetryReason::CheckpointBehind) => {
                 f.write_str("a checkpoint must write changes first; send it again a little later")
             }
+            RequestError::Retry(RetryReason::DiskFull) => f.write_str(
+                "the disk is nearly full: nothing more is written until there is room; what was \
+                 acknowledged is safe. Free space on the file system of the data directory",
+            ),
             RequestError::Retry(RetryReason::NotReady) => {
                 f.write_str("the node is still opening; send it again a little later")
             }

@@ -17,7 +17,7 @@ use crate::kernel::{
     Kernel, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, RetryReason,
 };
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
-use crate::limits::{REQUEST_QUEUE_MAX, TICKETS_MAX};
+use crate::limits::{REQUEST_QUEUE_MAX, SPACE_RESERVE_BYTES, TICKETS_MAX};
 use crate::log::Logs;
 use crate::node::api::{Config, Halt, Ticket};
 use crate::node::apply::Applying;
@@ -134,8 +134,11 @@ impl Running {
     }
 
     pub fn submit(&mut self, ticket: Ticket, request: Request) {
+        let disk_full = self.free_bytes.is_some_and(|free| free < SPACE_RESERVE_BYTES);
         let refusal = if !self.accepts() {
             Some(RetryReason::NotReady)
+        } else if disk_full {
+            Some(RetryReason::DiskFull)
         } else if self.waiting.len() + self.queue.len() >= REQUEST_QUEUE_MAX
             || self.replies.len() >= TICKETS_MAX
         {

@@ -302,3 +302,17 @@ fn reads_see_snapshots_and_the_past() {
         disk.shut_down(node);
     }
 }
+
+#[test]
+fn a_disk_that_is_nearly_full_refuses_writes_and_serves_reads() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    let mut effects = Effects::new();
+    node.step(disk.now, Input::Space { free_bytes: 1 << 20 }, &mut effects);
+    let refused = disk.ask(&mut node, append("a", ExpectedVersion::Any, &["x"]));
+    assert_eq!(refused, Err(RequestError::Retry(RetryReason::DiskFull)));
+    assert!(select(&mut disk, &mut node, "SELECT COUNT(*) FROM __tables").is_ok());
+    node.step(disk.now, Input::Space { free_bytes: 1 << 40 }, &mut effects);
+    assert!(disk.ask(&mut node, append("a", ExpectedVersion::Any, &["x"])).is_ok());
+}
