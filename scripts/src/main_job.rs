@@ -267,8 +267,10 @@ impl Job<'_> {
     }
 }
 
+/// As an import names them: folded to lower case.
 fn quoted(columns: &[String]) -> String {
-    let names: Vec<String> = columns.iter().map(|name| format!("\"{name}\"")).collect();
+    let quote = |name: &String| format!("\"{}\"", name.to_lowercase());
+    let names: Vec<String> = columns.iter().map(quote).collect();
     names.join(", ")
 }
 
@@ -304,12 +306,15 @@ fn normal(value: &str) -> String {
     if instant {
         return value.trim_end_matches('Z').replace(' ', "T").trim_end_matches(".000").to_string();
     }
-    // Only what reads back the same was a number: 01453 is a postal code.
-    match value.parse::<f64>() {
-        Ok(number) if !value.starts_with('0') || value.starts_with("0.") || value == "0" => {
-            number.to_string()
-        }
-        Ok(_) | Err(_) => value.to_string(),
+    // 01453 is a postal code, no number.
+    let digits = value.trim_start_matches('-');
+    let leading_zero = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
+    match (value.parse::<i64>(), value.parse::<f64>()) {
+        (Ok(number), _) if !leading_zero => number.to_string(),
+        // serde_json does not read doubles to the last bit; 14 digits are far more than any cell has
+        // by chance.
+        (Err(_), Ok(number)) if !leading_zero => format!("{number:.13e}"),
+        _ => value.to_string(),
     }
 }
 
