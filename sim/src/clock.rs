@@ -115,6 +115,10 @@ impl SimClock {
         None
     }
 
+    pub fn set_faults(&mut self, faults: ClockFaults) {
+        self.faults = faults;
+    }
+
     /// From now on the wall clock behaves.
     pub fn heal(&mut self) {
         self.faults = ClockFaults::NONE;

@@ -1,3 +1,110 @@
-//! The campaign runner.
+//! The campaign runner: seeds in, verdicts out.
+//!
+//! `vopr --seed N` runs one world from one number; ranges run in worker processes, because a failed
+//! assertion of the core may end a process and must not end the campaign. Exit: 0 when every seed
+//! held, 1 when one failed (or the bug of `--bug` was caught), 2 for wrong arguments.
 
-fn main() {}
+mod campaign;
+mod output;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use verity_sim::run;
+use verity_sim::swarm::Options;
+
+/// Tries to break Verity: the real core in a fake world, everything drawn from a seed.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    /// Run this one seed.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    pub seed: Option<u64>,
+    /// Run a range of seeds, `A..B`, or the first N, `N`.
+    #[arg(long, value_parser = parse_seeds)]
+    pub seeds: Option<(u64, u64)>,
+    /// Run as many seeds as fit into so many minutes, from the start of `--seeds` or from 0.
+    #[arg(long)]
+    pub minutes: Option<f64>,
+    /// Worker processes.
+    #[arg(long, default_value_t = 1)]
+    pub jobs: u64,
+    /// Go on after a failure.
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Run each seed twice and compare the traces.
+    #[arg(long)]
+    pub twice: bool,
+    /// Multiply the work of a run.
+    #[arg(long, default_value_t = 1)]
+    pub scale: u64,
+    /// Print results as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print the trace, line by line (with --seed).
+    #[arg(long)]
+    pub trace: bool,
+    /// Bring this deliberate bug to life (only in a build with `--cfg verity_zoo`).
+    #[arg(long)]
+    pub bug: Option<String>,
+    /// List the deliberate bugs of this build.
+    #[arg(long)]
+    pub zoo_list: bool,
+    /// Internal: print one JSON line for each seed.
+    #[arg(long, hide = true)]
+    pub worker: bool,
+}
+
+fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    match text.split_once("..") {
+        Some((from, to)) => Ok((number(from)?, number(to)?)),
+        None => Ok((0, number(text)?)),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.zoo_list {
+        output::print_zoo(arguments.json);
+        return ExitCode::SUCCESS;
+    }
+    if let Some(bug) = &arguments.bug
+        && !select_bug(bug)
+    {
+        eprintln!("vopr: no bug {bug:?} in this build; `vopr --zoo-list` names those there are");
+        return ExitCode::from(2);
+    }
+    if arguments.worker {
+        return campaign::work(&arguments);
+    }
+    match arguments.seed {
+        Some(seed) => one(seed, &arguments),
+        None => campaign::run(&arguments),
+    }
+}
+
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    output::remember(arguments, Instant::now());
+    run::install_hook(output::last_word);
+    let started = Instant::now();
+    let report = run_seed(seed, arguments);
+    output::print_report(&report, arguments, started.elapsed().as_secs_f64());
+    if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+pub fn run_seed(seed: u64, arguments: &Arguments) -> verity_sim::report::Report {
+    let options = Options { lines: arguments.trace, scale: arguments.scale };
+    if arguments.twice { run::run_twice(seed, &options) } else { run::run(seed, &options) }
+}
+
+#[cfg(verity_zoo)]
+fn select_bug(name: &str) -> bool {
+    verity_sim::zoo::select(name)
+}
+
+#[cfg(not(verity_zoo))]
+fn select_bug(_name: &str) -> bool {
+    false
+}

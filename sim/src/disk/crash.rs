@@ -9,9 +9,9 @@ use super::{Disk, Operation, Sector, SectorId, TEAR_UNIT};
 /// How kind the cut is, drawn per crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// As a killed process on a machine that stays up: all completed writes survive; those in
-    /// flight may or may not.
-    Completed,
+    /// A killed process on a machine that stays up: completed writes can still be read and are no
+    /// more durable than before; those in flight may arrive or not.
+    Process,
     /// Nothing that was not durable survives.
     Nothing,
     /// Each sector on its own: any version, or a mix of two.
@@ -56,6 +56,9 @@ impl Disk {
                 Operation::Read { .. } | Operation::Sync { .. } => {}
             }
         }
+        if keep == Keep::Process {
+            return report;
+        }
         let volatile = std::mem::take(&mut self.volatile);
         for (id, versions) in volatile {
             if !self.files.contains(&id.0) {
@@ -64,11 +67,7 @@ impl Disk {
             report.sectors_undecided += 1;
             match keep {
                 Keep::Nothing => {}
-                Keep::Completed => {
-                    if let Some(version) = versions.last() {
-                        self.settle(id, Arc::clone(&version.sector));
-                    }
-                }
+                Keep::Process => unreachable!("returned above"),
                 Keep::Any => {
                     let choice = self.random.index(versions.len() + 1);
                     if choice < versions.len() {
@@ -92,6 +91,10 @@ impl Disk {
     ) {
         report.sectors_undecided += 1;
         if keep == Keep::Nothing || self.random.coin() {
+            return;
+        }
+        if keep == Keep::Process {
+            self.store(id, sector, false);
             return;
         }
         // What completed before on this sector is older than what was in flight.

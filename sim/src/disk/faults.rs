@@ -71,6 +71,10 @@ pub enum FaultKind {
 }
 
 impl Disk {
+    pub fn set_faults(&mut self, faults: DiskFaults) {
+        self.faults = faults;
+    }
+
     /// From now on the disk behaves; what is damaged at rest stays so.
     pub fn heal(&mut self) {
         self.faults = DiskFaults {

@@ -69,6 +69,16 @@ fn a_crash_keeps_what_was_durable_and_any_subset_of_the_rest() {
 }
 
 #[test]
+fn a_killed_process_leaves_writes_that_a_power_cut_may_still_undo() {
+    let mut disk = disk(1, DiskFaults::NONE, Mode::Safety);
+    write(&mut disk, 0, 1, false).unwrap();
+    disk.crash(Keep::Process);
+    assert_eq!(read(&mut disk, 0).unwrap().as_bytes()[0], 1);
+    disk.crash(Keep::Nothing);
+    assert_eq!(read(&mut disk, 0).unwrap().as_bytes()[0], 0);
+}
+
+#[test]
 fn a_sync_covers_only_what_had_completed_when_it_was_issued() {
     let mut disk = disk(1, DiskFaults::NONE, Mode::Safety);
     write(&mut disk, 0, 1, false).unwrap();
@@ -165,7 +175,7 @@ fn a_latent_error_stays_until_the_sector_is_written() {
     assert!(disk.atlas.allows(FaultKind::AtRest, (FileId::Grid, 0)));
     disk.make_unreadable((FileId::Grid, 0));
     assert_eq!(read(&mut disk, 0).err(), Some(IoError::Device));
-    disk.crash(Keep::Completed);
+    disk.crash(Keep::Process);
     assert_eq!(read(&mut disk, 0).err(), Some(IoError::Device));
     write(&mut disk, 0, 2, true).unwrap();
     assert_eq!(read(&mut disk, 0).unwrap().as_bytes()[0], 2);

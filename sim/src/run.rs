@@ -1,0 +1,80 @@
+//! From a seed to a report, whatever happens on the way: also a failed assertion is a verdict.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+
+use crate::report::{Failure, FailureKind, Report};
+use crate::swarm::Options;
+use crate::world::{SharedProgress, World};
+
+thread_local! {
+    /// The run of this thread, for a panic that cannot be unwound.
+    static CURRENT: RefCell<Option<SharedProgress>> = const { RefCell::new(None) };
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs one seed. A panic becomes a failure where the build unwinds; where it aborts, the hook of
+/// [`install_hook`] has the last word.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Report {
+    let mut world = World::new(seed, options);
+    CURRENT.with(|current| *current.borrow_mut() = Some(world.progress()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    CURRENT.with(|current| *current.borrow_mut() = None);
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let text = LAST_PANIC.with(|last| last.borrow_mut().take());
+            let text = text.unwrap_or_else(|| "no message".to_owned());
+            Err(Failure::new(FailureKind::Panic, text))
+        }
+    };
+    world.finish(outcome)
+}
+
+/// Runs a seed twice; a difference between the traces is a failure of its own.
+#[must_use]
+pub fn run_twice(seed: u64, options: &Options) -> Report {
+    let first = run(seed, options);
+    if !first.ok() {
+        return first;
+    }
+    let mut second = run(seed, options);
+    if second.ok() && second.trace_hash != first.trace_hash {
+        let detail = format!("{} then {}", first.trace_hash_hex(), second.trace_hash_hex());
+        second.failure = Some(Failure::new(FailureKind::Nondeterminism, detail));
+    }
+    second
+}
+
+/// Remembers what a panic said. Where panics abort, `last_word` gets the report before the end.
+pub fn install_hook(last_word: fn(Report)) {
+    std::panic::set_hook(Box::new(move |info| {
+        let text = describe(info);
+        if cfg!(panic = "abort")
+            && let Some(report) = partial_report(&text)
+        {
+            last_word(report);
+        }
+        LAST_PANIC.with(|last| *last.borrow_mut() = Some(text));
+    }));
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let place = info.location().map_or_else(String::new, |place| {
+        format!(" at {}:{}", place.file(), place.line())
+    });
+    format!("{}{place}", info.payload_as_str().unwrap_or("a panic without words"))
+}
+
+fn partial_report(text: &str) -> Option<Report> {
+    let progress = CURRENT.with(|current| current.borrow().clone())?;
+    let progress = progress.try_borrow().ok()?;
+    let mut report = progress.report.clone();
+    report.failure = Some(Failure::new(FailureKind::Panic, text));
+    report.trace_hash = progress.trace.hash();
+    report.ticks = progress.trace.ticks;
+    report.events_seen = progress.trace.events_seen();
+    report.lines = progress.trace.lines().to_vec();
+    Some(report)
+}

@@ -1,0 +1,161 @@
+//! What a run is like: everything drawn from the seed before the first step.
+//!
+//! Swarm testing: each run turns on a random part of the faults and of the workload, at random
+//! rates, so that no fault hides another and rare mixes are met.
+
+use verity_core::limits::ClusterConstants;
+
+use crate::atlas::Mode;
+use crate::clock::ClockFaults;
+use crate::disk::DiskFaults;
+use crate::random::Random;
+use crate::workload::Mix;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub constants: ClusterConstants,
+    pub disk: DiskFaults,
+    pub clock: ClockFaults,
+    pub mix: Mix,
+    pub tenants: u64,
+    pub clients: u64,
+    pub rounds: u64,
+    pub requests_per_round: u64,
+    /// Mean number of effects between two crashes; 0: none.
+    pub crash_every_effects: u64,
+    /// Chance, in a million, that a crash is a kill of the process only.
+    pub kill_ppm: u64,
+    pub keep_nothing_ppm: u64,
+    /// Chance, in a million, of a graceful restart after a round.
+    pub restart_ppm: u64,
+    pub cache_pages_min: u64,
+    pub cache_pages_max: u64,
+    /// Chance, in a million and at each boot, of evict-everything.
+    pub evict_everything_ppm: u64,
+    /// Mean pause of a client between two requests.
+    pub think_ns_mean: u64,
+    /// Chance, in a million, that a client's turn is a read.
+    pub read_ppm: u64,
+    /// Chance, in a million, that a client loses patience and sends the request again.
+    pub impatience_ppm: u64,
+    /// Chance, in a million, that an answered request is sent once more.
+    pub resend_ppm: u64,
+    /// Whether a twin with another cache and other timing replays a stretch of ops.
+    pub twin: bool,
+}
+
+/// Overrides from the command line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Keep the trace as lines.
+    pub lines: bool,
+    /// Multiplies the work of a run; 0 means 1.
+    pub scale: u64,
+}
+
+impl Plan {
+    #[must_use]
+    pub fn draw(seed: u64, options: &Options) -> Plan {
+        let mut random = Random::new(seed).stream("plan");
+        let mode = if random.chance(120_000) { Mode::Damage } else { Mode::Safety };
+        let requests = random.range(40, 220) * options.scale.max(1);
+        Plan {
+            mode,
+            constants: draw_constants(&mut random),
+            disk: draw_disk(&mut random, mode),
+            clock: draw_clock(&mut random),
+            mix: Mix::draw(&mut random),
+            tenants: random.range(1, 4),
+            clients: random.range(1, 24),
+            rounds: random.range(3, 9),
+            requests_per_round: requests,
+            crash_every_effects: match random.below(5) {
+                0 => 0,
+                1 => random.range(60, 300),
+                _ => random.range(300, 4_000),
+            },
+            kill_ppm: random.range(0, 500_000),
+            keep_nothing_ppm: random.range(0, 400_000),
+            restart_ppm: random.range(0, 300_000),
+            cache_pages_min: random.range(128, 256),
+            cache_pages_max: random.range(256, 4_096),
+            evict_everything_ppm: *random.pick(&[0, 0, 200_000, 1_000_000]),
+            think_ns_mean: random.range(1_000, 400_000),
+            read_ppm: random.range(50_000, 500_000),
+            impatience_ppm: if random.coin() { random.range(0, 60_000) } else { 0 },
+            resend_ppm: if random.coin() { random.range(0, 60_000) } else { 0 },
+            twin: random.chance(150_000),
+        }
+    }
+}
+
+fn draw_constants(random: &mut Random) -> ClusterConstants {
+    let small = ClusterConstants::SMALL;
+    // Few dirty pages: a checkpoint every few dozen requests.
+    let dirtied = random.range(128, 256) as u32;
+    let dirty_pages_max = dirtied * random.range(4, 6) as u32;
+    ClusterConstants {
+        journal_ring_bytes: random.range(4, 8) << 20,
+        grid_pages_max: dirty_pages_max * random.range(16, 64) as u32,
+        dirty_pages_max,
+        transaction_events_max: random.range(200, 600) as u32,
+        transaction_pages_read_max: random.range(128, 512) as u32,
+        transaction_pages_dirtied_max: dirtied,
+        ..small
+    }
+}
+
+fn draw_disk(random: &mut Random, mode: Mode) -> DiskFaults {
+    let mut rate = |on: u64, max: u64| {
+        if random.chance(on) { random.magnitude(max) } else { 0 }
+    };
+    let damage = mode == Mode::Damage;
+    DiskFaults {
+        read_error_ppm: rate(200_000, 300),
+        write_error_ppm: rate(200_000, 300),
+        sync_error_ppm: rate(200_000, 2_000),
+        no_space_ppm: rate(200_000, 300),
+        lost_write_ppm: rate(300_000, 20_000),
+        torn_write_ppm: rate(300_000, 20_000),
+        misdirected_write_ppm: rate(300_000, 20_000),
+        misdirected_read_ppm: rate(250_000, 1_000),
+        stale_read_ppm: rate(250_000, 1_000),
+        rot_ppm: rate(if damage { 800_000 } else { 400_000 }, 8_000),
+        latent_error_ppm: rate(if damage { 500_000 } else { 300_000 }, 4_000),
+        slow_ppm: rate(300_000, 200),
+        torn_at_crash_ppm: rate(900_000, 600_000),
+        slow_factor: random.range(2, 60),
+        read_ns_mean: random.range(5_000, 300_000),
+        write_ns_mean: random.range(10_000, 500_000),
+        sync_ns_mean: random.range(10_000, 800_000),
+    }
+}
+
+fn draw_clock(random: &mut Random) -> ClockFaults {
+    if random.coin() {
+        return ClockFaults { drift_ppm: random.signed_range(-300, 300), ..ClockFaults::NONE };
+    }
+    let jump_ns_max = *random.pick(&[1_000_000_000, 600_000_000_000, 5 * 24 * 3_600_000_000_000]);
+    ClockFaults {
+        drift_ppm: random.signed_range(-50_000, 50_000),
+        jump_ppm: random.magnitude(2_000),
+        freeze_ppm: random.magnitude(1_000),
+        jump_ns_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, Plan};
+
+    #[test]
+    fn every_plan_has_valid_constants_and_is_the_seeds_alone() {
+        for seed in 0..2_000 {
+            let plan = Plan::draw(seed, &Options::default());
+            assert_eq!(plan.constants.validate(), Ok(()), "seed {seed}");
+            let again = Plan::draw(seed, &Options::default());
+            assert_eq!(format!("{plan:?}"), format!("{again:?}"));
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! One run: the real core in a fake world, from one number.
+//!
+//! Purpose: owns time, disk, keys, clients and the node; moves one thing at a time; crashes between
+//! any two effects. Invariants: everything that happens is drawn from the seed and noted in the
+//! trace; nothing is checked by looking into the core. Start reading at [`World::run`], then
+//! `turn`. What clients do is in `clients`, what must hold in `audit` and [`crate::ledger`].
+
+mod audit;
+mod boot;
+mod clients;
+mod turn;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use verity_core::io::{Effects, Input};
+use verity_core::limits::{
+    JOURNAL_HEADERS_PER_PAGE, KEYS_EXTENT_PAGES, PAGE_SIZE, SUPERBLOCK_COPY_SPACING,
+};
+
+use crate::atlas::{Atlas, Layout, Mode};
+use crate::canary::{self, Search};
+use crate::clock::{ClockFaults, SimClock};
+use crate::disk::{Disk, DiskFaults};
+use crate::keys::MasterKey;
+use crate::ledger::Ledger;
+use crate::random::Random;
+use crate::replica::Replica;
+use crate::report::{Failure, FailureKind, Report};
+use crate::swarm::{Options, Plan};
+use crate::trace::Trace;
+use crate::workload::Workload;
+use clients::{Client, Pending, Reading};
+
+/// What is counted while a run goes on; shared with a panic hook, which has nothing else.
+#[derive(Debug)]
+pub struct Progress {
+    pub seed: u64,
+    pub trace: Trace,
+    pub report: Report,
+}
+
+pub type SharedProgress = Rc<RefCell<Progress>>;
+
+pub struct World {
+    plan: Plan,
+    progress: SharedProgress,
+    random: Random,
+    crash_random: Random,
+    clock: SimClock,
+    disk: Disk,
+    master: MasterKey,
+    search: Search,
+    workload: Workload,
+    ledgers: Vec<Ledger>,
+    node: Option<Replica>,
+    effects: Effects,
+    /// Answers of the holder of the master key, by due time.
+    key_answers: BTreeMap<(u64, u64), Input>,
+    serial: u64,
+    clients: Vec<Client>,
+    pending: BTreeMap<u64, Pending>,
+    tickets: BTreeMap<u64, u64>,
+    readings: Vec<Reading>,
+    /// Transactions still to be sent in this round.
+    quota: u64,
+    /// Effects until the next crash.
+    crash_in: Option<u64>,
+    /// When a dead process comes back.
+    boot_at_ns: Option<u64>,
+    /// Time at which a node with unfinished reads is called again.
+    poke_at_ns: Option<u64>,
+    /// Faults that a halt may be blamed on, counted at boot.
+    faults_at_boot: u64,
+    crashed: bool,
+    /// No more crashes, faults or lies.
+    healed: bool,
+    last_progress_ns: u64,
+    ended_by_damage: bool,
+    tenants_ready: BTreeSet<usize>,
+    tenants_asked: BTreeSet<usize>,
+    shutting_down: bool,
+    /// Of the running process.
+    cache_pages: u64,
+}
+
+/// Without any answer for so long the run is stuck.
+const STUCK_NS: u64 = 600 * 1_000_000_000;
+const TURNS_MAX: u64 = 40_000_000;
+
+impl World {
+    #[must_use]
+    pub fn new(seed: u64, options: &Options) -> World {
+        let plan = Plan::draw(seed, options);
+        let root = Random::new(seed);
+        let mut names = root.stream("canaries");
+        let canaries: Vec<String> = (0..plan.tenants).map(|_| canary::draw(&mut names)).collect();
+        let search = Search::new(&canaries);
+        let layout = Layout {
+            superblock_copy: SUPERBLOCK_COPY_SPACING / PAGE_SIZE as u64,
+            keys_extent: KEYS_EXTENT_PAGES as u64,
+            journal_ring_from: plan.constants.journal_ring_bytes
+                / JOURNAL_HEADERS_PER_PAGE as u64
+                / PAGE_SIZE as u64,
+        };
+        // Format and first boot happen in peace; `begin_faults` changes that.
+        let disk = Disk::new(
+            root.stream("disk"),
+            DiskFaults { torn_at_crash_ppm: plan.disk.torn_at_crash_ppm, ..DiskFaults::NONE },
+            Atlas::new(Mode::Peaceful, layout),
+        );
+        let trace = Trace::new(options.lines);
+        let report = Report { seed, ..Report::default() };
+        World {
+            clock: SimClock::new(root.stream("clock"), ClockFaults::NONE),
+            master: MasterKey::new(root.stream("master key")),
+            workload: Workload::new(root.stream("workload"), plan.mix, canaries),
+            ledgers: (0..plan.tenants).map(|_| Ledger::default()).collect(),
+            clients: (0..plan.clients).map(|_| Client::default()).collect(),
+            crash_random: root.stream("crash"),
+            random: root.stream("world"),
+            progress: Rc::new(RefCell::new(Progress { seed, trace, report })),
+            disk,
+            search,
+            node: None,
+            effects: Effects::new(),
+            key_answers: BTreeMap::new(),
+            serial: 0,
+            pending: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            readings: Vec::new(),
+            quota: 0,
+            crash_in: None,
+            boot_at_ns: None,
+            poke_at_ns: None,
+            faults_at_boot: 0,
+            crashed: false,
+            healed: false,
+            last_progress_ns: 0,
+            ended_by_damage: false,
+            // Tenant 1 is there from the start.
+            tenants_ready: BTreeSet::from([0]),
+            tenants_asked: BTreeSet::from([0]),
+            shutting_down: false,
+            cache_pages: 0,
+            plan,
+        }
+    }
+
+    #[must_use]
+    pub fn progress(&self) -> SharedProgress {
+        Rc::clone(&self.progress)
+    }
+
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The whole life of one world.
+    pub fn run(&mut self) -> Result<(), Failure> {
+        self.format()?;
+        self.boot();
+        self.drive(|world| world.node.as_ref().is_some_and(Replica::is_ready))?;
+        self.begin_faults();
+        for round in 0..self.plan.rounds {
+            self.note(|| format!("round {round}"));
+            self.quota = self.plan.requests_per_round;
+            self.drive_until_settled()?;
+            if self.ended_by_damage {
+                return Ok(());
+            }
+            self.settle()?;
+            if self.random.chance(self.plan.restart_ppm) {
+                self.restart_gracefully()?;
+            }
+        }
+        self.heal();
+        self.final_reads()?;
+        if self.ended_by_damage {
+            return Ok(());
+        }
+        self.last_restart_and_audit()
+    }
+
+    /// The report so far; complete after [`World::run`].
+    pub fn finish(&mut self, outcome: Result<(), Failure>) -> Report {
+        let mut progress = self.progress.borrow_mut();
+        let mut report = progress.report.clone();
+        report.failure = outcome.err();
+        report.sim_ns = self.clock.now_ns();
+        report.trace_hash = progress.trace.hash();
+        report.ticks = progress.trace.ticks;
+        report.events_seen = progress.trace.events_seen();
+        report.event_counts = progress.trace.events.clone();
+        report.lines = progress.trace.lines().to_vec();
+        report.faults = self.disk.stats().faults.clone();
+        for (name, count) in &progress.report.faults {
+            *report.faults.entry(name).or_default() += count;
+        }
+        report.refusals = self.ledgers.iter().map(|ledger| ledger.refusals).sum();
+        report.reads = self.ledgers.iter().map(|ledger| ledger.reads).sum();
+        progress.report = report.clone();
+        report
+    }
+
+    fn begin_faults(&mut self) {
+        self.disk.set_faults(self.plan.disk);
+        self.disk.atlas.set_mode(self.plan.mode);
+        self.clock.set_faults(self.plan.clock);
+        self.draw_crash();
+    }
+
+    /// Faults stop; what is damaged stays damaged. From now on everything must converge.
+    fn heal(&mut self) {
+        self.note(|| "heal".to_owned());
+        self.healed = true;
+        self.disk.heal();
+        self.clock.heal();
+        self.crash_in = None;
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        for (tenant, ledger) in self.ledgers.iter_mut().enumerate() {
+            ledger.settle().map_err(|text| {
+                Failure::new(FailureKind::Wrong, format!("tenant {}: {text}", tenant + 1))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        let now_ns = self.clock.now_ns();
+        self.progress.borrow_mut().trace.note(now_ns, text);
+    }
+
+    fn count(&mut self, update: impl FnOnce(&mut Report)) {
+        update(&mut self.progress.borrow_mut().report);
+    }
+
+    fn count_fault(&mut self, name: &'static str) {
+        self.count(|report| *report.faults.entry(name).or_default() += 1);
+    }
+}
+
+impl core::fmt::Debug for World {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "World({})", self.progress.borrow().seed)
+    }
+}

@@ -1,0 +1,187 @@
+//! What must hold at the end: everything can be read, and the log alone tells the same story.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use verity_core::ids::{SegmentNumber, TenantId};
+use verity_core::io::FileId;
+use verity_core::limits::PAGE_SIZE;
+use verity_core::log::{
+    RecordKind, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier,
+};
+
+use super::World;
+use super::clients::tenant_id;
+use crate::report::{Failure, FailureKind};
+use crate::workload::Workload;
+
+/// What the log says of one transaction.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    id: [u8; 16],
+    op: u64,
+    /// Row changes and appended records.
+    events: u64,
+    refused: bool,
+}
+
+impl World {
+    /// Reads every table whole, now and at past positions, and compares.
+    pub(super) fn final_reads(&mut self) -> Result<(), Failure> {
+        for tenant in 0..self.ledgers.len() {
+            for table in self.ledgers[tenant].model.table_names() {
+                let model = &self.ledgers[tenant].model;
+                let (Some(spec), Some(created)) = (model.spec(&table), model.created_at(&table))
+                else {
+                    unreachable!("the name came from the model")
+                };
+                let spec = spec.clone();
+                let head = self.ledgers[tenant].head().unwrap_or(created);
+                let mut positions = vec![None];
+                positions.extend((0..3).map(|_| Some(self.random.range(created, head))));
+                for position in positions {
+                    self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;
+                    if self.ended_by_damage {
+                        return Ok(());
+                    }
+                    let query = Workload::whole(&spec, position);
+                    self.begin_read(None, tenant, query)?;
+                    self.after_step()?;
+                    self.drive_until_settled()?;
+                }
+            }
+        }
+        self.settle()
+    }
+
+    /// Shutdown, an offline audit of what is on the disk, and one more open.
+    pub(super) fn last_restart_and_audit(&mut self) -> Result<(), Failure> {
+        self.shut_down()?;
+        if self.ended_by_damage {
+            return Ok(());
+        }
+        self.search_disk()?;
+        self.audit_logs()?;
+        self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;
+        self.final_reads()
+    }
+
+    /// No plaintext on the disk, also across the borders of sectors that were written apart.
+    fn search_disk(&mut self) -> Result<(), Failure> {
+        for file in self.disk.files() {
+            let mut window = vec![0; 2 * PAGE_SIZE];
+            let mut before = None;
+            for (number, sector) in self.disk.sectors_of(file) {
+                window.copy_within(PAGE_SIZE.., 0);
+                if before != number.checked_sub(1) {
+                    window[..PAGE_SIZE].fill(0);
+                }
+                window[PAGE_SIZE..].copy_from_slice(&sector[..]);
+                before = Some(number);
+                if let Some(offset) = self.search.find(&window) {
+                    let detail = format!("plaintext in {file:?}, sector {number}, byte {offset}");
+                    return Err(Failure::new(FailureKind::Canary, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tenant's log verifies from its bytes alone, and holds each acknowledged transaction
+    /// once, and nothing else but what was in doubt.
+    fn audit_logs(&mut self) -> Result<(), Failure> {
+        self.audit_log(TenantId::SYSTEM)?;
+        for tenant in 0..self.ledgers.len() {
+            if !self.tenants_ready.contains(&tenant) {
+                continue;
+            }
+            let found = self.audit_log(tenant_id(tenant))?;
+            self.compare_log(tenant, &found)?;
+        }
+        Ok(())
+    }
+
+    fn audit_log(&self, tenant: TenantId) -> Result<BTreeMap<u64, Found>, Failure> {
+        let mut found: BTreeMap<u64, Found> = BTreeMap::new();
+        let mut before = SegmentEnd::genesis();
+        for number in 0.. {
+            let number = SegmentNumber::new(number);
+            let file = FileId::Segment { tenant, number };
+            if !self.disk.exists(file) {
+                break;
+            }
+            let start = SegmentStart { tenant, number, before: Some(before.clone()) };
+            let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
+            let bytes = self.disk.contents(file);
+            let broken = |damage| Failure::new(FailureKind::Log, format!("{file:?}: {damage}"));
+            let pushed = verifier.push(&bytes, |view| {
+                let metadata = &view.record.metadata;
+                let entry = found.entry(metadata.transaction_last.get()).or_default();
+                entry.op = metadata.op.get();
+                match metadata.kind {
+                    RecordKind::RowPut | RecordKind::RowDelete | RecordKind::Append => {
+                        entry.events += 1;
+                    }
+                    RecordKind::Refused => entry.refused = true,
+                    _ => {}
+                }
+                if !metadata.idempotency.is_none() {
+                    entry.id = metadata.idempotency.0;
+                }
+                Ok(())
+            });
+            // Past the checkpointed end lies garbage that the next open overwrites.
+            if let Err(damage) = pushed
+                && !verifier.at_possible_end()
+            {
+                return Err(broken(damage));
+            }
+            before = verifier.finish().map_err(broken)?;
+        }
+        Ok(found)
+    }
+
+    fn compare_log(&self, tenant: usize, found: &BTreeMap<u64, Found>) -> Result<(), Failure> {
+        let ledger = &self.ledgers[tenant];
+        let mut ids = BTreeSet::new();
+        for (position, entry) in found {
+            if entry.id != [0; 16] && !ids.insert(entry.id) {
+                let detail = format!("tenant {}: the id at {position} is twice", tenant + 1);
+                return Err(Failure::new(FailureKind::Log, detail));
+            }
+        }
+        for (position, acknowledged) in &ledger.acknowledged {
+            let lost = |why: &str| {
+                let detail = format!(
+                    "tenant {}: transaction {} acknowledged at {position} (op {}): {why}",
+                    tenant + 1,
+                    acknowledged.id,
+                    acknowledged.op
+                );
+                Err(Failure::new(FailureKind::Lost, detail))
+            };
+            let Some(entry) = found.get(position) else { return lost("the log has no end there") };
+            if entry.id != acknowledged.id.0 {
+                return lost("the log holds another id there");
+            }
+            if entry.op != acknowledged.op || entry.refused {
+                return lost("the log holds another outcome there");
+            }
+            if entry.events > acknowledged.events {
+                return lost("the log holds more records than it has changes");
+            }
+        }
+        for (position, entry) in found {
+            let known = ledger.acknowledged.contains_key(position) || entry.refused;
+            if !known && entry.events > 0 {
+                let detail = format!(
+                    "tenant {}: the log holds a transaction at {position} (op {}) that nobody was \
+                     told of, though every request was answered",
+                    tenant + 1,
+                    entry.op
+                );
+                return Err(Failure::new(FailureKind::Log, detail));
+            }
+        }
+        Ok(())
+    }
+}

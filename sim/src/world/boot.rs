@@ -1,0 +1,163 @@
+//! Birth, death and rebirth of the process: format, boot, graceful restart, tenants.
+
+use verity_core::crypto::KekHash;
+use verity_core::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
+use verity_core::io::{Effect, Effects};
+use verity_core::kernel::{Operation, Request};
+use verity_core::node::{CURRENT_RELEASE, Format, FormatOptions, Seed};
+
+use super::World;
+use super::clients::{Pending, tenant_id};
+use crate::disk::{Keep, Request as DiskRequest};
+use crate::replica::{BootOptions, Replica};
+use crate::report::{Failure, FailureKind};
+
+impl World {
+    /// From an empty disk to one that opens; in peace.
+    pub(super) fn format(&mut self) -> Result<(), Failure> {
+        let failed = |halt| Failure::new(FailureKind::Halted, format!("format: {halt}"));
+        let options = FormatOptions {
+            cluster: None,
+            replica: ReplicaId::ZERO,
+            replica_count: 1,
+            release: CURRENT_RELEASE,
+            constants: self.plan.constants,
+        };
+        let seed = Seed(self.random.seed_bytes());
+        let mut effects = Effects::new();
+        let mut format = Format::start(options, &seed, &mut effects).map_err(failed)?;
+        loop {
+            for effect in effects.drain() {
+                self.format_effect(effect);
+            }
+            if format.is_done() {
+                return Ok(());
+            }
+            let disk_due_ns = self.disk.next_due_ns();
+            let key_due_ns = self.key_answers.first_key_value().map(|((due_ns, _), _)| *due_ns);
+            let Some(due_ns) = disk_due_ns.into_iter().chain(key_due_ns).min() else {
+                return Err(Failure::new(FailureKind::Stuck, "format waits for nothing"));
+            };
+            self.clock.advance_to(due_ns.max(self.clock.now_ns()));
+            let input = if key_due_ns == Some(due_ns) {
+                self.key_answers.pop_first().map(|(_, input)| input)
+            } else {
+                self.disk.complete(due_ns)
+            };
+            let Some(input) = input else { unreachable!("it was due") };
+            self.progress.borrow_mut().trace.input(due_ns, &input);
+            format.step(input, &mut effects).map_err(failed)?;
+        }
+    }
+
+    fn format_effect(&mut self, effect: Effect) {
+        let now_ns = self.clock.now_ns();
+        self.progress.borrow_mut().trace.effect(now_ns, &effect);
+        match effect {
+            Effect::Read { io, at, pages } => {
+                self.disk.submit(now_ns, DiskRequest::Read { io, at, pages });
+            }
+            Effect::Write { io, at, pages, durable } => {
+                self.disk.submit(now_ns, DiskRequest::Write { io, at, pages, durable });
+            }
+            Effect::Sync { io, file } => self.disk.submit(now_ns, DiskRequest::Sync { io, file }),
+            Effect::Create { io, file } => {
+                self.disk.submit(now_ns, DiskRequest::Create { io, file });
+            }
+            Effect::Remove { io, file } => {
+                self.disk.submit(now_ns, DiskRequest::Remove { io, file });
+            }
+            Effect::Wrap { io, key } => {
+                let key = Ok(self.master.wrap(&key));
+                self.answer_key(verity_core::io::Input::Wrapped { io, key });
+            }
+            Effect::Unwrap { io, key } => {
+                let key = self.master.unwrap(&key);
+                self.answer_key(verity_core::io::Input::Unwrapped { io, key });
+            }
+            Effect::Event(_) => {}
+        }
+    }
+
+    /// A new process on whatever the disk holds.
+    pub(super) fn boot(&mut self) {
+        self.clock.reboot();
+        let options = BootOptions {
+            cache_pages: self.random.range(self.plan.cache_pages_min, self.plan.cache_pages_max)
+                as u32,
+            evict_everything: self.random.chance(self.plan.evict_everything_ppm),
+        };
+        self.faults_at_boot = self.blamable_faults();
+        self.cache_pages = u64::from(options.cache_pages);
+        self.note(|| format!("boot {options:?}"));
+        let seed = self.random.seed_bytes();
+        self.node = Some(Replica::open(options, seed, &mut self.effects));
+        self.count(|report| report.restarts += 1);
+        self.wake_clients();
+    }
+
+    /// Asks the system tenant for one more tenant.
+    pub(super) fn request_tenant(&mut self, client: usize, tenant: usize) {
+        let mut random_bytes = [0; 10];
+        self.random.fill(&mut random_bytes);
+        let not_after = self.clock.clock().wall.as_ms() + 3 * 24 * 3_600_000;
+        let request = Request {
+            tenant: TenantId::SYSTEM,
+            principal: PrincipalId::new(1),
+            idempotency: IdempotencyId::new(not_after, random_bytes),
+            after: None,
+            operations: vec![Operation::CreateTenant {
+                tenant: tenant_id(tenant),
+                kek_hash: KekHash::default(),
+            }],
+        };
+        self.tenants_asked.insert(tenant);
+        self.clients[client].busy = true;
+        self.serial += 1;
+        let mut pending = Pending::new(tenant, Some(client), Vec::new(), request);
+        pending.creates_tenant = true;
+        self.pending.insert(self.serial, pending);
+        let serial = self.serial;
+        self.send(serial);
+    }
+
+    /// Everything pending is answered: shut down, lose what was not durable, and come back.
+    pub(super) fn restart_gracefully(&mut self) -> Result<(), Failure> {
+        self.shut_down()?;
+        self.drive(|world| world.node.as_ref().is_some_and(Replica::is_ready))
+    }
+
+    /// Ends with no process running, unless damage ended the run.
+    pub(super) fn shut_down(&mut self) -> Result<(), Failure> {
+        self.last_progress_ns = self.clock.now_ns();
+        // A shutdown may crash half way; then the next process tries again.
+        for _ in 0..10_000 {
+            self.drive(|world| world.node.as_ref().is_some_and(Replica::is_ready))?;
+            if self.ended_by_damage {
+                return Ok(());
+            }
+            self.note(|| "shutdown".to_owned());
+            self.shutting_down = true;
+            let clock = self.clock.clock();
+            if let Some(node) = &mut self.node {
+                node.shutdown(clock, &mut self.effects);
+            }
+            self.after_step()?;
+            self.drive(|world| !world.shutting_down || world.node.is_none())?;
+            if !self.shutting_down || self.ended_by_damage {
+                self.shutting_down = false;
+                return Ok(());
+            }
+            self.shutting_down = false;
+        }
+        Err(self.stuck("no shutdown came to its end"))
+    }
+
+    /// The node says that all is durable: whatever is not is lost on purpose.
+    pub(super) fn end_process(&mut self) {
+        self.disk.crash(Keep::Nothing);
+        self.lose_process();
+        self.shutting_down = false;
+        self.boot_at_ns = Some(self.clock.now_ns() + 1_000_000);
+    }
+}

@@ -1,0 +1,494 @@
+//! Clients: they send, wait, lose patience, send again with the same id, and read.
+//!
+//! A request is *final* when it has an answer that no other copy of it can contradict: an
+//! acknowledgement at once; a refusal only when no copy is on its way, because a refusal before
+//! apply is not remembered.
+
+use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
+use verity_core::kernel::{
+    ExpectedVersion, Operation, Reply, Request, RequestError, ResultDetail,
+};
+use verity_core::node::Progress as ReadProgress;
+use verity_core::query::SqlState;
+
+use super::World;
+use crate::ledger::{Answered, Committed, Refused, shorten};
+use crate::model::{Effect, Refusal};
+use crate::replica::ReadTask;
+use crate::report::{Failure, FailureKind};
+use crate::sql::{Datum, Expected, Parameters, Query, Select, Statement};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Client {
+    pub next_at_ns: u64,
+    pub busy: bool,
+}
+
+/// A request without a final answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub tenant: usize,
+    pub client: Option<usize>,
+    pub statements: Vec<Statement>,
+    pub request: Request,
+    /// Copies on their way.
+    pub copies: u64,
+    /// When to send it (again).
+    pub send_at_ns: Option<u64>,
+    pub sent_at: Option<u64>,
+    pub refused: Option<Refused>,
+    /// An answered request that is sent once more: the answer must be the same.
+    pub expect: Option<(u64, Vec<Effect>)>,
+    pub attempts: u64,
+    /// Makes the tenant; it has no statements then.
+    pub creates_tenant: bool,
+}
+
+pub(super) struct Reading {
+    pub client: Option<usize>,
+    pub tenant: usize,
+    pub query: Query,
+    pub task: ReadTask,
+    pub sent_at: Option<u64>,
+}
+
+impl core::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Reading({:?})", self.query)
+    }
+}
+
+impl Pending {
+    pub fn new(
+        tenant: usize,
+        client: Option<usize>,
+        statements: Vec<Statement>,
+        request: Request,
+    ) -> Pending {
+        Pending {
+            tenant,
+            client,
+            statements,
+            request,
+            copies: 0,
+            send_at_ns: None,
+            sent_at: None,
+            refused: None,
+            expect: None,
+            attempts: 0,
+            creates_tenant: false,
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        format!(
+            "tenant {} {} copies {} attempts {} refused {:?} {}",
+            self.tenant + 1,
+            self.request.idempotency,
+            self.copies,
+            self.attempts,
+            self.refused,
+            shorten(&format!("{:?}", self.statements)),
+        )
+    }
+}
+
+pub(super) fn tenant_id(tenant: usize) -> TenantId {
+    TenantId::new(tenant as u64 + 1)
+}
+
+impl World {
+    /// A client without work draws some.
+    pub(super) fn client_turn(&mut self, index: usize) -> Result<(), Failure> {
+        let tenant = self.random.index(self.ledgers.len());
+        let think_ns = self.random.exponential(self.plan.think_ns_mean);
+        self.clients[index].next_at_ns = self.clock.now_ns() + 1 + think_ns;
+        if !self.tenants_ready.contains(&tenant) {
+            if !self.tenants_asked.contains(&tenant) {
+                self.request_tenant(index, tenant);
+            }
+            return Ok(());
+        }
+        if self.random.chance(self.plan.read_ppm) {
+            let ledger = &self.ledgers[tenant];
+            let head = ledger.head();
+            if let Some(head) = head
+                && let Some(query) = self.workload.query(tenant, &ledger.model, head)
+            {
+                return self.begin_read(Some(index), tenant, query);
+            }
+        }
+        self.quota -= 1;
+        let statements = self.workload.transaction(tenant, &self.ledgers[tenant].model);
+        let serial = self.request(Some(index), tenant, statements);
+        self.send(serial);
+        Ok(())
+    }
+
+    /// Makes a request of statements; [`World::send`] sends it.
+    pub(super) fn request(
+        &mut self,
+        client: Option<usize>,
+        tenant: usize,
+        statements: Vec<Statement>,
+    ) -> u64 {
+        let mut random_bytes = [0; 10];
+        self.random.fill(&mut random_bytes);
+        let now_ms = self.clock.clock().wall.as_ms();
+        let not_after = now_ms + self.random.range(60_000, 3 * 24 * 3_600_000);
+        let operations = self.operations(tenant, &statements);
+        let request = Request {
+            tenant: tenant_id(tenant),
+            principal: PrincipalId::new(1 + client.unwrap_or(0) as u64),
+            idempotency: IdempotencyId::new(not_after, random_bytes),
+            after: None,
+            operations,
+        };
+        self.serial += 1;
+        let mut pending = Pending::new(tenant, client, statements, request);
+        pending.sent_at = self.ledgers[tenant].head();
+        if let Some(client) = client {
+            self.clients[client].busy = true;
+        }
+        self.pending.insert(self.serial, pending);
+        self.count(|report| report.requests += 1);
+        self.serial
+    }
+
+    fn operations(&mut self, tenant: usize, statements: &[Statement]) -> Vec<Operation> {
+        let always = self.random.coin();
+        let mut operations: Vec<Operation> = Vec::new();
+        for statement in statements {
+            let model = &self.ledgers[tenant].model;
+            let spec = statement.table().and_then(|table| model.spec(table)).cloned();
+            match statement {
+                Statement::Append { stream, expected, records } => {
+                    operations.push(Operation::Append {
+                        stream: stream.clone(),
+                        expected: match expected {
+                            Expected::Any => ExpectedVersion::Any,
+                            Expected::None => ExpectedVersion::None,
+                            Expected::Exists => ExpectedVersion::Exists,
+                            Expected::Exact(version) => ExpectedVersion::Exact(*version),
+                        },
+                        records: records.clone(),
+                    });
+                }
+                Statement::Insert { table, columns, rows, bulk: true } => {
+                    let names = spec.map(|spec| spec.names()).unwrap_or_default();
+                    operations.push(Operation::InsertRows {
+                        table: table.clone(),
+                        columns: columns.iter().map(|place| names[*place].clone()).collect(),
+                        rows: rows
+                            .iter()
+                            .map(|row| row.iter().map(Datum::to_core).collect())
+                            .collect(),
+                    });
+                }
+                Statement::Create(_)
+                | Statement::Insert { .. }
+                | Statement::Update { .. }
+                | Statement::Delete { .. } => {
+                    let mut parameters = Parameters::new(always);
+                    // One text of several statements, where they need no parameters of their own.
+                    let Some(text) = statement.sql(spec.as_ref(), &mut parameters) else {
+                        unreachable!("these have a text")
+                    };
+                    match operations.last_mut() {
+                        Some(Operation::Sql { text: before, params })
+                            if parameters.values.is_empty() && params.is_empty() =>
+                        {
+                            before.push_str("; ");
+                            before.push_str(&text);
+                        }
+                        Some(_) | None => {
+                            let params = parameters.values;
+                            operations.push(Operation::Sql { text, params });
+                        }
+                    }
+                }
+            }
+        }
+        operations
+    }
+
+    /// Sends a copy of a request to the node, if one runs.
+    pub(super) fn send(&mut self, serial: u64) {
+        let clock = self.clock.clock();
+        let Some(node) = &mut self.node else { return };
+        let Some(pending) = self.pending.get_mut(&serial) else { return };
+        pending.send_at_ns = None;
+        pending.copies += 1;
+        pending.attempts += 1;
+        let ticket = node.submit(clock, pending.request.clone(), &mut self.effects);
+        let attempts = pending.attempts;
+        self.tickets.insert(ticket.0, serial);
+        if attempts == 1 && self.random.chance(self.plan.impatience_ppm) {
+            let patience_ns = self.random.exponential(2_000_000);
+            let at_ns = self.clock.now_ns() + patience_ns;
+            if let Some(pending) = self.pending.get_mut(&serial) {
+                pending.send_at_ns = Some(at_ns);
+            }
+        }
+        self.note(|| format!("send {serial}"));
+    }
+
+    pub(super) fn take_replies(&mut self) -> Result<(), Failure> {
+        while let Some((ticket, result)) = self.node.as_mut().and_then(|node| node.next_reply()) {
+            let Some(serial) = self.tickets.remove(&ticket.0) else {
+                let detail = format!("a reply to ticket {ticket:?}, which is not pending");
+                return Err(Failure::new(FailureKind::Wrong, detail));
+            };
+            self.last_progress_ns = self.clock.now_ns();
+            self.note(|| format!("reply {serial} {}", describe(&result)));
+            match result {
+                Ok(reply) => self.acknowledged(serial, &reply)?,
+                Err(error) => self.refused(serial, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, serial: u64, reply: &Reply) -> Result<(), Failure> {
+        let Some(mut pending) = self.pending.remove(&serial) else {
+            return Ok(()); // a second copy of one that is final
+        };
+        let tenant = pending.tenant;
+        let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
+        if pending.creates_tenant {
+            self.tenants_ready.insert(tenant);
+            self.release(pending.client);
+            return Ok(());
+        }
+        let Some(position) = reply.position else {
+            return Err(wrong(format!("no position in the reply to {}", pending.describe())));
+        };
+        let position = position.get();
+        let effects = effects_of(reply);
+        if let Some(expected) = &pending.expect {
+            if *expected != (position, effects.clone()) {
+                return Err(wrong(format!(
+                    "sent again, {} was answered at {position} with {effects:?}; the first time \
+                     {expected:?}",
+                    pending.describe()
+                )));
+            }
+            return Ok(());
+        }
+        let committed = Committed {
+            id: pending.request.idempotency,
+            statements: pending.statements.clone(),
+            effects: effects.clone(),
+            op: reply.op.get(),
+            timestamp_ns: reply.timestamp.0,
+        };
+        self.ledgers[tenant].commit(position, committed).map_err(wrong)?;
+        self.count(|report| report.commits += 1);
+        self.release(pending.client);
+        if self.random.chance(self.plan.resend_ppm) {
+            pending.expect = Some((position, effects));
+            pending.client = None;
+            pending.copies = 0;
+            pending.send_at_ns =
+                Some(self.clock.now_ns() + 1 + self.random.exponential(30_000_000));
+            self.serial += 1;
+            self.pending.insert(self.serial, pending);
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, serial: u64, error: RequestError) -> Result<(), Failure> {
+        let now_ns = self.clock.now_ns();
+        let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };
+        pending.copies = pending.copies.saturating_sub(1);
+        let retry = error.retryable()
+            || matches!(&error, RequestError::Sql(error) if error.retryable());
+        if retry {
+            pending.send_at_ns = Some(now_ns + 1 + self.random.exponential(3_000_000));
+            return Ok(());
+        }
+        if pending.expect.is_some() {
+            let detail = format!("answered before, refused now with {error}: {pending:?}");
+            return Err(Failure::new(FailureKind::Lost, shorten(&detail)));
+        }
+        let refused = match refusal_of(&error) {
+            Ok(refused) => refused,
+            Err(why) => {
+                let detail = format!("{why}: {error}: {}", pending.describe());
+                return Err(Failure::new(FailureKind::Wrong, detail));
+            }
+        };
+        pending.refused = Some(refused);
+        self.finish_refused(serial);
+        Ok(())
+    }
+
+    /// A refusal is final when no copy is left that could still be acknowledged.
+    fn finish_refused(&mut self, serial: u64) {
+        let Some(pending) = self.pending.get(&serial) else { return };
+        if pending.copies > 0 || pending.refused.is_none() {
+            return;
+        }
+        let Some(pending) = self.pending.remove(&serial) else { return };
+        if let Some(refused) = pending.refused {
+            self.ledgers[pending.tenant].refuse(pending.sent_at, pending.statements, refused);
+        }
+        self.release(pending.client);
+    }
+
+    fn release(&mut self, client: Option<usize>) {
+        if let Some(client) = client {
+            let think_ns = self.random.exponential(self.plan.think_ns_mean);
+            self.clients[client].busy = false;
+            self.clients[client].next_at_ns = self.clock.now_ns() + 1 + think_ns;
+        }
+    }
+
+    /// A process runs again: nobody waits for longer than his pause.
+    pub(super) fn wake_clients(&mut self) {
+        let now_ns = self.clock.now_ns();
+        for pending in self.pending.values_mut() {
+            pending.send_at_ns = pending.send_at_ns.max(Some(now_ns));
+        }
+    }
+
+    /// The node died: every request without an answer is sent again once one runs; reads are lost.
+    pub(super) fn clients_lose_node(&mut self) {
+        self.tickets.clear();
+        let now_ns = self.clock.now_ns();
+        for pending in self.pending.values_mut() {
+            pending.copies = 0;
+            pending.refused = None;
+            pending.send_at_ns = Some(now_ns + 1);
+        }
+        for reading in std::mem::take(&mut self.readings) {
+            self.release(reading.client);
+        }
+    }
+
+    pub(super) fn begin_read(
+        &mut self,
+        client: Option<usize>,
+        tenant: usize,
+        query: Query,
+    ) -> Result<(), Failure> {
+        let Some(spec) = self.ledgers[tenant].model.spec(&query.table).cloned() else {
+            return Ok(());
+        };
+        let always = self.random.coin();
+        let mut parameters = Parameters::new(always);
+        let text = query.sql(&spec, &mut parameters);
+        let sent_at = self.ledgers[tenant].head();
+        let Some(node) = &self.node else { return Ok(()) };
+        let task = node.begin_read(tenant_id(tenant), text, parameters.values);
+        if let Some(client) = client {
+            self.clients[client].busy = true;
+        }
+        self.readings.push(Reading { client, tenant, query, task, sent_at });
+        self.drive_reads()
+    }
+
+    /// Calls every unfinished read once.
+    pub(super) fn drive_reads(&mut self) -> Result<(), Failure> {
+        let mut index = 0;
+        while index < self.readings.len() {
+            let clock = self.clock.clock();
+            let Some(node) = &mut self.node else { return Ok(()) };
+            let reading = &mut self.readings[index];
+            match node.read(clock, &mut reading.task, &mut self.effects) {
+                ReadProgress::Ready => {
+                    let reading = self.readings.remove(index);
+                    self.answered(reading)?;
+                }
+                ReadProgress::Yielded => {
+                    self.poke_at_ns = Some(self.clock.now_ns() + 1);
+                    index += 1;
+                }
+                ReadProgress::Waiting => index += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, reading: Reading) -> Result<(), Failure> {
+        self.last_progress_ns = self.clock.now_ns();
+        let Reading { client, tenant, query, task, sent_at } = reading;
+        self.release(client);
+        let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
+        match task.into_answer() {
+            Ok((position, rows)) => {
+                let mut rows = rows
+                    .iter()
+                    .map(|row| row.iter().map(Datum::from_core).collect())
+                    .collect::<Result<Vec<Vec<Datum>>, String>>()
+                    .map_err(|text| wrong(format!("{query:?}: {text}")))?;
+                if matches!(query.select, Select::Columns { order: None, .. }) {
+                    rows.sort();
+                }
+                self.note(|| format!("read {} rows at {position}", rows.len()));
+                let answered = Answered { query, position, rows };
+                self.ledgers[tenant].answer(sent_at, answered).map_err(wrong)
+            }
+            Err(text) => {
+                self.note(|| format!("read failed: {text}"));
+                if self.disk.atlas.fatal_zones().next().is_some() {
+                    self.ended_by_damage = true;
+                    self.count(|report| report.damage_detected = Some(text));
+                    return Ok(());
+                }
+                if self.blamable_faults() != self.faults_at_boot {
+                    return Ok(()); // a transient fault, reported
+                }
+                Err(wrong(format!("read failed with {text}: {query:?}")))
+            }
+        }
+    }
+}
+
+fn describe(result: &Result<Reply, RequestError>) -> String {
+    match result {
+        Ok(reply) => format!("op {} position {:?}", reply.op, reply.position),
+        Err(error) => shorten(&format!("refused {error}")),
+    }
+}
+
+fn effects_of(reply: &Reply) -> Vec<Effect> {
+    let effect = |result: &verity_core::kernel::OperationResult| match result.detail {
+        ResultDetail::Rows => Effect::Rows(result.rows_affected),
+        ResultDetail::Schema | ResultDetail::TenantCreated(_) => Effect::Schema,
+        ResultDetail::Appended { version, .. } => Effect::Appended(version),
+    };
+    reply.results.iter().map(effect).collect()
+}
+
+/// What the model must say too, what it cannot know, or an error for what nobody may answer.
+fn refusal_of(error: &RequestError) -> Result<Refused, &'static str> {
+    let other = || Ok(Refused::Other(error.to_string()));
+    match error {
+        RequestError::Sql(sql) => match sql.code {
+            SqlState::DuplicateTable => Ok(Refused::Because(Refusal::DuplicateTable)),
+            SqlState::UndefinedTable => Ok(Refused::Because(Refusal::UndefinedTable)),
+            SqlState::NotNullViolation => Ok(Refused::Because(Refusal::NotNull)),
+            SqlState::UniqueViolation => Ok(Refused::Because(Refusal::DuplicateKey)),
+            SqlState::LimitExceeded | SqlState::StatementTooComplex => other(),
+            _ => Err("a refusal that no statement of this workload deserves"),
+        },
+        RequestError::WrongExpectedVersion { actual, .. } => {
+            Ok(Refused::Because(Refusal::WrongVersion { actual: *actual }))
+        }
+        RequestError::IdempotencyExpired { .. }
+        | RequestError::IdempotencyUnknown { .. }
+        | RequestError::IdempotencyTooFarAhead { .. }
+        | RequestError::LimitExceeded { .. }
+        | RequestError::TooLarge { .. } => other(),
+        RequestError::StreamNameInvalid { .. }
+        | RequestError::IdempotencyReused { .. }
+        | RequestError::AfterUnknown { .. }
+        | RequestError::Empty
+        | RequestError::TenantUnknown(_)
+        | RequestError::TenantExists(_)
+        | RequestError::NotPermitted { .. }
+        | RequestError::KeyMissing(_)
+        | RequestError::Retry(_) => Err("a refusal that no request of this workload deserves"),
+    }
+}

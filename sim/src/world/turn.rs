@@ -1,0 +1,324 @@
+//! One thing at a time: completions, clients, ticks, boots and crashes, in order of time.
+
+use verity_core::io::{Effect, Input};
+use verity_core::node::Halt;
+
+use super::{STUCK_NS, TURNS_MAX, World};
+use crate::disk::{Keep, Request as DiskRequest};
+use crate::report::{Failure, FailureKind};
+
+/// What is due next. The order breaks ties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Disk,
+    Key,
+    Boot,
+    Client(usize),
+    Retry(u64),
+    Poke,
+    Tick,
+}
+
+impl World {
+    /// Runs until nothing is left to send, pending or being read.
+    pub(super) fn drive_until_settled(&mut self) -> Result<(), Failure> {
+        self.last_progress_ns = self.clock.now_ns();
+        self.drive(|world| {
+            world.quota == 0
+                && world.pending.is_empty()
+                && world.readings.is_empty()
+                && world.node.is_some()
+        })
+    }
+
+    pub(super) fn drive(&mut self, done: impl Fn(&World) -> bool) -> Result<(), Failure> {
+        for _ in 0..TURNS_MAX {
+            if self.ended_by_damage || done(self) {
+                return Ok(());
+            }
+            self.turn()?;
+            if let Some(complaint) = self.disk.misuse() {
+                return Err(Failure::new(FailureKind::Misuse, complaint));
+            }
+            if self.clock.now_ns().saturating_sub(self.last_progress_ns) > STUCK_NS {
+                return Err(self.stuck("no request was answered for ten minutes"));
+            }
+        }
+        Err(self.stuck("too many turns"))
+    }
+
+    fn turn(&mut self) -> Result<(), Failure> {
+        let Some((at_ns, due)) = self.next_due() else {
+            return Err(self.stuck("nothing will ever happen again"));
+        };
+        self.clock.advance_to(at_ns.max(self.clock.now_ns()));
+        if !self.healed {
+            self.disk.decay();
+            if let Some(fault) = self.clock.misbehave() {
+                self.count_fault(fault);
+                self.note(|| fault.to_owned());
+            }
+        }
+        match due {
+            Due::Disk => {
+                let now_ns = self.clock.now_ns();
+                if let Some(input) = self.disk.complete(now_ns) {
+                    self.give(input)?;
+                }
+            }
+            Due::Key => {
+                if let Some((_, input)) = self.key_answers.pop_first() {
+                    self.give(input)?;
+                }
+            }
+            Due::Boot => {
+                self.boot_at_ns = None;
+                self.boot();
+            }
+            Due::Client(index) => self.client_turn(index)?,
+            Due::Retry(serial) => self.send(serial),
+            Due::Poke => {
+                self.poke_at_ns = None;
+                self.drive_reads()?;
+            }
+            Due::Tick => self.give(Input::Tick)?,
+        }
+        self.after_step()
+    }
+
+    fn next_due(&self) -> Option<(u64, Due)> {
+        let mut best: Option<(u64, Due)> = None;
+        let mut offer = |at_ns: u64, due: Due| {
+            if best.is_none_or(|best| (at_ns, due) < best) {
+                best = Some((at_ns, due));
+            }
+        };
+        if let Some(due_ns) = self.disk.next_due_ns() {
+            offer(due_ns, Due::Disk);
+        }
+        if let Some(((due_ns, _), _)) = self.key_answers.first_key_value() {
+            offer(*due_ns, Due::Key);
+        }
+        if let Some(due_ns) = self.boot_at_ns {
+            offer(due_ns, Due::Boot);
+        }
+        let Some(node) = &self.node else { return best };
+        if let Some(deadline) = node.deadline() {
+            offer(self.clock.true_time_of(deadline), Due::Tick);
+        }
+        if let Some(due_ns) = self.poke_at_ns {
+            offer(due_ns, Due::Poke);
+        }
+        for (serial, pending) in &self.pending {
+            if let Some(due_ns) = pending.send_at_ns {
+                offer(due_ns, Due::Retry(*serial));
+            }
+        }
+        if self.quota > 0 {
+            for (index, client) in self.clients.iter().enumerate() {
+                if !client.busy {
+                    offer(client.next_at_ns, Due::Client(index));
+                }
+            }
+        }
+        best
+    }
+
+    /// Hands an input to the node.
+    pub(super) fn give(&mut self, input: Input) -> Result<(), Failure> {
+        let now_ns = self.clock.now_ns();
+        self.progress.borrow_mut().trace.input(now_ns, &input);
+        let clock = self.clock.clock();
+        let Some(node) = &mut self.node else {
+            unreachable!("a dead process has nothing in flight")
+        };
+        node.step(clock, input, &mut self.effects);
+        Ok(())
+    }
+
+    /// Effects, replies, reads, and what a halted node means.
+    pub(super) fn after_step(&mut self) -> Result<(), Failure> {
+        self.execute_effects()?;
+        if self.crashed {
+            self.crash();
+            return Ok(());
+        }
+        self.take_replies()?;
+        self.drive_reads()?;
+        self.execute_effects()?;
+        if self.crashed {
+            self.crash();
+            return Ok(());
+        }
+        self.check_halt()
+    }
+
+    pub(super) fn execute_effects(&mut self) -> Result<(), Failure> {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain() {
+            if let Some(left) = &mut self.crash_in {
+                if *left == 0 {
+                    self.crashed = true;
+                    break;
+                }
+                *left -= 1;
+            }
+            self.execute(effect)?;
+        }
+        if !self.crashed {
+            // Keeps its memory.
+            self.effects = effects;
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, effect: Effect) -> Result<(), Failure> {
+        let now_ns = self.clock.now_ns();
+        self.progress.borrow_mut().trace.effect(now_ns, &effect);
+        match effect {
+            Effect::Read { io, at, pages } => {
+                self.disk.submit(now_ns, DiskRequest::Read { io, at, pages });
+            }
+            Effect::Write { io, at, pages, durable } => {
+                if let Some(offset) = self.search.find(pages.as_bytes()) {
+                    let detail = format!("plaintext in a write at {at:?}, byte {offset} of it");
+                    return Err(Failure::new(FailureKind::Canary, detail));
+                }
+                self.disk.submit(now_ns, DiskRequest::Write { io, at, pages, durable });
+            }
+            Effect::Sync { io, file } => {
+                self.disk.submit(now_ns, DiskRequest::Sync { io, file });
+            }
+            Effect::Create { io, file } => {
+                self.disk.submit(now_ns, DiskRequest::Create { io, file });
+            }
+            Effect::Remove { io, file } => {
+                self.disk.submit(now_ns, DiskRequest::Remove { io, file });
+            }
+            Effect::Wrap { io, key } => {
+                let key = Ok(self.master.wrap(&key));
+                self.answer_key(Input::Wrapped { io, key });
+            }
+            Effect::Unwrap { io, key } => {
+                let key = self.master.unwrap(&key);
+                self.answer_key(Input::Unwrapped { io, key });
+            }
+            Effect::Event(_) => {}
+        }
+        Ok(())
+    }
+
+    fn answer_key(&mut self, input: Input) {
+        self.serial += 1;
+        let due_ns = self.clock.now_ns() + 1 + self.random.exponential(50_000);
+        self.key_answers.insert((due_ns, self.serial), input);
+    }
+
+    pub(super) fn draw_crash(&mut self) {
+        self.crash_in = match self.plan.crash_every_effects {
+            0 => None,
+            mean => Some(self.crash_random.exponential(mean)),
+        };
+    }
+
+    /// The process, and perhaps the machine, dies here.
+    pub(super) fn crash(&mut self) {
+        self.crashed = false;
+        let keep = if self.crash_random.chance(self.plan.kill_ppm) {
+            Keep::Process
+        } else if self.crash_random.chance(self.plan.keep_nothing_ppm) {
+            Keep::Nothing
+        } else {
+            Keep::Any
+        };
+        let report = self.disk.crash(keep);
+        self.note(|| format!("crash {keep:?} {report:?}"));
+        self.count(|counts| {
+            counts.crashes += 1;
+            counts.crashes_in_flight += u64::from(report.writes_in_flight > 0);
+        });
+        self.lose_process();
+        let pause_ns = self.crash_random.exponential(20_000_000);
+        self.boot_at_ns = Some(self.clock.now_ns() + 1 + pause_ns);
+        if self.healed {
+            self.crash_in = None;
+        } else {
+            self.draw_crash();
+        }
+    }
+
+    /// Everything in memory is gone.
+    pub(super) fn lose_process(&mut self) {
+        self.node = None;
+        self.effects = verity_core::io::Effects::new();
+        self.key_answers.clear();
+        self.poke_at_ns = None;
+        self.clients_lose_node();
+    }
+
+    /// A node that halts on a fault is restarted, as an operator would; one that halts without a
+    /// fault to blame is a bug.
+    fn check_halt(&mut self) -> Result<(), Failure> {
+        let Some(halt) = self.node.as_ref().and_then(|node| node.halted()) else { return Ok(()) };
+        self.note(|| format!("halted: {halt}"));
+        self.count(|report| report.halts += 1);
+        match halt {
+            Halt::Shutdown if self.shutting_down => {
+                self.end_process();
+                return Ok(());
+            }
+            Halt::Shutdown => {
+                let detail = "shut down without being asked";
+                return Err(Failure::new(FailureKind::Halted, detail));
+            }
+            Halt::Key(error) => {
+                let detail = format!("the master key is right, but: {error:?}");
+                return Err(Failure::new(FailureKind::Halted, detail));
+            }
+            Halt::Io { .. } | Halt::Data { .. } => {}
+        }
+        let fatal: Vec<String> =
+            self.disk.atlas.fatal_zones().map(|zone| format!("{zone:?}")).collect();
+        if !fatal.is_empty() {
+            // Damage that one replica cannot repair, and it was found: that is the promise.
+            self.ended_by_damage = true;
+            let text = format!("{halt}, after damage in {}", fatal.join(", "));
+            self.count(|report| report.damage_detected = Some(text));
+            return Ok(());
+        }
+        if self.blamable_faults() == self.faults_at_boot {
+            let detail = format!("{halt}, without a fault since the last boot");
+            return Err(Failure::new(FailureKind::Halted, detail));
+        }
+        self.crash();
+        Ok(())
+    }
+
+    /// Faults that may stop a node for good reason.
+    pub(super) fn blamable_faults(&self) -> u64 {
+        let harmless = ["torn_at_crash", "slow_spell"];
+        let faults = &self.disk.stats().faults;
+        faults.iter().filter(|fault| !harmless.contains(fault.0)).map(|fault| fault.1).sum()
+    }
+
+    /// Why nothing moves, in words: which part waits for what.
+    pub(super) fn stuck(&self, why: &str) -> Failure {
+        let node = match &self.node {
+            None => "no process runs".to_owned(),
+            Some(node) => format!("{:?}", node.status()),
+        };
+        let oldest = self.pending.values().next().map(|pending| pending.describe());
+        Failure::new(
+            FailureKind::Stuck,
+            format!(
+                "{why}; {} requests pending, {} reads; disk {}; key answers {}; next due {:?}; \
+                 oldest request {oldest:?}; node {node}",
+                self.pending.len(),
+                self.readings.len(),
+                if self.disk.idle() { "idle" } else { "busy" },
+                self.key_answers.len(),
+                self.next_due(),
+            ),
+        )
+    }
+}

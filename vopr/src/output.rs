@@ -1,0 +1,146 @@
+//! Verdicts as text and as JSON.
+
+use std::cell::RefCell;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use verity_sim::report::Report;
+
+use crate::Arguments;
+
+thread_local! {
+    /// What a panic hook needs to print a verdict.
+    static ASKED: RefCell<Option<(Arguments, Instant)>> = const { RefCell::new(None) };
+}
+
+pub fn remember(arguments: &Arguments, started: Instant) {
+    ASKED.with(|asked| *asked.borrow_mut() = Some((arguments.clone(), started)));
+}
+
+/// Called where a panic ends the process: prints the verdict and ends it with 1.
+pub fn last_word(report: Report) {
+    let asked = ASKED.with(|asked| asked.borrow().clone());
+    if let Some((arguments, started)) = asked {
+        let seconds = started.elapsed().as_secs_f64();
+        if arguments.worker {
+            println!("{}", report_json(&report, seconds));
+        } else {
+            print_report(&report, &arguments, seconds);
+        }
+    }
+    std::process::exit(1);
+}
+
+pub fn report_json(report: &Report, seconds: f64) -> Value {
+    json!({
+        "seed": report.seed,
+        "ok": report.ok(),
+        "failure": report.failure.as_ref().map(|failure| json!({
+            "kind": failure.kind.name(),
+            "detail": failure.detail,
+        })),
+        "trace_hash": report.trace_hash_hex(),
+        "ticks": report.ticks,
+        "sim_seconds": report.sim_ns as f64 / 1e9,
+        "wall_seconds": seconds,
+        "faults": report.faults,
+        "crashes": report.crashes,
+        "crashes_in_flight": report.crashes_in_flight,
+        "restarts": report.restarts,
+        "halts": report.halts,
+        "commits": report.commits,
+        "requests": report.requests,
+        "refusals": report.refusals,
+        "reads": report.reads,
+        "damage_detected": report.damage_detected,
+        "events_seen": report.events_seen,
+        "event_counts": report.event_counts,
+    })
+}
+
+pub fn print_report(report: &Report, arguments: &Arguments, seconds: f64) {
+    for line in &report.lines {
+        eprintln!("{line}");
+    }
+    if arguments.json {
+        let mut value = report_json(report, seconds);
+        if !report.ok() {
+            value["replay"] = Value::from(replay_command(report.seed, arguments));
+        }
+        println!("{value}");
+        return;
+    }
+    let faults: u64 = report.faults.values().sum();
+    println!(
+        "seed {}: {} commits of {} requests, {} reads, {} crashes, {faults} faults, {:.1} s \
+         simulated in {seconds:.2} s, trace {}",
+        report.seed,
+        report.commits,
+        report.requests,
+        report.reads,
+        report.crashes,
+        report.sim_ns as f64 / 1e9,
+        &report.trace_hash_hex()[..16],
+    );
+    match (&report.failure, &report.damage_detected) {
+        (Some(failure), _) => {
+            println!("FAILED {failure}");
+            println!("replay: {}", replay_command(report.seed, arguments));
+        }
+        (None, Some(damage)) => println!("ok: damage was detected ({damage})"),
+        (None, None) => println!("ok"),
+    }
+}
+
+/// The one command that shows a failure again.
+pub fn replay_command(seed: u64, arguments: &Arguments) -> String {
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .map_or_else(
+            || "COMMIT".to_owned(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        );
+    let scale = match arguments.scale {
+        0 | 1 => String::new(),
+        scale => format!(" --scale {scale}"),
+    };
+    let (flags, bug) = match &arguments.bug {
+        Some(bug) => (
+            "RUSTFLAGS='--cfg verity_zoo' CARGO_TARGET_DIR=target/zoo ",
+            format!(" --bug {bug}"),
+        ),
+        None => ("", String::new()),
+    };
+    format!(
+        "git checkout {commit} && {flags}cargo run --release -p vopr -- --seed {seed}{scale}{bug}"
+    )
+}
+
+pub fn print_zoo(json: bool) {
+    let bugs = zoo();
+    if json {
+        let list: Vec<Value> = bugs
+            .iter()
+            .map(|(name, description)| json!({"name": name, "description": description}))
+            .collect();
+        println!("{}", Value::from(list));
+        return;
+    }
+    for (name, description) in bugs {
+        println!("{name:32} {description}");
+    }
+}
+
+#[cfg(verity_zoo)]
+fn zoo() -> Vec<(&'static str, &'static str)> {
+    verity_sim::zoo::BUGS.iter().map(|bug| (bug.name, bug.description)).collect()
+}
+
+#[cfg(not(verity_zoo))]
+fn zoo() -> Vec<(&'static str, &'static str)> {
+    Vec::new()
+}
