@@ -346,7 +346,10 @@ impl Journal {
         self.prepares_in_flight += 1;
         let io = self.io_of(InFlight::Prepare(header));
         let at = self.ring.address(header.journal_offset);
-        effects.push(Effect::Write { io, at, pages: prepare.into_pages(), durable: true });
+        let durable = true;
+        #[cfg(verity_zoo)]
+        let durable = durable && !crate::zoo::is("ack_before_durable");
+        effects.push(Effect::Write { io, at, pages: prepare.into_pages(), durable });
     }
 
     /// Starts to read a prepare above the durable checkpoint. [`Journal::next_read`] gives it.

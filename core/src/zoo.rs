@@ -16,7 +16,41 @@ pub struct Bug {
 }
 
 /// Every bug there is. A name that code asks for and this list lacks is refused by [`is`].
-pub const BUGS: &[Bug] = &[];
+pub const BUGS: &[Bug] = &[
+    Bug {
+        name: "ack_before_durable",
+        description: "journal: a prepare is written without waiting for durability, and counts",
+    },
+    Bug {
+        name: "torn_write_ignored",
+        description: "journal: recovery takes a prepare whose body fails its checksum",
+    },
+    Bug {
+        name: "rotten_taken_as_torn",
+        description: "journal: recovery drops an acknowledged prepare that rotted, without a word",
+    },
+    Bug {
+        name: "superblock_one_copy",
+        description: "superblock: an update counts when one copy is written; a crash brings back \
+                      the stale one",
+    },
+    Bug {
+        name: "page_reused_early",
+        description: "store: a page that the last checkpoint needs is free at once",
+    },
+    Bug {
+        name: "log_not_synced",
+        description: "log: a checkpoint does not sync the segments it names",
+    },
+    Bug {
+        name: "keys_one_copy",
+        description: "keyring: a minted key counts when one copy holds it",
+    },
+    Bug {
+        name: "clock_goes_back",
+        description: "vsr: the timestamp of a prepare follows the wall clock back",
+    },
+];
 
 /// 0: none; else the index into `BUGS` plus one.
 static SELECTED: AtomicUsize = AtomicUsize::new(0);

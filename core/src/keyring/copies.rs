@@ -153,6 +153,10 @@ impl Saving {
             return Ok(Some(self));
         }
         self.done += 1;
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("keys_one_copy") {
+            self.done = 2;
+        }
         if self.done == 2 {
             return Ok(None);
         }

@@ -136,6 +136,10 @@ impl Logs {
             }
             let dirty = self.files.iter_mut().filter(|(_, state)| state.dirty);
             work.syncs = Some(dirty.map(|(file, _)| *file).collect());
+            #[cfg(verity_zoo)]
+            if crate::zoo::is("log_not_synced") {
+                work.syncs = Some(VecDeque::new());
+            }
         }
         while self.in_flight.len() < LOG_IO_IN_FLIGHT_MAX {
             let Some(work) = &mut self.checkpoint else { unreachable!("checked above") };

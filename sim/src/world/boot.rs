@@ -108,7 +108,8 @@ impl World {
             after: None,
             operations: vec![Operation::CreateTenant {
                 tenant: tenant_id(tenant),
-                kek_hash: KekHash::default(),
+                // The node fills in the hash of the key it mints.
+                kek_hash: KekHash([0; 32]),
             }],
         };
         self.tenants_asked.insert(tenant);
@@ -159,5 +160,30 @@ impl World {
         self.lose_process();
         self.shutting_down = false;
         self.boot_at_ns = Some(self.clock.now_ns() + 1_000_000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use verity_core::io::FileId;
+    use verity_core::limits::SUPERBLOCK_COPY_SPACING;
+    use verity_core::superblock::decode_copies;
+
+    use crate::swarm::Options;
+    use crate::world::World;
+
+    #[test]
+    fn a_formatted_disk_has_four_good_superblocks_and_survives_a_power_cut() {
+        let mut world = World::new(1, &Options::default());
+        world.format().unwrap();
+        world.disk.crash(crate::disk::Keep::Nothing);
+        assert_eq!(world.disk.misuse(), None);
+        let bytes = world.disk.contents(FileId::Superblock);
+        let copy = |number: usize| {
+            let start = number * SUPERBLOCK_COPY_SPACING as usize;
+            &bytes[start..start + 4096]
+        };
+        let report = decode_copies(&[copy(0), copy(1), copy(2), copy(3)]);
+        assert!(report.verdicts.iter().all(|verdict| verdict.is_good()), "{report:?}");
     }
 }

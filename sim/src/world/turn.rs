@@ -208,7 +208,7 @@ impl World {
         Ok(())
     }
 
-    fn answer_key(&mut self, input: Input) {
+    pub(super) fn answer_key(&mut self, input: Input) {
         self.serial += 1;
         let due_ns = self.clock.now_ns() + 1 + self.random.exponential(50_000);
         self.key_answers.insert((due_ns, self.serial), input);
