@@ -132,6 +132,11 @@ impl Atlas {
         allowed
     }
 
+    /// Damage that the world decided on by itself.
+    pub fn force(&mut self, id: SectorId) {
+        self.remember(FaultKind::AtRest, id.0, id.1, 1);
+    }
+
     /// Whether a crash may tear this sector: of files kept as copies, only while others are good.
     pub fn allows_tear(&mut self, id: SectorId) -> bool {
         match self.zone(id) {

@@ -7,7 +7,7 @@ use verity_core::io::{KeyError, SecretKey, WrappedKey};
 
 use crate::random::Random;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MasterKey {
     key: [u8; 32],
     random: Random,

@@ -18,6 +18,7 @@ pub mod random;
 pub mod replica;
 pub mod report;
 pub mod run;
+pub mod solo;
 pub mod sql;
 pub mod swarm;
 pub mod trace;

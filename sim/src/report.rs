@@ -23,6 +23,8 @@ pub enum FailureKind {
     Log,
     /// Plaintext of a tenant reached a disk.
     Canary,
+    /// A nonce was used twice under one key.
+    Nonce,
     /// State rebuilt from the log differs from the live one.
     Rebuild,
     /// Two nodes with the same ops differ in their bytes.
@@ -47,6 +49,7 @@ impl FailureKind {
             FailureKind::Lost => "lost",
             FailureKind::Log => "log",
             FailureKind::Canary => "canary",
+            FailureKind::Nonce => "nonce",
             FailureKind::Rebuild => "rebuild",
             FailureKind::Twin => "twin",
             FailureKind::Halted => "halted",

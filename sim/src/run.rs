@@ -61,9 +61,9 @@ pub fn install_hook(last_word: fn(Report)) {
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> String {
-    let place = info.location().map_or_else(String::new, |place| {
-        format!(" at {}:{}", place.file(), place.line())
-    });
+    let place = info
+        .location()
+        .map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
     format!("{}{place}", info.payload_as_str().unwrap_or("a panic without words"))
 }
 

@@ -9,6 +9,8 @@ mod audit;
 mod boot;
 mod clients;
 mod turn;
+mod twin;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +34,7 @@ use crate::swarm::{Options, Plan};
 use crate::trace::Trace;
 use crate::workload::Workload;
 use clients::{Client, Pending, Reading};
+use watch::Watch;
 
 /// What is counted while a run goes on; shared with a panic hook, which has nothing else.
 #[derive(Debug)]
@@ -81,6 +84,7 @@ pub struct World {
     tenants_ready: BTreeSet<usize>,
     tenants_asked: BTreeSet<usize>,
     shutting_down: bool,
+    watch: Watch,
     /// Of the running process.
     cache_pages: u64,
 }
@@ -143,6 +147,7 @@ impl World {
             tenants_ready: BTreeSet::from([0]),
             tenants_asked: BTreeSet::from([0]),
             shutting_down: false,
+            watch: Watch::default(),
             cache_pages: 0,
             plan,
         }

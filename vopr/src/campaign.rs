@@ -93,9 +93,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         None if timed => (0, u64::MAX),
         None => (0, 100),
     };
-    let stop_at = arguments
-        .minutes
-        .map(|minutes| started + Duration::from_secs_f64(minutes.max(0.0) * 60.0));
+    let stop_at =
+        arguments.minutes.map(|minutes| started + Duration::from_secs_f64(minutes.max(0.0) * 60.0));
     let mut summary = Summary::default();
     let mut workers: BTreeMap<u64, Worker> = BTreeMap::new();
     let (sender, receiver) = mpsc::channel();
@@ -153,8 +152,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
                     .is_some_and(|last| last["seed"].as_u64() == worker.next.checked_sub(1));
                 if !seed_failed {
                     let detail = format!("the worker ended without a verdict: {status:?}");
-                    let failure = json!({"kind": "process", "detail": detail});
-                    summary.add(&json!({"seed": worker.next, "ok": false, "failure": failure}));
+                    summary.add(&json!({"seed": worker.next, "ok": false, "failure": detail}));
                     worker.next += 1;
                     stopping |= !arguments.keep_going;
                 }
@@ -246,7 +244,10 @@ fn print(summary: &Summary, arguments: &Arguments, seconds: f64) {
         summary.failures.len(),
         summary.damage_detected,
     );
-    println!("{:.0} s simulated, {} faults, {:?}", summary.sim_seconds, summary.faults, summary.sums);
+    println!(
+        "{:.0} s simulated, {} faults, {:?}",
+        summary.sim_seconds, summary.faults, summary.sums
+    );
     let not_seen = summary.events_not_seen();
     if !not_seen.is_empty() {
         println!("events not seen: {}", not_seen.join(", "));

@@ -36,10 +36,8 @@ pub fn report_json(report: &Report, seconds: f64) -> Value {
     json!({
         "seed": report.seed,
         "ok": report.ok(),
-        "failure": report.failure.as_ref().map(|failure| json!({
-            "kind": failure.kind.name(),
-            "detail": failure.detail,
-        })),
+        "failure": report.failure.as_ref().map(ToString::to_string),
+        "failure_kind": report.failure.as_ref().map(|failure| failure.kind.name()),
         "trace_hash": report.trace_hash_hex(),
         "ticks": report.ticks,
         "sim_seconds": report.sim_ns as f64 / 1e9,
@@ -109,10 +107,9 @@ pub fn replay_command(seed: u64, arguments: &Arguments) -> String {
         scale => format!(" --scale {scale}"),
     };
     let (flags, bug) = match &arguments.bug {
-        Some(bug) => (
-            "RUSTFLAGS='--cfg verity_zoo' CARGO_TARGET_DIR=target/zoo ",
-            format!(" --bug {bug}"),
-        ),
+        Some(bug) => {
+            ("RUSTFLAGS='--cfg verity_zoo' CARGO_TARGET_DIR=target/zoo ", format!(" --bug {bug}"))
+        }
         None => ("", String::new()),
     };
     format!(

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use verity_core::ids::{SegmentNumber, TenantId};
 use verity_core::io::FileId;
 use verity_core::limits::PAGE_SIZE;
-use verity_core::log::{
-    RecordKind, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier,
-};
+use verity_core::log::{RecordKind, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
 
 use super::World;
 use super::clients::tenant_id;
@@ -61,6 +59,9 @@ impl World {
         }
         self.search_disk()?;
         self.audit_logs()?;
+        if self.plan.twin {
+            self.compare_twins()?;
+        }
         self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;
         self.final_reads()
     }

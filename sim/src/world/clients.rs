@@ -5,9 +5,7 @@
 //! apply is not remembered.
 
 use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
-use verity_core::kernel::{
-    ExpectedVersion, Operation, Reply, Request, RequestError, ResultDetail,
-};
+use verity_core::kernel::{ExpectedVersion, Operation, Reply, Request, RequestError, ResultDetail};
 use verity_core::node::Progress as ReadProgress;
 use verity_core::query::SqlState;
 
@@ -301,8 +299,8 @@ impl World {
         let now_ns = self.clock.now_ns();
         let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };
         pending.copies = pending.copies.saturating_sub(1);
-        let retry = error.retryable()
-            || matches!(&error, RequestError::Sql(error) if error.retryable());
+        let retry =
+            error.retryable() || matches!(&error, RequestError::Sql(error) if error.retryable());
         if retry {
             pending.send_at_ns = Some(now_ns + 1 + self.random.exponential(3_000_000));
             return Ok(());

@@ -128,6 +128,7 @@ impl World {
     pub(super) fn give(&mut self, input: Input) -> Result<(), Failure> {
         let now_ns = self.clock.now_ns();
         self.progress.borrow_mut().trace.input(now_ns, &input);
+        self.watch_input(&input);
         let clock = self.clock.clock();
         let Some(node) = &mut self.node else {
             unreachable!("a dead process has nothing in flight")
@@ -184,6 +185,7 @@ impl World {
                     let detail = format!("plaintext in a write at {at:?}, byte {offset} of it");
                     return Err(Failure::new(FailureKind::Canary, detail));
                 }
+                self.watch_write(io, at, pages.as_bytes())?;
                 self.disk.submit(now_ns, DiskRequest::Write { io, at, pages, durable });
             }
             Effect::Sync { io, file } => {
@@ -237,6 +239,7 @@ impl World {
             counts.crashes += 1;
             counts.crashes_in_flight += u64::from(report.writes_in_flight > 0);
         });
+        self.damage_ring();
         self.lose_process();
         let pause_ns = self.crash_random.exponential(20_000_000);
         self.boot_at_ns = Some(self.clock.now_ns() + 1 + pause_ns);
