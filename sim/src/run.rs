@@ -78,3 +78,37 @@ fn partial_report(text: &str) -> Option<Report> {
     report.lines = progress.trace.lines().to_vec();
     Some(report)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{run, run_twice};
+    use crate::swarm::Options;
+
+    fn hold(seed: u64) {
+        let report = run(seed, &Options::default());
+        assert!(report.ok(), "seed {seed}: {:?}", report.failure);
+    }
+
+    #[test]
+    fn a_few_seeds_hold() {
+        (1..=4).for_each(hold);
+    }
+
+    #[test]
+    fn seeds_that_once_failed_hold() {
+        for line in include_str!("../seeds.txt").lines() {
+            let first = line.split_whitespace().next().unwrap_or("#");
+            if let Ok(seed) = first.parse() {
+                hold(seed);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+        let report = run_twice(5, &Options::default());
+        assert!(report.ok(), "{:?}", report.failure);
+        let other = run(6, &Options::default());
+        assert_ne!(report.trace_hash, other.trace_hash);
+    }
+}

@@ -1,11 +1,15 @@
 //! One thing at a time: completions, clients, ticks, boots and crashes, in order of time.
 
 use verity_core::io::{Effect, Input};
+use verity_core::limits::PAGE_SIZE;
 use verity_core::node::Halt;
 
 use super::{STUCK_NS, TURNS_MAX, World};
 use crate::disk::{Keep, Request as DiskRequest};
 use crate::report::{Failure, FailureKind};
+
+/// Pages beside the budgets: those of reads under way.
+const MEMORY_SLACK_PAGES: u64 = 1_024;
 
 /// What is due next. The order breaks ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +150,7 @@ impl World {
         }
         self.take_replies()?;
         self.drive_reads()?;
+        self.check_memory()?;
         self.execute_effects()?;
         if self.crashed {
             self.crash();
@@ -169,6 +174,23 @@ impl World {
         if !self.crashed {
             // Keeps its memory.
             self.effects = effects;
+        }
+        Ok(())
+    }
+
+    /// Pages in memory: the clean cache, what may be dirty, and what a task may pin.
+    fn check_memory(&mut self) -> Result<(), Failure> {
+        let Some(node) = &self.node else { return Ok(()) };
+        let constants = &self.plan.constants;
+        let pages = self.cache_pages
+            + 2 * u64::from(constants.dirty_pages_max)
+            + 2 * u64::from(constants.transaction_pages_read_max)
+            + MEMORY_SLACK_PAGES;
+        let budget = pages * PAGE_SIZE as u64;
+        let used = node.memory_bytes();
+        if used > budget {
+            let detail = format!("{used} bytes of pages, the budget is {budget}");
+            return Err(Failure::new(FailureKind::Budget, detail));
         }
         Ok(())
     }
