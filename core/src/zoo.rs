@@ -47,6 +47,18 @@ pub const BUGS: &[Bug] = &[
         description: "keyring: a minted key counts when one copy holds it",
     },
     Bug {
+        name: "as_of_off_by_one",
+        description: "query: a read of the past takes the version that had just ended",
+    },
+    Bug {
+        name: "fault_leaks",
+        description: "query: a row whose page is not in memory counts as absent",
+    },
+    Bug {
+        name: "not_unknown_is_true",
+        description: "query: NOT of an unknown condition is true",
+    },
+    Bug {
         name: "clock_goes_back",
         description: "vsr: the timestamp of a prepare follows the wall clock back",
     },

@@ -147,6 +147,10 @@ fn from_truth(truth: Option<bool>) -> Value {
 /// The truth of a condition; None is unknown.
 pub fn eval_truth(expr: &Expr, env: &Env<'_>) -> Result<Option<bool>, SqlError> {
     match expr {
+        #[cfg(verity_zoo)]
+        Expr::Not(value) if crate::zoo::is("not_unknown_is_true") => {
+            Ok(Some(eval_truth(value, env)? != Some(true)))
+        }
         Expr::Not(value) => Ok(eval_truth(value, env)?.map(|truth| !truth)),
         Expr::And(list) => {
             let mut truth = Some(true);
