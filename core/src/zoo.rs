@@ -54,10 +54,7 @@ pub const BUGS: &[Bug] = &[
         name: "fault_leaks",
         description: "query: a row whose page is not in memory counts as absent",
     },
-    Bug {
-        name: "not_unknown_is_true",
-        description: "query: NOT of an unknown condition is true",
-    },
+    Bug { name: "not_unknown_is_true", description: "query: NOT of an unknown condition is true" },
     Bug {
         name: "clock_goes_back",
         description: "vsr: the timestamp of a prepare follows the wall clock back",

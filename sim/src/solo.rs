@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use verity_core::ids::TenantId;
 use verity_core::io::{Effect, Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{Format, FormatOptions, Halt, Progress, Seed, Ticket};
+use verity_core::node::{Format, FormatOptions, Halt, Progress, Read, Seed, Ticket};
 use verity_core::query::Value;
 use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
 
@@ -110,14 +110,17 @@ impl Solo {
     }
 
     pub fn query(&mut self, tenant: TenantId, text: &str, parameters: Vec<Value>) -> Answer {
-        let mut task = self.node().begin_read(tenant, text.to_owned(), parameters);
+        let mut read = Read::sql(tenant, text, parameters);
         for _ in 0..TURNS_MAX {
             let clock = self.clock();
             let Some(node) = &mut self.node else { unreachable!("a process runs") };
-            let progress = node.read(clock, &mut task, &mut self.effects);
+            let progress = node.read(clock, &mut read, &mut self.effects);
             self.drain();
             match progress {
-                Progress::Ready => return task.into_answer(),
+                Progress::Ready => {
+                    let result = read.finish().map_err(|error| error.to_string())?;
+                    return Ok((result.position.get(), result.rows));
+                }
                 Progress::Yielded => {}
                 Progress::Waiting => {
                     if !self.step() {

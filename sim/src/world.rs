@@ -30,6 +30,7 @@ use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::replica::Replica;
 use crate::report::{Failure, FailureKind, Report};
+use crate::sql::Query;
 use crate::swarm::{Options, Plan};
 use crate::trace::Trace;
 use crate::workload::Workload;
@@ -66,6 +67,8 @@ pub struct World {
     pending: BTreeMap<u64, Pending>,
     tickets: BTreeMap<u64, u64>,
     readings: Vec<Reading>,
+    /// Reads of no client that found no node: asked again.
+    unread: Vec<(usize, Query)>,
     /// Transactions still to be sent in this round.
     quota: u64,
     /// Effects until the next crash.
@@ -134,6 +137,7 @@ impl World {
             pending: BTreeMap::new(),
             tickets: BTreeMap::new(),
             readings: Vec::new(),
+            unread: Vec::new(),
             quota: 0,
             crash_in: None,
             boot_at_ns: None,

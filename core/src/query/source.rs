@@ -47,11 +47,8 @@ impl<'a> RowSource<'a> {
     pub fn get(&self, schema: &TableSchema, key: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
         let current = self.store.get(self.tree(schema.rows), key);
         #[cfg(verity_zoo)]
-        let current = if crate::zoo::is("fault_leaks") && current.is_err() {
-            Ok(None)
-        } else {
-            current
-        };
+        let current =
+            if crate::zoo::is("fault_leaks") && current.is_err() { Ok(None) } else { current };
         let current = current?;
         let is_current = self.is_current(schema);
         if let Some(bytes) = current {
@@ -67,11 +64,8 @@ impl<'a> RowSource<'a> {
     fn version(&self, schema: &TableSchema, key: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
         let low = history_key(key, self.position.next());
         #[cfg(verity_zoo)]
-        let low = if crate::zoo::is("as_of_off_by_one") {
-            history_key(key, self.position)
-        } else {
-            low
-        };
+        let low =
+            if crate::zoo::is("as_of_off_by_one") { history_key(key, self.position) } else { low };
         let high = history_key(key, Position::new(u64::MAX));
         let mut cursor =
             Cursor::new(Bound::Included(&low), Bound::Included(&high), Direction::Forward);

@@ -36,17 +36,18 @@ impl World {
                 let head = self.ledgers[tenant].head().unwrap_or(created);
                 let mut positions = vec![None];
                 positions.extend((0..3).map(|_| Some(self.random.range(created, head))));
-                for position in positions {
-                    self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;
-                    if self.ended_by_damage {
-                        return Ok(());
-                    }
-                    let query = Workload::whole(&spec, position);
-                    self.begin_read(None, tenant, query)?;
-                    self.after_step()?;
-                    self.drive_until_settled()?;
-                }
+                let whole = |position| (tenant, Workload::whole(&spec, position));
+                self.unread.extend(positions.into_iter().map(whole));
             }
+        }
+        while let Some((tenant, query)) = self.unread.pop() {
+            self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;
+            if self.ended_by_damage {
+                return Ok(());
+            }
+            self.begin_read(None, tenant, query)?;
+            self.after_step()?;
+            self.drive_until_settled()?;
         }
         self.settle()
     }

@@ -6,13 +6,12 @@
 
 use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
 use verity_core::kernel::{ExpectedVersion, Operation, Reply, Request, RequestError, ResultDetail};
-use verity_core::node::Progress as ReadProgress;
+use verity_core::node::{Progress as ReadProgress, Read, ReadError};
 use verity_core::query::SqlState;
 
 use super::World;
 use crate::ledger::{Answered, Committed, Refused, shorten};
 use crate::model::{Effect, Refusal};
-use crate::replica::ReadTask;
 use crate::report::{Failure, FailureKind};
 use crate::sql::{Datum, Expected, Parameters, Query, Select, Statement};
 
@@ -46,7 +45,7 @@ pub(super) struct Reading {
     pub client: Option<usize>,
     pub tenant: usize,
     pub query: Query,
-    pub task: ReadTask,
+    pub read: Read,
     pub sent_at: Option<u64>,
 }
 
@@ -361,6 +360,9 @@ impl World {
         }
         for reading in std::mem::take(&mut self.readings) {
             self.release(reading.client);
+            if reading.client.is_none() {
+                self.unread.push((reading.tenant, reading.query));
+            }
         }
     }
 
@@ -377,13 +379,29 @@ impl World {
         let mut parameters = Parameters::new(always);
         let text = query.sql(&spec, &mut parameters);
         let sent_at = self.ledgers[tenant].head();
-        let Some(node) = &self.node else { return Ok(()) };
-        let task = node.begin_read(tenant_id(tenant), text, parameters.values);
+        if self.node.is_none() {
+            return Ok(());
+        }
+        let read = Read::sql(tenant_id(tenant), &text, parameters.values);
         if let Some(client) = client {
             self.clients[client].busy = true;
         }
-        self.readings.push(Reading { client, tenant, query, task, sent_at });
+        self.readings.push(Reading { client, tenant, query, read, sent_at });
         self.drive_reads()
+    }
+
+    /// A read that found no node, or another schema, is asked again if nobody else will.
+    fn read_again(
+        &mut self,
+        client: Option<usize>,
+        tenant: usize,
+        query: Query,
+    ) -> Result<(), Failure> {
+        if client.is_some() {
+            return Ok(());
+        }
+        self.unread.push((tenant, query));
+        Ok(())
     }
 
     /// Calls every unfinished read once.
@@ -393,7 +411,7 @@ impl World {
             let clock = self.clock.clock();
             let Some(node) = &mut self.node else { return Ok(()) };
             let reading = &mut self.readings[index];
-            match node.read(clock, &mut reading.task, &mut self.effects) {
+            match node.read(clock, &mut reading.read, &mut self.effects) {
                 ReadProgress::Ready => {
                     let reading = self.readings.remove(index);
                     self.answered(reading)?;
@@ -410,12 +428,14 @@ impl World {
 
     fn answered(&mut self, reading: Reading) -> Result<(), Failure> {
         self.last_progress_ns = self.clock.now_ns();
-        let Reading { client, tenant, query, task, sent_at } = reading;
+        let Reading { client, tenant, query, read, sent_at } = reading;
         self.release(client);
         let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
-        match task.into_answer() {
-            Ok((position, rows)) => {
-                let mut rows = rows
+        match read.finish() {
+            Ok(result) => {
+                let position = result.position.get();
+                let mut rows = result
+                    .rows
                     .iter()
                     .map(|row| row.iter().map(Datum::from_core).collect())
                     .collect::<Result<Vec<Vec<Datum>>, String>>()
@@ -427,8 +447,17 @@ impl World {
                 let answered = Answered { query, position, rows };
                 self.ledgers[tenant].answer(sent_at, answered).map_err(wrong)
             }
-            Err(text) => {
+            Err(error) => {
+                let text = error.to_string();
                 self.note(|| format!("read failed: {text}"));
+                let retry = match &error {
+                    ReadError::Sql(error) => error.retryable(),
+                    ReadError::NotReady => true,
+                    ReadError::TenantUnknown(_) | ReadError::Store(_) | ReadError::Log(_) => false,
+                };
+                if retry {
+                    return self.read_again(client, tenant, query);
+                }
                 if self.disk.atlas.fatal_zones().next().is_some() {
                     self.ended_by_damage = true;
                     self.count(|report| report.damage_detected = Some(text));
