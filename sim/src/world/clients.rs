@@ -507,6 +507,7 @@ fn refusal_of(error: &RequestError) -> Result<Refused, &'static str> {
         | RequestError::IdempotencyUnknown { .. }
         | RequestError::IdempotencyTooFarAhead { .. }
         | RequestError::LimitExceeded { .. }
+        | RequestError::GridFull { .. }
         | RequestError::TooLarge { .. } => other(),
         RequestError::StreamNameInvalid { .. }
         | RequestError::IdempotencyReused { .. }
