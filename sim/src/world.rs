@@ -171,6 +171,7 @@ impl World {
     pub fn run(&mut self) -> Result<(), Failure> {
         self.format()?;
         self.boot();
+        self.after_step()?;
         self.drive(|world| world.node.as_ref().is_some_and(Replica::is_ready))?;
         self.begin_faults();
         for round in 0..self.plan.rounds {
