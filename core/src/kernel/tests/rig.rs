@@ -21,9 +21,9 @@ use crate::kernel::{
     RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, Stall, World,
 };
 use crate::limits::ClusterConstants;
-use crate::log::{LogCheckpoint, LogPins, Logs};
+use crate::log::{LogCheckpoint, LogHead, LogPins, Logs};
 use crate::query::{Catalog, Column, ColumnType, Command, Expr, TableSchema, Value};
-use crate::store::{PageKeys, Pins, Store, StoreConfig};
+use crate::store::{PageKeys, Pins, Store, StoreCheckpoint, StoreConfig};
 use crate::time::Timestamp;
 
 pub const T1: TenantId = TenantId::DEFAULT;
@@ -103,6 +103,16 @@ pub enum Memory {
     Random(u64),
 }
 
+/// A prepare as a journal keeps it.
+#[derive(Clone)]
+struct Journaled {
+    timestamp: Timestamp,
+    kind: PrepareKind,
+    requests: u32,
+    checkpoint_durable: Op,
+    body: Vec<u8>,
+}
+
 pub struct Rig {
     pub store: Store,
     pub logs: Logs,
@@ -116,6 +126,8 @@ pub struct Rig {
     checkpointed: Op,
     nonce: u64,
     pub stalls: u64,
+    journal: Vec<Journaled>,
+    superblock: Option<(StoreCheckpoint, Generation)>,
 }
 
 impl Rig {
@@ -137,6 +149,8 @@ impl Rig {
             checkpointed: Op::ZERO,
             nonce: 0,
             stalls: 0,
+            journal: Vec::new(),
+            superblock: None,
         };
         rig.recover();
         rig
@@ -160,16 +174,45 @@ impl Rig {
     }
 
     pub fn apply(&mut self, kind: PrepareKind, requests: u32, body: &[u8]) -> Applied {
-        self.op += 1;
         self.now_ms += 1;
-        let prepare = Prepare {
-            op: Op::new(self.op),
+        let journaled = Journaled {
             timestamp: Timestamp(self.now_ms * 1_000_000),
             kind,
             requests,
             checkpoint_durable: self.checkpointed,
+            body: body.to_vec(),
+        };
+        self.journal.push(journaled.clone());
+        self.apply_journaled(&journaled)
+    }
+
+    /// Memory is lost; what the last checkpoint wrote is opened, and the journal replayed above it.
+    pub fn crash(&mut self) {
+        let Some((checkpoint, generation)) = self.superblock else { panic!("no checkpoint yet") };
+        let config = StoreConfig::new(FileId::Grid, &self.constants, 64);
+        let mut effects = Effects::new();
+        self.store = Store::open(config, &checkpoint, &mut effects);
+        self.logs = Logs::new(self.constants.segment_positions);
+        self.kernel = Kernel::new(self.constants, generation);
+        pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+        assert!(self.store.is_open());
+        self.op = self.checkpointed.get();
+        for at in self.checkpointed.get() as usize..self.journal.len() {
+            let journaled = self.journal[at].clone();
+            self.apply_journaled(&journaled);
+        }
+    }
+
+    fn apply_journaled(&mut self, journaled: &Journaled) -> Applied {
+        self.op += 1;
+        let prepare = Prepare {
+            op: Op::new(self.op),
+            timestamp: journaled.timestamp,
+            kind: journaled.kind,
+            requests: journaled.requests,
+            checkpoint_durable: journaled.checkpoint_durable,
             seed: [self.op as u8; 32],
-            body,
+            body: &journaled.body,
         };
         let mut effects = Effects::new();
         let mut pins = Pins::new();
@@ -204,7 +247,8 @@ impl Rig {
             loop {
                 assert_eq!(self.store.checkpoint_step(&self.keys, &mut effects), Ok(()));
                 pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
-                if self.store.checkpoint_done().is_some() {
+                if let Some(done) = self.store.checkpoint_done() {
+                    self.superblock = Some((done, self.kernel.generation()));
                     break;
                 }
             }
@@ -346,6 +390,19 @@ impl Rig {
         }
         self.store.unpin(&mut pins);
         rows.into_inner()
+    }
+
+    pub fn head(&mut self, tenant: TenantId) -> LogHead {
+        let mut pins = Pins::new();
+        loop {
+            match self.kernel.log_head(&self.store, &self.logs, tenant) {
+                Ok(head) => {
+                    self.store.unpin(&mut pins);
+                    return head;
+                }
+                Err(_) => self.fetch(&mut pins),
+            }
+        }
     }
 
     pub fn position(&self, tenant: TenantId) -> u64 {
