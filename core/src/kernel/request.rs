@@ -280,6 +280,13 @@ impl fmt::Display for RequestError {
                 "no outcome is remembered for {after}, which this request must follow; send that \
                  one first"
             ),
+            RequestError::LimitExceeded { limit: Limit::TransactionPagesRead, value, max } => {
+                write!(
+                    f,
+                    "the statement scans {value} pages or more, transaction_pages_read_max is \
+                     {max}; narrow WHERE to a range of the primary key"
+                )
+            }
             RequestError::LimitExceeded { limit, value, max } => write!(
                 f,
                 "the transaction needs {value}, {limit} is {max}; split it into smaller ones"

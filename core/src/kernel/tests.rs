@@ -1,6 +1,5 @@
 //! The kernel on a disk that answers at once: faults, evictions and op boundaries at will.
 
-mod cost;
 mod rebuilding;
 mod requests;
 mod rig;

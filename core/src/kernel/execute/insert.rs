@@ -9,11 +9,13 @@ use crate::query::command::{Assignment, Insert, OnConflict};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
 use crate::query::{Expr, SqlError, SqlState, TableSchema, Value};
 
+/// A complete, checked row and its key; None: hidden, given by the row's own position.
+type KeyedRow = (Option<Vec<u8>>, Vec<Value>);
+
 /// Rows that are ready, and how many of them are drafted.
 #[derive(Debug)]
 pub(super) struct Inserting {
-    /// With their keys, but for hidden ones.
-    rows: Vec<(Option<Vec<u8>>, Vec<Value>)>,
+    rows: Vec<KeyedRow>,
     next: usize,
     affected: u64,
 }
@@ -144,7 +146,7 @@ fn whole_rows(
     schema: &TableSchema,
     insert: &Insert,
     context: &Context,
-) -> Result<Vec<(Option<Vec<u8>>, Vec<Value>)>, SqlError> {
+) -> Result<Vec<KeyedRow>, SqlError> {
     let corrupt = |_| SqlError::new(SqlState::CorruptEncoding, "cells of an INSERT");
     let width = schema.columns.len();
     if insert.columns.iter().any(|id| id.get() == 0 || id.get() as usize > width) {
