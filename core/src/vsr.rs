@@ -501,7 +501,9 @@ impl Vsr {
     /// max(last + 1, wall), but never more than one step ahead of the last.
     fn timestamp(&mut self, now: Clock, op: Op, effects: &mut Effects) -> Timestamp {
         let last = self.head.timestamp;
-        let latest = last.plus_ns(CLOCK_STEP_MAX_NS);
+        // Before the first prepare there is no time to step from: the wall clock is believed.
+        let first = last == Timestamp(0);
+        let latest = if first { now.wall } else { last.plus_ns(CLOCK_STEP_MAX_NS) };
         let ahead_ns = now.wall.0.saturating_sub(latest.0);
         if ahead_ns > 0 && self.clock_ahead_ns == 0 {
             effects.event(Event::ClockStepLimited { op, ahead_ns });
