@@ -9,8 +9,8 @@
 //! turns a record into tree changes, live and in [`Rebuild`]. No clock but the prepare's timestamp,
 //! no randomness but what the prepare carries.
 //!
-//! Fault model: prepares are checked by their checksums below this, and by seals here; a page that is
-//! not in memory suspends an apply ([`Stall`]), never changes it; a missing key or a broken seal
+//! Fault model: prepares are checked by their checksums below this, and by seals here; a page that
+//! is not in memory suspends an apply ([`Stall`]), never changes it; a missing key or a broken seal
 //! stops the replica. Start reading at `request` (what callers see), `apply` (the machine), then
 //! `record`; `docs/KERNEL.md` has the formats.
 

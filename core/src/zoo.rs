@@ -1,9 +1,9 @@
 //! Deliberate bugs, compiled only under `--cfg verity_zoo`: the simulator itself under test.
 //!
-//! Purpose: each bug here is planted in its module as `#[cfg(verity_zoo)] if crate::zoo::is("name")`
-//! and must be caught by the campaign or by a named directed test. Invariant: a normal build holds
-//! none of this (the tidy test looks for its symbols). At most one bug is selected at a time, by
-//! [`select`]; the core reads no environment.
+//! Purpose: each bug here is planted in its module as `#[cfg(verity_zoo)] if
+//! crate::zoo::is("name")` and must be caught by the campaign or by a named directed test.
+//! Invariant: a normal build holds none of this (the tidy test looks for its symbols). At most one
+//! bug is selected at a time, by [`select`]; the core reads no environment.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

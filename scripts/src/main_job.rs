@@ -311,8 +311,8 @@ fn normal(value: &str) -> String {
     let leading_zero = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
     match (value.parse::<i64>(), value.parse::<f64>()) {
         (Ok(number), _) if !leading_zero => number.to_string(),
-        // serde_json does not read doubles to the last bit; 14 digits are far more than any cell has
-        // by chance.
+        // serde_json does not read doubles to the last bit; 14 digits are far more than any cell
+        // has by chance.
         (Err(_), Ok(number)) if !leading_zero => format!("{number:.13e}"),
         _ => value.to_string(),
     }

@@ -44,7 +44,8 @@ impl fmt::Display for MasterKeyError {
         match self {
             MasterKeyError::Length { length_bytes } => write!(
                 f,
-                "a master key is 32 raw bytes or 64 hexadecimal digits, this has {length_bytes} bytes"
+                "a master key is 32 raw bytes or 64 hexadecimal digits, \
+                 this has {length_bytes} bytes"
             ),
             MasterKeyError::NotHexadecimal { offset } => {
                 write!(f, "the master key's character {offset} is no hexadecimal digit")

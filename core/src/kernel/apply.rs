@@ -1,8 +1,8 @@
 //! Applying a prepare: request by request, each a transaction, restartable anywhere.
 //!
 //! Per request: open the seal → idempotency → `after` → execute over an overlay → records and tree
-//! changes → reply; then a checkpoint record if one is due. The machine keeps what it has done, so a
-//! [`Stall`] (a page is missing, the log must flush) suspends it and the same call resumes it.
+//! changes → reply; then a checkpoint record if one is due. The machine keeps what it has done, so
+//! a [`Stall`] (a page is missing, the log must flush) suspends it and the same call resumes it.
 //!
 //! Invariants: two kernels that apply the same prepares make the same records, whatever faults they
 //! meet; nothing of a request that is refused is in any log, but for the one `Refused` record that

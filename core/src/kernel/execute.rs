@@ -1,11 +1,11 @@
 //! Executing a request over an overlay: nothing happens to trees or logs here.
 //!
-//! Purpose: commands, in order, become drafts of records. What earlier commands of the request did is
-//! seen through the overlay, so several statements are one transaction; when any of them fails the
-//! whole execution is thrown away.
+//! Purpose: commands, in order, become drafts of records. What earlier commands of the request did
+//! is seen through the overlay, so several statements are one transaction; when any of them fails
+//! the whole execution is thrown away.
 //!
-//! Faults: each piece of work goes in steps that keep what they have done, so a page fault repeats at
-//! most one row. Execution reads only; the state cannot change while it is suspended.
+//! Faults: each piece of work goes in steps that keep what they have done, so a page fault repeats
+//! at most one row. Execution reads only; the state cannot change while it is suspended.
 //!
 //! Invariants: the result is a function of state, commands and the prepare's time and seed; every
 //! limit of a transaction is counted in things that no cache can change (drafts, bytes, entries
@@ -366,8 +366,8 @@ impl Execution {
         }
     }
 
-    /// An upper bound, from sizes and counts alone: changed leaves are at most the rows changed, and
-    /// at most what the tree can have; new ones follow from the bytes; inner pages are few.
+    /// An upper bound, from sizes and counts alone: changed leaves are at most the rows changed,
+    /// and at most what the tree can have; new ones follow from the bytes; inner pages are few.
     fn estimate_pages(&self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
         /// Forests, catalog, outcomes and their parents.
         const FIXED: u64 = 16;

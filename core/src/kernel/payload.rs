@@ -248,7 +248,8 @@ impl Payload<'_> {
     }
 }
 
-/// Adds the outcome to the payload, encoded without one, that takes the rest of `bytes` from `start`.
+/// Adds the outcome to the payload, encoded without one, that takes the rest of `bytes` from
+/// `start`.
 pub fn add_outcome(bytes: &mut Vec<u8>, start: usize, outcome: &Outcome) {
     let first = &mut bytes[start];
     assert!(*first & 0xe0 == 0xa0 && *first & 0x1f < 22, "a payload is a map of few pairs");

@@ -1,8 +1,8 @@
 //! On the primary: a typed request becomes a sealed, self-contained one.
 //!
 //! Purpose: parse, bind and lower once, refuse early what state need not decide, seal. Restartable:
-//! nothing is changed but caches. Invariant: what leaves here holds no plaintext of a tenant but the
-//! clear header of `batch`.
+//! nothing is changed but caches. Invariant: what leaves here holds no plaintext of a tenant but
+//! the clear header of `batch`.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -149,7 +149,8 @@ fn check(request: &Request, now: Timestamp) -> Result<(), RequestError> {
     }
     let id = request.idempotency;
     let now_ms = now.as_ms();
-    // A little slack: the prepare's clock decides, and a remembered id is answered whatever it says.
+    // A little slack: the prepare's clock decides, and a remembered id is answered whatever it
+    // says.
     if !id.is_none() && id.not_after_ms() > now_ms.saturating_add(2 * IDEMPOTENCY_AHEAD_MAX_MS) {
         let max_ahead_ms = IDEMPOTENCY_AHEAD_MAX_MS;
         return Err(RequestError::IdempotencyTooFarAhead { id, now_ms, max_ahead_ms });

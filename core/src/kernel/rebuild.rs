@@ -5,11 +5,11 @@
 //! starts empty; then all trees that are functions of records are compared, entry by entry.
 //!
 //! Invariants: the outcome does not depend on batching, caches, or which ops the records came in.
-//! Beside the trees it checks each record's commitment against its payload. Nothing of the live state
-//! changes; the caller applies no prepare meanwhile.
+//! Beside the trees it checks each record's commitment against its payload. Nothing of the live
+//! state changes; the caller applies no prepare meanwhile.
 //!
-//! Fault model: the three sources of pages stall independently ([`RebuildStall`]); damage in a log is
-//! told by position, a difference by tenant, tree and key.
+//! Fault model: the three sources of pages stall independently ([`RebuildStall`]); damage in a log
+//! is told by position, a difference by tenant, tree and key.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -46,7 +46,8 @@ pub enum RebuildStall {
     Log,
     /// Pages of the scratch store.
     Scratch,
-    /// The scratch store has too many dirty pages: checkpoint it with this op, as durable, and go on.
+    /// The scratch store has too many dirty pages: checkpoint it with this op, as durable, and go
+    /// on.
     ScratchCheckpoint(Op),
     Failed(RebuildError),
 }

@@ -187,7 +187,8 @@ pub fn apply_record(
 }
 
 /// What must be known of a record in the catalog in memory before `apply_record` changes trees: a
-/// reader between two of its steps must not take the table's current rows for those of its position.
+/// reader between two of its steps must not take the table's current rows for those of its
+/// position.
 pub fn announce(catalog: &mut Arc<Catalog>, metadata: &Metadata, payload: &Payload<'_>) {
     let (Payload::RowPut { table, .. } | Payload::RowDelete { table, .. }) = payload else {
         return;

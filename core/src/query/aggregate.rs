@@ -1,8 +1,8 @@
 //! COUNT, SUM, MIN, MAX, AVG.
 //!
-//! NULLs are left out by all but COUNT(*); over no rows COUNT is 0 and the others are NULL. A sum of
-//! integers is exact and must fit BIGINT in the end; of decimals exact; of doubles in the order of
-//! the rows.
+//! NULLs are left out by all but COUNT(*); over no rows COUNT is 0 and the others are NULL. A sum
+//! of integers is exact and must fit BIGINT in the end; of decimals exact; of doubles in the order
+//! of the rows.
 
 use alloc::collections::BTreeSet;
 

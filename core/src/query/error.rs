@@ -1,4 +1,5 @@
-//! What SQL can answer instead of rows: a stable code, a sentence, a place for the caret, a way out.
+//! What SQL can answer instead of rows: a stable code, a sentence, a place for the caret, a way
+//! out.
 //!
 //! Invariants: every code is a five-character SQLSTATE that never changes its meaning; `retryable`
 //! is a function of the code; `position` is a byte offset into the statement's own text.

@@ -2,11 +2,11 @@
 //!
 //! One column is `00` for NULL, else `01` and the value: integers and times big endian with the
 //! sign bit flipped, doubles as their ordered bits, decimals as the mantissa at the column's scale,
-//! text and blobs with `00` written as `00 ff` and closed by `00 01`. Columns follow one another, so a
-//! key of the first columns is a prefix of the keys that share them.
+//! text and blobs with `00` written as `00 ff` and closed by `00 01`. Columns follow one another,
+//! so a key of the first columns is a prefix of the keys that share them.
 //!
-//! Invariants: for values of one column type, byte order is [`Value`]'s `Ord`; no key is a prefix of
-//! another key of the same width, so a suffix (`ended_at`) can follow; a key is at most
+//! Invariants: for values of one column type, byte order is [`Value`]'s `Ord`; no key is a prefix
+//! of another key of the same width, so a suffix (`ended_at`) can follow; a key is at most
 //! `ROW_KEY_SIZE_MAX` long.
 
 use alloc::format;

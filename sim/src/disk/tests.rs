@@ -1,3 +1,5 @@
+//! Tests of the lying disk.
+
 use std::collections::BTreeSet;
 
 use verity_core::io::{Address, FileId, Input, IoError, IoId, Owner, Pages};

@@ -1,8 +1,9 @@
 //! UPDATE and DELETE: find the rows, compute what they become, draft the changes.
 //!
 //! Three phases, each resumable: *find* scans the range of keys and keeps what matches; *compute*
-//! needs no page; *draft* puts rows whose key stays, then removes those whose key changes, then puts
-//! them under their new keys, which must be free: so `SET id = id + 1` works on any order of rows.
+//! needs no page; *draft* puts rows whose key stays, then removes those whose key changes, then
+//! puts them under their new keys, which must be free: so `SET id = id + 1` works on any order of
+//! rows.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
