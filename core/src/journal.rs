@@ -10,9 +10,10 @@
 //! after `JOURNAL_HEADER_DELAY_NS` of quiet. With more replicas it counts when the sector is
 //! durable too. Ring space above the durable checkpoint is never overwritten.
 //!
-//! **Recovery.** From the checkpoint on, prepares must chain: op + 1, `parent` = checksum of the one
-//! before, at one of the two places where it can begin, header, body and padding right. The walk
-//! ends at the first op n that is not there. Then one question is left: was n ever acknowledged?
+//! **Recovery.** From the checkpoint on, prepares must chain: op + 1, `parent` = checksum of the
+//! one before, at one of the two places where it can begin, header, body and padding right. The
+//! walk ends at the first op n that is not there. Then one question is left: was n ever
+//! acknowledged?
 //!
 //! - A crash keeps any subset of what was not durable, and several prepares are in flight at once.
 //!   So n may be torn or missing though later ones are whole. None of these was acknowledged,
@@ -31,9 +32,9 @@
 //! nor as a redundant header (proof 1). The old d itself had no redundant header on disk, else it
 //! was rotten. By induction over opens, all crashes later.
 //!
-//! **Two places.** A larger new d may not fit where the old d was and begin at the ring's start; the
-//! bytes of the old d then survive, and could even be whole (a disk that misread them once; in a
-//! cluster, a prepare that a view change replaced). If both join, the later view wins.
+//! **Two places.** A larger new d may not fit where the old d was and begin at the ring's start;
+//! the bytes of the old d then survive, and could even be whole (a disk that misread them once; in
+//! a cluster, a prepare that a view change replaced). If both join, the later view wins.
 //!
 //! **Ahead of the superblock.** A header with a view above the superblock's, or with a
 //! `checkpoint_durable` above its checkpoint, proves that the newest superblock copies are lost:

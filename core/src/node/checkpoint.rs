@@ -2,9 +2,9 @@
 //!
 //! Order, and why: the kernel padded the logs and put their heads into the tree of heads (so the
 //! frozen grid names them); the grid freezes; pages and blocks are written a few a turn while later
-//! ops go on; the logs sync themselves, the node syncs the grid; only then the superblock is written,
-//! because it may name only what is durable; only when all four copies are, consensus frees ring
-//! space and says so in later prepares.
+//! ops go on; the logs sync themselves, the node syncs the grid; only then the superblock is
+//! written, because it may name only what is durable; only when all four copies are, consensus
+//! frees ring space and says so in later prepares.
 
 use crate::crypto::hash::InternalHash;
 use crate::event::Event;

@@ -1,9 +1,10 @@
 //! Format: from an empty directory to one that opens.
 //!
 //! Order: files, journal (every byte written once, so that no later write meets a never-written
-//! block), keys of the system tenant and of tenant 1, this replica's signing key, and the superblock
-//! last. Before the superblock is there nothing is a database; a crash on the way is cured by
-//! formatting again. The first open writes the first op, a recovery record with reason `format`.
+//! block), keys of the system tenant and of tenant 1, this replica's signing key, and the
+//! superblock last. Before the superblock is there nothing is a database; a crash on the way is
+//! cured by formatting again. The first open writes the first op, a recovery record with reason
+//! `format`.
 
 use alloc::string::ToString;
 

@@ -1,8 +1,8 @@
 //! Reads: a SELECT at a snapshot, in slices, on the caller's turn.
 //!
-//! A [`Read`] holds everything between two slices: the bound statement, the snapshot, pins. It reads
-//! the last fully applied transaction of its tenant, or what `AS OF` says. `AS OF` a position inside
-//! a transaction reads the transaction before it, and [`ReadResult::position`] says so.
+//! A [`Read`] holds everything between two slices: the bound statement, the snapshot, pins. It
+//! reads the last fully applied transaction of its tenant, or what `AS OF` says. `AS OF` a position
+//! inside a transaction reads the transaction before it, and [`ReadResult::position`] says so.
 //!
 //! Fault model: a damaged page or record ends the read with an error that names what is lost; it
 //! never stops the node and never shortens an answer.
