@@ -50,6 +50,7 @@ pub struct Node {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum State {
     Opening(Box<Opening>, ChaCha20Rng),
     Running(Box<Running>),

@@ -47,6 +47,7 @@ pub struct Format {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for as long as a format takes")]
 enum Phase {
     Files { left: u8 },
     Journal(JournalFormat),
