@@ -2,14 +2,15 @@
 //!
 //! It keeps every past state as a plain map, so that reads of the past have an independent model.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
-use crate::ids::{Op, Position, PrincipalId, SchemaVersion, StreamId, TableId, TenantId};
-use crate::io::FileId;
-use crate::limits::ClusterConstants;
+use crate::crypto::PageKey;
+use crate::ids::{ColumnId, Op, Position, PrincipalId, SchemaVersion, StreamId, TableId, TenantId};
+use crate::io::{Effect, Effects, FileId, Pages};
+use crate::limits::{ClusterConstants, PAGE_SIZE};
 use crate::query::access::{KeyConditions, KeyRange};
 use crate::query::bind::Source;
 use crate::query::bind_write::cell_value;
@@ -22,7 +23,7 @@ use crate::query::{
     AsOf, Catalog, Command, EventRead, EventRow, Expr, ReadProgress, ReadTask, ReadWorld,
     RowSource, SqlError, Stop, TableSchema, Value, prepare,
 };
-use crate::store::{Store, StoreConfig, TreeRef};
+use crate::store::{Pins, Store, StoreConfig, TreeRef};
 use crate::time::Timestamp;
 
 pub const TENANT: TenantId = TenantId::new(1);
@@ -34,15 +35,39 @@ pub struct Database {
     pub catalog: Catalog,
     /// Next position.
     pub next: Position,
-    /// State after each position.
+    /// State after each position, for tests that ask for it: it takes memory.
+    pub keep_past: bool,
     pub past: BTreeMap<Position, Rows>,
     pub now: Rows,
-    /// Between two slices of a read, for tests that write meanwhile.
-    pub steps: usize,
+    keys: BTreeMap<TenantId, PageKey>,
+    disk: BTreeMap<u64, Vec<u8>>,
+    /// Forget every page after each step of a read.
+    pub evict: bool,
+    pub faults: usize,
 }
 
 fn context() -> Context {
     Context::new(Timestamp(1_795_226_704_500_000_000), [7; 32])
+}
+
+/// A log that has something at every position but the first.
+fn event(position: Position) -> EventRead {
+    if position == Position::ZERO {
+        return EventRead::Absent;
+    }
+    EventRead::Row(EventRow {
+        position,
+        transaction_first: position,
+        transaction_last: position,
+        kind: "insert".into(),
+        stream: StreamId::new(1),
+        timestamp: Timestamp(position.get() * 1_000_000_000),
+        op: Op::new(position.get()),
+        principal: PrincipalId::ZERO,
+        schema_version: SchemaVersion::new(1),
+        columns: Some([(ColumnId::new(1), Value::Integer(position.get() as i64))].into()),
+        payload: None,
+    })
 }
 
 impl Database {
@@ -54,9 +79,13 @@ impl Database {
             store,
             catalog: Catalog::new(),
             next: Position::new(1),
+            keep_past: false,
             past: BTreeMap::new(),
             now: Rows::new(),
-            steps: 0,
+            keys: (0..2).map(|id| (TenantId::new(id), PageKey::new(&[id as u8; 32]))).collect(),
+            disk: BTreeMap::new(),
+            evict: false,
+            faults: 0,
         }
     }
 
@@ -112,35 +141,76 @@ impl Database {
         }
     }
 
+    /// One slice, with as many page faults on the way as it takes.
     pub fn step(&mut self, task: &mut ReadTask) -> Result<ReadProgress, SqlError> {
-        self.steps += 1;
-        let mut events = |position: Position| {
-            if position == Position::ZERO {
-                return EventRead::Absent;
+        let mut pins = Pins::new();
+        loop {
+            let mut events = event;
+            let mut world =
+                ReadWorld { store: &self.store, catalog: &self.catalog, events: &mut events };
+            let outcome = task.step(&mut world);
+            match outcome {
+                Ok(progress) => {
+                    self.store.unpin(&mut pins);
+                    if self.evict {
+                        self.store.evict_all();
+                    }
+                    return Ok(progress);
+                }
+                Err(Stop::Sql(error)) => {
+                    self.store.unpin(&mut pins);
+                    return Err(error);
+                }
+                Err(Stop::EventFault) => unreachable!("events are made up"),
+                Err(Stop::Fault(_)) => {
+                    self.faults += 1;
+                    let mut effects = Effects::new();
+                    self.store.fetch(&mut pins, &mut effects);
+                    self.complete(&mut effects);
+                    assert!(self.store.ready(&pins).unwrap());
+                }
             }
-            EventRead::Row(EventRow {
-                position,
-                transaction_first: position,
-                transaction_last: position,
-                kind: "insert".into(),
-                stream: StreamId::new(1),
-                timestamp: Timestamp(position.get() * 1_000_000_000),
-                op: Op::new(position.get()),
-                principal: PrincipalId::ZERO,
-                schema_version: SchemaVersion::new(1),
-                columns: Some(
-                    [(crate::ids::ColumnId::new(1), Value::Integer(position.get() as i64))].into(),
-                ),
-                payload: None,
-            })
-        };
-        let mut world =
-            ReadWorld { store: &self.store, catalog: &self.catalog, events: &mut events };
-        match task.step(&mut world) {
-            Ok(progress) => Ok(progress),
-            Err(Stop::Sql(error)) => Err(error),
-            Err(other) => panic!("everything is in memory: {other:?}"),
         }
+    }
+
+    fn complete(&mut self, effects: &mut Effects) {
+        let mut queue: VecDeque<Effect> = effects.drain().collect();
+        while let Some(effect) = queue.pop_front() {
+            let mut more = Effects::new();
+            match effect {
+                Effect::Read { io, at, pages } => {
+                    let bytes: Vec<u8> = (0..pages.count() as u64)
+                        .flat_map(|page| self.disk[&(at.offset + page * PAGE_SIZE as u64)].clone())
+                        .collect();
+                    let pages = Pages::from_bytes(&bytes);
+                    self.store.on_read_done(&self.keys, io, pages, Ok(()), &mut more).unwrap();
+                }
+                Effect::Write { io, at, pages, .. } => {
+                    for (page, bytes) in pages.as_bytes().chunks(PAGE_SIZE).enumerate() {
+                        self.disk.insert(at.offset + (page * PAGE_SIZE) as u64, bytes.to_vec());
+                    }
+                    self.store.on_write_done(io, pages, Ok(())).unwrap();
+                }
+                Effect::Event(_) => {}
+                other => panic!("the store does not {other:?}"),
+            }
+            queue.extend(more.drain());
+        }
+    }
+
+    /// Everything to disk, so that every page can be forgotten.
+    pub fn checkpoint(&mut self, op: u64) {
+        self.store.checkpoint_begin(Op::new(op));
+        loop {
+            let mut effects = Effects::new();
+            self.store.checkpoint_step(&self.keys, &mut effects).unwrap();
+            self.complete(&mut effects);
+            if self.store.checkpoint_done().is_some() {
+                break;
+            }
+        }
+        self.store.checkpoint_durable_applied(Op::new(op));
+        self.store.evict_all();
     }
 
     pub fn apply(&mut self, command: &Command) -> Result<(), SqlError> {
@@ -281,7 +351,9 @@ impl Database {
     }
 
     fn passed(&mut self) {
-        self.past.insert(self.next, self.now.clone());
+        if self.keep_past {
+            self.past.insert(self.next, self.now.clone());
+        }
         self.next = self.next.next();
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use expect_test::expect;
 
 use super::database::Database;
@@ -26,23 +27,23 @@ fn three_valued_logic() {
     let table: String = values
         .iter()
         .map(|left| {
-            let row: String = values
+            let row: Vec<String> = values
                 .iter()
                 .map(|right| {
                     let mut database = Database::new();
                     let sql = format!("SELECT {left} AND {right}, {left} OR {right}");
                     let row = database.query(&sql).unwrap().remove(0);
-                    format!(" {}/{}", row[0], row[1])
+                    format!("{}/{}", row[0], row[1])
                 })
                 .collect();
-            row + "\n"
+            row.join(" ") + "\n"
         })
         .collect();
     // Rows and columns: true, false, unknown; AND/OR.
     expect![[r#"
-         true/true false/true NULL/true
-         false/true false/false false/NULL
-         NULL/true false/NULL NULL/NULL
+        true/true false/true NULL/true
+        false/true false/false false/NULL
+        NULL/true false/NULL NULL/NULL
     "#]]
     .assert_eq(&table);
     expect![[r#"
