@@ -313,7 +313,7 @@ impl Kernel {
         if !id.is_none() {
             if let Some(commitment) = self.commitment(world.store, tenant, id)? {
                 effects.event(Event::IdempotentReplay { tenant, op: prepare.op });
-                return Ok(Some(replay(commitment, running, id)));
+                return Ok(Some(commitment.answer(&running.envelope.request)));
             }
             if let Some(error) = out_of_time(id, prepare.timestamp.as_ms()) {
                 return Ok(Some(Err(error)));
@@ -435,25 +435,6 @@ fn seed_of(prepare: &Prepare<'_>, index: usize) -> [u8; 32] {
     use crate::crypto::{InternalDomain, InternalHash};
     let index = (index as u64).to_le_bytes();
     InternalHash::of(InternalDomain::Fingerprint, &[&prepare.seed, &index]).0
-}
-
-/// The same answer as the first time, if it is the same request.
-fn replay(
-    commitment: Commitment,
-    running: &Running,
-    id: IdempotencyId,
-) -> Result<Reply, RequestError> {
-    if commitment.outcome.request != running.envelope.request {
-        return Err(RequestError::IdempotencyReused { id });
-    }
-    let results = commitment.outcome.result?;
-    Ok(Reply {
-        op: commitment.op,
-        timestamp: commitment.time,
-        position: Some(commitment.position),
-        results,
-        replayed: true,
-    })
 }
 
 /// Why an id without a remembered outcome must not be used now.

@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::request::{
-    ExpectedVersion, Limit, OperationResult, RequestError, ResultDetail, RetryReason,
+    ExpectedVersion, Limit, OperationResult, Reply, RequestError, ResultDetail, RetryReason,
 };
 use crate::crypto::InternalHash;
 use crate::ids::{IdempotencyId, Op, Position, StreamId, TenantId};
@@ -72,6 +72,21 @@ impl Outcome {
 }
 
 impl Commitment {
+    /// What a retry gets: the answer of the first time, if it asks the same.
+    pub fn answer(self, request: &InternalHash) -> Result<Reply, RequestError> {
+        if self.outcome.request != *request {
+            return Err(RequestError::IdempotencyReused { id: self.id });
+        }
+        let results = self.outcome.result?;
+        Ok(Reply {
+            op: self.op,
+            timestamp: self.time,
+            position: Some(self.position),
+            results,
+            replayed: true,
+        })
+    }
+
     /// Value of the leaf; its key is the id.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut encoder = Encoder::new(out);

@@ -4,6 +4,7 @@
 //! nothing is changed but caches. Invariant: what leaves here holds no plaintext of a tenant but
 //! the clear header of `batch`.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -13,7 +14,7 @@ use alloc::vec::Vec;
 use super::batch::{REQUEST_HEADER_SIZE, RequestHeader, SEAL_TAG_SIZE, SealedRequest};
 use super::envelope::{EnvelopeWriter, fingerprint_bytes};
 use super::execute::check_append;
-use super::request::{Operation, Request, RequestError};
+use super::request::{Operation, Reply, Request, RequestError};
 use super::{Kernel, Keys};
 use crate::crypto::{InternalHash, TenantKeys};
 use crate::ids::TenantId;
@@ -33,6 +34,8 @@ pub enum PrepareError {
     /// Fetch and call again.
     Fault(Fault),
     Refused(RequestError),
+    /// It cannot be bound any more, because it was applied before: the remembered answer.
+    Remembered(Box<Result<Reply, RequestError>>),
 }
 
 impl From<Fault> for PrepareError {
@@ -49,7 +52,44 @@ impl From<RequestError> for PrepareError {
 
 impl Kernel {
     /// Lowers and seals. `nonce` is random and used for nothing else; `now` only refuses early.
+    ///
+    /// A retry may be refused here for what its own first copy did (the table exists already): so
+    /// no refusal is given before the id was looked up.
     pub fn prepare_request(
+        &mut self,
+        store: &Store,
+        keys: &dyn Keys,
+        request: &Request,
+        now: Timestamp,
+        nonce: [u8; 12],
+    ) -> Result<SealedRequest, PrepareError> {
+        let prepared = self.lower_and_seal(store, keys, request, now, nonce);
+        if let Err(PrepareError::Refused(_)) = &prepared
+            && let Some(answer) = self.remembered(store, keys, request)?
+        {
+            return Err(PrepareError::Remembered(Box::new(answer)));
+        }
+        prepared
+    }
+
+    fn remembered(
+        &mut self,
+        store: &Store,
+        keys: &dyn Keys,
+        request: &Request,
+    ) -> Result<Option<Result<Reply, RequestError>>, Fault> {
+        let (tenant, id) = (request.tenant, request.idempotency);
+        let Some(tenant_keys) = keys.newest(tenant).filter(|_| !id.is_none()) else {
+            return Ok(None);
+        };
+        if self.catalog(store, tenant)?.is_none() {
+            return Ok(None);
+        }
+        let commitment = self.commitment(store, tenant, id)?;
+        Ok(commitment.map(|commitment| commitment.answer(&fingerprint(request, tenant_keys))))
+    }
+
+    fn lower_and_seal(
         &mut self,
         store: &Store,
         keys: &dyn Keys,
@@ -98,15 +138,19 @@ impl Kernel {
             }
             check_size(writer.size())?;
         }
-        let fingerprint = if request.idempotency.is_none() {
-            InternalHash::ZERO
-        } else {
-            let mut bytes = Vec::new();
-            fingerprint_bytes(request, &mut bytes);
-            tenant_keys.fingerprint().of(&[&bytes])
-        };
+        let fingerprint = fingerprint(request, tenant_keys);
         Ok(seal(request, writer, &fingerprint, tenant_keys, nonce)?)
     }
+}
+
+/// What tells the same request from another one with the same id.
+fn fingerprint(request: &Request, keys: &TenantKeys) -> InternalHash {
+    if request.idempotency.is_none() {
+        return InternalHash::ZERO;
+    }
+    let mut bytes = Vec::new();
+    fingerprint_bytes(request, &mut bytes);
+    keys.fingerprint().of(&[&bytes])
 }
 
 /// Puts the envelope under the tenant's request key, behind its clear header.

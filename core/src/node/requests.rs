@@ -8,7 +8,9 @@ use crate::event::Event;
 use crate::ids::TenantId;
 use crate::io::Effects;
 use crate::journal::Operation as PrepareOperation;
-use crate::kernel::{Operation, PrepareError, Request, RequestError, RetryReason, SealedRequest};
+use crate::kernel::{
+    Operation, PrepareError, Reply, Request, RequestError, RetryReason, SealedRequest,
+};
 use crate::keyring::Mint;
 use crate::limits::{PREPARE_BODY_SIZE_MAX, PREPARE_EAGER_BYTES, PREPARE_REQUESTS_MAX};
 use crate::node::api::{Halt, Ticket};
@@ -44,7 +46,7 @@ const SEAL_TRIES_MAX: usize = 16;
 
 enum SealStep {
     Sealed(SealedRequest),
-    Refused(RequestError),
+    Answered(Result<Reply, RequestError>),
     Later,
 }
 
@@ -68,7 +70,7 @@ impl Running {
                     self.queue_bytes += sealed.size();
                     self.queue.push_back(Queued { ticket: waiting.ticket, sealed });
                 }
-                SealStep::Refused(error) => self.replies.push_back((waiting.ticket, Err(error))),
+                SealStep::Answered(answer) => self.replies.push_back((waiting.ticket, answer)),
                 SealStep::Later => {
                     self.waiting.push_front(waiting);
                     break;
@@ -116,7 +118,8 @@ impl Running {
             self.kernel.prepare_request(&self.store, &self.keyring, &waiting.request, wall, nonce);
         Ok(match sealed {
             Ok(sealed) => SealStep::Sealed(sealed),
-            Err(PrepareError::Refused(error)) => SealStep::Refused(error),
+            Err(PrepareError::Refused(error)) => SealStep::Answered(Err(error)),
+            Err(PrepareError::Remembered(answer)) => SealStep::Answered(*answer),
             Err(PrepareError::Fault(_)) => {
                 self.store.fetch(&mut waiting.pins, effects);
                 SealStep::Later
