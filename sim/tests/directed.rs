@@ -1,4 +1,5 @@
 //! Rare conjunctions, on purpose: one node, one disk, one thing broken at a time.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use verity_core::ids::{ClusterId, IdempotencyId, PrincipalId, ReplicaId, SegmentNumber, TenantId};
 use verity_core::io::{FileId, KeyError};

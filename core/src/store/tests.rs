@@ -594,10 +594,11 @@ fn a_crash_anywhere_replays_to_the_same_grid() {
             }
             crashing.step(at, &ops[at], false);
             at += 1;
-            if matches!(ops[at - 1], Op1::Durable) && at == reached {
-                if let (Some(a), Some(b)) = (steady.world.done, crashing.world.done) {
-                    assert_eq!(a, b);
-                }
+            if matches!(ops[at - 1], Op1::Durable)
+                && at == reached
+                && let (Some(a), Some(b)) = (steady.world.done, crashing.world.done)
+            {
+                assert_eq!(a, b);
             }
             if random.next_u32().is_multiple_of(60) {
                 crashes += 1;
@@ -839,7 +840,7 @@ fn two_tasks_share_a_read_and_errors_reach_both() {
     let result = Err(IoError::Device);
     assert_eq!(
         world.store.on_read_done(&world.keys, io, pages, result, &mut world.effects),
-        error.clone().map(|_: bool| ())
+        error.map(|_: bool| ())
     );
     assert_eq!(world.store.ready(&one), error);
     world.store.unpin(&mut one);
