@@ -330,7 +330,7 @@ fn script(seed: u64, length: usize, often: bool) -> Vec<Op1> {
         match random.next_u32() % 100 {
             0 => ops.push(Op1::Checkpoint),
             1 | 2 => ops.push(Op1::Durable),
-            roll if roll < if shrinking { 80 } else { 25 } && !live.is_empty() => {
+            roll if roll < if shrinking { 60 } else { 20 } && !live.is_empty() => {
                 let at = random.next_u32() as usize % live.len();
                 let (tree, key) = live.swap_remove(at);
                 ops.push(Op1::Remove(trees[tree], key));
@@ -539,8 +539,8 @@ fn every_kind_of_key_grows_and_shrinks_to_nothing() {
 
 #[test]
 fn twins_with_other_caches_and_paces_write_the_same_bytes() {
-    // 1013: a merge took unresolved references out of a frozen page.
-    for seed in (1_000..1_000 + rounds(4)).chain([1_013]) {
+    // 1003: a merge took unresolved references out of a frozen page.
+    for seed in 1_000..1_000 + rounds(4) {
         std::println!("seed {seed}");
         let ops = script(seed, 3_000, seed % 2 == 0);
         let mut left = Player::new(habits(seed, 64, true, 16));
@@ -874,4 +874,33 @@ fn digest_covers_contents_not_shape() {
         last.1.push(1);
     }
     assert_ne!(digest(&pairs, 7), first);
+}
+
+/// Shape, page layout, sealing and allocation in one number. If it changes, data directories of
+/// earlier releases are no longer read, or replicas of two releases no longer agree: then it needs
+/// a new format or shape version, not a new number here.
+#[test]
+fn the_grid_of_a_known_script_never_changes() {
+    let mut player = Player::new(habits(1, 512, false, 4));
+    for (index, op) in script(42, 1_500, false).iter().enumerate() {
+        player.step(index, op, false);
+    }
+    if player.running.is_some() {
+        player.world.finish_checkpoint();
+    }
+    let done = player.world.checkpoint(10_000);
+    let (walker, damages) = walk(&player.world.disk, &done);
+    assert_eq!(damages, []);
+    let mut hasher = crate::crypto::InternalHasher::new(crate::crypto::InternalDomain::Fingerprint);
+    for page in 1..done.grid_pages {
+        if walker.reached(PageNumber::new(page)) {
+            hasher.update(&page.to_le_bytes());
+            hasher.update(&player.world.disk.pages[page as usize]);
+        }
+    }
+    let expected = expect_test::expect![[
+        "(235, 529) [138, 199, 4, 212, 18, 114, 132, 209, 191, 193, 230, 156, 80, 27, 64, 222, 243, \
+         228, 206, 34, 150, 217, 173, 50, 22, 184, 123, 131, 213, 51, 32, 139]"
+    ]];
+    expected.assert_eq(&std::format!("{:?} {:?}", walker.progress(), hasher.finish().0));
 }
