@@ -463,7 +463,7 @@ fn habits(seed: u64, clean_frames: u32, evict_all: bool, pace: u32) -> Habits {
 
 #[test]
 fn agrees_with_an_ordered_map_with_a_fault_at_every_page() {
-    for seed in 0..rounds(6) {
+    for seed in 0..rounds(3) {
         std::println!("seed {seed}");
         let mut player = Player::new(habits(seed, 64, true, 8));
         for (index, op) in script(seed, 2_000, true).iter().enumerate() {
@@ -578,7 +578,7 @@ fn compare_checkpoints(left: &World, right: &World) {
 
 #[test]
 fn a_crash_anywhere_replays_to_the_same_grid() {
-    for seed in 2_000..2_000 + rounds(6) {
+    for seed in 2_000..2_000 + rounds(3) {
         std::println!("seed {seed}");
         let ops = script(seed, 2_500, seed % 2 == 0);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
