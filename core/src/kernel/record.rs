@@ -18,7 +18,7 @@ use super::trees::{
     TenantEntry,
 };
 use crate::crypto::ChainHash;
-use crate::ids::{IdempotencyId, Position, TableId, TenantId};
+use crate::ids::{IdempotencyId, Position, SchemaVersion, TableId, TenantId};
 use crate::limits::{IDEMPOTENCY_KEPT_MS, IDEMPOTENCY_TRIM_MAX};
 use crate::log::Metadata;
 use crate::query::cbor::Encoder;
@@ -116,29 +116,11 @@ pub fn apply_record(
                 Ok(())
             })?;
         }
-        Payload::TableCreated { table, schema: bytes } => {
-            let schema = open_schema(bytes);
-            assert_eq!(schema.id, table);
-            let tree = TreeRef::new(tenant, CATALOG);
-            steps.step(|| store.create_tree(TreeRef::new(tenant, schema.rows)))?;
-            steps.step(|| store.create_tree(TreeRef::new(tenant, schema.history)))?;
-            steps.step(|| {
-                let mut after = catalog.clone();
-                after.create(schema.clone());
-                store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
-            })?;
-            steps.step(|| store.put(tree, &CatalogKey::Table(table).encode(), bytes).map(drop))?;
+        Payload::TableCreated { table, schema } => {
+            create_table(&mut steps, store, catalog, tenant, table, schema)?;
         }
         Payload::TableDropped { table, schema_version } => {
-            let tree = TreeRef::new(tenant, CATALOG);
-            steps.step(|| {
-                let mut after = catalog.clone();
-                after.drop_table(table);
-                assert_eq!(after.version, schema_version);
-                store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
-            })?;
-            steps.step(|| store.remove(tree, &CatalogKey::ChangedAt(table).encode()).map(drop))?;
-            steps.step(|| store.remove(tree, &CatalogKey::Table(table).encode()).map(drop))?;
+            drop_table(&mut steps, store, catalog, tenant, table, schema_version)?;
         }
         Payload::StreamCreated { stream, name } => {
             let tree = TreeRef::new(tenant, STREAMS);
@@ -171,16 +153,7 @@ pub fn apply_record(
         Payload::Refused | Payload::Completed | Payload::Checkpoint(_) => {}
     }
     if let Some(outcome) = record.outcome {
-        steps.step(|| {
-            scratch.value.clear();
-            let mut encoder = Encoder::new(&mut scratch.value);
-            encoder.array(4).uint(metadata.position.get()).uint(metadata.op.get());
-            encoder.uint(metadata.timestamp.0).out.extend_from_slice(outcome);
-            let tree = TreeRef::new(tenant, IDEMPOTENCY);
-            let replaced = store.put(tree, &metadata.idempotency.0, &scratch.value)?;
-            assert!(!replaced, "a remembered outcome is never replaced");
-            Ok(())
-        })?;
+        steps.step(|| remember(store, metadata, outcome, scratch))?;
         trim_outcomes(store, metadata, progress)?;
     }
     Ok(())
@@ -221,6 +194,63 @@ pub fn apply_to_catalog(catalog: &mut Catalog, payload: &Payload<'_>) {
 #[must_use]
 pub fn forgettable(id: IdempotencyId, now_ms: u64) -> bool {
     id.not_after_ms().saturating_add(IDEMPOTENCY_KEPT_MS) < now_ms
+}
+
+fn create_table(
+    steps: &mut Steps<'_>,
+    store: &mut Store,
+    catalog: &Catalog,
+    tenant: TenantId,
+    table: TableId,
+    bytes: &[u8],
+) -> Result<(), Fault> {
+    let schema = open_schema(bytes);
+    assert_eq!(schema.id, table);
+    let tree = TreeRef::new(tenant, CATALOG);
+    steps.step(|| store.create_tree(TreeRef::new(tenant, schema.rows)))?;
+    steps.step(|| store.create_tree(TreeRef::new(tenant, schema.history)))?;
+    steps.step(|| {
+        let mut after = catalog.clone();
+        after.create(schema.clone());
+        store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
+    })?;
+    steps.step(|| store.put(tree, &CatalogKey::Table(table).encode(), bytes).map(drop))
+}
+
+fn drop_table(
+    steps: &mut Steps<'_>,
+    store: &mut Store,
+    catalog: &Catalog,
+    tenant: TenantId,
+    table: TableId,
+    schema_version: SchemaVersion,
+) -> Result<(), Fault> {
+    let tree = TreeRef::new(tenant, CATALOG);
+    steps.step(|| {
+        let mut after = catalog.clone();
+        after.drop_table(table);
+        assert_eq!(after.version, schema_version);
+        store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
+    })?;
+    steps.step(|| store.remove(tree, &CatalogKey::ChangedAt(table).encode()).map(drop))?;
+    steps.step(|| store.remove(tree, &CatalogKey::Table(table).encode()).map(drop))
+}
+
+/// A leaf for the idempotency id: a `Commitment`, encoded.
+fn remember(
+    store: &mut Store,
+    metadata: &Metadata,
+    outcome: &[u8],
+    scratch: &mut RecordScratch,
+) -> Result<(), Fault> {
+    scratch.value.clear();
+    let mut encoder = Encoder::new(&mut scratch.value);
+    encoder.array(4).uint(metadata.position.get()).uint(metadata.op.get());
+    encoder.uint(metadata.timestamp.0).out.extend_from_slice(outcome);
+    let tree = TreeRef::new(metadata.tenant, IDEMPOTENCY);
+    let replaced = store.put(tree, &metadata.idempotency.0, &scratch.value)?;
+    assert!(!replaced, "a remembered outcome is never replaced");
+    Ok(())
 }
 
 /// Notes the end of the newest transaction that changed a row of the table: reads at or after it
