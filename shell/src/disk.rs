@@ -112,6 +112,8 @@ pub struct Disk {
     finished: Vec<(Job, Result<(), Errno>)>,
     problem: Option<String>,
     direct_said: bool,
+    /// Jobs were pushed since the doorbell was last rung.
+    unsubmitted: bool,
 }
 
 impl Disk {
@@ -124,6 +126,7 @@ impl Disk {
             finished: Vec::new(),
             problem: None,
             direct_said: false,
+            unsubmitted: false,
         })
     }
 
@@ -159,10 +162,22 @@ impl Disk {
         !self.ready.is_empty()
     }
 
+    /// Whether the doorbell must be rung for what was pushed; whoever asks rings it.
+    pub fn take_unsubmitted(&mut self) -> bool {
+        std::mem::take(&mut self.unsubmitted)
+    }
+
     /// The first error of the file system, in words.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// Free bytes on the file system, for those without privileges.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(self.files.root()).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Takes all effects. What goes to the kernel leaves with the next ring of the doorbell.
@@ -231,6 +246,7 @@ impl Disk {
             Ok(Some(file)) => {
                 let name = at.file;
                 let job = Job { io, kind, file, offset: at.offset, pages, moved: 0, name };
+                self.unsubmitted = true;
                 match &mut self.backend {
                     Backend::Ring(ring) => ring.push(job),
                     Backend::Threads(pool) => pool.push(job),

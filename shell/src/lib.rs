@@ -1,5 +1,27 @@
 //! Verity, embedded: the database in your process.
 //!
+//! ```
+//! # fn main() -> Result<(), verity::Error> {
+//! # let dir = std::env::temp_dir().join(format!("verity-doc-{}", std::process::id()));
+//! use verity::{Value, Verity};
+//!
+//! let database = Verity::open(&dir)?; // formats the directory when it is new
+//! database.execute("CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT)", &[])?;
+//! let insert = database.prepare("INSERT INTO people (id, name) VALUES (?, ?)")?;
+//! let reply = insert.execute(&[Value::Integer(1), Value::text("Ada")])?;
+//! let before = reply.position.expect("an insert has a position");
+//! database.execute("UPDATE people SET name = 'Ada Lovelace' WHERE id = 1", &[])?;
+//!
+//! let now = database.query("SELECT name FROM people WHERE id = ?", &[Value::Integer(1)])?;
+//! assert_eq!(now.rows, vec![vec![Value::text("Ada Lovelace")]]);
+//! let then = format!("SELECT name FROM people AS OF POSITION {before} WHERE id = 1");
+//! assert_eq!(database.query(&then, &[])?.rows, vec![vec![Value::text("Ada")]]);
+//! database.close()?;
+//! # std::fs::remove_dir_all(&dir).ok();
+//! # std::fs::remove_file(verity::master_key_beside(&dir)).ok();
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Start reading at [`Verity`]; `driver` says which thread does the work, `disk` how files are
 //! written.
@@ -10,20 +32,27 @@
 
 #![deny(unsafe_code)]
 
+mod database;
 mod disk;
+mod driver;
 mod error;
 mod format;
 pub mod hardware;
 mod offline;
 mod options;
+mod reads;
+pub mod rebuild;
+mod statement;
 pub mod verify;
 
+pub use database::{Outcome, Rows, Verity};
 pub use disk::IoBackend;
 pub use disk::master_key::{MasterKey, MasterKeySource, beside as master_key_beside};
 pub use disk::paths;
 pub use error::Error;
-pub use format::Formatted;
+pub use format::{Formatted, is_formatted};
 pub use options::Options;
+pub use statement::Statement;
 
 pub use verity_core::ids::{IdempotencyId, Op, Position, TenantId};
 pub use verity_core::kernel::{
@@ -32,4 +61,5 @@ pub use verity_core::kernel::{
 };
 pub use verity_core::limits::ClusterConstants;
 pub use verity_core::node::Status;
+pub use verity_core::query::parse::split as split_statements;
 pub use verity_core::query::{ColumnType, SqlError, SqlState, TableSchema, Value};

@@ -1,3 +1,7 @@
-//! The `verity` command.
+//! The `verity` command. Start reading at [`cli::run`].
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -12,9 +12,9 @@
 //! Invariants: constant memory but for the pages of one path; what is damaged never stops the rest
 //! from being checked. Start reading at [`check`].
 
-mod grid;
+pub(crate) mod grid;
 mod logs;
-mod parts;
+pub(crate) mod parts;
 
 use std::fmt;
 use std::path::Path;

@@ -27,17 +27,8 @@ pub fn check(
     report: &mut Report,
     progress: &mut dyn Progress,
 ) -> Option<Heads> {
-    let checkpoint = &state.checkpoint;
     // Before the first checkpoint there is no grid, and no log that it covers.
-    if checkpoint.free_set.root.is_none() {
-        return Some(Vec::new());
-    }
-    let from = StoreCheckpoint {
-        op: checkpoint.op,
-        system_forest: checkpoint.system_forest,
-        free_set: checkpoint.free_set,
-        grid_pages: checkpoint.grid_pages,
-    };
+    let Some(from) = checkpoint(state) else { return Some(Vec::new()) };
     let mut walker = Walker::new(&from);
     progress.part("grid", u64::from(from.grid_pages) * PAGE_SIZE as u64);
     let mut page = Page::new_zeroed();
@@ -56,7 +47,7 @@ pub fn check(
         }
     }
     report.pages = walker.progress().0;
-    match heads(files, state, &from, keyring) {
+    match heads(files, state, keyring) {
         Ok(heads) => Some(heads),
         Err(what) => {
             // Damage that hides the heads was told above; anything else is news.
@@ -68,16 +59,27 @@ pub fn check(
     }
 }
 
+/// What the store opens from; `None` before the first checkpoint.
+pub(crate) fn checkpoint(state: &SuperblockState) -> Option<StoreCheckpoint> {
+    let checkpoint = &state.checkpoint;
+    (!checkpoint.free_set.root.is_none()).then_some(StoreCheckpoint {
+        op: checkpoint.op,
+        system_forest: checkpoint.system_forest,
+        free_set: checkpoint.free_set,
+        grid_pages: checkpoint.grid_pages,
+    })
+}
+
 /// The heads of all logs at the checkpoint.
-fn heads(
+pub(crate) fn heads(
     files: &mut Offline,
     state: &SuperblockState,
-    from: &StoreCheckpoint,
     keyring: &Keyring,
 ) -> Result<Heads, String> {
+    let Some(from) = checkpoint(state) else { return Ok(Vec::new()) };
     let config = StoreConfig::new(FileId::Grid, &state.constants, CLEAN_PAGES);
     let mut effects = Effects::new();
-    let mut store = Store::open(config, from, &mut effects);
+    let mut store = Store::open(config, &from, &mut effects);
     let mut pins = Pins::new();
     let mut heads = Vec::new();
     let mut cursor = Cursor::all(Direction::Forward);

@@ -1,0 +1,113 @@
+//! The command line: arguments in, exit code out.
+//!
+//! Invariants: exit code 0 means done and holds, 1 means failed or broken, 2 means the question
+//! could not be asked or answered (wrong arguments, unreadable files). With `--json` standard output
+//! carries JSON only, one object a line. Messages for people who must act go to standard error. No
+//! command panics on any input; Ctrl-C at any moment is like a crash: nothing acknowledged is lost.
+
+mod args;
+mod bench;
+mod demo;
+mod format;
+mod import;
+mod inspect;
+mod output;
+mod rebuild;
+mod sql;
+mod table;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, TenantCommand};
+pub use output::Output;
+
+/// How a command ended when it did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something is broken or was refused.
+    Failed(String),
+    /// The question could not be asked: arguments, unreadable input.
+    CannotTell(String),
+    /// Told already, in its own words; only the exit code is left.
+    Told(u8),
+}
+
+impl Failure {
+    pub fn failed(what: impl ToString) -> Failure {
+        Failure::Failed(what.to_string())
+    }
+
+    pub fn cannot_tell(what: impl ToString) -> Failure {
+        Failure::CannotTell(what.to_string())
+    }
+}
+
+impl From<verity::Error> for Failure {
+    fn from(error: verity::Error) -> Failure {
+        Failure::Failed(error.to_string())
+    }
+}
+
+pub type Outcome = Result<(), Failure>;
+
+/// Opens the database in a directory; makes one in a new directory, and says so.
+pub fn open_or_make(
+    options: &verity::Options,
+    data: &std::path::Path,
+    output: &Output,
+) -> Result<verity::Verity, Failure> {
+    if !verity::is_formatted(data)? {
+        let formatted = options.format(data)?;
+        output.note(&format!("note: made a new database in {}", data.display()));
+        if let Some(path) = &formatted.key_file_made {
+            output.note(&format::key_warning(&path.display().to_string()));
+        }
+    }
+    Ok(options.open(data)?)
+}
+
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_new(&cli.global.log);
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("error: --log {}: {error}; try warn, info, debug or trace", cli.global.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+    let output = Output::new(cli.global.json);
+    let result = match &cli.command {
+        Command::Demo(args) => demo::run(args, &cli.global, &output),
+        Command::Sql(args) => sql::run(args, &cli.global, &output),
+        Command::Import(args) => import::run(args, &cli.global, &output),
+        Command::Verify(args) => verify::run(args, &cli.global, &output),
+        Command::Inspect(args) => inspect::run(args, &cli.global, &output),
+        Command::Rebuild(args) => rebuild::run(args, &cli.global, &output),
+        Command::Bench(args) => bench::run(args, &cli.global, &output),
+        Command::Format(args) => format::run(args, &cli.global, &output),
+        Command::Tenant { command: TenantCommand::Create(args) } => {
+            format::create_tenant(args, &cli.global, &output)
+        }
+    };
+    let (code, message) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Told(code)) => (code, None),
+        Err(Failure::Failed(message)) => (1, Some(message)),
+        Err(Failure::CannotTell(message)) => (2, Some(message)),
+    };
+    if let Some(message) = message {
+        output.error(&message);
+    }
+    ExitCode::from(code)
+}

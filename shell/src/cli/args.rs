@@ -1,0 +1,283 @@
+//! What can be asked: every command, flag and help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use verity::{IoBackend, MasterKeySource, Options};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "verity",
+    version,
+    about = "A system of record for people who must prove what their data says.",
+    long_about = "A system of record for people who must prove what their data says.\n\n\
+        All data is an immutable, ordered, hash-chained log; SQL tables are a view derived from it. \
+        Start with `verity demo`.",
+    after_help = "Exit codes: 0 done and holds, 1 failed or broken, 2 could not tell (arguments, \
+        unreadable files)."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Print JSON, one object a line, instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How files are read and written: auto uses io_uring where the kernel allows it
+    #[arg(long, global = true, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
+    pub io: Io,
+    /// Memory for the page cache, for example 512MiB
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, default_value = "256MiB")]
+    pub memory: u64,
+    /// File with the master key: 32 raw bytes or 64 hexadecimal digits [default: <DIR>.master-key]
+    #[arg(long, global = true, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
+    pub master_key: Option<PathBuf>,
+    /// The master key itself, 64 hexadecimal digits; only from the environment
+    #[arg(long, global = true, hide = true, env = "VERITY_MASTER_KEY", hide_env_values = true)]
+    pub master_key_content: Option<String>,
+    /// What to log on standard error: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
+    pub log: String,
+}
+
+impl Global {
+    /// The options that all commands share.
+    pub fn options(&self) -> Options {
+        Options::new().memory(self.memory).io(self.io.into()).master_key(self.master_key())
+    }
+
+    pub fn master_key(&self) -> MasterKeySource {
+        match (&self.master_key, &self.master_key_content) {
+            (Some(path), _) => MasterKeySource::File(path.clone()),
+            (None, Some(content)) => MasterKeySource::Content(content.clone().into_bytes()),
+            (None, None) => MasterKeySource::Beside,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Io {
+    Auto,
+    Uring,
+    Threads,
+}
+
+impl From<Io> for IoBackend {
+    fn from(io: Io) -> IoBackend {
+        match io {
+            Io::Auto => IoBackend::Auto,
+            Io::Uring => IoBackend::Uring,
+            Io::Threads => IoBackend::Threads,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show everything in a minute: load a clinic, query it, travel in time, catch a forger
+    Demo(DemoArgs),
+    /// Run SQL statements from -c or standard input
+    Sql(SqlArgs),
+    /// Load a CSV file with a header into a table; safe to run again after a crash
+    Import(ImportArgs),
+    /// Check every file of a data directory without changing anything
+    Verify(VerifyArgs),
+    /// Show what a data directory holds
+    Inspect(InspectArgs),
+    /// Derive all state again from the logs and compare it with the live state
+    Rebuild(RebuildArgs),
+    /// Measure this machine and Verity on it, in one run
+    Bench(BenchArgs),
+    /// Make a new data directory
+    Format(FormatArgs),
+    /// Manage tenants
+    Tenant {
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Create a tenant with a log, tables and keys of its own
+    Create(TenantCreateArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where to put the demo's files [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many patients to make up
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub patients: u64,
+    /// Keep the temporary directory
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    /// Data directory
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+    /// Statements to run; without it they are read from standard input
+    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    pub command: Option<String>,
+    /// Whose data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub tenant: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The CSV file; its first line names the columns
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Data directory
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+    /// Table to load into; created when missing
+    #[arg(long, value_name = "NAME")]
+    pub table: String,
+    /// Types of columns instead of inferred ones: name=TYPE,name=TYPE
+    #[arg(long, value_name = "LIST", conflicts_with = "schema")]
+    pub types: Option<String>,
+    /// A CREATE TABLE statement to use when the table is missing
+    #[arg(long, value_name = "SQL")]
+    pub schema: Option<String>,
+    /// Columns of the primary key, comma separated; without it a hidden one is used
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', conflicts_with = "schema")]
+    pub primary_key: Vec<String>,
+    /// Where bad rows go, with a reason each [default: FILE.rejects.csv in the current directory]
+    #[arg(long, value_name = "FILE")]
+    pub rejects: Option<PathBuf>,
+    /// Whose data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub tenant: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Data directory
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Data directory
+    #[arg(value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RebuildArgs {
+    /// Data directory
+    #[arg(value_name = "DIR")]
+    pub data: PathBuf,
+    /// Only compare the rebuilt state with the live one; change nothing
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    Insert,
+    PointRead,
+    Restart,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Data directory; made when missing. The benchmark writes to tables of its own
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+    /// What to measure; may be given several times [default: insert and point-read]
+    #[arg(long, value_enum, value_name = "WORKLOAD")]
+    pub workload: Vec<Workload>,
+    /// Threads that insert or read at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_024))]
+    pub clients: u64,
+    /// Rows per insert
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub batch: u64,
+    /// Rows to insert in all; also the size of the table that is read
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rows: u64,
+    /// Point reads to do
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub reads: u64,
+    /// For restart: bytes of a row's payload
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16")]
+    pub payload: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// Data directory to make
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+    /// Bytes of the journal ring
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub journal: Option<u64>,
+    /// Bytes the grid may grow to
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub grid_max: Option<u64>,
+    /// Small limits throughout, for tests and tiny machines
+    #[arg(long)]
+    pub small: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TenantCreateArgs {
+    /// Number of the new tenant
+    #[arg(value_name = "N")]
+    pub tenant: u64,
+    /// Data directory
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+}
+
+/// `123`, `64KiB`, `256MiB`, `1GiB`; also `K`, `M`, `G`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits_end);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(format!("unknown unit in \"{text}\"; use KiB, MiB or GiB")),
+    };
+    let count: u64 =
+        digits.parse().map_err(|_| format!("\"{text}\" is no size; try 256MiB"))?;
+    count.checked_mul(1 << shift).ok_or_else(|| format!("\"{text}\" is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64KiB"), Ok(65536));
+        assert_eq!(parse_size("1 GiB"), Ok(1 << 30));
+        for bad in ["", "x", "1TiB", "-1", "99999999999999999999", "99999999999999G"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

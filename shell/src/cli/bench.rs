@@ -1,0 +1,118 @@
+//! `verity bench`: what Verity does on this machine beside what the machine can do, in one run.
+//!
+//! Every figure has its limit beside it, measured a moment before through the same backend, and the
+//! ratio of the two: that is the number to compare between machines.
+
+mod insert;
+mod point_read;
+mod restart;
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use verity::hardware::{self, Limits};
+use verity::{ClusterConstants, Options, Value};
+
+use super::args::{BenchArgs, Global, Workload};
+use super::{Failure, Outcome, Output, open_or_make};
+
+pub fn run(args: &BenchArgs, global: &Global, output: &Output) -> Outcome {
+    let options = global.options().cluster_constants(ClusterConstants::DEFAULT);
+    output.note("measuring the machine …");
+    let limits = hardware::measure(&args.data, &options)?;
+    let mut report = json!({ "limits": limits_json(&limits) });
+    show_limits(&limits, output);
+    let default = [Workload::Insert, Workload::PointRead];
+    let workloads = if args.workload.is_empty() { &default[..] } else { &args.workload[..] };
+    for workload in workloads {
+        let (name, figures) = match workload {
+            Workload::Insert => ("insert", insert::run(args, &options, &limits, output)?),
+            Workload::PointRead => ("point_read", point_read::run(args, &options, output)?),
+            Workload::Restart => ("restart", restart::run(args, &options, &limits, output)?),
+        };
+        report[name] = figures;
+    }
+    output.object(&report);
+    Ok(())
+}
+
+fn limits_json(limits: &Limits) -> Json {
+    json!({
+        "durable_write_4k_us": limits.durable_write_us,
+        "durable_write_4k_p99_us": limits.durable_write_p99_us,
+        "sequential_write_mib_s": limits.sequential_write_mib_s,
+        "sha256_mib_s": limits.sha256_mib_s,
+        "sha256_200_ns": limits.sha256_200_ns,
+        "seal_200_ns": limits.seal_200_ns,
+    })
+}
+
+fn show_limits(limits: &Limits, output: &Output) {
+    output.line(format!(
+        "limits     durable 4 KiB write {:.0} µs (p99 {:.0}), sequential write {:.0} MiB/s, \
+         SHA-256 {:.0} MiB/s, 200 B: hash {:.0} ns, seal {:.0} ns",
+        limits.durable_write_us,
+        limits.durable_write_p99_us,
+        limits.sequential_write_mib_s,
+        limits.sha256_mib_s,
+        limits.sha256_200_ns,
+        limits.seal_200_ns,
+    ));
+}
+
+/// Columns of the tables that are measured: about 200 bytes a row.
+const COLUMNS: &[&str] = &["id", "a", "b", "c", "d", "e", "f", "g"];
+
+fn create_table(name: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {name} (id BIGINT PRIMARY KEY, a BIGINT, b BIGINT, c DOUBLE, \
+         d TEXT, e TEXT, f TEXT, g TIMESTAMP)"
+    )
+}
+
+/// A row of about 200 bytes, from its key.
+fn row(id: u64, payload: usize) -> Vec<Value> {
+    let mixed = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let text = |salt: u64| {
+        let mut text = format!("{:016x}", mixed ^ salt);
+        while text.len() < payload {
+            text.push_str("abcdefghijklmnop");
+        }
+        text.truncate(payload.max(1));
+        Value::Text(text)
+    };
+    vec![
+        Value::Integer(id as i64),
+        Value::Integer((mixed >> 8) as i64),
+        Value::Integer((id % 100) as i64),
+        Value::Double(id as f64 / 3.0),
+        text(1),
+        text(2),
+        text(3),
+        Value::Timestamp(1_700_000_000_000_000_000 + id as i64),
+    ]
+}
+
+/// Bytes of each of the three texts so that a row has about 200.
+const TEXT_BYTES: usize = 54;
+
+/// A value within a sorted list.
+fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
+    match sorted.len() {
+        0 => 0.0,
+        count => sorted[(count * percent / 100).min(count - 1)].as_secs_f64() * 1e6,
+    }
+}
+
+/// First key that a table does not have yet, so that runs can follow each other.
+fn first_free_id(database: &verity::Verity, table: &str) -> Result<u64, verity::Error> {
+    let rows = database.query(&format!("SELECT COUNT(*) FROM {table}"), &[])?;
+    match rows.rows.first().and_then(|row| row.first()) {
+        Some(Value::Integer(count)) => Ok(u64::try_from(*count).unwrap_or(0) + 1),
+        Some(_) | None => Ok(1),
+    }
+}
+
+fn open(options: &Options, args: &BenchArgs, output: &Output) -> Result<verity::Verity, Failure> {
+    open_or_make(options, &args.data, output)
+}

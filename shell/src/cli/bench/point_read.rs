@@ -1,0 +1,73 @@
+//! Hot point reads by primary key: random keys, two columns decoded, a prepared statement.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+use verity::{Options, Value};
+
+use super::{BenchArgs, TEXT_BYTES, create_table, first_free_id, insert, open, percentile_us};
+use crate::cli::{Failure, Output};
+
+const TABLE: &str = "bench_read";
+/// Rows of one insert while the table is filled.
+const FILL_BATCH: u64 = 1_000;
+
+pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json, Failure> {
+    let database = open(options, args, output)?;
+    database.execute(&create_table(TABLE), &[])?;
+    let have = first_free_id(&database, TABLE)? - 1;
+    if have < args.rows {
+        let next = AtomicU64::new(have + 1);
+        insert::insert_all(&database, TABLE, &next, args.rows + 1, 1, FILL_BATCH, TEXT_BYTES)?;
+    }
+    let rows = args.rows.max(have);
+    let statement = database.prepare(&format!("SELECT a, d FROM {TABLE} WHERE id = ?"))?;
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let mut random_id = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        Value::Integer((state % rows + 1) as i64)
+    };
+    // Once over the table, so that what fits the cache is in it.
+    for _ in 0..rows.min(args.reads) {
+        statement.query(&[random_id()])?;
+    }
+    let started = Instant::now();
+    let mut found = 0;
+    for _ in 0..args.reads {
+        found += statement.query(&[random_id()])?.rows.len() as u64;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    if found != args.reads {
+        return Err(Failure::Failed(format!("{} of {} keys were not found", args.reads - found,
+            args.reads)));
+    }
+    let mut sample = Vec::new();
+    for _ in 0..args.reads.min(20_000) {
+        let id = random_id();
+        let one = Instant::now();
+        statement.query(&[id])?;
+        sample.push(one.elapsed());
+    }
+    sample.sort_unstable();
+    drop(statement);
+    database.close()?;
+    let reads_s = args.reads as f64 / seconds;
+    let mean = Duration::from_secs_f64(seconds / args.reads as f64);
+    output.line(format!(
+        "point-read {rows} rows, random keys: {reads_s:.0} reads/s, {:.2} µs each, p99 {:.2} µs",
+        mean.as_secs_f64() * 1e6,
+        percentile_us(&sample, 99),
+    ));
+    Ok(json!({
+        "rows": rows,
+        "reads": args.reads,
+        "seconds": seconds,
+        "reads_per_second": reads_s,
+        "mean_us": mean.as_secs_f64() * 1e6,
+        "p50_us": percentile_us(&sample, 50),
+        "p99_us": percentile_us(&sample, 99),
+    }))
+}

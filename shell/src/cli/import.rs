@@ -1,0 +1,83 @@
+//! `verity import`: a CSV file into a table, safe to run again whenever it was cut off.
+//!
+//! How: the file is cut into batches by a rule that depends on the file alone (`ROWS_MAX` rows or
+//! `BYTES_MAX` bytes of text, whichever comes first). Batch *n* commits in one transaction together
+//! with an append to the stream `import/<table>/<hash of the file>` that expects version *n*. So a
+//! batch that was committed before a crash is refused and skipped, one that was not is done; the
+//! version of the stream is the place to go on.
+//!
+//! Invariants: every row of the file is in the table once or in the rejects file with a reason, never
+//! both. A row is rejected because of what it holds, so a second run rejects the same rows.
+//!
+//! Start reading at [`run`]; `infer` chooses types, `batches` cuts the file, `load` commits.
+
+mod batches;
+pub mod infer;
+mod load;
+mod rejects;
+mod target;
+
+use serde_json::json;
+use verity::TenantId;
+
+use super::args::{Global, ImportArgs};
+use super::{Failure, Outcome, Output, open_or_make};
+
+/// Rows that commit together, at most.
+pub const ROWS_MAX: usize = 500;
+/// Bytes of text that commit together, unless one row has more.
+pub const BYTES_MAX: usize = 192 * 1024;
+
+/// What an import did.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub rows: u64,
+    pub imported: u64,
+    pub skipped: u64,
+    pub rejected: u64,
+    pub batches: u64,
+    pub position: Option<verity::Position>,
+}
+
+pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
+    let survey = batches::survey(&args.file, output)?;
+    let database = open_or_make(&global.options(), &args.data, output)?;
+    let tenant = database.tenant(TenantId::new(args.tenant));
+    let started = std::time::Instant::now();
+    let result = target::resolve(&tenant, args, &survey)
+        .and_then(|target| load::load(&tenant, args, &survey, &target, output));
+    drop(tenant);
+    let closed = database.close();
+    let summary = result?;
+    closed?;
+    let seconds = started.elapsed().as_secs_f64();
+    output.object(&json!({
+        "table": args.table,
+        "file": args.file.display().to_string(),
+        "rows": summary.rows,
+        "imported": summary.imported,
+        "already_there": summary.skipped,
+        "rejected": summary.rejected,
+        "rejects_file": (summary.rejected > 0).then(|| rejects::path(args).display().to_string()),
+        "batches": summary.batches,
+        "position": summary.position.map(|position| position.get()),
+        "seconds": seconds,
+    }));
+    output.line(format!(
+        "{}: {} rows imported into {}, {} already there, {} rejected ({seconds:.1} s)",
+        args.file.display(),
+        summary.imported,
+        args.table,
+        summary.skipped,
+        summary.rejected,
+    ));
+    if summary.rejected > 0 {
+        return Err(Failure::Failed(format!(
+            "{} row{} rejected; see {} for each row and its reason",
+            summary.rejected,
+            if summary.rejected == 1 { " was" } else { "s were" },
+            rejects::path(args).display()
+        )));
+    }
+    Ok(())
+}

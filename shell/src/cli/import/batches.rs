@@ -1,0 +1,233 @@
+//! A CSV file as a sequence of batches, and what one pass over it tells.
+//!
+//! Invariant: batches are a function of the file's bytes alone: the same file is cut the same way on
+//! every run, whatever the options.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use csv::{ByteRecord, Reader, ReaderBuilder};
+use verity_core::crypto::{ChainHash, ChainHasher};
+
+use super::infer::Candidates;
+use super::{BYTES_MAX, ROWS_MAX};
+use crate::cli::{Failure, Output};
+
+/// What the whole file says.
+#[derive(Debug)]
+pub struct Survey {
+    pub header: Vec<String>,
+    pub candidates: Vec<Candidates>,
+    pub rows: u64,
+    pub bytes: u64,
+    /// SHA-256 of the file's bytes.
+    pub hash: ChainHash,
+}
+
+/// One row and where it stands.
+#[derive(Debug)]
+pub struct CsvRow {
+    pub line: u64,
+    pub fields: ByteRecord,
+}
+
+/// Reads the file once: hash, header, types.
+pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
+    let bytes = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
+    let hash = hash(path)?;
+    let mut reader = open(path)?;
+    let header = header(path, &mut reader)?;
+    let mut candidates = vec![Candidates::default(); header.len()];
+    let bar = output.progress(bytes, "bytes");
+    bar.set_message("reading");
+    let mut record = ByteRecord::new();
+    let mut rows = 0;
+    while read(path, &mut reader, &mut record)? {
+        rows += 1;
+        if record.len() == header.len() {
+            for (field, candidate) in record.iter().zip(&mut candidates) {
+                if let Ok(text) = std::str::from_utf8(field) {
+                    candidate.observe(text);
+                }
+            }
+        }
+        if rows % 4096 == 0 {
+            bar.set_position(record.position().map_or(0, csv::Position::byte));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(Survey { header, candidates, rows, bytes, hash })
+}
+
+/// Hands out the file batch by batch.
+#[derive(Debug)]
+pub struct Batches<'a> {
+    path: &'a Path,
+    reader: Reader<BufReader<File>>,
+    /// Read, but of the next batch.
+    held: Option<CsvRow>,
+}
+
+impl<'a> Batches<'a> {
+    pub fn open(path: &'a Path) -> Result<Batches<'a>, Failure> {
+        let mut reader = open(path)?;
+        header(path, &mut reader)?;
+        Ok(Batches { path, reader, held: None })
+    }
+
+    /// The next batch; `None` behind the last.
+    pub fn next(&mut self) -> Result<Option<Vec<CsvRow>>, Failure> {
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let row = match self.held.take() {
+                Some(row) => row,
+                None => {
+                    let mut fields = ByteRecord::new();
+                    if !read(self.path, &mut self.reader, &mut fields)? {
+                        break;
+                    }
+                    let line = fields.position().map_or(0, csv::Position::line);
+                    CsvRow { line, fields }
+                }
+            };
+            let size = row.fields.as_slice().len();
+            if !rows.is_empty() && (rows.len() >= ROWS_MAX || bytes + size > BYTES_MAX) {
+                self.held = Some(row);
+                break;
+            }
+            bytes += size;
+            rows.push(row);
+        }
+        Ok((!rows.is_empty()).then_some(rows))
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::CannotTell(format!("cannot read {}: {error}", path.display()))
+}
+
+fn open(path: &Path) -> Result<Reader<BufReader<File>>, Failure> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let mut input = BufReader::with_capacity(256 * 1024, file);
+    skip_byte_order_mark(&mut input).map_err(|error| unreadable(path, &error))?;
+    // Rows with another number of fields are rejected one by one, not by the reader.
+    Ok(ReaderBuilder::new().flexible(true).has_headers(false).from_reader(input))
+}
+
+fn skip_byte_order_mark(input: &mut BufReader<File>) -> std::io::Result<()> {
+    use std::io::BufRead;
+    if input.fill_buf()?.starts_with(b"\xEF\xBB\xBF") {
+        input.consume(3);
+    }
+    Ok(())
+}
+
+fn read(
+    path: &Path,
+    reader: &mut Reader<BufReader<File>>,
+    record: &mut ByteRecord,
+) -> Result<bool, Failure> {
+    reader
+        .read_byte_record(record)
+        .map_err(|error| Failure::CannotTell(format!("cannot read {}: {error}", path.display())))
+}
+
+fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<String>, Failure> {
+    let mut record = ByteRecord::new();
+    if !read(path, reader, &mut record)? {
+        return Err(Failure::CannotTell(format!(
+            "{} is empty; the first line must name the columns",
+            path.display()
+        )));
+    }
+    let mut names: Vec<String> = Vec::with_capacity(record.len());
+    for (number, field) in record.iter().enumerate() {
+        let number = number + 1;
+        let name = match std::str::from_utf8(field) {
+            Ok(name) => name.trim().to_string(),
+            Err(_) => {
+                return Err(Failure::CannotTell(format!(
+                    "{}: the name of column {number} is not UTF-8",
+                    path.display()
+                )));
+            }
+        };
+        if name.is_empty() {
+            return Err(Failure::CannotTell(format!(
+                "{}: column {number} has no name in the first line",
+                path.display()
+            )));
+        }
+        if names.iter().any(|other| other.eq_ignore_ascii_case(&name)) {
+            return Err(Failure::CannotTell(format!(
+                "{}: column name \"{name}\" appears twice in the first line",
+                path.display()
+            )));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn hash(path: &Path) -> Result<ChainHash, Failure> {
+    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let mut hasher = ChainHasher::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(path, &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(content: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_is_cut_by_rows_and_by_bytes() {
+        let mut text = b"a,b\n".to_vec();
+        for row in 0..ROWS_MAX + 3 {
+            text.extend_from_slice(format!("{row},x\n").as_bytes());
+        }
+        let long = "y".repeat(BYTES_MAX);
+        text.extend_from_slice(format!("1,{long}\n2,{long}\n").as_bytes());
+        let file = file(&text);
+        let mut batches = Batches::open(file.path()).unwrap();
+        let mut sizes = Vec::new();
+        while let Some(batch) = batches.next().unwrap() {
+            sizes.push(batch.len());
+        }
+        assert_eq!(sizes, vec![ROWS_MAX, 3, 1, 1]);
+    }
+
+    #[test]
+    fn headers_must_name_every_column_once() {
+        for bad in ["", "a,,b\n", "a,A\n", "a,\u{fffd}\n"] {
+            let mut bytes = bad.as_bytes().to_vec();
+            if bad.contains('\u{fffd}') {
+                bytes = b"a,\xff\n".to_vec();
+            }
+            let file = file(&bytes);
+            assert!(Batches::open(file.path()).is_err(), "{bad:?}");
+        }
+        let file = file(b"\xEF\xBB\xBFId,NAME\n1,x\n");
+        let survey = survey(file.path(), &Output::new(true)).unwrap();
+        assert_eq!(survey.header, vec!["Id", "NAME"]);
+        assert_eq!(survey.rows, 1);
+    }
+}

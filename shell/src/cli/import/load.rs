@@ -1,0 +1,222 @@
+//! Commits batches; on a refused batch, finds the rows at fault.
+//!
+//! How a bad row is found: a probe is a transaction that inserts some rows and then appends to the
+//! import's stream with a version that cannot be right. It never commits; if its error is about the
+//! version, the rows are good, otherwise the reason is theirs. Bisection over prefixes finds the
+//! first bad row; rows before it count as good, it is rejected, and the search goes on behind it.
+
+use std::time::Duration;
+
+use verity::{
+    Error, ExpectedVersion, Operation, Reply, RequestError, RetryReason, SqlError, Value, Verity,
+};
+
+use super::batches::{Batches, CsvRow, Survey};
+use super::infer::convert;
+use super::rejects::{self, Rejects};
+use super::target::Target;
+use super::Summary;
+use crate::cli::args::ImportArgs;
+use crate::cli::{Failure, Output};
+
+/// How often a request is sent again when the node asks for it.
+const RETRIES_MAX: u32 = 100;
+
+struct Loader<'a> {
+    database: &'a Verity,
+    target: &'a Target,
+    stream: String,
+}
+
+/// A row on its way in, with the line it came from.
+struct Candidate {
+    row: CsvRow,
+    values: Vec<Value>,
+}
+
+pub fn load(
+    database: &Verity,
+    args: &ImportArgs,
+    survey: &Survey,
+    target: &Target,
+    output: &Output,
+) -> Result<Summary, Failure> {
+    let hash: String = survey.hash.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let stream = format!("import/{}/{hash}", args.table);
+    let loader = Loader { database, target, stream };
+    // Batches below this were committed by an earlier run.
+    let version = loader.version()?;
+    let mut rejects = Rejects::open(&rejects::path(args), &survey.header, version > 0)?;
+    let mut batches = Batches::open(&args.file)?;
+    let mut summary = Summary { rows: survey.rows, ..Summary::default() };
+    let bar = output.progress(survey.rows, "rows");
+    bar.set_message("importing");
+    while let Some(rows) = batches.next()? {
+        let number = summary.batches;
+        let read = rows.len() as u64;
+        let candidates = loader.convert(rows, &survey.header, &mut rejects)?;
+        if number < version {
+            let known = |candidate: &&Candidate| !rejects.contains(candidate.row.line);
+            summary.skipped += candidates.iter().filter(known).count() as u64;
+        } else {
+            let (imported, reply) = loader.commit(number, candidates, &mut rejects)?;
+            summary.imported += imported;
+            summary.position = reply.position;
+        }
+        summary.batches += 1;
+        bar.inc(read);
+    }
+    bar.finish_and_clear();
+    summary.rejected = rejects.count();
+    Ok(summary)
+}
+
+impl Loader<'_> {
+    /// How many batches are committed: the version of the stream.
+    fn version(&self) -> Result<u64, Failure> {
+        match self.send(&[], ExpectedVersion::Exact(u64::MAX), 0)? {
+            Sent::OtherVersion { actual } => Ok(actual),
+            Sent::Committed(_) => unreachable!("no stream has the last version"),
+            Sent::Refused(error) => Err(Failure::failed(error)),
+        }
+    }
+
+    /// Fields to values; what is no row of the table goes to the rejects.
+    fn convert(
+        &self,
+        rows: Vec<CsvRow>,
+        header: &[String],
+        rejects: &mut Rejects,
+    ) -> Result<Vec<Candidate>, Failure> {
+        let mut candidates = Vec::with_capacity(rows.len());
+        for row in rows {
+            match self.values(&row, header) {
+                Ok(values) => candidates.push(Candidate { row, values }),
+                Err(reason) => rejects.add(row.line, &row.fields, &reason)?,
+            }
+        }
+        Ok(candidates)
+    }
+
+    fn values(&self, row: &CsvRow, header: &[String]) -> Result<Vec<Value>, String> {
+        if row.fields.len() != header.len() {
+            let (found, expected) = (row.fields.len(), header.len());
+            return Err(format!("{found} fields, the first line has {expected}"));
+        }
+        let columns = header.iter().zip(&self.target.types);
+        row.fields
+            .iter()
+            .zip(columns)
+            .map(|(field, (name, column))| {
+                let text =
+                    std::str::from_utf8(field).map_err(|_| format!("column {name}: not UTF-8"))?;
+                convert(text, *column).map_err(|reason| format!("column {name}: {reason}"))
+            })
+            .collect()
+    }
+
+    /// Commits a batch; rows that the database refuses are taken out one by one.
+    fn commit(
+        &self,
+        number: u64,
+        mut candidates: Vec<Candidate>,
+        rejects: &mut Rejects,
+    ) -> Result<(u64, Reply), Failure> {
+        // Rows before this one are good together.
+        let mut good = 0;
+        loop {
+            let count = candidates.len() as u64;
+            let reason = match self.send(&candidates, ExpectedVersion::Exact(number), number)? {
+                Sent::Committed(reply) => return Ok((count, reply)),
+                Sent::OtherVersion { actual } => {
+                    return Err(Failure::Failed(format!(
+                        "the import's stream \"{}\" is at version {actual}, batch {number} was to \
+                         follow; is another import of the same file running?",
+                        self.stream
+                    )));
+                }
+                Sent::Refused(reason) => reason,
+            };
+            // A batch that is refused although all of its rows are good one after the other has a
+            // reason that is not in a row.
+            let Some((bad, reason)) = self.first_bad(&candidates, good, number, reason)? else {
+                return Err(Failure::Failed(format!("batch {number} was refused")));
+            };
+            let candidate = candidates.remove(bad);
+            rejects.add(candidate.row.line, &candidate.row.fields, &reason.to_string())?;
+            good = bad;
+        }
+    }
+
+    /// The first row that is refused after those before it, and why.
+    fn first_bad(
+        &self,
+        candidates: &[Candidate],
+        good: usize,
+        number: u64,
+        reason: SqlError,
+    ) -> Result<Option<(usize, SqlError)>, Failure> {
+        // Invariant: the prefix of `low` rows is accepted, that of `high` rows is refused.
+        let (mut low, mut high) = (good, candidates.len());
+        let mut reason = reason;
+        if low >= high {
+            return Ok(None);
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match self.send(&candidates[..middle], ExpectedVersion::Exact(u64::MAX), number)? {
+                Sent::Refused(error) => {
+                    high = middle;
+                    reason = error;
+                }
+                Sent::OtherVersion { .. } => low = middle,
+                Sent::Committed(_) => unreachable!("no stream has the last version"),
+            }
+        }
+        Ok(Some((low, reason)))
+    }
+
+    fn send(
+        &self,
+        candidates: &[Candidate],
+        expected: ExpectedVersion,
+        number: u64,
+    ) -> Result<Sent, Failure> {
+        let mut operations = Vec::with_capacity(2);
+        if !candidates.is_empty() {
+            operations.push(Operation::InsertRows {
+                table: self.target.table.clone(),
+                columns: self.target.columns.clone(),
+                rows: candidates.iter().map(|candidate| candidate.values.clone()).collect(),
+            });
+        }
+        let note = format!("{{\"batch\":{number},\"rows\":{}}}", candidates.len());
+        operations.push(Operation::Append {
+            stream: self.stream.clone(),
+            expected,
+            records: vec![note.into_bytes()],
+        });
+        for _ in 0..RETRIES_MAX {
+            match self.database.transaction(operations.clone()) {
+                Ok(reply) => return Ok(Sent::Committed(reply)),
+                Err(Error::Request(RequestError::WrongExpectedVersion { actual, .. })) => {
+                    return Ok(Sent::OtherVersion { actual });
+                }
+                Err(Error::Request(RequestError::Sql(error))) if !error.retryable() => {
+                    return Ok(Sent::Refused(error));
+                }
+                Err(error) if error.retryable() => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) => return Err(Failure::from(error)),
+            }
+        }
+        Err(Failure::from(Error::Request(RequestError::Retry(RetryReason::QueueFull))))
+    }
+}
+
+enum Sent {
+    Committed(Reply),
+    OtherVersion { actual: u64 },
+    Refused(SqlError),
+}

@@ -1,0 +1,120 @@
+//! Where a command's words go: JSON lines or text on standard output, errors on standard error.
+//!
+//! Invariant: a reader that goes away (`verity … | head`) ends the command quietly, as it does for
+//! other tools; nothing here panics.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+#[derive(Debug)]
+pub struct Output {
+    json: bool,
+    color: bool,
+}
+
+impl Output {
+    #[must_use]
+    pub fn new(json: bool) -> Output {
+        let color = !json
+            && std::io::stdout().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none()
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        Output { json, color }
+    }
+
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// A line for people; nothing with `--json`.
+    pub fn line(&self, text: impl AsRef<str>) {
+        if !self.json {
+            write_line(text.as_ref());
+        }
+    }
+
+    /// One object, only with `--json`.
+    pub fn object(&self, value: &impl Serialize) {
+        if self.json {
+            match serde_json::to_string(value) {
+                Ok(text) => write_line(&text),
+                Err(error) => self.error(&format!("cannot print as JSON: {error}")),
+            }
+        }
+    }
+
+    /// To standard error, whatever the format of the answer.
+    pub fn error(&self, message: &str) {
+        let _nobody_listens = writeln!(std::io::stderr(), "error: {message}");
+        if self.json {
+            self.object(&serde_json::json!({ "error": message }));
+        }
+    }
+
+    pub fn note(&self, message: &str) {
+        let _nobody_listens = writeln!(std::io::stderr(), "{message}");
+    }
+
+    #[must_use]
+    pub fn bold(&self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    #[must_use]
+    pub fn green(&self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    #[must_use]
+    pub fn red(&self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    #[must_use]
+    pub fn dim(&self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+
+    /// A progress bar on a terminal; silent elsewhere.
+    #[must_use]
+    pub fn progress(&self, total: u64, unit: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(
+            Some(total),
+            if self.json || !std::io::stderr().is_terminal() {
+                ProgressDrawTarget::hidden()
+            } else {
+                ProgressDrawTarget::stderr_with_hz(10)
+            },
+        );
+        let counts = match unit {
+            "bytes" => "{bytes}/{total_bytes} {bytes_per_sec} eta {eta}".to_string(),
+            unit => format!("{{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}}"),
+        };
+        let style = ProgressStyle::with_template(&format!("{{msg:16}} {{wide_bar}} {counts}"));
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+}
+
+fn write_line(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n"));
+    if let Err(error) = written {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        let _nobody_listens = writeln!(std::io::stderr(), "error: standard output: {error}");
+        std::process::exit(1);
+    }
+}

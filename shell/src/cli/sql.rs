@@ -1,0 +1,183 @@
+//! `verity sql`: statements from `-c` or standard input, one after the other.
+//!
+//! Each statement is a transaction of its own, unless it stands between BEGIN and COMMIT: those run
+//! as one atomic request at COMMIT. The first error ends the run with exit code 1; what committed
+//! before it stays.
+
+use std::io::Read;
+
+use serde_json::{Value as Json, json};
+use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value, Verity};
+
+use super::args::{Global, SqlArgs};
+use super::{Failure, Outcome, Output, open_or_make, table};
+
+/// Standard input is read whole, up to this.
+const INPUT_BYTES_MAX: u64 = 256 << 20;
+
+pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
+    let text = match &args.command {
+        Some(text) => text.clone(),
+        None => read_input()?,
+    };
+    let ranges = match verity::split_statements(&text) {
+        Ok(ranges) => ranges,
+        Err(error) => {
+            let error = verity::Error::from(error);
+            return Err(tell_error(&error, &text, output));
+        }
+    };
+    let statements: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
+    let database = open_or_make(&global.options(), &args.data, output)?;
+    let tenant = database.tenant(TenantId::new(args.tenant));
+    let result = run_all(&tenant, &statements, output);
+    drop(tenant);
+    // A failed statement is the news; a failed checkpoint only if all statements went well.
+    let closed = database.close();
+    result?;
+    closed.map_err(Failure::from)
+}
+
+fn read_input() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(INPUT_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::cannot_tell(format!("cannot read standard input: {error}")))?;
+    if bytes.len() as u64 > INPUT_BYTES_MAX {
+        return Err(Failure::cannot_tell(
+            "standard input has more than 256 MiB of SQL; use `verity import` for data",
+        ));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::cannot_tell(format!("standard input is not UTF-8 (byte {at})"))
+    })
+}
+
+fn run_all(database: &Verity, statements: &[&str], output: &Output) -> Outcome {
+    let mut transaction: Option<Vec<&str>> = None;
+    for statement in statements {
+        match (keyword(statement).as_str(), &mut transaction) {
+            ("BEGIN" | "START", None) => transaction = Some(Vec::new()),
+            ("BEGIN" | "START", Some(_)) => {
+                return Err(Failure::failed("BEGIN within a transaction; COMMIT it first"));
+            }
+            ("COMMIT" | "END", Some(gathered)) => {
+                let text = gathered.join(";\n");
+                transaction = None;
+                if !text.is_empty() {
+                    run_one(database, &text, output)?;
+                }
+            }
+            ("ROLLBACK", Some(_)) => transaction = None,
+            ("COMMIT" | "END" | "ROLLBACK", None) => {
+                return Err(Failure::failed("there is no transaction; BEGIN starts one"));
+            }
+            (_, Some(gathered)) => gathered.push(statement),
+            (_, None) => run_one(database, statement, output)?,
+        }
+    }
+    match transaction {
+        None => Ok(()),
+        Some(_) => Err(Failure::failed("the transaction has no COMMIT; nothing of it was done")),
+    }
+}
+
+fn keyword(statement: &str) -> String {
+    let word: String = statement.chars().take_while(char::is_ascii_alphabetic).take(16).collect();
+    word.to_ascii_uppercase()
+}
+
+fn run_one(database: &Verity, statement: &str, output: &Output) -> Outcome {
+    match database.run(statement, &[]) {
+        Ok(SqlOutcome::Rows(rows)) => {
+            show_rows(&rows, output);
+            Ok(())
+        }
+        Ok(SqlOutcome::Committed(reply)) => {
+            show_reply(&reply, output);
+            Ok(())
+        }
+        Err(error) => Err(tell_error(&error, statement, output)),
+    }
+}
+
+/// The error with its place in the statement.
+fn tell_error(error: &verity::Error, statement: &str, output: &Output) -> Failure {
+    output.object(&error_object(error));
+    output.note(&error.render(statement));
+    Failure::Told(1)
+}
+
+fn error_object(error: &verity::Error) -> Json {
+    match error.sql() {
+        Some(sql) => json!({
+            "error": sql.message,
+            "sqlstate": sql.code.code(),
+            "offset": sql.position,
+            "hint": sql.hint,
+            "retryable": sql.retryable(),
+        }),
+        None => json!({ "error": error.to_string() }),
+    }
+}
+
+pub fn show_rows(rows: &Rows, output: &Output) {
+    if output.is_json() {
+        let cells: Vec<Vec<Json>> =
+            rows.rows.iter().map(|row| row.iter().map(to_json).collect()).collect();
+        output.object(&json!({
+            "columns": rows.columns,
+            "rows": cells,
+            "position": rows.position.map(|position| position.get()),
+        }));
+        return;
+    }
+    for line in table::render(&rows.columns, &rows.rows) {
+        output.line(line);
+    }
+    let count = rows.rows.len();
+    let at = rows.position.map_or(String::new(), |position| format!(" at position {position}"));
+    output.line(output.dim(&format!("({count} row{}{at})", plural(count as u64))));
+}
+
+fn show_reply(reply: &Reply, output: &Output) {
+    let count = reply.rows_affected();
+    if output.is_json() {
+        output.object(&json!({
+            "columns": [],
+            "rows": [],
+            "rows_affected": count,
+            "position": reply.position.map(|position| position.get()),
+        }));
+        return;
+    }
+    let at = reply.position.map_or(String::new(), |position| format!(" at position {position}"));
+    output.line(format!("ok: {count} row{} changed{at}", plural(count)));
+}
+
+pub fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Numbers as JSON numbers where those are exact, everything else as text.
+pub fn to_json(value: &Value) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Boolean(value) => json!(value),
+        Value::Integer(value) => json!(value),
+        Value::Double(value) if value.is_finite() => json!(value),
+        Value::Json(text) => {
+            serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.clone()))
+        }
+        Value::Double(_)
+        | Value::Decimal(_)
+        | Value::Text(_)
+        | Value::Blob(_)
+        | Value::Date(_)
+        | Value::Timestamp(_)
+        | Value::Uuid(_) => Json::String(value.to_string()),
+    }
+}

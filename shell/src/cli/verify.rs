@@ -1,0 +1,158 @@
+//! `verity verify`: does the data directory hold? Exit code 0 yes, 1 no, 2 could not tell.
+
+use std::path::Path;
+
+use indicatif::ProgressBar;
+use serde_json::json;
+use verity::MasterKey;
+use verity::verify::{self as engine, Report, Severity, Verdict};
+
+use super::args::{Global, VerifyArgs};
+use super::{Failure, Outcome, Output};
+
+/// Findings that are shown; the rest are counted.
+const SHOWN_MAX: usize = 20;
+
+pub fn run(args: &VerifyArgs, global: &Global, output: &Output) -> Outcome {
+    let checked = check(&args.data, global, output)?;
+    output.object(&checked.to_json(&args.data));
+    checked.tell(output);
+    match checked.report.verdict() {
+        Verdict::Holds => Ok(()),
+        Verdict::Broken => Err(Failure::Told(1)),
+        Verdict::CouldNotTell => Err(Failure::Told(2)),
+    }
+}
+
+/// A report and how long it took.
+pub struct Checked {
+    report: Report,
+    seconds: f64,
+}
+
+/// Checks a directory; shows progress on a terminal.
+pub fn check(data: &Path, global: &Global, output: &Output) -> Result<Checked, Failure> {
+    let started = std::time::Instant::now();
+    let (master_key, problem) = match MasterKey::load(&global.master_key(), data) {
+        Ok(key) => (Some(key), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let bar = output.progress(0, "bytes");
+    let mut progress = Bar(bar);
+    let report = engine::check(data, master_key, &mut progress).map_err(Failure::cannot_tell)?;
+    progress.0.finish_and_clear();
+    if let Some(problem) = problem {
+        output.note(&format!("note: {problem}"));
+    }
+    Ok(Checked { report, seconds: started.elapsed().as_secs_f64() })
+}
+
+struct Bar(ProgressBar);
+
+impl engine::Progress for Bar {
+    fn part(&mut self, name: &str, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(0);
+        self.0.set_message(name.to_string());
+    }
+
+    fn bytes(&mut self, count: u64) {
+        self.0.inc(count);
+    }
+}
+
+impl Checked {
+    pub fn holds(&self) -> bool {
+        self.report.verdict() == Verdict::Holds
+    }
+
+    /// For people.
+    pub fn tell(&self, output: &Output) {
+        let report = &self.report;
+        for log in &report.logs {
+            output.line(format!(
+                "   log of tenant {}: {} records, {} checkpoint records, root {}…",
+                log.tenant,
+                log.records,
+                log.checkpoint_records,
+                &log.root[..16],
+            ));
+        }
+        for (shown, finding) in report.findings.iter().enumerate() {
+            if shown == SHOWN_MAX {
+                output.line(format!("   … and {} more", report.findings.len() - shown));
+                break;
+            }
+            let label = match finding.severity {
+                Severity::Note => output.dim("note"),
+                Severity::Unknown => output.bold("unknown"),
+                Severity::Damage => output.red("damage"),
+            };
+            output.line(format!("   {label}  {finding}"));
+        }
+        let seconds = self.seconds;
+        let amount = format!(
+            "{} records, {} pages, {} prepares checked in {seconds:.2} s",
+            report.records(),
+            report.pages,
+            report.prepares,
+        );
+        output.line(match report.verdict() {
+            Verdict::Holds => format!("   {}: {amount}", output.green("holds")),
+            Verdict::Broken => format!("   {}: {amount}", output.red("broken")),
+            Verdict::CouldNotTell => format!("   {}: {amount}", output.bold("could not tell")),
+        });
+    }
+
+    pub fn to_json(&self, data: &Path) -> serde_json::Value {
+        let report = &self.report;
+        let verdict = match report.verdict() {
+            Verdict::Holds => "holds",
+            Verdict::Broken => "broken",
+            Verdict::CouldNotTell => "could_not_tell",
+        };
+        let findings: Vec<_> = report
+            .findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "severity": match finding.severity {
+                        Severity::Note => "note",
+                        Severity::Unknown => "unknown",
+                        Severity::Damage => "damage",
+                    },
+                    "part": finding.part,
+                    "tenant": finding.place.map(|(tenant, _)| tenant.get()),
+                    "position": finding.place.map(|(_, position)| position.get()),
+                    "reason": finding.what,
+                })
+            })
+            .collect();
+        let logs: Vec<_> = report
+            .logs
+            .iter()
+            .map(|log| {
+                json!({
+                    "tenant": log.tenant.get(),
+                    "records": log.records,
+                    "segments": log.segments,
+                    "bytes": log.bytes,
+                    "checkpoint_records": log.checkpoint_records,
+                    "chain_hash": log.chain,
+                    "tree_root": log.root,
+                })
+            })
+            .collect();
+        json!({
+            "data": data.display().to_string(),
+            "verdict": verdict,
+            "checkpoint_op": report.checkpoint().map(|op| op.get()),
+            "records": report.records(),
+            "pages": report.pages,
+            "prepares": report.prepares,
+            "logs": logs,
+            "findings": findings,
+            "seconds": self.seconds,
+        })
+    }
+}

@@ -1,0 +1,294 @@
+//! The open database: what programs call.
+//!
+//! Invariants: a call that changes data returns when the change is durable; what it changed is seen
+//! by every call that begins after it returned. A write carries an idempotency id, drawn here unless
+//! the caller gives one, so that its outcome can be asked for later.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use verity_core::ids::{IdempotencyId, Position, PrincipalId, TenantId};
+use verity_core::kernel::{Commitment, ExpectedVersion, Operation, Reply, Request};
+use verity_core::node::Status;
+use verity_core::query::{TableSchema, Value};
+
+use crate::disk::lock::DirectoryLock;
+use crate::disk::master_key;
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::options::Options;
+use crate::reads;
+use crate::statement::Statement;
+
+/// How long an idempotency id is good for retries.
+const ID_VALID_MS: u64 = 24 * 3600 * 1000;
+/// How often a statement that met a change of schema, or a full queue, is sent again.
+const RETRIES_MAX: u32 = 8;
+
+/// An open database, as one tenant sees it. Cheap to clone; the last clone closes it.
+#[derive(Clone)]
+pub struct Verity {
+    shared: Arc<Shared>,
+    tenant: TenantId,
+}
+
+impl fmt::Debug for Verity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verity").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    driver: Arc<Driver>,
+    background: Mutex<Option<JoinHandle<()>>>,
+    /// Released last.
+    _lock: DirectoryLock,
+}
+
+/// What a SELECT gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
+    /// The snapshot it was read at; `None` when the log is empty.
+    pub position: Option<Position>,
+}
+
+/// What a statement of either kind gave.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Rows(Rows),
+    Committed(Reply),
+}
+
+impl Verity {
+    /// Opens the database in a directory with default [`Options`]; formats a new one.
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Verity, Error> {
+        Options::new().open(path)
+    }
+
+    pub(crate) fn start(driver: Arc<Driver>, lock: DirectoryLock) -> Result<Verity, Error> {
+        let background = Arc::clone(&driver);
+        let thread = std::thread::Builder::new()
+            .name("verity".to_string())
+            .spawn(move || background.run_background())
+            .map_err(|error| Error::Options(format!("cannot start a thread: {error}")))?;
+        let background = Mutex::new(Some(thread));
+        let shared = Arc::new(Shared { driver, background, _lock: lock });
+        Ok(Verity { shared, tenant: TenantId::DEFAULT })
+    }
+
+    /// The same database as another tenant sees it.
+    #[must_use]
+    pub fn tenant(&self, tenant: TenantId) -> Verity {
+        Verity { shared: Arc::clone(&self.shared), tenant }
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.shared.driver
+    }
+
+    pub(crate) fn tenant_id(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Runs statements that write, as one transaction: all or nothing.
+    ///
+    /// A change of schema that got in between is met by binding again; the other calls leave that
+    /// to the caller ([`Error::retryable`]).
+    pub fn execute(&self, sql: &str, params: &[Value]) -> Result<Reply, Error> {
+        let once = || {
+            let (text, params) = (sql.to_string(), params.to_vec());
+            self.transaction(vec![Operation::Sql { text, params }])
+        };
+        for _ in 0..RETRIES_MAX {
+            match once() {
+                Err(error) if error.retryable() => {}
+                result => return result,
+            }
+        }
+        once()
+    }
+
+    /// Runs one SELECT.
+    pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
+        self.prepare(sql)?.query(params)
+    }
+
+    /// Runs one statement of either kind, or several that write.
+    pub fn run(&self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
+        if reads::is_read(self, sql)? {
+            self.query(sql, params).map(Outcome::Rows)
+        } else {
+            self.execute(sql, params).map(Outcome::Committed)
+        }
+    }
+
+    /// Parses and binds a statement once, to run it many times.
+    pub fn prepare(&self, sql: &str) -> Result<Statement, Error> {
+        Statement::new(self, sql)
+    }
+
+    /// Inserts rows into a table without any SQL to parse, as one transaction.
+    pub fn insert_rows(
+        &self,
+        table: &str,
+        columns: &[&str],
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Reply, Error> {
+        self.transaction(vec![Operation::InsertRows {
+            table: table.to_string(),
+            columns: columns.iter().map(|name| (*name).to_string()).collect(),
+            rows,
+        }])
+    }
+
+    /// Appends raw records to a stream, if its version is as expected.
+    pub fn append(
+        &self,
+        stream: &str,
+        expected: ExpectedVersion,
+        records: Vec<Vec<u8>>,
+    ) -> Result<Reply, Error> {
+        let stream = stream.to_string();
+        self.transaction(vec![Operation::Append { stream, expected, records }])
+    }
+
+    /// Several operations as one transaction.
+    pub fn transaction(&self, operations: Vec<Operation>) -> Result<Reply, Error> {
+        let id = self.new_id()?;
+        self.transaction_with_id(id, operations)
+    }
+
+    /// As [`Verity::transaction`], under an id of the caller: sent twice, it is applied once, and
+    /// the second answer is that of the first.
+    pub fn transaction_with_id(
+        &self,
+        id: IdempotencyId,
+        operations: Vec<Operation>,
+    ) -> Result<Reply, Error> {
+        self.driver().call(self.request(id, operations))
+    }
+
+    /// Creates a tenant with a log, tables and keys of its own.
+    pub fn create_tenant(&self, tenant: TenantId) -> Result<Reply, Error> {
+        let kek_hash = verity_core::crypto::KekHash([0; 32]);
+        let operations = vec![Operation::CreateTenant { tenant, kek_hash }];
+        let request = Request { tenant: TenantId::SYSTEM, ..self.request(self.new_id()?, operations) };
+        self.driver().call(request)
+    }
+
+    /// A new idempotency id, good for a day.
+    pub fn new_id(&self) -> Result<IdempotencyId, Error> {
+        let random = master_key::random().map_err(Error::MasterKey)?;
+        let now_ms = self.driver().now().wall.as_ms();
+        Ok(IdempotencyId::new(now_ms + ID_VALID_MS, random))
+    }
+
+    /// What became of the request with this id: `None` if it was never applied.
+    pub fn commitment(&self, id: IdempotencyId) -> Result<Option<Commitment>, Error> {
+        reads::commitment(self, id)
+    }
+
+    /// The newest position of this tenant's log; `None` while it is empty.
+    pub fn position(&self) -> Result<Option<Position>, Error> {
+        reads::position(self)
+    }
+
+    /// A table's columns and types; `None` when there is no such table.
+    pub fn table(&self, name: &str) -> Result<Option<Arc<TableSchema>>, Error> {
+        reads::table(self, name)
+    }
+
+    /// As [`Verity::execute`], without blocking. The request is on its way when this returns.
+    pub fn execute_async(
+        &self,
+        sql: &str,
+        params: &[Value],
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
+        let operation = Operation::Sql { text: sql.to_string(), params: params.to_vec() };
+        self.transaction_async(vec![operation])
+    }
+
+    /// As [`Verity::transaction`], without blocking. The request is on its way when this returns.
+    pub fn transaction_async(
+        &self,
+        operations: Vec<Operation>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
+        let slot = self
+            .new_id()
+            .and_then(|id| self.driver().call_async(self.request(id, operations)));
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let slot = slot?;
+            std::future::poll_fn(|context| {
+                match shared.driver.poll_reply(&slot, context.waker()) {
+                    Some(reply) => std::task::Poll::Ready(reply),
+                    None => std::task::Poll::Pending,
+                }
+            })
+            .await
+        }
+    }
+
+    /// As [`Verity::query`], without blocking: each poll runs a bounded slice of the read.
+    pub fn query_async(
+        &self,
+        sql: &str,
+        params: &[Value],
+    ) -> impl Future<Output = Result<Rows, Error>> + Send + use<> {
+        let statement = self.prepare(sql);
+        let params = params.to_vec();
+        async move { statement?.query_async(&params).await }
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        self.driver().status()
+    }
+
+    /// Takes a last checkpoint and closes the database, whatever other handles there are: their
+    /// calls are refused from now on.
+    pub fn close(self) -> Result<(), Error> {
+        self.shared.close()
+    }
+
+    /// Stops at once, without a last checkpoint, as if the process were killed. Nothing that was
+    /// acknowledged is lost; the next open replays it. For tests and benchmarks.
+    pub fn abandon(self) {
+        self.shared.driver.stop();
+        self.shared.join();
+    }
+
+    fn request(&self, idempotency: IdempotencyId, operations: Vec<Operation>) -> Request {
+        let principal = PrincipalId::ZERO;
+        Request { tenant: self.tenant, principal, idempotency, after: None, operations }
+    }
+}
+
+impl Shared {
+    fn close(&self) -> Result<(), Error> {
+        let result = self.driver.shutdown();
+        self.join();
+        result
+    }
+
+    fn join(&self) {
+        let thread = self.background.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _panicked_already = thread.join();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.driver.is_stopped() {
+            return;
+        }
+        if let Err(error) = self.close() {
+            tracing::error!("closing the database: {error}");
+        }
+    }
+}

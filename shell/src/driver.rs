@@ -1,0 +1,546 @@
+//! Who runs the node: whoever waits for it.
+//!
+//! A blocking caller that submits a request while nobody drives becomes the driver: it steps the
+//! node and waits in the kernel itself, so a lone client pays no thread hop. Others submit under the
+//! same lock and sleep on a slot of their own; the requests that gather while a write is in flight
+//! share the next one. When the driver has its own reply and others still wait, the background
+//! thread takes over and drives until nobody waits. It also does what is due when nobody calls:
+//! ticks, and the completions of writes that no caller waits for.
+//!
+//! Invariants: the lock is never held in a system call that waits. Every slot is completed exactly
+//! once: with its reply, or with the reason why the node stopped. Only those are woken whose answer
+//! is there.
+//!
+//! Fault model: the node halts (disk, keys, corruption); then every waiting and every later call
+//! gets the reason, with the file system's words where there are some.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use verity_core::io::{Effects, Input};
+use verity_core::kernel::{Reply, Request, RequestError};
+use verity_core::node::{Halt, Node, Progress, Status, Ticket};
+use verity_core::query::ReadTask;
+use verity_core::time::{self, Clock, Timestamp};
+
+use crate::disk::{Disk, Doorbell};
+use crate::error::Error;
+
+/// Longest sleep in the kernel while something is awaited: a completion that got lost in a bug of
+/// ours must not hang a caller for ever without a tick.
+const WAIT_MAX: Duration = Duration::from_millis(50);
+/// Pause of the background thread between looks at writes that no caller waits for.
+const QUIET_PAUSE: Duration = Duration::from_millis(1);
+/// How often the node is told of the free space.
+const SPACE_EVERY_NS: u64 = time::SECOND_NS;
+/// Longest sleep of the background thread when nothing is in flight.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct Driver {
+    inner: Mutex<Inner>,
+    bell: Doorbell,
+    background: Condvar,
+    started: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Nobody,
+    Caller,
+    Background,
+}
+
+#[derive(Debug)]
+struct Inner {
+    node: Node,
+    disk: Disk,
+    effects: Effects,
+    inputs: Vec<Input>,
+    waiting: HashMap<Ticket, Arc<Slot>>,
+    /// Readers that wait for pages; all look again after any completion.
+    readers: Vec<Arc<Slot>>,
+    /// Answered in this turn; woken after the lock is released.
+    answered: Vec<Arc<Slot>>,
+    role: Role,
+    background_idles: bool,
+    /// Turns in which a completion came in.
+    progress: u64,
+    space_told: Option<time::Instant>,
+    stop: bool,
+}
+
+/// Where one caller waits.
+#[derive(Debug)]
+pub struct Slot {
+    state: Mutex<SlotState>,
+}
+
+#[derive(Debug)]
+struct SlotState {
+    wake: Wake,
+    answer: Option<Answer>,
+}
+
+#[derive(Debug)]
+enum Wake {
+    Nobody,
+    Thread(Thread),
+    Task(Waker),
+}
+
+#[derive(Debug)]
+enum Answer {
+    Reply(Result<Reply, RequestError>),
+    /// For readers: try again.
+    LookAgain,
+    Halted,
+}
+
+impl Slot {
+    fn new(wake: Wake) -> Arc<Slot> {
+        Arc::new(Slot { state: Mutex::new(SlotState { wake, answer: None }) })
+    }
+
+    fn for_this_thread() -> Arc<Slot> {
+        Slot::new(Wake::Thread(std::thread::current()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, answer: Answer) {
+        let mut state = self.lock();
+        assert!(state.answer.is_none(), "a slot is answered once");
+        state.answer = Some(answer);
+    }
+
+    fn wake(&self) {
+        let state = self.lock();
+        match &state.wake {
+            Wake::Nobody => {}
+            Wake::Thread(thread) => thread.unpark(),
+            Wake::Task(waker) => waker.wake_by_ref(),
+        }
+    }
+
+    fn is_mine(&self) -> bool {
+        match &self.lock().wake {
+            Wake::Thread(thread) => thread.id() == std::thread::current().id(),
+            Wake::Nobody | Wake::Task(_) => false,
+        }
+    }
+
+    fn take(&self) -> Option<Answer> {
+        self.lock().answer.take()
+    }
+
+    fn park(&self) -> Answer {
+        loop {
+            if let Some(answer) = self.take() {
+                return answer;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+impl Driver {
+    #[must_use]
+    /// `effects` are those of the node's opening.
+    pub fn new(node: Node, disk: Disk, effects: Effects) -> Driver {
+        let bell = disk.doorbell();
+        let inner = Inner {
+            node,
+            disk,
+            effects,
+            inputs: Vec::new(),
+            waiting: HashMap::new(),
+            readers: Vec::new(),
+            answered: Vec::new(),
+            role: Role::Nobody,
+            background_idles: false,
+            progress: 0,
+            space_told: None,
+            stop: false,
+        };
+        Driver {
+            inner: Mutex::new(inner),
+            bell,
+            background: Condvar::new(),
+            started: Instant::now(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn now(&self) -> Clock {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Clock {
+            monotonic: time::Instant(ns(self.started.elapsed())),
+            wall: Timestamp(ns(wall)),
+        }
+    }
+
+    /// Runs the node from open to ready.
+    pub fn start(&self) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let Inner { effects, disk, .. } = &mut *inner;
+        disk.execute(effects);
+        inner.role = Role::Caller;
+        let mut inner = self.drive(inner, |inner| inner.node.is_ready());
+        inner.role = Role::Nobody;
+        match inner.node.halted() {
+            None => Ok(()),
+            Some(_) => Err(inner.why_halted()),
+        }
+    }
+
+    /// Submits and waits for the reply.
+    pub fn call(&self, request: Request) -> Result<Reply, Error> {
+        let mut inner = self.lock();
+        let slot = inner.submit(self.now(), request, Slot::for_this_thread)?;
+        let answer = if inner.role == Role::Nobody {
+            inner.role = Role::Caller;
+            let mut answer = None;
+            let inner = self.drive(inner, |_| {
+                answer = slot.take();
+                answer.is_some()
+            });
+            self.leave(inner);
+            answer
+        } else {
+            let started_io = inner.disk.take_unsubmitted();
+            drop(inner);
+            if started_io {
+                self.bell.submit();
+            }
+            Some(slot.park())
+        };
+        match answer {
+            Some(Answer::Reply(reply)) => reply.map_err(Error::Request),
+            Some(Answer::Halted | Answer::LookAgain) | None => Err(self.lock().why_halted()),
+        }
+    }
+
+    /// Submits; the reply is fetched with [`Driver::poll_reply`].
+    pub fn call_async(&self, request: Request) -> Result<Arc<Slot>, Error> {
+        let mut inner = self.lock();
+        let slot = inner.submit(self.now(), request, || Slot::new(Wake::Nobody))?;
+        self.background_drives(&mut inner);
+        let started_io = inner.disk.take_unsubmitted();
+        drop(inner);
+        if started_io {
+            self.bell.submit();
+        }
+        Ok(slot)
+    }
+
+    pub fn poll_reply(&self, slot: &Slot, waker: &Waker) -> Option<Result<Reply, Error>> {
+        let mut state = slot.lock();
+        match state.answer.take() {
+            Some(Answer::Reply(reply)) => Some(reply.map_err(Error::Request)),
+            Some(Answer::Halted | Answer::LookAgain) => Some(Err(self.lock().why_halted())),
+            None => {
+                state.wake = Wake::Task(waker.clone());
+                None
+            }
+        }
+    }
+
+    /// Runs a read to its end, slice by slice, on this thread.
+    pub fn read(&self, task: &mut ReadTask) -> Result<(), Error> {
+        loop {
+            let mut inner = self.lock();
+            match inner.read(self.now(), task)? {
+                Progress::Ready => return Ok(()),
+                Progress::Yielded => {
+                    drop(inner);
+                    std::thread::yield_now();
+                }
+                Progress::Waiting if inner.role == Role::Nobody => {
+                    inner.role = Role::Caller;
+                    let seen = inner.progress;
+                    let inner = self.drive(inner, |inner| inner.progress != seen);
+                    self.leave(inner);
+                }
+                Progress::Waiting => {
+                    let slot = Slot::for_this_thread();
+                    inner.readers.push(Arc::clone(&slot));
+                    let started_io = inner.disk.take_unsubmitted();
+                    drop(inner);
+                    if started_io {
+                        self.bell.submit();
+                    }
+                    slot.park();
+                }
+            }
+        }
+    }
+
+    /// One slice of a read; `Some` when it is done. The waker is called when it is worth trying on.
+    pub fn poll_read(&self, task: &mut ReadTask, waker: &Waker) -> Option<Result<(), Error>> {
+        let mut inner = self.lock();
+        match inner.read(self.now(), task) {
+            Err(error) => Some(Err(error)),
+            Ok(Progress::Ready) => Some(Ok(())),
+            Ok(Progress::Yielded) => {
+                waker.wake_by_ref();
+                None
+            }
+            Ok(Progress::Waiting) => {
+                inner.readers.push(Slot::new(Wake::Task(waker.clone())));
+                self.background_drives(&mut inner);
+                let started_io = inner.disk.take_unsubmitted();
+                drop(inner);
+                if started_io {
+                    self.bell.submit();
+                }
+                None
+            }
+        }
+    }
+
+    /// Looks at the node while nothing moves.
+    pub fn with_node<T>(&self, look: impl FnOnce(&Node) -> T) -> T {
+        look(&self.lock().node)
+    }
+
+    /// Like [`Driver::with_node`], for what may change the node's caches.
+    pub fn with_node_mut<T>(&self, act: impl FnOnce(&mut Node, Clock, &mut Effects) -> T) -> T {
+        let now = self.now();
+        let mut inner = self.lock();
+        let Inner { node, effects, disk, .. } = &mut *inner;
+        let result = act(node, now, effects);
+        disk.execute(effects);
+        let started_io = inner.disk.take_unsubmitted();
+        drop(inner);
+        if started_io {
+            self.bell.submit();
+        }
+        result
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        self.with_node(Node::status)
+    }
+
+    /// Ends everything at once, without a checkpoint.
+    pub fn stop(&self) {
+        self.lock().stop = true;
+        self.background.notify_all();
+    }
+
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.lock().stop
+    }
+
+    /// Takes a last checkpoint and stops the node.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let now = self.now();
+        if inner.node.halted().is_none() {
+            let Inner { node, effects, disk, .. } = &mut *inner;
+            node.shutdown(now, effects);
+            disk.execute(effects);
+        }
+        inner = self.drive(inner, |inner| inner.node.halted().is_some());
+        inner.stop = true;
+        self.background.notify_all();
+        match inner.node.halted() {
+            Some(Halt::Shutdown) => Ok(()),
+            Some(_) | None => Err(inner.why_halted()),
+        }
+    }
+
+    /// What the background thread runs.
+    pub fn run_background(&self) {
+        let mut inner = self.lock();
+        while !inner.stop {
+            if inner.role == Role::Background {
+                inner = self.drive(inner, |inner| {
+                    inner.stop || (inner.waiting.is_empty() && inner.readers.is_empty())
+                });
+                inner.role = Role::Nobody;
+                continue;
+            }
+            if inner.role == Role::Nobody && inner.node.halted().is_none() {
+                inner.turn(self.now());
+                let started_io = inner.disk.take_unsubmitted();
+                if started_io || !inner.answered.is_empty() {
+                    let answered = std::mem::take(&mut inner.answered);
+                    drop(inner);
+                    if started_io {
+                        self.bell.submit();
+                    }
+                    answered.iter().for_each(|slot| slot.wake());
+                    inner = self.lock();
+                    continue;
+                }
+            }
+            let quiet = inner.disk.in_flight() == 0 && inner.role == Role::Nobody;
+            let pause = if quiet { self.until_deadline(&inner, IDLE_PAUSE) } else { QUIET_PAUSE };
+            inner.background_idles = quiet;
+            (inner, _) = self
+                .background
+                .wait_timeout(inner, pause)
+                .unwrap_or_else(PoisonError::into_inner);
+            inner.background_idles = false;
+        }
+    }
+
+    /// Steps and waits until `done`, or the node has halted.
+    fn drive<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        mut done: impl FnMut(&Inner) -> bool,
+    ) -> MutexGuard<'a, Inner> {
+        loop {
+            inner.turn(self.now());
+            if done(&inner) || inner.stop || inner.node.halted().is_some() {
+                // What was pushed now leaves with the next write, or when the background thread
+                // looks: nobody waits for it.
+                if inner.answered.iter().any(|slot| !slot.is_mine()) {
+                    let answered = std::mem::take(&mut inner.answered);
+                    inner.disk.take_unsubmitted();
+                    drop(inner);
+                    self.bell.submit();
+                    answered.iter().for_each(|slot| slot.wake());
+                    inner = self.lock();
+                } else {
+                    inner.answered.clear();
+                }
+                return inner;
+            }
+            let ready = inner.disk.has_ready();
+            let timeout = self.until_deadline(&inner, WAIT_MAX);
+            let answered = std::mem::take(&mut inner.answered);
+            inner.disk.take_unsubmitted();
+            drop(inner);
+            if !answered.is_empty() {
+                self.bell.submit();
+                answered.iter().for_each(|slot| slot.wake());
+            }
+            if ready {
+                self.bell.submit();
+            } else {
+                self.bell.submit_and_wait(timeout);
+            }
+            inner = self.lock();
+        }
+    }
+
+    /// The driving caller has its answer.
+    fn leave(&self, mut inner: MutexGuard<'_, Inner>) {
+        if inner.waiting.is_empty() && inner.readers.is_empty() {
+            inner.role = Role::Nobody;
+            if inner.background_idles && inner.disk.in_flight() > 0 {
+                self.background.notify_one();
+            }
+        } else {
+            inner.role = Role::Background;
+            self.background.notify_one();
+        }
+    }
+
+    fn background_drives(&self, inner: &mut Inner) {
+        if inner.role == Role::Nobody {
+            inner.role = Role::Background;
+            self.background.notify_one();
+        }
+    }
+
+    fn until_deadline(&self, inner: &Inner, longest: Duration) -> Duration {
+        match inner.node.deadline() {
+            None => longest,
+            Some(deadline) => {
+                let ns = deadline.since_ns(self.now().monotonic);
+                Duration::from_nanos(ns).min(longest)
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn submit(
+        &mut self,
+        now: Clock,
+        request: Request,
+        slot: impl FnOnce() -> Arc<Slot>,
+    ) -> Result<Arc<Slot>, Error> {
+        if self.stop || self.node.halted().is_some() {
+            return Err(self.why_halted());
+        }
+        let ticket = self.node.submit(now, request, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        let slot = slot();
+        self.waiting.insert(ticket, Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    fn read(&mut self, now: Clock, task: &mut ReadTask) -> Result<Progress, Error> {
+        if self.stop || self.node.halted().is_some() {
+            return Err(self.why_halted());
+        }
+        let progress = self.node.read(now, task, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        Ok(progress)
+    }
+
+    /// Completions in, effects out, replies to their slots. Never waits.
+    fn turn(&mut self, now: Clock) {
+        self.disk.poll(&mut self.inputs);
+        if !self.inputs.is_empty() {
+            self.progress += 1;
+            self.answered.extend(self.readers.drain(..).inspect(|slot| {
+                slot.answer(Answer::LookAgain);
+            }));
+        }
+        for input in self.inputs.drain(..) {
+            self.node.step(now, input, &mut self.effects);
+        }
+        let due = |told: time::Instant| now.monotonic.since_ns(told) >= SPACE_EVERY_NS;
+        if self.space_told.is_none_or(due) {
+            self.space_told = Some(now.monotonic);
+            if let Some(free_bytes) = self.disk.free_bytes() {
+                self.node.step(now, Input::Space { free_bytes }, &mut self.effects);
+            }
+        }
+        if self.node.deadline().is_some_and(|deadline| deadline <= now.monotonic) {
+            self.node.step(now, Input::Tick, &mut self.effects);
+        }
+        self.disk.execute(&mut self.effects);
+        while let Some((ticket, reply)) = self.node.next_reply() {
+            let Some(slot) = self.waiting.remove(&ticket) else {
+                unreachable!("every ticket has a slot");
+            };
+            slot.answer(Answer::Reply(reply));
+            self.answered.push(slot);
+        }
+        if self.node.halted().is_some() {
+            for (_, slot) in self.waiting.drain() {
+                slot.answer(Answer::Halted);
+                self.answered.push(slot);
+            }
+        }
+    }
+
+    fn why_halted(&self) -> Error {
+        match self.node.halted() {
+            None | Some(Halt::Shutdown) => Error::Closed,
+            Some(halt) => Error::Halted {
+                halt: halt.clone(),
+                problem: self.disk.problem().map(str::to_string),
+            },
+        }
+    }
+}

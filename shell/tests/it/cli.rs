@@ -1,0 +1,180 @@
+//! Arguments, SQL from the command line, exit codes, JSON.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::run::{Database, Run, command, verity};
+
+#[test]
+fn every_command_has_help() {
+    let commands: &[&[&str]] = &[
+        &[],
+        &["demo"],
+        &["sql"],
+        &["import"],
+        &["verify"],
+        &["inspect"],
+        &["rebuild"],
+        &["bench"],
+        &["format"],
+        &["tenant"],
+        &["tenant", "create"],
+    ];
+    for command in commands {
+        let mut args = command.to_vec();
+        args.push("--help");
+        let run = verity(&args).ok();
+        assert!(run.stdout.contains("Usage:"), "{run:#?}");
+    }
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_a_hint() {
+    for args in [
+        &["frobnicate"][..],
+        &["sql"],
+        &["sql", "--data", "x", "--tenant", "minus one"],
+        &["import", "--data", "x"],
+        &["bench", "--data", "x", "--clients", "0"],
+        &["sql", "--data", "x", "--memory", "lots"],
+        &["--log", "=[", "sql", "--data", "x"],
+    ] {
+        verity(args).fails(2, "error:");
+    }
+}
+
+#[test]
+fn a_directory_without_a_database_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nothing");
+    let path = path.to_str().unwrap();
+    verity(&["tenant", "create", "5", "--data", path]).fails(1, "holds no database");
+    verity(&["rebuild", "--check", path]).fails(2, "");
+    verity(&["verify", "--data", path]).fails(2, "cannot read");
+    verity(&["verify", "--data", dir.path().to_str().unwrap()]).fails(2, "holds no database");
+}
+
+#[test]
+fn format_refuses_what_is_there() {
+    let database = Database::new();
+    database.run(&["format"]).fails(1, "holds a database already");
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("letters.txt"), "dear").unwrap();
+    let path = other.path().to_str().unwrap();
+    verity(&["format", "--data", path]).fails(1, "letters.txt");
+}
+
+#[test]
+fn statements_print_one_object_each() {
+    let database = Database::new();
+    let sql = "CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT, at TIMESTAMP);
+        INSERT INTO t VALUES (1, 'Zoë; -- not a comment', NULL), (2, 'b', NULL);
+        SELECT id, name, at FROM t;";
+    let run = database.sql(sql).ok();
+    let objects = run.objects();
+    assert_eq!(objects.len(), 3, "{run:#?}");
+    assert_eq!(objects[1]["rows_affected"], 2);
+    assert_eq!(objects[2]["columns"], serde_json::json!(["id", "name", "at"]));
+    let rows = serde_json::json!([[1, "Zoë; -- not a comment", null], [2, "b", null]]);
+    assert_eq!(objects[2]["rows"], rows);
+    assert!(objects[1]["position"].is_u64(), "{run:#?}");
+}
+
+#[test]
+fn standard_input_is_read_and_the_first_error_ends_the_run() {
+    let database = Database::new();
+    let mut child = command()
+        .args(["sql", "--data", database.data().to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = "CREATE TABLE t (id BIGINT PRIMARY KEY);\nINSERT INTO t VALUES (1);\n\
+                SELEC 1;\nINSERT INTO t VALUES (2);";
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    Run::new(child.wait_with_output().unwrap()).fails(1, "42601");
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
+}
+
+#[test]
+fn transactions_are_all_or_nothing() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)").ok();
+    database.sql("BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (1); COMMIT").fails(1, "");
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 0);
+    database.sql("BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); COMMIT").ok();
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
+    database.sql("BEGIN; INSERT INTO t VALUES (3)").fails(1, "COMMIT");
+    database.sql("COMMIT").fails(1, "BEGIN");
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
+}
+
+#[test]
+fn bad_sql_is_an_error_with_a_place() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)").ok();
+    for (sql, code) in [
+        ("SELECT nope FROM t", "42703"),
+        ("SELECT * FROM nope", "42P01"),
+        ("INSERT INTO t VALUES ('x')", "error"),
+        ("'", "error"),
+        ("(((((", "error"),
+        ("SELECT 1/0 FROM t WHERE", "error"),
+    ] {
+        let run = database.sql(sql).fails(1, code);
+        assert!(run.objects()[0]["error"].is_string(), "{run:#?}");
+    }
+    let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
+    database.sql(&deep).fails(1, "error");
+    database.verify().ok();
+}
+
+#[test]
+fn tenants_are_apart() {
+    let database = Database::new();
+    database.run(&["tenant", "create", "7"]).ok();
+    database.run(&["tenant", "create", "7"]).fails(1, "exists already");
+    database.run(&["sql", "--tenant", "7", "-c", "CREATE TABLE t (id BIGINT PRIMARY KEY)"]).ok();
+    database.sql("SELECT * FROM t").fails(1, "42P01");
+    database.run(&["sql", "--tenant", "8", "-c", "CREATE TABLE t (id BIGINT)"]).fails(1, "tenant 8");
+}
+
+#[test]
+fn inspect_and_rebuild_tell() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1), (2)").ok();
+    let data = database.data();
+    let data = data.to_str().unwrap();
+    let run = verity(&["inspect", data, "--json"]).ok();
+    assert_eq!(run.objects()[0]["release"], 1, "{run:#?}");
+    verity(&["inspect", data]).ok();
+    let run = verity(&["rebuild", "--check", data, "--json"]).ok();
+    assert_eq!(run.objects()[0]["equal"], true, "{run:#?}");
+}
+
+#[test]
+fn the_demo_runs_and_catches_the_forger() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("demo");
+    let args = ["demo", "--patients", "500", "--dir", path.to_str().unwrap()];
+    let run = verity(&args).ok();
+    assert!(run.stdout.contains("caught"), "{run:#?}");
+    assert!(run.stdout.contains("not found"), "{run:#?}");
+    let wide = run.stdout.lines().filter(|line| line.chars().count() > 120).count();
+    assert_eq!(wide, 0, "{run:#?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let database = Database::new();
+    let mut child = command()
+        .args(["sql", "--data", database.data().to_str().unwrap(), "-c"])
+        .arg("SELECT 1; ".repeat(200))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    Run::new(child.wait_with_output().unwrap());
+}

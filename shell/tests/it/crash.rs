@@ -1,0 +1,101 @@
+//! `kill -9` at any moment: what was acknowledged is there, once.
+
+use std::time::Duration;
+
+use crate::run::{Database, command};
+
+const ROWS: u64 = 20_000;
+
+#[test]
+fn imports_that_are_killed_again_and_again_lose_and_double_nothing() {
+    for io in ["uring", "threads"] {
+        let database = Database::new();
+        let file = database.path("rows.csv");
+        let mut csv = "id,name,amount\n".to_string();
+        (0..ROWS).for_each(|n| csv.push_str(&format!("{n},person {n},{}.25\n", n * 3)));
+        std::fs::write(&file, csv).unwrap();
+        let spawn = || {
+            command()
+                .args(["import", "--table", "rows", "--primary-key", "id", "--io", io, "--data"])
+                .arg(database.data())
+                .arg(&file)
+                .stderr(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut kills = 0;
+        for attempt in 0..60u64 {
+            let mut child = spawn();
+            // Spread over start, replay and load; later attempts get further.
+            std::thread::sleep(Duration::from_millis(20 + attempt * 37 % 400));
+            if let Some(status) = child.try_wait().unwrap() {
+                if !status.success() && !is_io_refused(child) {
+                    panic!("an import failed by itself: {status}");
+                }
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            if attempt % 8 == 0 {
+                let run = database.verify();
+                assert_eq!(run.code, Some(0), "after kill {kills}: {run:#?}");
+            }
+        }
+        let output = spawn().wait_with_output().unwrap();
+        let run = crate::run::Run::new(output);
+        if run.stderr.contains("io_uring is not available") {
+            continue;
+        }
+        run.ok();
+        assert!(kills > 0, "nothing was killed: make the file larger");
+        assert_eq!(database.number("SELECT COUNT(*) FROM rows"), ROWS as i64);
+        let total: i64 = database.number("SELECT COUNT(*) FROM rows WHERE id >= 0 AND id < 20000");
+        assert_eq!(total, ROWS as i64);
+        database.verify().ok();
+    }
+}
+
+fn is_io_refused(child: std::process::Child) -> bool {
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8_lossy(&output.stderr).contains("io_uring is not available")
+}
+
+#[test]
+fn every_acknowledged_insert_survives() {
+    use std::io::{BufRead, BufReader};
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)").ok();
+    let mut highest = 0;
+    for round in 0..8u64 {
+        let first = highest + 1;
+        let script: String =
+            (first..first + 5_000).map(|id| format!("INSERT INTO t VALUES ({id});\n")).collect();
+        let path = database.path("script.sql");
+        std::fs::write(&path, script).unwrap();
+        let mut child = command()
+            .args(["sql", "--json", "--data"])
+            .arg(database.data())
+            .stdin(std::fs::File::open(&path).unwrap())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut acknowledged = 0;
+        for _ in 0..(50 + round * 211) {
+            if lines.next().is_none() {
+                break;
+            }
+            acknowledged += 1;
+        }
+        child.kill().unwrap();
+        acknowledged += lines.map_while(Result::ok).filter(|line| line.contains("position")).count();
+        child.wait().unwrap();
+        let count = database.number("SELECT COUNT(*) FROM t");
+        let least = highest + acknowledged as u64;
+        assert!(count as u64 >= least, "round {round}: {count} rows, {least} acknowledged");
+        highest = count as u64;
+    }
+    database.verify().ok();
+}

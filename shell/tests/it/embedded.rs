@@ -1,0 +1,161 @@
+//! The library in one process: threads, async, bulk, idempotency, appends, memory's edges.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use verity::{
+    ClusterConstants, Error, ExpectedVersion, IoBackend, Operation, Options, RequestError, Value,
+    Verity,
+};
+
+const BACKENDS: [IoBackend; 2] = [IoBackend::Auto, IoBackend::Threads];
+
+fn open(dir: &std::path::Path, io: IoBackend) -> Verity {
+    Options::new().io(io).cluster_constants(ClusterConstants::SMALL).open(dir.join("data")).unwrap()
+}
+
+#[test]
+fn many_threads_insert_and_read_at_once() {
+    for io in BACKENDS {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open(dir.path(), io);
+        database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, by BIGINT)", &[]).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..16i64 {
+                let database = &database;
+                scope.spawn(move || {
+                    let insert = database.prepare("INSERT INTO t (id, by) VALUES (?, ?)").unwrap();
+                    let select = database.prepare("SELECT by FROM t WHERE id = ?").unwrap();
+                    for n in 0..60 {
+                        let id = Value::Integer(thread * 1_000 + n);
+                        insert.execute(&[id.clone(), Value::Integer(thread)]).unwrap();
+                        // What was acknowledged is seen at once.
+                        let rows = select.query(&[id]).unwrap().rows;
+                        assert_eq!(rows, vec![vec![Value::Integer(thread)]]);
+                    }
+                });
+            }
+        });
+        let count = |database: &Verity| {
+            database.query("SELECT COUNT(*) FROM t", &[]).unwrap().rows[0][0].clone()
+        };
+        assert_eq!(count(&database), Value::Integer(16 * 60));
+        database.close().unwrap();
+        let database = open(dir.path(), io);
+        assert_eq!(count(&database), Value::Integer(16 * 60));
+        database.abandon();
+        let database = open(dir.path(), io);
+        assert_eq!(count(&database), Value::Integer(16 * 60));
+    }
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn futures_need_no_runtime() {
+    for io in BACKENDS {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open(dir.path(), io);
+        block_on(async {
+            let create = "CREATE TABLE t (id BIGINT PRIMARY KEY)";
+            database.execute_async(create, &[]).await.unwrap();
+            // Both are on their way before either is awaited.
+            let one = database.execute_async("INSERT INTO t VALUES (1)", &[]);
+            let two = database.execute_async("INSERT INTO t VALUES (2)", &[]);
+            two.await.unwrap();
+            one.await.unwrap();
+            let rows = database.query_async("SELECT id FROM t", &[]).await.unwrap();
+            assert_eq!(rows.rows.len(), 2);
+            let error = database.execute_async("INSERT INTO t VALUES (2)", &[]).await.unwrap_err();
+            assert_eq!(error.sql().unwrap().code.code(), "23505");
+        });
+        // A future that is dropped is a request that runs all the same, or never began.
+        drop(database.execute_async("INSERT INTO t VALUES (3)", &[]));
+        database.close().unwrap();
+    }
+}
+
+#[test]
+fn appends_check_their_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open(dir.path(), IoBackend::Auto);
+    let records = || vec![b"one".to_vec(), b"two".to_vec()];
+    database.append("orders/7", ExpectedVersion::None, records()).unwrap();
+    let error = database.append("orders/7", ExpectedVersion::None, records()).unwrap_err();
+    let Error::Request(RequestError::WrongExpectedVersion { actual, .. }) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(actual, 2);
+    database.append("orders/7", ExpectedVersion::Exact(2), records()).unwrap();
+    database.append("orders/7", ExpectedVersion::Exists, records()).unwrap();
+    database.append("orders/7", ExpectedVersion::Any, records()).unwrap();
+}
+
+#[test]
+fn an_id_is_applied_once_and_its_outcome_can_be_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open(dir.path(), IoBackend::Auto);
+    database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", &[]).unwrap();
+    let id = database.new_id().unwrap();
+    let insert = |text: &str| Operation::Sql { text: text.to_string(), params: vec![] };
+    let first = database
+        .transaction_with_id(id, vec![insert("INSERT INTO t VALUES (1)")])
+        .unwrap();
+    let again = database
+        .transaction_with_id(id, vec![insert("INSERT INTO t VALUES (1)")])
+        .unwrap();
+    assert!(again.replayed);
+    assert_eq!(first.position, again.position);
+    let commitment = database.commitment(id).unwrap().expect("it was applied");
+    assert_eq!(Some(commitment.position), first.position);
+    assert!(database.commitment(database.new_id().unwrap()).unwrap().is_none());
+    let error = database
+        .transaction_with_id(id, vec![insert("INSERT INTO t VALUES (2)")])
+        .unwrap_err();
+    assert!(matches!(error, Error::Request(RequestError::IdempotencyReused { .. })), "{error}");
+}
+
+#[test]
+fn bulk_inserts_are_one_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open(dir.path(), IoBackend::Auto);
+    database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, v TEXT)", &[]).unwrap();
+    let insert = database.prepare("INSERT INTO t (id, v) VALUES (?, ?)").unwrap();
+    let rows = |from: i64| -> Vec<Vec<Value>> {
+        (from..from + 300).map(|n| vec![Value::Integer(n), Value::text("x")]).collect()
+    };
+    assert_eq!(insert.execute_batch(rows(0)).unwrap().rows_affected(), 300);
+    // Overlaps: none of it.
+    insert.execute_batch(rows(299)).unwrap_err();
+    let count = database.query("SELECT COUNT(*) FROM t", &[]).unwrap();
+    assert_eq!(count.rows, vec![vec![Value::Integer(300)]]);
+}
+
+#[test]
+fn calls_after_close_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open(dir.path(), IoBackend::Auto);
+    let other = database.clone();
+    database.close().unwrap();
+    assert!(matches!(other.execute("CREATE TABLE t (id BIGINT)", &[]), Err(Error::Closed)));
+    assert!(matches!(other.query("SELECT 1", &[]), Err(Error::Closed)));
+}

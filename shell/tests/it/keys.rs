@@ -1,0 +1,169 @@
+//! Master keys that are missing, malformed or wrong; directories that are locked, read-only, of
+//! another cluster or of a newer release.
+
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use verity_core::ids::{ClusterId, Release};
+use verity_core::io::{Effect, Effects};
+use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
+use verity_core::superblock::{Superblock, SuperblockEvent, SuperblockState, copy_offset};
+
+use crate::run::{Database, command, copy_directory, Run};
+
+#[test]
+fn the_default_key_is_private_and_beside_the_data() {
+    let database = Database::new();
+    let path = database.path("data.master-key");
+    let mode = std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_missing_or_wrong_key_changes_nothing() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    let key = database.path("data.master-key");
+    let kept = database.path("kept");
+    std::fs::rename(&key, &kept).unwrap();
+    database.sql("SELECT COUNT(*) FROM t").fails(1, "master key file");
+    database.verify().fails(2, "master key");
+
+    std::fs::write(&key, "f".repeat(64)).unwrap();
+    let before = snapshot(&database);
+    database.sql("SELECT COUNT(*) FROM t").fails(1, "master key does not open");
+    assert!(before == snapshot(&database), "a wrong key changed a file");
+    let run = database.verify();
+    assert_eq!(run.code, Some(2), "{run:#?}");
+
+    std::fs::write(&key, "not a key").unwrap();
+    database.sql("SELECT COUNT(*) FROM t").fails(1, "master key");
+    std::fs::remove_file(&key).unwrap();
+
+    let named = ["sql", "-c", "SELECT COUNT(*) FROM t", "--master-key", kept.to_str().unwrap()];
+    database.run(&named).ok();
+    let content = std::fs::read_to_string(&kept).unwrap();
+    let run = command()
+        .args(["sql", "-c", "SELECT COUNT(*) FROM t", "--data"])
+        .arg(database.data())
+        .env("VERITY_MASTER_KEY", content.trim())
+        .output()
+        .unwrap();
+    Run::new(run).ok();
+}
+
+/// All files but the lock.
+fn snapshot(database: &Database) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut stack = vec![database.data()];
+    while let Some(directory) = stack.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                stack.push(path);
+            } else if path.file_name().unwrap() != "lock" {
+                files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_second_process_is_told_who_has_the_directory() {
+    let database = Database::new();
+    let open = verity::Verity::open(database.data()).unwrap();
+    let pid = std::process::id().to_string();
+    database.sql("SELECT 1").fails(1, &pid);
+    database.verify().fails(2, "in use by another process");
+    open.close().unwrap();
+    database.sql("SELECT 1").ok();
+}
+
+#[test]
+fn a_read_only_directory_is_an_error_and_no_damage() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    let mount = database.path("mount");
+    std::fs::create_dir(&mount).unwrap();
+    let mounted = |args: &[&str]| {
+        std::process::Command::new("mount").args(args).output().is_ok_and(|o| o.status.success())
+    };
+    let target = mount.to_str().unwrap();
+    let source = database.data();
+    if !mounted(&["--bind", source.to_str().unwrap(), target])
+        || !mounted(&["-o", "remount,ro,bind", target])
+    {
+        eprintln!("skipped: mounting is not allowed here");
+        return;
+    }
+    let key = database.path("data.master-key");
+    let run = crate::run::verity(&[
+        "sql", "--data", target, "--master-key", key.to_str().unwrap(), "-c", "SELECT 1",
+    ]);
+    let verified =
+        crate::run::verity(&["verify", "--data", target, "--master-key", key.to_str().unwrap()]);
+    let unmounted = std::process::Command::new("umount").arg(target).output().unwrap();
+    assert!(unmounted.status.success());
+    run.fails(1, "Read-only file system");
+    verified.ok();
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
+}
+
+#[test]
+fn another_cluster_and_a_newer_release_are_refused() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    let copy = database.path("newer");
+    copy_directory(&database.data(), &copy);
+    std::fs::copy(database.path("data.master-key"), database.path("newer.master-key")).unwrap();
+    let path = copy.to_str().unwrap();
+    rewrite(&copy, |state| state.release = Release::new(1_000));
+    crate::run::verity(&["sql", "--data", path, "-c", "SELECT 1"]).fails(1, "newer release");
+    crate::run::verity(&["verify", "--data", path]).fails(2, "");
+
+    let copy = database.path("other");
+    copy_directory(&database.data(), &copy);
+    std::fs::copy(database.path("data.master-key"), database.path("other.master-key")).unwrap();
+    rewrite(&copy, |state| state.cluster = ClusterId::new(state.cluster.get() ^ 1));
+    let path = copy.to_str().unwrap();
+    crate::run::verity(&["sql", "--data", path, "-c", "SELECT 1"]).fails(1, "cluster");
+    let run = crate::run::verity(&["verify", "--data", path]);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+}
+
+/// A superblock as another release or cluster would have written it.
+fn rewrite(data: &std::path::Path, change: impl Fn(&mut SuperblockState)) {
+    let file = std::fs::File::options().read(true).write(true).open(data.join("superblock"));
+    let file = file.unwrap();
+    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
+    for (number, copy) in copies.iter_mut().enumerate() {
+        file.read_exact_at(copy, copy_offset(u8::try_from(number).unwrap())).unwrap();
+    }
+    let decoded = verity_core::superblock::decode_copies(&std::array::from_fn(|n| &copies[n][..]));
+    let mut state = decoded.decide(false).unwrap().state;
+    change(&mut state);
+    let mut effects = Effects::new();
+    let mut superblock = Superblock::format(state, &mut effects);
+    loop {
+        let pending: Vec<Effect> = effects.drain().collect();
+        for effect in pending {
+            let event = match effect {
+                Effect::Write { io, at, pages, .. } => {
+                    file.write_all_at(pages.as_bytes(), at.offset).unwrap();
+                    superblock.on_write_done(io, pages, Ok(()), &mut effects)
+                }
+                Effect::Read { io, at, mut pages } => {
+                    file.read_exact_at(pages.as_bytes_mut(), at.offset).unwrap();
+                    superblock.on_read_done(io, pages, Ok(()), &mut effects)
+                }
+                Effect::Event(_) => Ok(None),
+                other => panic!("{other:?}"),
+            };
+            if event.unwrap() == Some(SuperblockEvent::Updated) {
+                return;
+            }
+        }
+    }
+}
+

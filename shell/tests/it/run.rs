@@ -1,0 +1,117 @@
+//! Runs the `verity` binary and says what came of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value as Json;
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn new(output: Output) -> Run {
+        let run = Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        assert!(!run.stderr.contains("panicked"), "a panic: {run:#?}");
+        assert!(run.code.is_some(), "ended by a signal: {run:#?}");
+        run
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Run {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn fails(self, code: i32, message: &str) -> Run {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(self.stderr.contains(message), "expected {message:?} in {self:#?}");
+        self
+    }
+
+    /// JSON objects of standard output.
+    #[track_caller]
+    pub fn objects(&self) -> Vec<Json> {
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verity"));
+    for name in ["VERITY_MASTER_KEY", "VERITY_MASTER_KEY_FILE", "VERITY_DATA_DIR", "VERITY_LOG"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+pub fn verity<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Run {
+    Run::new(command().args(args).output().expect("the binary was built"))
+}
+
+/// A database directory of its own, with small limits.
+pub struct Database {
+    pub dir: tempfile::TempDir,
+}
+
+impl Database {
+    pub fn new() -> Database {
+        let database = Database { dir: tempfile::tempdir().unwrap() };
+        verity(&["format", "--small", "--data", database.data().to_str().unwrap()]).ok();
+        database
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// One command on this directory, with `--json`.
+    pub fn run(&self, args: &[&str]) -> Run {
+        let data = self.data();
+        let mut all = args.to_vec();
+        all.extend(["--json", "--data", data.to_str().unwrap()]);
+        verity(&all)
+    }
+
+    pub fn sql(&self, sql: &str) -> Run {
+        self.run(&["sql", "-c", sql])
+    }
+
+    /// The one number that a query gives.
+    #[track_caller]
+    pub fn number(&self, sql: &str) -> i64 {
+        let run = self.sql(sql).ok();
+        run.objects()[0]["rows"][0][0].as_i64().unwrap_or_else(|| panic!("{run:#?}"))
+    }
+
+    pub fn verify(&self) -> Run {
+        self.run(&["verify"])
+    }
+}
+
+pub fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The main job on real input: every table of the synthetic patients, counted and spot-checked.
+
+use std::path::PathBuf;
+
+use crate::run::Database;
+
+/// The folder with the CSV files: `VERITY_DATA`, or `shared/data` beside the repository.
+fn data() -> Option<PathBuf> {
+    let root = match std::env::var_os("VERITY_DATA") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
+    };
+    let synthea = root.join("synthea");
+    if synthea.is_dir() {
+        return Some(synthea);
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI needs the data; set VERITY_DATA");
+    eprintln!("skipped: no data at {}; set VERITY_DATA", synthea.display());
+    None
+}
+
+#[test]
+fn every_table_imports_in_full() {
+    let Some(folder) = data() else { return };
+    let database = Database::new();
+    let mut tables = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "csv") {
+            continue;
+        }
+        let table = path.file_stem().unwrap().to_str().unwrap().to_string();
+        let run = database.run(&["import", path.to_str().unwrap(), "--table", &table]).ok();
+        let mut reader = csv::Reader::from_path(&path).unwrap();
+        let rows = reader.records().map(|record| record.unwrap()).count();
+        assert_eq!(run.objects()[0]["imported"], rows, "{table}: {run:#?}");
+        assert_eq!(database.number(&format!("SELECT COUNT(*) FROM {table}")), rows as i64);
+        spot_check(&database, &path, &table);
+        tables += 1;
+    }
+    assert!(tables >= 11, "{tables} tables");
+    let run = database
+        .sql("SELECT first, last, zip, suffix FROM patients WHERE ssn = '999-76-6866'")
+        .ok();
+    let expected = serde_json::json!([["José Eduardo181", "Gómez206", "01013", null]]);
+    assert_eq!(run.objects()[0]["rows"], expected);
+    database.verify().ok();
+    let data = database.data();
+    crate::run::verity(&["rebuild", "--check", data.to_str().unwrap()]).ok();
+    database.verify().ok();
+}
+
+/// First, middle and last row of a file, field by field, as the database gives them.
+fn spot_check(database: &Database, path: &std::path::Path, table: &str) {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let rows: Vec<csv::StringRecord> = reader.records().map(|record| record.unwrap()).collect();
+    for number in [0, rows.len() / 2, rows.len() - 1] {
+        let row = &rows[number];
+        let conditions: Vec<String> = header
+            .iter()
+            .zip(row)
+            .filter(|(_, field)| !field.is_empty())
+            .map(|(name, field)| {
+                let name = name.to_lowercase();
+                let field = field.replace('\'', "''");
+                format!("CAST(\"{name}\" AS TEXT) = '{}'", canonical(&field))
+            })
+            .collect();
+        let same = rows.iter().filter(|other| *other == row).count();
+        let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", conditions.join(" AND "));
+        assert_eq!(database.number(&sql), same as i64, "{table} row {number}: {sql}");
+    }
+}
+
+/// Numbers and times as the database prints them.
+fn canonical(field: &str) -> String {
+    if field.contains('.') && !field.starts_with('(') && field.matches('.').count() == 1 {
+        if let Ok(number) = field.parse::<f64>() {
+            return format!("{number:?}");
+        }
+    }
+    if field.len() == 20 && field.ends_with('Z') && field.as_bytes()[10] == b'T' {
+        return field.replace('T', " ").trim_end_matches('Z').to_string();
+    }
+    field.to_string()
+}
+
+#[test]
+fn an_import_that_is_killed_and_run_again_is_complete() {
+    let Some(folder) = data() else { return };
+    let database = Database::new();
+    let file = folder.join("immunizations.csv");
+    let mut killed = 0;
+    for delay in [60, 90, 130, 180, 250] {
+        let mut child = crate::run::command()
+            .args(["import", "--table", "immunizations", "--data"])
+            .arg(database.data())
+            .arg(&file)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        killed += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(killed > 0);
+    database.run(&["import", file.to_str().unwrap(), "--table", "immunizations"]).ok();
+    assert_eq!(database.number("SELECT COUNT(*) FROM immunizations"), 15_478);
+    database.verify().ok();
+}
