@@ -51,8 +51,8 @@ struct Shared {
 pub struct Rows {
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Value>>,
-    /// The snapshot it was read at; `None` when the log is empty.
-    pub position: Option<Position>,
+    /// The snapshot it was read at: the end of a transaction.
+    pub position: Position,
 }
 
 /// What a statement of either kind gave.
@@ -113,15 +113,17 @@ impl Verity {
 
     /// Runs one SELECT.
     pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
-        self.prepare(sql)?.query(params)
+        match reads::try_query(self, sql, params)? {
+            Some(rows) => Ok(rows),
+            None => Err(Error::WrongKind("the statement changes data; call `execute` for it")),
+        }
     }
 
-    /// Runs one statement of either kind, or several that write.
+    /// Runs one statement of either kind.
     pub fn run(&self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
-        if reads::is_read(self, sql)? {
-            self.query(sql, params).map(Outcome::Rows)
-        } else {
-            self.execute(sql, params).map(Outcome::Committed)
+        match reads::try_query(self, sql, params)? {
+            Some(rows) => Ok(Outcome::Rows(rows)),
+            None => self.execute(sql, params).map(Outcome::Committed),
         }
     }
 
@@ -191,8 +193,8 @@ impl Verity {
         reads::commitment(self, id)
     }
 
-    /// The newest position of this tenant's log; `None` while it is empty.
-    pub fn position(&self) -> Result<Option<Position>, Error> {
+    /// The newest snapshot: the last position of the last transaction.
+    pub fn position(&self) -> Result<Position, Error> {
         reads::position(self)
     }
 

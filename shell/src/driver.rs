@@ -22,8 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{Halt, Node, Progress, Status, Ticket};
-use verity_core::query::ReadTask;
+use verity_core::node::{Halt, Node, Progress, Read, Status, Ticket};
 use verity_core::time::{self, Clock, Timestamp};
 
 use crate::disk::{Disk, Doorbell};
@@ -256,7 +255,7 @@ impl Driver {
     }
 
     /// Runs a read to its end, slice by slice, on this thread.
-    pub fn read(&self, task: &mut ReadTask) -> Result<(), Error> {
+    pub fn read(&self, task: &mut Read) -> Result<(), Error> {
         loop {
             let mut inner = self.lock();
             match inner.read(self.now(), task)? {
@@ -286,7 +285,7 @@ impl Driver {
     }
 
     /// One slice of a read; `Some` when it is done. The waker is called when it is worth trying on.
-    pub fn poll_read(&self, task: &mut ReadTask, waker: &Waker) -> Option<Result<(), Error>> {
+    pub fn poll_read(&self, task: &mut Read, waker: &Waker) -> Option<Result<(), Error>> {
         let mut inner = self.lock();
         match inner.read(self.now(), task) {
             Err(error) => Some(Err(error)),
@@ -308,24 +307,19 @@ impl Driver {
         }
     }
 
+    /// Gives up a read: what it pins is free again.
+    pub fn cancel(&self, read: &mut Read) {
+        self.lock().node.cancel(read);
+    }
+
+    /// Why nothing is served.
+    pub fn why_halted(&self) -> Error {
+        self.lock().why_halted()
+    }
+
     /// Looks at the node while nothing moves.
     pub fn with_node<T>(&self, look: impl FnOnce(&Node) -> T) -> T {
         look(&self.lock().node)
-    }
-
-    /// Like [`Driver::with_node`], for what may change the node's caches.
-    pub fn with_node_mut<T>(&self, act: impl FnOnce(&mut Node, Clock, &mut Effects) -> T) -> T {
-        let now = self.now();
-        let mut inner = self.lock();
-        let Inner { node, effects, disk, .. } = &mut *inner;
-        let result = act(node, now, effects);
-        disk.execute(effects);
-        let started_io = inner.disk.take_unsubmitted();
-        drop(inner);
-        if started_io {
-            self.bell.submit();
-        }
-        result
     }
 
     #[must_use]
@@ -487,7 +481,7 @@ impl Inner {
         Ok(slot)
     }
 
-    fn read(&mut self, now: Clock, task: &mut ReadTask) -> Result<Progress, Error> {
+    fn read(&mut self, now: Clock, task: &mut Read) -> Result<Progress, Error> {
         if self.stop || self.node.halted().is_some() {
             return Err(self.why_halted());
         }

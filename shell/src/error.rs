@@ -43,6 +43,8 @@ pub enum Error {
     },
     /// Refused; nothing of the request happened.
     Request(RequestError),
+    /// A page or record that the answer needs is damaged: no answer rather than a wrong one.
+    Unreadable(String),
     /// A statement that does not fit the call: rows asked of an INSERT, for example.
     WrongKind(&'static str),
     Closed,
@@ -65,6 +67,7 @@ impl Error {
             | Error::Disk(_)
             | Error::Options(_)
             | Error::Halted { .. }
+            | Error::Unreadable(_)
             | Error::WrongKind(_)
             | Error::Closed => false,
         }
@@ -123,6 +126,9 @@ impl fmt::Display for Error {
                 }
             }
             Error::Request(error) => write!(f, "{error}"),
+            Error::Unreadable(what) => {
+                write!(f, "{what}; run `verity verify` to see what else is damaged")
+            }
             Error::WrongKind(what) => f.write_str(what),
             Error::Closed => f.write_str("the database is closed"),
         }

@@ -1,15 +1,19 @@
 //! How a database is opened.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use verity_core::ids::ReplicaId;
+use verity_core::io::Effects;
 use verity_core::limits::{ClusterConstants, PAGE_SIZE};
-use verity_core::node::Config;
+use verity_core::node::{Config, Node, Seed};
 
-use crate::disk::master_key::{MasterKey, MasterKeySource};
+use crate::disk::lock::DirectoryLock;
+use crate::disk::master_key::{self, MasterKey, MasterKeySource};
 use crate::disk::{Disk, IoBackend};
+use crate::driver::Driver;
 use crate::error::Error;
-use crate::format;
+use crate::{Verity, format};
 
 /// Memory for the page cache when nothing is said.
 const MEMORY_DEFAULT: u64 = 256 << 20;
@@ -17,6 +21,21 @@ const MEMORY_DEFAULT: u64 = 256 << 20;
 const MEMORY_MIN: u64 = 64 << 20;
 
 /// Builder of an open database.
+///
+/// ```
+/// # fn main() -> Result<(), verity::Error> {
+/// # let dir = std::env::temp_dir().join(format!("verity-doc-options-{}", std::process::id()));
+/// let options = verity::Options::new()
+///     .memory(128 << 20)
+///     .io(verity::IoBackend::Threads)
+///     .cluster_constants(verity::ClusterConstants::SMALL);
+/// let database = options.open(&dir)?;
+/// database.close()?;
+/// # std::fs::remove_dir_all(&dir).ok();
+/// # std::fs::remove_file(dir.with_extension("master-key")).ok();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Options {
     memory: u64,
@@ -75,6 +94,27 @@ impl Options {
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self
+    }
+
+    /// Opens the database in a directory; formats it first when there is none.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Verity, Error> {
+        let path = path.as_ref();
+        self.validate()?;
+        if !format::is_formatted(path)? {
+            if !self.create {
+                return Err(Error::NotFormatted { path: path.to_path_buf() });
+            }
+            self.format(path)?;
+        }
+        let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
+        let master_key = MasterKey::load(&self.master_key, path).map_err(Error::MasterKey)?;
+        let disk = Disk::open(path, self.io, master_key).map_err(Error::Disk)?;
+        let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
+        let mut effects = Effects::new();
+        let node = Node::open(&self.config(), &seed, &mut effects);
+        let driver = Arc::new(Driver::new(node, disk, effects));
+        driver.start()?;
+        Verity::start(driver, lock)
     }
 
     /// Makes a new database in a missing or empty directory.

@@ -1,0 +1,204 @@
+//! Reads on the caller's thread: the core runs them slice by slice, this module waits in between.
+//!
+//! Invariant: a read holds pages in memory until it is finished or cancelled, so every path out of
+//! here ends in one or the other.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use verity_core::ids::{IdempotencyId, Position};
+use verity_core::kernel::{Commitment, Operation, RequestError};
+use verity_core::node::{Read, ReadError, ReadResult};
+use verity_core::query::bind_write::{BoundInsert, CellPlan};
+use verity_core::query::{OnConflict, Prepared, SqlState, Statement, TableSchema, Value};
+
+use crate::database::{Rows, Verity};
+use crate::driver::Driver;
+use crate::error::Error;
+
+/// A read that is cancelled when it is given up.
+struct Running<'a> {
+    driver: &'a Driver,
+    read: Option<Read>,
+}
+
+impl Running<'_> {
+    fn finish(mut self) -> Result<ReadResult, Error> {
+        let Some(read) = self.read.take() else { unreachable!("taken once, here") };
+        read.finish().map_err(|error| to_error(self.driver, error))
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(read) = &mut self.read {
+            self.driver.cancel(read);
+        }
+    }
+}
+
+fn run(driver: &Driver, read: Read) -> Result<ReadResult, Error> {
+    let mut running = Running { driver, read: Some(read) };
+    if let Some(read) = &mut running.read {
+        driver.read(read)?;
+    }
+    running.finish()
+}
+
+fn to_error(driver: &Driver, error: ReadError) -> Error {
+    match error {
+        ReadError::Sql(error) => Error::Request(RequestError::Sql(error)),
+        ReadError::TenantUnknown(tenant) => Error::Request(RequestError::TenantUnknown(tenant)),
+        ReadError::NotReady => driver.why_halted(),
+        error @ (ReadError::Store(_) | ReadError::Log(_)) => Error::Unreadable(error.to_string()),
+    }
+}
+
+fn to_rows(result: ReadResult) -> Rows {
+    Rows {
+        columns: result.prepared.columns.iter().map(|column| column.name.clone()).collect(),
+        rows: result.rows,
+        position: result.position,
+    }
+}
+
+/// Parses and binds one statement of either kind.
+pub fn prepare(database: &Verity, sql: &str) -> Result<Arc<Prepared>, Error> {
+    run(database.driver(), Read::bind(database.tenant_id(), sql)).map(|result| result.prepared)
+}
+
+/// Runs a SELECT that is bound already.
+pub fn query(database: &Verity, prepared: &Arc<Prepared>, params: &[Value]) -> Result<Rows, Error> {
+    refuse_write(prepared)?;
+    let read = Read::prepared(database.tenant_id(), Arc::clone(prepared), params.to_vec());
+    run(database.driver(), read).map(to_rows)
+}
+
+pub async fn query_async(
+    database: Verity,
+    prepared: Arc<Prepared>,
+    params: Vec<Value>,
+) -> Result<Rows, Error> {
+    refuse_write(&prepared)?;
+    let read = Read::prepared(database.tenant_id(), prepared, params);
+    let driver = database.driver();
+    let mut running = Running { driver, read: Some(read) };
+    std::future::poll_fn(|context| {
+        let Some(read) = &mut running.read else { unreachable!("taken when it is finished") };
+        match driver.poll_read(read, context.waker()) {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        }
+    })
+    .await?;
+    running.finish().map(to_rows)
+}
+
+fn refuse_write(prepared: &Prepared) -> Result<(), Error> {
+    if prepared.is_write() {
+        return Err(Error::WrongKind("the statement changes data; call `execute` for it"));
+    }
+    Ok(())
+}
+
+/// Runs one SELECT from its text; `None` when it is no SELECT.
+pub fn try_query(database: &Verity, sql: &str, params: &[Value]) -> Result<Option<Rows>, Error> {
+    let read = Read::sql(database.tenant_id(), sql, params.to_vec());
+    match run(database.driver(), read) {
+        Ok(result) => Ok(Some(to_rows(result))),
+        Err(error) if error.sql().is_some_and(|error| error.code == SqlState::ReadOnly) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The newest snapshot of the tenant.
+pub fn position(database: &Verity) -> Result<Position, Error> {
+    let read = Read::sql(database.tenant_id(), "SELECT 1", Vec::new());
+    run(database.driver(), read).map(|result| result.position)
+}
+
+/// The schema of a table, as binding finds it.
+pub fn table(database: &Verity, name: &str) -> Result<Option<Arc<TableSchema>>, Error> {
+    let sql = format!("DELETE FROM \"{}\"", name.replace('"', "\"\""));
+    match prepare(database, &sql) {
+        Ok(prepared) => match &prepared.statement {
+            Statement::Delete(schema, _) => Ok(Some(Arc::clone(schema))),
+            other => unreachable!("a DELETE binds to a DELETE: {other:?}"),
+        },
+        Err(error) => match error.sql() {
+            Some(sql) if sql.code == SqlState::UndefinedTable => Ok(None),
+            Some(_) | None => Err(error),
+        },
+    }
+}
+
+pub fn commitment(database: &Verity, id: IdempotencyId) -> Result<Option<Commitment>, Error> {
+    database.driver().commitment(database.tenant_id(), id)
+}
+
+/// An INSERT of parameters and constants only: its rows go to the core without text.
+#[derive(Debug)]
+pub struct Insert {
+    table: String,
+    columns: Vec<String>,
+    cells: Vec<CellPlan>,
+    pub parameters: usize,
+}
+
+impl Insert {
+    #[must_use]
+    pub fn of(prepared: &Prepared) -> Option<Insert> {
+        let Statement::Insert(BoundInsert { schema, columns, rows, on_conflict }) =
+            &prepared.statement
+        else {
+            return None;
+        };
+        let [cells] = rows.as_slice() else { return None };
+        let plain = |cell: &CellPlan| matches!(cell, CellPlan::Value(_) | CellPlan::Parameter(_));
+        if *on_conflict != OnConflict::Fail || prepared.explain || !cells.iter().all(plain) {
+            return None;
+        }
+        Some(Insert {
+            table: schema.name.clone(),
+            columns: columns.iter().map(|id| schema.column(*id).name.clone()).collect(),
+            cells: cells.clone(),
+            parameters: usize::from(prepared.parameters),
+        })
+    }
+
+    /// The parameters are the row, in order: nothing to pick.
+    fn is_identity(&self) -> bool {
+        self.cells.len() == self.parameters
+            && self.cells.iter().enumerate().all(|(at, cell)| match cell {
+                CellPlan::Parameter(index) => usize::from(*index) == at,
+                CellPlan::Value(_) | CellPlan::Expr(_) | CellPlan::Default => false,
+            })
+    }
+
+    #[must_use]
+    pub fn operation(&self, params: &[Value]) -> Operation {
+        self.rows(vec![self.row(params)])
+    }
+
+    /// One operation for many rows of parameters.
+    #[must_use]
+    pub fn rows_operation(&self, params: Vec<Vec<Value>>) -> Operation {
+        if self.is_identity() && params.iter().all(|row| row.len() == self.parameters) {
+            return self.rows(params);
+        }
+        self.rows(params.iter().map(|row| self.row(row)).collect())
+    }
+
+    fn row(&self, params: &[Value]) -> Vec<Value> {
+        let cell = |cell: &CellPlan| match cell {
+            CellPlan::Parameter(index) => params[usize::from(*index)].clone(),
+            CellPlan::Value(value) => value.clone(),
+            CellPlan::Expr(_) | CellPlan::Default => unreachable!("`of` takes no others"),
+        };
+        self.cells.iter().map(cell).collect()
+    }
+
+    fn rows(&self, rows: Vec<Vec<Value>>) -> Operation {
+        Operation::InsertRows { table: self.table.clone(), columns: self.columns.clone(), rows }
+    }
+}

@@ -29,7 +29,7 @@ struct Bound {
 
 impl Bound {
     fn new(database: &Verity, sql: &str) -> Result<Bound, Error> {
-        let prepared = Arc::new(reads::prepare(database, sql)?);
+        let prepared = reads::prepare(database, sql)?;
         let insert = Insert::of(&prepared).map(Arc::new);
         Ok(Bound { prepared, insert })
     }
@@ -51,7 +51,7 @@ impl Statement {
     pub fn execute(&self, params: &[Value]) -> Result<Reply, Error> {
         match self.bound().insert {
             Some(insert) if params.len() >= insert.parameters => {
-                self.send(vec![insert.operation(std::iter::once(params))])
+                self.send(vec![insert.operation(params)])
             }
             Some(_) | None => self.send(vec![Operation::Sql {
                 text: self.sql.clone(),

@@ -131,7 +131,7 @@ pub fn show_rows(rows: &Rows, output: &Output) {
         output.object(&json!({
             "columns": rows.columns,
             "rows": cells,
-            "position": rows.position.map(|position| position.get()),
+            "position": rows.position.get(),
         }));
         return;
     }
@@ -139,8 +139,8 @@ pub fn show_rows(rows: &Rows, output: &Output) {
         output.line(line);
     }
     let count = rows.rows.len();
-    let at = rows.position.map_or(String::new(), |position| format!(" at position {position}"));
-    output.line(output.dim(&format!("({count} row{}{at})", plural(count as u64))));
+    let note = format!("({count} row{} at position {})", plural(count as u64), rows.position);
+    output.line(output.dim(&note));
 }
 
 fn show_reply(reply: &Reply, output: &Output) {
