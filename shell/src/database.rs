@@ -177,7 +177,8 @@ impl Verity {
     pub fn create_tenant(&self, tenant: TenantId) -> Result<Reply, Error> {
         let kek_hash = verity_core::crypto::KekHash([0; 32]);
         let operations = vec![Operation::CreateTenant { tenant, kek_hash }];
-        let request = Request { tenant: TenantId::SYSTEM, ..self.request(self.new_id()?, operations) };
+        let request =
+            Request { tenant: TenantId::SYSTEM, ..self.request(self.new_id()?, operations) };
         self.driver().call(request)
     }
 
@@ -218,17 +219,14 @@ impl Verity {
         &self,
         operations: Vec<Operation>,
     ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
-        let slot = self
-            .new_id()
-            .and_then(|id| self.driver().call_async(self.request(id, operations)));
+        let slot =
+            self.new_id().and_then(|id| self.driver().call_async(self.request(id, operations)));
         let shared = Arc::clone(&self.shared);
         async move {
             let slot = slot?;
-            std::future::poll_fn(|context| {
-                match shared.driver.poll_reply(&slot, context.waker()) {
-                    Some(reply) => std::task::Poll::Ready(reply),
-                    None => std::task::Poll::Pending,
-                }
+            std::future::poll_fn(|context| match shared.driver.poll_reply(&slot, context.waker()) {
+                Some(reply) => std::task::Poll::Ready(reply),
+                None => std::task::Poll::Pending,
             })
             .await
         }

@@ -310,15 +310,14 @@ fn trace(event: &Event) {
         | Event::PageCorrupt { .. }
         | Event::GridFull { .. }
         | Event::IndexRebuilt { .. }
-        | Event::BlockCorrupt { .. }
-        | Event::Halted => tracing::warn!("{event:?}"),
+        | Event::BlockCorrupt { .. } => tracing::warn!("{event:?}"),
         Event::RecoveryRecorded { .. }
         | Event::TenantCreated { .. }
         | Event::ReplayStarted { .. }
         | Event::ReplayFinished { .. }
         | Event::SegmentRotated { .. }
         | Event::ShutdownComplete => tracing::info!("{event:?}"),
-        Event::CheckpointStarted { .. } | Event::CheckpointDurable { .. } => {
+        Event::CheckpointStarted { .. } | Event::CheckpointDurable { .. } | Event::Halted => {
             tracing::debug!("{event:?}");
         }
         other => tracing::trace!("{other:?}"),

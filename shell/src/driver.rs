@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{Halt, Node, Progress, Read, Status, Ticket};
+use verity_core::node::{CommitmentRead, Halt, Node, Progress, Read, Status, Ticket};
 use verity_core::time::{self, Clock, Timestamp};
 
 use crate::disk::{Disk, Doorbell};
@@ -182,10 +182,7 @@ impl Driver {
     pub fn now(&self) -> Clock {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Clock {
-            monotonic: time::Instant(ns(self.started.elapsed())),
-            wall: Timestamp(ns(wall)),
-        }
+        Clock { monotonic: time::Instant(ns(self.started.elapsed())), wall: Timestamp(ns(wall)) }
     }
 
     /// Runs the node from open to ready.
@@ -255,10 +252,21 @@ impl Driver {
     }
 
     /// Runs a read to its end, slice by slice, on this thread.
-    pub fn read(&self, task: &mut Read) -> Result<(), Error> {
+    pub fn read(&self, read: &mut Read) -> Result<(), Error> {
+        self.slices(|node, now, effects| node.read(now, read, effects))
+    }
+
+    pub fn read_commitment(&self, read: &mut CommitmentRead) -> Result<(), Error> {
+        self.slices(|node, _, effects| node.read_commitment(read, effects))
+    }
+
+    fn slices(
+        &self,
+        mut slice: impl FnMut(&mut Node, Clock, &mut Effects) -> Progress,
+    ) -> Result<(), Error> {
         loop {
             let mut inner = self.lock();
-            match inner.read(self.now(), task)? {
+            match inner.slice(self.now(), &mut slice)? {
                 Progress::Ready => return Ok(()),
                 Progress::Yielded => {
                     drop(inner);
@@ -285,9 +293,9 @@ impl Driver {
     }
 
     /// One slice of a read; `Some` when it is done. The waker is called when it is worth trying on.
-    pub fn poll_read(&self, task: &mut Read, waker: &Waker) -> Option<Result<(), Error>> {
+    pub fn poll_read(&self, read: &mut Read, waker: &Waker) -> Option<Result<(), Error>> {
         let mut inner = self.lock();
-        match inner.read(self.now(), task) {
+        match inner.slice(self.now(), |node, now, effects| node.read(now, read, effects)) {
             Err(error) => Some(Err(error)),
             Ok(Progress::Ready) => Some(Ok(())),
             Ok(Progress::Yielded) => {
@@ -384,10 +392,8 @@ impl Driver {
             let quiet = inner.disk.in_flight() == 0 && inner.role == Role::Nobody;
             let pause = if quiet { self.until_deadline(&inner, IDLE_PAUSE) } else { QUIET_PAUSE };
             inner.background_idles = quiet;
-            (inner, _) = self
-                .background
-                .wait_timeout(inner, pause)
-                .unwrap_or_else(PoisonError::into_inner);
+            (inner, _) =
+                self.background.wait_timeout(inner, pause).unwrap_or_else(PoisonError::into_inner);
             inner.background_idles = false;
         }
     }
@@ -481,11 +487,15 @@ impl Inner {
         Ok(slot)
     }
 
-    fn read(&mut self, now: Clock, task: &mut Read) -> Result<Progress, Error> {
+    fn slice(
+        &mut self,
+        now: Clock,
+        slice: impl FnOnce(&mut Node, Clock, &mut Effects) -> Progress,
+    ) -> Result<Progress, Error> {
         if self.stop || self.node.halted().is_some() {
             return Err(self.why_halted());
         }
-        let progress = self.node.read(now, task, &mut self.effects);
+        let progress = slice(&mut self.node, now, &mut self.effects);
         self.disk.execute(&mut self.effects);
         Ok(progress)
     }

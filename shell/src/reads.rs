@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use verity_core::ids::{IdempotencyId, Position};
 use verity_core::kernel::{Commitment, Operation, RequestError};
-use verity_core::node::{Read, ReadError, ReadResult};
+use verity_core::node::{CommitmentRead, Read, ReadError, ReadResult};
 use verity_core::query::bind_write::{BoundInsert, CellPlan};
 use verity_core::query::{OnConflict, Prepared, SqlState, Statement, TableSchema, Value};
 
@@ -103,12 +103,8 @@ fn refuse_write(prepared: &Prepared) -> Result<(), Error> {
 
 /// Runs one SELECT from its text; `None` when it is no SELECT.
 pub fn try_query(database: &Verity, sql: &str, params: &[Value]) -> Result<Option<Rows>, Error> {
-    let read = Read::sql(database.tenant_id(), sql, params.to_vec());
-    match run(database.driver(), read) {
-        Ok(result) => Ok(Some(to_rows(result))),
-        Err(error) if error.sql().is_some_and(|error| error.code == SqlState::ReadOnly) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let prepared = prepare(database, sql)?;
+    if prepared.is_write() { Ok(None) } else { query(database, &prepared, params).map(Some) }
 }
 
 /// The newest snapshot of the tenant.
@@ -133,7 +129,10 @@ pub fn table(database: &Verity, name: &str) -> Result<Option<Arc<TableSchema>>, 
 }
 
 pub fn commitment(database: &Verity, id: IdempotencyId) -> Result<Option<Commitment>, Error> {
-    database.driver().commitment(database.tenant_id(), id)
+    let driver = database.driver();
+    let mut read = CommitmentRead::new(database.tenant_id(), id);
+    driver.read_commitment(&mut read)?;
+    read.finish().map_err(|error| to_error(driver, error))
 }
 
 /// An INSERT of parameters and constants only: its rows go to the core without text.

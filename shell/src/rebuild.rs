@@ -47,13 +47,15 @@ impl fmt::Display for Problem {
                 write!(f, "{what}; `verity verify` tells what else is damaged")
             }
             Problem::Rebuild(RebuildError::Log { tenant, position, fault }) => {
-                write!(f, "the log of tenant {tenant} cannot be read at position {position}: {fault:?}")
+                write!(
+                    f,
+                    "the log of tenant {tenant} cannot be read at position {position}: {fault:?}"
+                )
             }
             Problem::Rebuild(RebuildError::Event(error)) => write!(f, "{error:?}"),
-            Problem::Rebuild(RebuildError::Commitment { tenant, position }) => write!(
-                f,
-                "record {position} of tenant {tenant} does not hold what it commits to"
-            ),
+            Problem::Rebuild(RebuildError::Commitment { tenant, position }) => {
+                write!(f, "record {position} of tenant {tenant} does not hold what it commits to")
+            }
         }
     }
 }
@@ -235,9 +237,9 @@ impl Sides {
                         Input::ReadDone { io, pages, result } => store
                             .on_read_done(keys, io, pages, result, &mut side.effects)
                             .map_err(|error| told(&error))?,
-                        Input::WriteDone { io, pages, result } => store
-                            .on_write_done(io, pages, result)
-                            .map_err(|error| told(&error))?,
+                        Input::WriteDone { io, pages, result } => {
+                            store.on_write_done(io, pages, result).map_err(|error| told(&error))?
+                        }
                         other => unreachable!("a store asks for reads and writes: {other:?}"),
                     }
                 }

@@ -53,10 +53,9 @@ impl Statement {
             Some(insert) if params.len() >= insert.parameters => {
                 self.send(vec![insert.operation(params)])
             }
-            Some(_) | None => self.send(vec![Operation::Sql {
-                text: self.sql.clone(),
-                params: params.to_vec(),
-            }]),
+            Some(_) | None => {
+                self.send(vec![Operation::Sql { text: self.sql.clone(), params: params.to_vec() }])
+            }
         }
     }
 

@@ -229,9 +229,6 @@ pub struct FormatArgs {
     /// Bytes the grid may grow to
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub grid_max: Option<u64>,
-    /// Small limits throughout, for tests and tiny machines
-    #[arg(long)]
-    pub small: bool,
 }
 
 #[derive(Debug, Args)]
@@ -256,8 +253,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "g" | "gb" | "gib" => 30,
         _ => return Err(format!("unknown unit in \"{text}\"; use KiB, MiB or GiB")),
     };
-    let count: u64 =
-        digits.parse().map_err(|_| format!("\"{text}\" is no size; try 256MiB"))?;
+    let count: u64 = digits.parse().map_err(|_| format!("\"{text}\" is no size; try 256MiB"))?;
     count.checked_mul(1 << shift).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 

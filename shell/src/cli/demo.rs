@@ -66,14 +66,8 @@ fn tell(directory: &Path, patients: u64, global: &Global, output: &Output) -> Ou
 
     story.step("Ask it in SQL");
     story.query(&database, "SELECT COUNT(*) AS patients FROM patients")?;
-    story.query(
-        &database,
-        "SELECT id, name, born, city FROM patients WHERE id = 7",
-    )?;
-    story.query(
-        &database,
-        "SELECT visited, reason, cost FROM visits WHERE patient = 7 LIMIT 3",
-    )?;
+    story.query(&database, "SELECT id, name, born, city FROM patients WHERE id = 7")?;
+    story.query(&database, "SELECT visited, reason, cost FROM visits WHERE patient = 7 LIMIT 3")?;
 
     story.step("Change history? It is kept");
     let before = story.position(&database)?;
@@ -116,7 +110,9 @@ fn tell(directory: &Path, patients: u64, global: &Global, output: &Output) -> Ou
 
     output.line("");
     output.line(output.bold("That is all. Next:"));
-    output.line("  verity sql --data ./data -c \"CREATE TABLE t (id BIGINT PRIMARY KEY, note TEXT)\"");
+    output.line(
+        "  verity sql --data ./data -c \"CREATE TABLE t (id BIGINT PRIMARY KEY, note TEXT)\"",
+    );
     output.line("  verity import --data ./data --table people people.csv");
     output.line("  verity --help");
     Ok(())
@@ -257,9 +253,7 @@ impl Story<'_> {
 
     fn query(&self, database: &Verity, sql: &str) -> Outcome {
         self.sql(sql);
-        let rows = database
-            .query(sql, &[])
-            .map_err(|error| Failure::Failed(error.render(sql)))?;
+        let rows = database.query(sql, &[]).map_err(|error| Failure::Failed(error.render(sql)))?;
         for line in table::render(&rows.columns, &rows.rows) {
             self.say(&line);
         }
@@ -272,9 +266,8 @@ impl Story<'_> {
 
     fn execute(&self, database: &Verity, sql: &str) -> Outcome {
         self.sql(sql);
-        let reply = database
-            .execute(sql, &[])
-            .map_err(|error| Failure::Failed(error.render(sql)))?;
+        let reply =
+            database.execute(sql, &[]).map_err(|error| Failure::Failed(error.render(sql)))?;
         let position = reply.position.map(Position::get);
         self.say(&format!(
             "{} row(s) changed, at position {}",

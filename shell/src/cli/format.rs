@@ -7,15 +7,14 @@ use super::args::{FormatArgs, Global, TenantCreateArgs};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
-    let mut constants =
-        if args.small { ClusterConstants::SMALL } else { ClusterConstants::DEFAULT };
+    let mut constants = ClusterConstants::DEFAULT;
     if let Some(bytes) = args.journal {
         constants.journal_ring_bytes = bytes;
     }
     if let Some(bytes) = args.grid_max {
         let pages = bytes / verity_core::limits::PAGE_SIZE as u64;
-        constants.grid_pages_max = u32::try_from(pages)
-            .map_err(|_| Failure::cannot_tell("--grid-max: at most 16 TiB"))?;
+        constants.grid_pages_max =
+            u32::try_from(pages).map_err(|_| Failure::cannot_tell("--grid-max: at most 16 TiB"))?;
     }
     constants.validate().map_err(Failure::cannot_tell)?;
     let formatted = global.options().cluster_constants(constants).format(&args.data)?;

@@ -68,7 +68,9 @@ fn run_all(database: &Verity, statements: &[&str], output: &Output) -> Outcome {
                 let text = gathered.join(";\n");
                 transaction = None;
                 if !text.is_empty() {
-                    run_one(database, &text, output)?;
+                    let reply = database.execute(&text, &[]);
+                    let reply = reply.map_err(|error| tell_error(&error, &text, output))?;
+                    show_reply(&reply, output);
                 }
             }
             ("ROLLBACK", Some(_)) => transaction = None,

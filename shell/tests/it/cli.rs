@@ -137,7 +137,9 @@ fn tenants_are_apart() {
     database.run(&["tenant", "create", "7"]).fails(1, "exists already");
     database.run(&["sql", "--tenant", "7", "-c", "CREATE TABLE t (id BIGINT PRIMARY KEY)"]).ok();
     database.sql("SELECT * FROM t").fails(1, "42P01");
-    database.run(&["sql", "--tenant", "8", "-c", "CREATE TABLE t (id BIGINT)"]).fails(1, "tenant 8");
+    database
+        .run(&["sql", "--tenant", "8", "-c", "CREATE TABLE t (id BIGINT)"])
+        .fails(1, "tenant 8");
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn every_acknowledged_insert_survives() {
             acknowledged += 1;
         }
         child.kill().unwrap();
-        acknowledged += lines.map_while(Result::ok).filter(|line| line.contains("position")).count();
+        acknowledged +=
+            lines.map_while(Result::ok).filter(|line| line.contains("position")).count();
         child.wait().unwrap();
         let count = database.number("SELECT COUNT(*) FROM t");
         let least = highest + acknowledged as u64;

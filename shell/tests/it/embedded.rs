@@ -13,7 +13,8 @@ use verity::{
 const BACKENDS: [IoBackend; 2] = [IoBackend::Auto, IoBackend::Threads];
 
 fn open(dir: &std::path::Path, io: IoBackend) -> Verity {
-    Options::new().io(io).cluster_constants(ClusterConstants::SMALL).open(dir.join("data")).unwrap()
+    let constants = ClusterConstants { journal_ring_bytes: 16 << 20, ..ClusterConstants::DEFAULT };
+    Options::new().io(io).cluster_constants(constants).open(dir.join("data")).unwrap()
 }
 
 #[test]
@@ -117,20 +118,15 @@ fn an_id_is_applied_once_and_its_outcome_can_be_asked_for() {
     database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", &[]).unwrap();
     let id = database.new_id().unwrap();
     let insert = |text: &str| Operation::Sql { text: text.to_string(), params: vec![] };
-    let first = database
-        .transaction_with_id(id, vec![insert("INSERT INTO t VALUES (1)")])
-        .unwrap();
-    let again = database
-        .transaction_with_id(id, vec![insert("INSERT INTO t VALUES (1)")])
-        .unwrap();
+    let first = database.transaction_with_id(id, vec![insert("INSERT INTO t VALUES (1)")]).unwrap();
+    let again = database.transaction_with_id(id, vec![insert("INSERT INTO t VALUES (1)")]).unwrap();
     assert!(again.replayed);
     assert_eq!(first.position, again.position);
     let commitment = database.commitment(id).unwrap().expect("it was applied");
     assert_eq!(Some(commitment.position), first.position);
     assert!(database.commitment(database.new_id().unwrap()).unwrap().is_none());
-    let error = database
-        .transaction_with_id(id, vec![insert("INSERT INTO t VALUES (2)")])
-        .unwrap_err();
+    let error =
+        database.transaction_with_id(id, vec![insert("INSERT INTO t VALUES (2)")]).unwrap_err();
     assert!(matches!(error, Error::Request(RequestError::IdempotencyReused { .. })), "{error}");
 }
 

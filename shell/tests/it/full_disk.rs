@@ -31,7 +31,7 @@ fn fill(dir: &std::path::Path, target: &str) {
     let key = key.to_str().unwrap();
     let common = ["--data", &data, "--master-key", key];
     let with = |args: &[&str]| -> Run { verity(&[args, &common[..]].concat()) };
-    with(&["format", "--small"]).ok();
+    with(&["format", "--journal", "8MiB"]).ok();
     let csv = dir.join("rows.csv");
     let mut text = "id,filler\n".to_string();
     (0..40_000).for_each(|n| text.push_str(&format!("{n},{}\n", "x".repeat(200))));

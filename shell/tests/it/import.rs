@@ -23,7 +23,13 @@ fn types_are_inferred_from_the_whole_file() {
         .sql("SELECT id, zip, cost, born, active, key, note FROM people WHERE zip = '01013'")
         .ok();
     let expected = serde_json::json!([[
-        1, "01013", 1.5, "1990-02-28", true, "1d604da9-9a81-4ba9-80c2-de3375d59b40", "José"
+        1,
+        "01013",
+        1.5,
+        "1990-02-28",
+        true,
+        "1d604da9-9a81-4ba9-80c2-de3375d59b40",
+        "José"
     ]]);
     assert_eq!(run.objects()[0]["rows"], expected, "{run:#?}");
     assert_eq!(database.number("SELECT COUNT(*) FROM people WHERE note IS NULL"), 1);
@@ -54,7 +60,8 @@ fn bad_rows_are_rejected_with_reasons_and_the_rest_is_there() {
     assert_eq!(run.objects()[0]["rejected"], 4, "{run:#?}");
     let rejects = std::fs::read(database.path("rejects.csv")).unwrap();
     let rejects = String::from_utf8_lossy(&rejects);
-    for (line, reason) in [("3,", "is no BIGINT"), ("4,", "fields"), ("5,", "23505"), ("7,", "UTF-8")]
+    for (line, reason) in
+        [("3,", "is no BIGINT"), ("4,", "fields"), ("5,", "23505"), ("7,", "UTF-8")]
     {
         let found = rejects.lines().any(|row| row.starts_with(line) && row.contains(reason));
         assert!(found, "{line} {reason}: {rejects}");
@@ -82,9 +89,12 @@ fn files_that_are_no_csv_are_refused_before_anything_is_made() {
     let run = database.run(&["import", missing.to_str().unwrap(), "--table", "t"]);
     assert_eq!(run.code, Some(2), "{run:#?}");
     database.sql("SELECT * FROM t").fails(1, "42P01");
-    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--types", "b=TEXT"]).fails(2, "no such");
-    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--primary-key", "z"]).fails(2, "no such");
-    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--schema", "CREATE TABLE"]).fails(1, "");
+    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--types", "b=TEXT"])
+        .fails(2, "no such");
+    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--primary-key", "z"])
+        .fails(2, "no such");
+    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--schema", "CREATE TABLE"])
+        .fails(1, "");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use verity_core::io::{Effect, Effects};
 use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
 use verity_core::superblock::{Superblock, SuperblockEvent, SuperblockState, copy_offset};
 
-use crate::run::{Database, command, copy_directory, Run};
+use crate::run::{Database, Run, command, copy_directory};
 
 #[test]
 fn the_default_key_is_private_and_beside_the_data() {
@@ -99,7 +99,13 @@ fn a_read_only_directory_is_an_error_and_no_damage() {
     }
     let key = database.path("data.master-key");
     let run = crate::run::verity(&[
-        "sql", "--data", target, "--master-key", key.to_str().unwrap(), "-c", "SELECT 1",
+        "sql",
+        "--data",
+        target,
+        "--master-key",
+        key.to_str().unwrap(),
+        "-c",
+        "SELECT 1",
     ]);
     let verified =
         crate::run::verity(&["verify", "--data", target, "--master-key", key.to_str().unwrap()]);
@@ -166,4 +172,3 @@ fn rewrite(data: &std::path::Path, change: impl Fn(&mut SuperblockState)) {
         }
     }
 }
-

@@ -41,7 +41,8 @@ impl Run {
     /// JSON objects of standard output.
     #[track_caller]
     pub fn objects(&self) -> Vec<Json> {
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let parse =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         self.stdout.lines().map(parse).collect()
     }
 }
@@ -59,7 +60,7 @@ pub fn verity<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Run {
     Run::new(command().args(args).output().expect("the binary was built"))
 }
 
-/// A database directory of its own, with small limits.
+/// A database directory of its own, with a small journal.
 pub struct Database {
     pub dir: tempfile::TempDir,
 }
@@ -67,7 +68,8 @@ pub struct Database {
 impl Database {
     pub fn new() -> Database {
         let database = Database { dir: tempfile::tempdir().unwrap() };
-        verity(&["format", "--small", "--data", database.data().to_str().unwrap()]).ok();
+        let data = database.data();
+        verity(&["format", "--journal", "16MiB", "--data", data.to_str().unwrap()]).ok();
         database
     }
 

@@ -7,7 +7,9 @@ use serde_json::{Value as Json, json};
 use verity::hardware::Limits;
 use verity::{Error, Options, Verity};
 
-use super::{BenchArgs, COLUMNS, TEXT_BYTES, create_table, first_free_id, open, percentile_us, row};
+use super::{
+    BenchArgs, COLUMNS, TEXT_BYTES, create_table, first_free_id, open, percentile_us, row,
+};
 use crate::cli::{Failure, Output};
 
 const TABLE: &str = "bench_insert";

@@ -41,8 +41,11 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     }
     let seconds = started.elapsed().as_secs_f64();
     if found != args.reads {
-        return Err(Failure::Failed(format!("{} of {} keys were not found", args.reads - found,
-            args.reads)));
+        return Err(Failure::Failed(format!(
+            "{} of {} keys were not found",
+            args.reads - found,
+            args.reads
+        )));
     }
     let mut sample = Vec::new();
     for _ in 0..args.reads.min(20_000) {

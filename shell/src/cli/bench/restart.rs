@@ -22,8 +22,8 @@ pub fn run(
     limits: &Limits,
     output: &Output,
 ) -> Result<Json, Failure> {
-    let payload = usize::try_from(args.payload)
-        .map_err(|_| Failure::cannot_tell("--payload: too large"))?;
+    let payload =
+        usize::try_from(args.payload).map_err(|_| Failure::cannot_tell("--payload: too large"))?;
     let database = open(options, args, output)?;
     database.execute(&create_table(TABLE), &[])?;
     let first = first_free_id(&database, TABLE)?;

@@ -25,8 +25,22 @@ const FIRST: &[&str] = &[
     "Siobhán", "Mateo", "Priya", "Kofi", "Hana",
 ];
 const LAST: &[&str] = &[
-    "Gómez", "Feil", "Åberg", "Okafor", "Zhang", "Haddad", "Müller", "Ivanova", "Smith", "Yılmaz",
-    "Ó Briain", "Fernández", "Sharma", "Mensah", "Tanaka", "Rossi",
+    "Gómez",
+    "Feil",
+    "Åberg",
+    "Okafor",
+    "Zhang",
+    "Haddad",
+    "Müller",
+    "Ivanova",
+    "Smith",
+    "Yılmaz",
+    "Ó Briain",
+    "Fernández",
+    "Sharma",
+    "Mensah",
+    "Tanaka",
+    "Rossi",
 ];
 const CITIES: &[&str] =
     &["Boston", "Chicopee", "Somerville", "Lowell", "Quincy", "Salem", "Newton", "Malden"];

@@ -186,9 +186,8 @@ pub fn is_double(field: &str) -> bool {
         None => (mantissa, None),
     };
     let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let exponent_valid = exponent.is_none_or(|exponent| {
-        all_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))
-    });
+    let exponent_valid = exponent
+        .is_none_or(|exponent| all_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)));
     all_digits(whole)
         && (whole == "0" || !whole.starts_with('0'))
         && fraction.is_none_or(all_digits)
@@ -204,7 +203,9 @@ pub fn is_date(field: &str) -> bool {
 
 /// A date, `T` or a space, a time of day, and `Z`, an offset, or nothing.
 pub fn is_timestamp(field: &str) -> bool {
-    field.len() >= 16 && field.is_char_boundary(10) && is_date(&field[..10])
+    field.len() >= 16
+        && field.is_char_boundary(10)
+        && is_date(&field[..10])
         && matches!(field.as_bytes()[10], b'T' | b' ')
         && parse_timestamp(field).is_some()
 }

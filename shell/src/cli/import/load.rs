@@ -11,11 +11,11 @@ use verity::{
     Error, ExpectedVersion, Operation, Reply, RequestError, RetryReason, SqlError, Value, Verity,
 };
 
+use super::Summary;
 use super::batches::{Batches, CsvRow, Survey};
 use super::infer::convert;
 use super::rejects::{self, Rejects};
 use super::target::Target;
-use super::Summary;
 use crate::cli::args::ImportArgs;
 use crate::cli::{Failure, Output};
 

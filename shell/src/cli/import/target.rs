@@ -19,11 +19,7 @@ pub struct Target {
     pub types: Vec<ColumnType>,
 }
 
-pub fn resolve(
-    database: &Verity,
-    args: &ImportArgs,
-    survey: &Survey,
-) -> Result<Target, Failure> {
+pub fn resolve(database: &Verity, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
     let table = args.table.to_lowercase();
     if let Some(target) = existing(database, &table, survey)? {
         return Ok(target);
@@ -43,11 +39,7 @@ pub fn resolve(
     })
 }
 
-fn existing(
-    database: &Verity,
-    table: &str,
-    survey: &Survey,
-) -> Result<Option<Target>, Failure> {
+fn existing(database: &Verity, table: &str, survey: &Survey) -> Result<Option<Target>, Failure> {
     let Some(schema) = database.table(table).map_err(|error: Error| Failure::from(error))? else {
         return Ok(None);
     };
