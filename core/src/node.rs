@@ -32,7 +32,7 @@ use crate::time::{Clock, Instant};
 
 pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
-pub use reads::{Read, ReadError, ReadResult};
+pub use reads::{CommitmentRead, Read, ReadError, ReadResult};
 
 use opening::Opening;
 use running::{Phase, Running};
@@ -136,6 +136,20 @@ impl Node {
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
         match &mut self.state {
             State::Running(running) if running.serves_reads() => running.read(now, read, effects),
+            State::Running(_) | State::Opening(..) | State::Halted(_) => read.refuse(),
+        }
+    }
+
+    /// Looks up what an idempotency id remembers, as [`Node::read`] reads rows.
+    pub fn read_commitment(
+        &mut self,
+        read: &mut CommitmentRead,
+        effects: &mut Effects,
+    ) -> Progress {
+        match &mut self.state {
+            State::Running(running) if running.serves_reads() => {
+                running.read_commitment(read, effects)
+            }
             State::Running(_) | State::Opening(..) | State::Halted(_) => read.refuse(),
         }
     }

@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use verity_core::event::Event;
 use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pages};
 
-use files::{Access, FileTable};
+use files::FileTable;
 use job::{Job, Kind};
 use master_key::MasterKey;
 
@@ -119,7 +119,7 @@ pub struct Disk {
 impl Disk {
     pub fn open(root: &Path, backend: IoBackend, master_key: MasterKey) -> Result<Disk, DiskError> {
         Ok(Disk {
-            files: FileTable::new(root, Access::ReadWrite),
+            files: FileTable::new(root),
             backend: choose(backend)?,
             master_key,
             ready: VecDeque::new(),

@@ -109,6 +109,7 @@ impl Options {
         let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
         let master_key = MasterKey::load(&self.master_key, path).map_err(Error::MasterKey)?;
         let disk = Disk::open(path, self.io, master_key).map_err(Error::Disk)?;
+        tracing::debug!("I/O through {}", disk.backend());
         let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
         let mut effects = Effects::new();
         let node = Node::open(&self.config(), &seed, &mut effects);

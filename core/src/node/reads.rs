@@ -12,16 +12,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::event::Event;
-use crate::ids::{Position, TenantId};
+use crate::ids::{IdempotencyId, Position, TenantId};
 use crate::io::Effects;
-use crate::kernel::open_event;
+use crate::kernel::trees::IDEMPOTENCY;
+use crate::kernel::{Commitment, open_event};
 use crate::log::{LogFault, LogHead, LogPins};
 use crate::node::api::Progress;
 use crate::node::running::Running;
 use crate::query::eval::Context;
 use crate::query::read::{EventRead, ReadProgress, ReadTask, ReadWorld, Row, Stop};
 use crate::query::{AsOf, Prepared, SqlError, SqlState, Value, prepare_one};
-use crate::store::{Fault, Pins, StoreError};
+use crate::store::{Fault, Pins, StoreError, TreeRef};
 use crate::time::{Clock, Timestamp};
 
 /// Why a read has no answer.
@@ -83,7 +84,36 @@ pub struct Read {
 #[derive(Debug)]
 enum Statement {
     Text(String),
+    /// Only bound, never run: a statement of any kind.
+    Bind(String),
     Prepared(Arc<Prepared>),
+}
+
+/// What an idempotency id remembers, on its way. Drive it with
+/// [`crate::node::Node::read_commitment`].
+#[derive(Debug)]
+pub struct CommitmentRead {
+    tenant: TenantId,
+    id: IdempotencyId,
+    pins: Pins,
+    found: Option<Result<Option<Commitment>, ReadError>>,
+}
+
+impl CommitmentRead {
+    #[must_use]
+    pub fn new(tenant: TenantId, id: IdempotencyId) -> CommitmentRead {
+        CommitmentRead { tenant, id, pins: Pins::new(), found: None }
+    }
+
+    /// The answer, after [`Progress::Ready`]: `None` when nothing is remembered.
+    pub fn finish(self) -> Result<Option<Commitment>, ReadError> {
+        self.found.unwrap_or(Err(ReadError::NotReady))
+    }
+
+    pub(super) fn refuse(&mut self) -> Progress {
+        self.found = Some(Err(ReadError::NotReady));
+        Progress::Ready
+    }
 }
 
 #[derive(Debug)]
@@ -143,6 +173,12 @@ impl Read {
         Read::new(tenant, Statement::Text(String::from(text)), parameters)
     }
 
+    /// Parses and binds one statement of any kind; [`ReadResult::prepared`] is the answer.
+    #[must_use]
+    pub fn bind(tenant: TenantId, text: &str) -> Read {
+        Read::new(tenant, Statement::Bind(String::from(text)), Vec::new())
+    }
+
     /// A statement that was bound before; bound anew when the schema has changed since.
     #[must_use]
     pub fn prepared(tenant: TenantId, prepared: Arc<Prepared>, parameters: Vec<Value>) -> Read {
@@ -186,6 +222,45 @@ impl Read {
 }
 
 impl Running {
+    /// Looks an idempotency id up.
+    pub(super) fn read_commitment(
+        &mut self,
+        read: &mut CommitmentRead,
+        effects: &mut Effects,
+    ) -> Progress {
+        let found = match self.store.ready(&read.pins) {
+            Ok(false) => return Progress::Waiting,
+            Err(error) => Err(ReadError::Store(error)),
+            Ok(true) => match self.find_commitment(read.tenant, read.id) {
+                Ok(found) => found,
+                Err(_fault) => {
+                    self.store.fetch(&mut read.pins, effects);
+                    return match self.store.ready(&read.pins) {
+                        Ok(false) => Progress::Waiting,
+                        Ok(true) | Err(_) => Progress::Yielded,
+                    };
+                }
+            },
+        };
+        self.store.unpin(&mut read.pins);
+        read.found = Some(found);
+        Progress::Ready
+    }
+
+    fn find_commitment(
+        &mut self,
+        tenant: TenantId,
+        id: IdempotencyId,
+    ) -> Result<Result<Option<Commitment>, ReadError>, Fault> {
+        if self.kernel.catalog(&self.store, tenant)?.is_none() {
+            return Ok(Err(ReadError::TenantUnknown(tenant)));
+        }
+        let tree = TreeRef::new(tenant, IDEMPOTENCY);
+        let Some(value) = self.store.get(tree, &id.0)? else { return Ok(Ok(None)) };
+        let decoded = Commitment::decode(id, &value);
+        Ok(decoded.map(Some).map_err(|error| ReadError::Log(error.to_string())))
+    }
+
     /// One slice of a read.
     pub(super) fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
         loop {
@@ -272,8 +347,15 @@ impl Running {
                 );
                 return Err(ReadError::Sql(error.hint("prepare it again")).into());
             }
-            Statement::Text(text) => Arc::new(prepare_one(&catalog, text).map_err(ReadError::Sql)?),
+            Statement::Text(text) | Statement::Bind(text) => {
+                Arc::new(prepare_one(&catalog, text).map_err(ReadError::Sql)?)
+            }
         };
+        if let Statement::Bind(_) = read.statement {
+            let newest = self.kernel.snapshot(&self.store, &self.logs, tenant)?;
+            self.end_read(read, Ok((prepared, newest.unwrap_or(Position::ZERO))));
+            return Ok(());
+        }
         if prepared.is_write() {
             let error =
                 SqlError::new(SqlState::FeatureNotSupported, "a read cannot change anything");

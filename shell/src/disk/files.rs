@@ -27,17 +27,9 @@ pub struct OpenFile {
     pub fd: OwnedFd,
 }
 
-/// Whether files may be changed through this table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    ReadOnly,
-    ReadWrite,
-}
-
 #[derive(Debug)]
 pub struct FileTable {
     root: PathBuf,
-    access: Access,
     open: BTreeMap<FileId, Entry>,
     clock: u64,
     direct: bool,
@@ -51,14 +43,8 @@ struct Entry {
 
 impl FileTable {
     #[must_use]
-    pub fn new(root: &Path, access: Access) -> FileTable {
-        FileTable {
-            root: root.to_path_buf(),
-            access,
-            open: BTreeMap::new(),
-            clock: 0,
-            direct: true,
-        }
+    pub fn new(root: &Path) -> FileTable {
+        FileTable { root: root.to_path_buf(), open: BTreeMap::new(), clock: 0, direct: true }
     }
 
     #[must_use]
@@ -137,11 +123,7 @@ impl FileTable {
     }
 
     fn open_path(&self, path: &Path, extra: OFlags) -> Result<(OwnedFd, bool), Errno> {
-        let access = match self.access {
-            Access::ReadOnly => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        };
-        let flags = access | extra | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | extra | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         if self.direct {
             match open(path, flags | OFlags::DIRECT, mode) {
@@ -180,7 +162,7 @@ mod tests {
     #[test]
     fn create_makes_directories_get_finds_remove_forgets() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = FileTable::new(dir.path(), Access::ReadWrite);
+        let mut files = FileTable::new(dir.path());
         let file = FileId::Segment { tenant: TenantId::new(3), number: SegmentNumber::new(0) };
         assert!(files.get(file).unwrap().is_none());
         files.create(file).unwrap();
@@ -194,7 +176,7 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_users_keep_what_is_evicted() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = FileTable::new(dir.path(), Access::ReadWrite);
+        let mut files = FileTable::new(dir.path());
         let name =
             |number| FileId::Index { tenant: TenantId::new(1), number: SegmentNumber::new(number) };
         files.create(name(0)).unwrap();

@@ -1,5 +1,7 @@
 //! Real processes, real files: what no simulator sees. One binary; each module a theme.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+
 mod cli;
 mod crash;
 mod damage;
