@@ -20,7 +20,6 @@ pub struct Survey {
     pub header: Vec<String>,
     pub candidates: Vec<Candidates>,
     pub rows: u64,
-    pub bytes: u64,
     /// SHA-256 of the file's bytes.
     pub hash: ChainHash,
 }
@@ -57,7 +56,7 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
         }
     }
     bar.finish_and_clear();
-    Ok(Survey { header, candidates, rows, bytes, hash })
+    Ok(Survey { header, candidates, rows, hash })
 }
 
 /// Hands out the file batch by batch.

@@ -91,7 +91,6 @@ fn blob(field: &str) -> Option<Vec<u8>> {
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates {
     seen: u64,
-    nulls: u64,
     boolean: bool,
     bigint: bool,
     double: bool,
@@ -104,7 +103,6 @@ impl Default for Candidates {
     fn default() -> Candidates {
         Candidates {
             seen: 0,
-            nulls: 0,
             boolean: true,
             bigint: true,
             double: true,
@@ -118,7 +116,6 @@ impl Default for Candidates {
 impl Candidates {
     pub fn observe(&mut self, field: &str) {
         if field.is_empty() {
-            self.nulls += 1;
             return;
         }
         self.seen += 1;
@@ -149,12 +146,6 @@ impl Candidates {
         } else {
             ColumnType::Text
         }
-    }
-
-    /// True when some field was empty.
-    #[must_use]
-    pub fn has_nulls(&self) -> bool {
-        self.nulls > 0
     }
 }
 
