@@ -132,6 +132,16 @@ impl Atlas {
         allowed
     }
 
+    /// Whether EIO may stay on a sector. Not in headers and indexes: a device error on them stops
+    /// a replica by design, it never decides what counts, so that it would never come back.
+    #[must_use]
+    pub fn may_be_unreadable(&self, id: SectorId) -> bool {
+        match self.zone(id) {
+            Zone::SuperblockCopy(_) | Zone::KeysCopy(_) | Zone::Grid | Zone::Segment => true,
+            Zone::JournalRing | Zone::JournalHeaders | Zone::Index | Zone::Scratch => false,
+        }
+    }
+
     /// Damage that the world decided on by itself.
     pub fn force(&mut self, id: SectorId) {
         self.remember(FaultKind::AtRest, id.0, id.1, 1);

@@ -194,7 +194,8 @@ impl Ledger {
 fn same_reason(predicted: &Refusal, told: &Refusal) -> bool {
     let constraint =
         |refusal: &Refusal| matches!(refusal, Refusal::NotNull | Refusal::DuplicateKey);
-    predicted == told || (constraint(predicted) && constraint(told))
+    // A NULL where none may be is seen while binding, before anything else is looked at.
+    predicted == told || *told == Refusal::NotNull || (constraint(predicted) && constraint(told))
 }
 
 pub(crate) fn shorten(text: &str) -> String {

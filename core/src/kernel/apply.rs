@@ -229,6 +229,11 @@ impl Kernel {
         effects: &mut Effects,
     ) -> Result<Result<Reply, RequestError>, Stall> {
         let tenant = running.header.tenant;
+        if !matches!(running.stage, Stage::Lookup) {
+            // A checkpoint that ended while this request waited has forgotten the quiet logs.
+            let known = self.enter_tenant(world, tenant)?;
+            assert!(known, "a tenant does not vanish while its request is applied");
+        }
         loop {
             match &mut running.stage {
                 Stage::Lookup => {

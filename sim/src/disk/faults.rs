@@ -114,6 +114,7 @@ impl Disk {
         if self.faults.latent_error_ppm > 0
             && self.random.chance(self.faults.latent_error_ppm)
             && let Some(id) = self.victim()
+            && self.atlas.may_be_unreadable(id)
             && self.atlas.allows(FaultKind::AtRest, id)
         {
             self.make_unreadable(id);
