@@ -1,9 +1,10 @@
 //! The command line: arguments in, exit code out.
 //!
 //! Invariants: exit code 0 means done and holds, 1 means failed or broken, 2 means the question
-//! could not be asked or answered (wrong arguments, unreadable files). With `--json` standard output
-//! carries JSON only, one object a line. Messages for people who must act go to standard error. No
-//! command panics on any input; Ctrl-C at any moment is like a crash: nothing acknowledged is lost.
+//! could not be asked or answered (wrong arguments, unreadable files). With `--json` standard
+//! output carries JSON only, one object a line. Messages for people who must act go to standard
+//! error. No command panics on any input; Ctrl-C at any moment is like a crash: nothing
+//! acknowledged is lost.
 
 mod args;
 mod bench;

@@ -1,8 +1,8 @@
 //! The open database: what programs call.
 //!
 //! Invariants: a call that changes data returns when the change is durable; what it changed is seen
-//! by every call that begins after it returned. A write carries an idempotency id, drawn here unless
-//! the caller gives one, so that its outcome can be asked for later.
+//! by every call that begins after it returned. A write carries an idempotency id, drawn here
+//! unless the caller gives one, so that its outcome can be asked for later.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

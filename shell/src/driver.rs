@@ -1,11 +1,11 @@
 //! Who runs the node: whoever waits for it.
 //!
 //! A blocking caller that submits a request while nobody drives becomes the driver: it steps the
-//! node and waits in the kernel itself, so a lone client pays no thread hop. Others submit under the
-//! same lock and sleep on a slot of their own; the requests that gather while a write is in flight
-//! share the next one. When the driver has its own reply and others still wait, the background
-//! thread takes over and drives until nobody waits. It also does what is due when nobody calls:
-//! ticks, and the completions of writes that no caller waits for.
+//! node and waits in the kernel itself, so a lone client pays no thread hop. Others submit under
+//! the same lock and sleep on a slot of their own; the requests that gather while a write is in
+//! flight share the next one. When the driver has its own reply and others still wait, the
+//! background thread takes over and drives until nobody waits. It also does what is due when nobody
+//! calls: ticks, and the completions of writes that no caller waits for.
 //!
 //! Invariants: the lock is never held in a system call that waits. Every slot is completed exactly
 //! once: with its reply, or with the reason why the node stopped. Only those are woken whose answer

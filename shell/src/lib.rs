@@ -26,9 +26,9 @@
 //! Start reading at [`Verity`]; `driver` says which thread does the work, `disk` how files are
 //! written.
 //!
-//! Architecture Invariant: everything that touches the operating system is in this crate, and unsafe
-//! code only in `disk/ring.rs`. Architecture Invariant: this crate knows no rule of the database; it
-//! carries out the core's effects.
+//! Architecture Invariant: everything that touches the operating system is in this crate, and
+//! unsafe code only in `disk/ring.rs`. Architecture Invariant: this crate knows no rule of the
+//! database; it carries out the core's effects.
 
 #![deny(unsafe_code)]
 

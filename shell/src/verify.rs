@@ -2,8 +2,8 @@
 //! replayed or repaired first.
 //!
 //! What is checked: the four superblock copies; both copies of the keys; the journal after the
-//! checkpoint; every page the checkpoint reaches, against its parent; every block of every log up to
-//! its checkpointed head: checksums, chain, dense positions, padding, tree, and the claims of
+//! checkpoint; every page the checkpoint reaches, against its parent; every block of every log up
+//! to its checkpointed head: checksums, chain, dense positions, padding, tree, and the claims of
 //! checkpoint records. Index files are derived: a bad one is a note, as it is rebuilt.
 //!
 //! Three answers: it holds, it is broken (where, and why), or it could not be told (a key is

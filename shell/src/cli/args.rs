@@ -11,8 +11,8 @@ use verity::{IoBackend, MasterKeySource, Options};
     version,
     about = "A system of record for people who must prove what their data says.",
     long_about = "A system of record for people who must prove what their data says.\n\n\
-        All data is an immutable, ordered, hash-chained log; SQL tables are a view derived from it. \
-        Start with `verity demo`.",
+        All data is an immutable, ordered, hash-chained log; SQL tables are a view derived from \
+        it. Start with `verity demo`.",
     after_help = "Exit codes: 0 done and holds, 1 failed or broken, 2 could not tell (arguments, \
         unreadable files)."
 )]
@@ -32,7 +32,8 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
     pub io: Io,
     /// Memory for the page cache, for example 512MiB
-    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, default_value = "256MiB")]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(default_value = "256MiB")]
     pub memory: u64,
     /// File with the master key: 32 raw bytes or 64 hexadecimal digits [default: <DIR>.master-key]
     #[arg(long, global = true, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
@@ -114,7 +115,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// How many patients to make up
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub patients: u64,
     /// Keep the temporary directory
     #[arg(long)]
@@ -202,16 +204,20 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "WORKLOAD")]
     pub workload: Vec<Workload>,
     /// Threads that insert or read at the same time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_024))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_024))]
     pub clients: u64,
     /// Rows per insert
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub batch: u64,
     /// Rows to insert in all; also the size of the table that is read
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub rows: u64,
     /// Point reads to do
-    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub reads: u64,
     /// For restart: bytes of a row's payload
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16")]

@@ -6,8 +6,8 @@
 //! batch that was committed before a crash is refused and skipped, one that was not is done; the
 //! version of the stream is the place to go on.
 //!
-//! Invariants: every row of the file is in the table once or in the rejects file with a reason, never
-//! both. A row is rejected because of what it holds, so a second run rejects the same rows.
+//! Invariants: every row of the file is in the table once or in the rejects file with a reason,
+//! never both. A row is rejected because of what it holds, so a second run rejects the same rows.
 //!
 //! Start reading at [`run`]; `infer` chooses types, `batches` cuts the file, `load` commits.
 

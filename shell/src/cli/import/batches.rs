@@ -1,7 +1,7 @@
 //! A CSV file as a sequence of batches, and what one pass over it tells.
 //!
-//! Invariant: batches are a function of the file's bytes alone: the same file is cut the same way on
-//! every run, whatever the options.
+//! Invariant: batches are a function of the file's bytes alone: the same file is cut the same way
+//! on every run, whatever the options.
 
 use std::fs::File;
 use std::io::{BufReader, Read};

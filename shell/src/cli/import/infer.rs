@@ -1,9 +1,9 @@
 //! Column types from the text of a whole CSV file.
 //!
-//! Invariants: a type is chosen only if *every* non-empty field of the column reads as it and writes
-//! back as what a person would call the same value: digits with a leading zero (postal codes, codes
-//! of any kind) stay TEXT. An empty field is NULL and decides nothing; a column of empty fields is
-//! TEXT. Inference reads everything once and keeps a few bytes a column.
+//! Invariants: a type is chosen only if *every* non-empty field of the column reads as it and
+//! writes back as what a person would call the same value: digits with a leading zero (postal
+//! codes, codes of any kind) stay TEXT. An empty field is NULL and decides nothing; a column of
+//! empty fields is TEXT. Inference reads everything once and keeps a few bytes a column.
 
 use verity::{ColumnType, Value};
 use verity_core::query::datetime::{parse_date, parse_timestamp};
