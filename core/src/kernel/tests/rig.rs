@@ -1,5 +1,6 @@
 //! Store, logs and kernel on an in-memory disk; a driver that does what a node does.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -284,7 +285,11 @@ impl Rig {
         nonce
     }
 
-    pub fn prepare(&mut self, request: &Request) -> Result<SealedRequest, RequestError> {
+    /// Sealed, or the answer that the primary gives without a prepare.
+    pub fn prepare(
+        &mut self,
+        request: &Request,
+    ) -> Result<SealedRequest, Box<Result<Reply, RequestError>>> {
         let nonce = self.nonce();
         let now = Timestamp(self.now_ms * 1_000_000);
         let mut pins = Pins::new();
@@ -297,7 +302,11 @@ impl Rig {
                 }
                 Err(PrepareError::Refused(error)) => {
                     self.store.unpin(&mut pins);
-                    return Err(error);
+                    return Err(Box::new(Err(error)));
+                }
+                Err(PrepareError::Remembered(answer)) => {
+                    self.store.unpin(&mut pins);
+                    return Err(answer);
                 }
                 Err(PrepareError::Fault(_)) => self.fetch(&mut pins),
             }
@@ -312,8 +321,10 @@ impl Rig {
 
     /// One request in a prepare of its own.
     pub fn request(&mut self, request: &Request) -> Result<Reply, RequestError> {
-        let sealed = self.prepare(request)?;
-        self.batch(&[sealed]).remove(0)
+        match self.prepare(request) {
+            Ok(sealed) => self.batch(&[sealed]).remove(0),
+            Err(answer) => *answer,
+        }
     }
 
     pub fn batch(&mut self, sealed: &[SealedRequest]) -> Vec<Result<Reply, RequestError>> {
