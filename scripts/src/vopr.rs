@@ -22,9 +22,14 @@ pub struct Report {
     pub requests: u64,
 }
 
+/// Longest run of one seed.
+const SEED_SECONDS_MAX: &str = "120";
+
 /// One run of one seed.
 pub fn seed(binary: &Path, seed: u64, more: &[&str]) -> Result<Report, String> {
-    let mut command = Command::new(binary);
+    // A run that hangs is a failure like any other.
+    let mut command = Command::new("timeout");
+    command.arg(SEED_SECONDS_MAX).arg(binary);
     command.args(["--seed", &seed.to_string(), "--json"]).args(more);
     let finished = capture(&mut command)?;
     let parsed = finished.output.lines().rev().find(|line| line.starts_with('{'));
@@ -42,6 +47,18 @@ pub fn seed(binary: &Path, seed: u64, more: &[&str]) -> Result<Report, String> {
             finished.output, finished.errors
         )),
     }
+}
+
+/// Runs these seeds; all must hold.
+pub fn hold_each(binary: &Path, seeds: &[u64]) -> Result<u64, String> {
+    for this in seeds {
+        let report = seed(binary, *this, &[])?;
+        if !report.ok {
+            let why = report.failure.unwrap_or_default();
+            return Err(format!("seed {this}: {why}; replay: vopr --seed {this}"));
+        }
+    }
+    Ok(seeds.len() as u64)
 }
 
 /// Runs seeds `first..` until `count` ran or the time is over; all must hold.
