@@ -51,7 +51,7 @@ fn flipped_bits_are_found() {
     // File, offset, must `verify` say broken?
     let cases = [
         ("superblock", 40, true),
-        ("superblock", 4096 + 200, true),
+        ("superblock", verity_core::superblock::copy_offset(1) + 200, true),
         ("keys", 10, true),
         ("keys", 100, true),
         (segment, 20, true),
