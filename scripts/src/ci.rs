@@ -17,7 +17,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     fresh_seconds: u64,
     /// Seeds to try for each bug of the zoo.
-    #[arg(long, value_name = "N", default_value_t = 40)]
+    #[arg(long, value_name = "N", default_value_t = 4)]
     zoo_seeds: u64,
 }
 
