@@ -154,8 +154,15 @@ pub const PAGES_DIRTIED_MARGIN: u32 = 16;
 pub const REBUILD_BATCH: usize = 256;
 pub const REBUILD_RECORDS_PER_STEP: usize = 64;
 
-/// A prepare's timestamp never jumps further than this ahead of the one before it.
+/// A prepare's timestamp never jumps further than this ahead of the one before it, beside the time
+/// that the monotonic clock saw pass between them.
 pub const CLOCK_STEP_MAX_NS: u64 = 3600 * crate::time::SECOND_NS;
+/// How far the recovery op of an open may move time ahead without the operator's word. Half a year:
+/// a directory may rest for a season, and a year typed wrong is caught.
+pub const CLOCK_JUMP_MAX_NS: u64 = 180 * 24 * 3600 * crate::time::SECOND_NS;
+/// 2100-01-01: what the first open of all believes without the operator's word; there is no time
+/// yet to compare the clock with.
+pub const CLOCK_FIRST_MAX_NS: u64 = 4_102_444_800 * crate::time::SECOND_NS;
 
 const_assert!(PREPARE_SIZE_MAX.is_multiple_of(PAGE_SIZE));
 const_assert!(ROW_SIZE_MAX + 64 * 1024 <= REQUEST_SIZE_MAX);

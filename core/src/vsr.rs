@@ -15,7 +15,8 @@
 //! - No prepare of a view exists before the superblock holds that view.
 //! - An op commits only when a quorum has it durable, and all before it.
 //! - Committed ops leave in op order, each once; a bounded number is outstanding.
-//! - Timestamps grow strictly and never jump more than `CLOCK_STEP_MAX_NS`.
+//! - Timestamps grow strictly and never jump more than `CLOCK_STEP_MAX_NS` ahead of the time that
+//!   passed; but a recovery op, which says so on the record, goes to the wall clock.
 //! - At most one checkpoint op lies above the durable checkpoint.
 //! - Checkpoint and shutdown always find room in the ring.
 //!
@@ -40,9 +41,9 @@ use crate::journal::{
     Journal, JournalError, JournalRecovery, Operation, Prepare, PrepareBuffer, PrepareHeader,
 };
 use crate::limits::{
-    CLOCK_STEP_MAX_NS, JOURNAL_HEADER_DELAY_NS, JOURNAL_RESERVE_BYTES, PAGE_SIZE, PIPELINE_MAX,
-    PREPARE_BUFFERS_MAX, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX, REPLAY_AHEAD_MAX,
-    REPLICA_COUNT_MAX,
+    CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS, CLOCK_STEP_MAX_NS, JOURNAL_HEADER_DELAY_NS,
+    JOURNAL_RESERVE_BYTES, PAGE_SIZE, PIPELINE_MAX, PREPARE_BUFFERS_MAX, PREPARE_HEADER_SIZE,
+    PREPARE_SIZE_MAX, REPLAY_AHEAD_MAX, REPLICA_COUNT_MAX,
 };
 use crate::time::{Clock, Instant, Timestamp};
 
@@ -191,6 +192,8 @@ pub struct Vsr {
     buffers: Vec<PrepareBuffer>,
     clock_ahead_ns: u64,
     clock_behind_ns: u64,
+    /// When the last proposal of this open was made.
+    proposed_at: Option<Instant>,
     /// When redundant headers that wait for company are written all the same.
     headers_due: Option<Instant>,
 }
@@ -274,7 +277,7 @@ impl Vsr {
         let small = PREPARE_HEADER_SIZE + body.len() <= PAGE_SIZE;
         assert!(operation == Operation::Requests || small, "the reserve counts on one page");
         let op = self.head.op.next();
-        let timestamp = self.timestamp(now, op, effects);
+        let timestamp = self.timestamp(now, op, operation, effects);
         let Stage::Open(journal) = &mut self.stage else { unreachable!("checked above") };
         let header = PrepareHeader {
             checksum: InternalHash::ZERO,
@@ -498,12 +501,35 @@ impl Vsr {
         }
     }
 
-    /// max(last + 1, wall), but never more than one step ahead of the last.
-    fn timestamp(&mut self, now: Clock, op: Op, effects: &mut Effects) -> Timestamp {
+    /// Whether the wall clock may be believed by a recovery op without the operator's word.
+    #[must_use]
+    pub fn clock_is_plausible(&self, now: Clock) -> bool {
         let last = self.head.timestamp;
-        // Before the first prepare there is no time to step from: the wall clock is believed.
-        let first = last == Timestamp(0);
-        let latest = if first { now.wall } else { last.plus_ns(CLOCK_STEP_MAX_NS) };
+        let latest = if last == Timestamp(0) {
+            Timestamp(CLOCK_FIRST_MAX_NS)
+        } else {
+            last.plus_ns(CLOCK_JUMP_MAX_NS)
+        };
+        now.wall <= latest
+    }
+
+    /// max(last + 1, wall), but never more than one step ahead of the last and the time that passed
+    /// since. Nobody knows how long the database was closed: the recovery op goes to the wall clock,
+    /// after its proposer asked [`Vsr::clock_is_plausible`].
+    fn timestamp(
+        &mut self,
+        now: Clock,
+        op: Op,
+        operation: Operation,
+        effects: &mut Effects,
+    ) -> Timestamp {
+        let last = self.head.timestamp;
+        let latest = match (operation, self.proposed_at) {
+            (Operation::Recovery, _) => now.wall,
+            (_, Some(at)) => last.plus_ns(CLOCK_STEP_MAX_NS).plus_ns(now.monotonic.since_ns(at)),
+            (_, None) => unreachable!("the recovery op comes first"),
+        };
+        self.proposed_at = Some(now.monotonic);
         let ahead_ns = now.wall.0.saturating_sub(latest.0);
         if ahead_ns > 0 && self.clock_ahead_ns == 0 {
             effects.event(Event::ClockStepLimited { op, ahead_ns });

@@ -43,6 +43,7 @@ pub struct Options {
     master_key: MasterKeySource,
     constants: ClusterConstants,
     create: bool,
+    accept_clock: bool,
 }
 
 impl Default for Options {
@@ -60,6 +61,7 @@ impl Options {
             master_key: MasterKeySource::Beside,
             constants: ClusterConstants::DEFAULT,
             create: true,
+            accept_clock: false,
         }
     }
 
@@ -93,6 +95,14 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
+        self
+    }
+
+    /// The operator's word that this machine's clock is right, though it is half a year or more
+    /// ahead of the last time on record. Without it such an open is refused.
+    #[must_use]
+    pub fn accept_clock(mut self, accept: bool) -> Options {
+        self.accept_clock = accept;
         self
     }
 
@@ -130,6 +140,7 @@ impl Options {
         let pages = (self.memory / PAGE_SIZE as u64).min(u64::from(u32::MAX));
         let mut config = Config::new(ReplicaId::new(0));
         config.cache_pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        config.accept_clock = self.accept_clock;
         config
     }
 

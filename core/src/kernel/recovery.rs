@@ -36,6 +36,12 @@ pub struct RecoveryEvidence {
     pub reason: RecoveryReason,
     /// Tenants that must exist from here on, with the hashes of their keys.
     pub tenants: Vec<(TenantId, KekHash)>,
+    /// Time of the op before. The record's own time may be any way later: the time this database
+    /// was not open.
+    pub last_time: Timestamp,
+    /// The step from there was too long to be believed without the operator's word, and it was
+    /// given.
+    pub clock_accepted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +95,7 @@ impl RecoveryEvidence {
     }
 
     fn encode(&self, encoder: &mut Encoder<'_>) {
-        encoder.array(7);
+        encoder.array(9);
         encoder.uint(self.view.get()).uint(self.committed.get()).uint(self.recovery_point.get());
         encoder.option(self.discarded, |encoder, (first, last)| {
             encoder.array(2).uint(first.get()).uint(last.get());
@@ -99,10 +105,11 @@ impl RecoveryEvidence {
         for (tenant, hash) in &self.tenants {
             encoder.array(2).uint(tenant.get()).bytes(&hash.0);
         }
+        encoder.uint(self.last_time.0).uint(u64::from(self.clock_accepted));
     }
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<RecoveryEvidence, DecodeError> {
-        decoder.record(7)?;
+        decoder.record(9)?;
         Ok(RecoveryEvidence {
             view: View::new(decoder.uint()?),
             committed: Op::new(decoder.uint()?),
@@ -127,6 +134,12 @@ impl RecoveryEvidence {
                     tenants.push((TenantId::new(decoder.uint()?), KekHash(decoder.fixed()?)));
                 }
                 tenants
+            },
+            last_time: Timestamp(decoder.uint()?),
+            clock_accepted: match decoder.uint()? {
+                0 => false,
+                1 => true,
+                2.. => return decoder.error("neither yes nor no"),
             },
         })
     }

@@ -4,6 +4,9 @@ use alloc::string::String;
 
 use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, View};
 use crate::io::{IoError, KeyError};
+use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
+use crate::query::datetime::write_timestamp;
+use crate::time::Timestamp;
 
 /// The only source of randomness of a node: nonces of sealed requests and minted keys come from it.
 /// The shell draws it from the operating system, the simulator from its own seed.
@@ -29,6 +32,9 @@ pub struct Config {
     pub evict_everything: bool,
     /// The operator's word that a superblock with one surviving copy may be opened.
     pub accept_single_superblock_copy: bool,
+    /// The operator's word that the wall clock is right, however far it is ahead of what is
+    /// recorded.
+    pub accept_clock: bool,
 }
 
 impl Config {
@@ -43,6 +49,7 @@ impl Config {
             cache_pages: Config::CACHE_PAGES_DEFAULT,
             evict_everything: false,
             accept_single_superblock_copy: false,
+            accept_clock: false,
         }
     }
 }
@@ -75,6 +82,9 @@ pub enum Halt {
     /// What the disk holds cannot be trusted or is not ours. The text names what is lost and what
     /// to do next.
     Data { what: &'static str, detail: String },
+    /// The wall clock is too far ahead of what is recorded to be believed without the operator's
+    /// word; `last` is none before the first prepare. Nothing was written but a view number.
+    Clock { last: Option<Timestamp>, wall: Timestamp },
     /// A graceful shutdown is complete.
     Shutdown,
 }
@@ -91,9 +101,41 @@ impl core::fmt::Display for Halt {
                 f.write_str("the holder of the master key does not answer; nothing was changed")
             }
             Halt::Data { what, detail } => write!(f, "{what}: {detail}"),
+            Halt::Clock { last, wall } => write_clock(f, *last, *wall),
             Halt::Shutdown => f.write_str("shut down"),
         }
     }
+}
+
+fn write_clock(
+    f: &mut core::fmt::Formatter<'_>,
+    last: Option<Timestamp>,
+    wall: Timestamp,
+) -> core::fmt::Result {
+    let time = |f: &mut core::fmt::Formatter<'_>, time: Timestamp| match i64::try_from(time.0) {
+        Ok(ns) => write_timestamp(ns, f),
+        Err(_) => write!(f, "{} s after 1970", time.0 / crate::time::SECOND_NS),
+    };
+    let days = |ns: u64| ns / crate::time::SECOND_NS / (24 * 3600);
+    f.write_str("the clock of this machine says ")?;
+    time(f, wall)?;
+    match last {
+        Some(last) => {
+            f.write_str(", and the last time on record is ")?;
+            time(f, last)?;
+            let (ahead, bound) = (days(wall.0.saturating_sub(last.0)), days(CLOCK_JUMP_MAX_NS));
+            write!(f, ", {ahead} days before: more than {bound} days are not believed unasked")?;
+        }
+        None => {
+            f.write_str(", later than ")?;
+            time(f, Timestamp(CLOCK_FIRST_MAX_NS))?;
+            f.write_str(": not believed unasked")?;
+        }
+    }
+    f.write_str(
+        ". Recorded time never goes back, so a wrong clock would do lasting harm. Set the clock \
+         and open again; if it is right, open once with --accept-clock",
+    )
 }
 
 /// What `verity status` shows of this replica.

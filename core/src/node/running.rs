@@ -27,7 +27,7 @@ use crate::node::opening::Opened;
 use crate::node::requests::{Queued, Waiting};
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 use crate::vsr::Vsr;
 
 /// Where an open node is on its way from replay to shutdown.
@@ -288,7 +288,7 @@ impl Running {
     /// From replay to serving, and from serving to the end.
     fn advance_phase(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
         match self.phase {
-            Phase::Replay => Ok(self.begin_view(effects)),
+            Phase::Replay => self.begin_view(now, effects),
             Phase::View if self.vsr.ready_to_propose() => {
                 self.phase = Phase::Recovery { op: None };
                 Ok(true)
@@ -313,15 +313,16 @@ impl Running {
     }
 
     /// All that was committed is applied: the next view goes to the superblock.
-    fn begin_view(&mut self, effects: &mut Effects) -> bool {
+    fn begin_view(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
         let status = self.vsr.status();
         if status.replaying_to.is_some() || self.applying.is_some() {
-            return false;
+            return Ok(false);
         }
         // A checkpoint met in replay has the superblock first.
         if self.superblock_use != SuperblockUse::Idle || self.checkpoint.is_some() {
-            return false;
+            return Ok(false);
         }
+        self.check_clock(now)?;
         let Some(wanted) = self.vsr.view_wanted() else {
             unreachable!("a view is wanted until it is durable");
         };
@@ -338,7 +339,20 @@ impl Running {
         self.superblock.update(state, effects);
         self.superblock_use = SuperblockUse::View;
         self.phase = Phase::View;
-        true
+        Ok(true)
+    }
+
+    /// The recovery op takes time to the wall clock, however far: a clock that is absurd is refused
+    /// before it is on the record. True: it is believed on the operator's word only.
+    fn check_clock(&self, now: Clock) -> Result<bool, Halt> {
+        if self.vsr.clock_is_plausible(now) {
+            return Ok(false);
+        }
+        if self.config.accept_clock {
+            return Ok(true);
+        }
+        let last = Some(self.vsr.status().timestamp).filter(|last| *last != Timestamp(0));
+        Err(Halt::Clock { last, wall: now.wall })
     }
 
     fn propose_recovery(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
@@ -353,6 +367,8 @@ impl Running {
             unrecorded_views: state.view.get() - 1 - self.vsr.generation().get(),
             reason: if first { RecoveryReason::Format } else { RecoveryReason::Restart },
             tenants: known(TenantId::DEFAULT).into_iter().collect(),
+            last_time: self.vsr.status().timestamp,
+            clock_accepted: self.check_clock(now)?,
         };
         let body = evidence.to_body();
         if !self.vsr.can_propose(Operation::Recovery, body.len()) {

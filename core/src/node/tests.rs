@@ -316,3 +316,71 @@ fn a_disk_that_is_nearly_full_refuses_writes_and_serves_reads() {
     node.step(disk.now, Input::Space { free_bytes: 1 << 40 }, &mut effects);
     assert!(disk.ask(&mut node, append("a", ExpectedVersion::Any, &["x"])).is_ok());
 }
+
+/// A request whose id may be used for one day from now on.
+fn dated(disk: &Disk, serial: u8) -> Request {
+    let not_after_ms = disk.now.wall.as_ms() + 24 * 3_600_000;
+    let idempotency = IdempotencyId::new(not_after_ms, [serial; 10]);
+    Request { idempotency, ..append("dated", ExpectedVersion::Any, &["x"]) }
+}
+
+#[test]
+fn a_database_that_was_closed_for_months_serves_at_once() {
+    let day_ns = 24 * 3600 * crate::time::SECOND_NS;
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let node = disk.open(&config());
+    disk.shut_down(node);
+    for (serial, days) in [10, 100, 179].into_iter().enumerate() {
+        disk.now.wall = disk.now.wall.plus_ns(days * day_ns);
+        let mut node = disk.open(&config());
+        assert!(node.is_ready(), "{:?}", node.halted());
+        let request = dated(&disk, serial as u8);
+        assert!(disk.ask(&mut node, request.clone()).is_ok(), "after {days} days");
+        drop(node);
+        // What was answered is remembered across the next stop.
+        let mut node = disk.open(&config());
+        assert!(disk.ask(&mut node, request).is_ok());
+    }
+}
+
+#[test]
+fn an_absurd_clock_is_refused_until_the_operator_accepts_it() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    // The first open has nothing to compare with but the calendar.
+    let right = disk.now.wall;
+    disk.now.wall = Timestamp(7_258_118_400 * crate::time::SECOND_NS); // 2200-01-01
+    let node = disk.open(&config());
+    let text = node.halted().map(ToString::to_string).unwrap();
+    assert!(text.contains("2200-01-01") && text.contains("2100-01-01"), "{text}");
+    disk.now.wall = right;
+    let mut node = disk.open(&config());
+    let request = dated(&disk, 0);
+    assert!(disk.ask(&mut node, request).is_ok());
+    disk.shut_down(node);
+
+    let far = right.plus_ns(181 * 24 * 3600 * crate::time::SECOND_NS);
+    disk.now.wall = far;
+    let node = disk.open(&config());
+    assert!(
+        matches!(node.halted(), Some(Halt::Clock { last: Some(_), .. })),
+        "{:?}",
+        node.halted()
+    );
+    let text = node.halted().map(ToString::to_string).unwrap();
+    assert!(text.contains("2027-01-15") && text.contains("--accept-clock"), "{text}");
+    // The clock is set right: nothing was harmed.
+    disk.now.wall = right.plus_ns(crate::time::SECOND_NS);
+    let mut node = disk.open(&config());
+    let request = dated(&disk, 1);
+    assert!(disk.ask(&mut node, request).is_ok());
+    disk.shut_down(node);
+    // The clock is right: the operator says so, once.
+    disk.now.wall = far;
+    let mut node = disk.open(&Config { accept_clock: true, ..config() });
+    let request = dated(&disk, 2);
+    assert!(disk.ask(&mut node, request).is_ok());
+    drop(node);
+    assert!(disk.open(&config()).is_ready());
+}

@@ -71,6 +71,7 @@ impl Vsr {
             buffers,
             clock_ahead_ns: 0,
             clock_behind_ns: 0,
+            proposed_at: None,
             headers_due: None,
         })
     }

@@ -129,6 +129,42 @@ fn time_grows_strictly_and_steps_at_most_one_limit() {
     assert!(stamp(&mut world, 5) > far);
 }
 
+/// A server that nobody asked anything for ten days: its monotonic clock knows that they passed.
+#[test]
+fn time_that_passed_does_not_count_as_a_step() {
+    let mut world = World::started(15);
+    let days = 10 * 24 * CLOCK_STEP_MAX_NS;
+    let op = world.propose(Operation::Requests, 1);
+    let before = world.commit(op).timestamp;
+    world.now.monotonic = world.now.monotonic.plus_ns(days);
+    world.now.wall = before.plus_ns(days + 5 * CLOCK_STEP_MAX_NS);
+    let op = world.propose(Operation::Requests, 1);
+    assert_eq!(world.commit(op).timestamp, before.plus_ns(days + CLOCK_STEP_MAX_NS));
+}
+
+#[test]
+fn the_recovery_op_goes_to_the_wall_clock_and_an_absurd_one_is_told() {
+    let mut world = World::started(16);
+    let op = world.propose(Operation::Requests, 1);
+    let before = world.commit(op).timestamp;
+    world.crash_keeping_all();
+    let recovery = op.next();
+    world.now.wall = before.plus_ns(CLOCK_JUMP_MAX_NS);
+    world.start();
+    assert_eq!(world.applied[&recovery].timestamp, world.now.wall);
+    assert_eq!(world.vsr().status().clock_ahead_ns, 0);
+    let now = world.now;
+    let at = |wall| Clock { wall, ..now };
+    assert!(world.vsr().clock_is_plausible(at(now.wall.plus_ns(CLOCK_JUMP_MAX_NS))));
+    assert!(!world.vsr().clock_is_plausible(at(now.wall.plus_ns(CLOCK_JUMP_MAX_NS + 1))));
+    // A clock that went back does not take time back.
+    world.crash_keeping_all();
+    world.now.wall = Timestamp(5);
+    assert!(world.applied[&recovery].timestamp > world.now.wall);
+    world.start();
+    assert_eq!(world.applied[&recovery.next()].timestamp, now.wall.plus_ns(1));
+}
+
 #[test]
 fn replay_gives_all_committed_ops_in_order_through_the_same_queue() {
     let mut world = World::started(6);

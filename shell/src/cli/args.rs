@@ -41,6 +41,10 @@ pub struct Global {
     /// The master key itself, 64 hexadecimal digits; only from the environment
     #[arg(long, global = true, hide = true, env = "VERITY_MASTER_KEY", hide_env_values = true)]
     pub master_key_content: Option<String>,
+    /// The clock of this machine is right, though it is half a year or more ahead of the last time
+    /// on record
+    #[arg(long, global = true)]
+    pub accept_clock: bool,
     /// What to log on standard error: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
     pub log: String,
@@ -49,7 +53,11 @@ pub struct Global {
 impl Global {
     /// The options that all commands share.
     pub fn options(&self) -> Options {
-        Options::new().memory(self.memory).io(self.io.into()).master_key(self.master_key())
+        Options::new()
+            .memory(self.memory)
+            .io(self.io.into())
+            .master_key(self.master_key())
+            .accept_clock(self.accept_clock)
     }
 
     pub fn master_key(&self) -> MasterKeySource {

@@ -300,6 +300,10 @@ impl World {
                 let detail = format!("the master key is right, but: {error:?}");
                 return Err(Failure::new(FailureKind::Halted, detail));
             }
+            Halt::Clock { .. } => {
+                let detail = format!("the simulator's operator accepts the clock, but: {halt}");
+                return Err(Failure::new(FailureKind::Halted, detail));
+            }
             Halt::Io { .. } | Halt::Data { .. } => {}
         }
         let fatal: Vec<String> =

@@ -166,6 +166,8 @@ impl Rig {
             unrecorded_views: 0,
             reason: RecoveryReason::Restart,
             tenants: vec![(T1, HASH)],
+            last_time: Timestamp(self.now_ms * 1_000_000),
+            clock_accepted: false,
         };
         self.apply(PrepareKind::Recovery, 0, &evidence.to_body())
     }
