@@ -193,8 +193,14 @@ impl Keyring {
         ring.data_keys[at].keys(self.generation)
     }
 
+    /// Of keys that are durable: nobody may act on a key that a crash would still take away.
     #[must_use]
     pub fn kek_hash(&self, tenant: TenantId) -> Option<KekHash> {
+        if let State::Saving { then: KeyringEvent::Minted { tenant: minted, .. }, .. } = &self.state
+            && *minted == tenant
+        {
+            return None;
+        }
         self.tenants.get(&tenant).map(|ring| ring.kek.kek_hash)
     }
 

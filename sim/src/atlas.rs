@@ -107,6 +107,12 @@ impl Atlas {
         })
     }
 
+    /// Whether bytes of this file are wrong at rest, as far as is known.
+    #[must_use]
+    pub fn is_damaged(&self, file: FileId) -> bool {
+        self.damaged.range((file, 0)..=(file, u64::MAX)).next().is_some()
+    }
+
     /// Whether this fault may happen here now; damage at rest is remembered when it may.
     pub fn allows(&mut self, kind: FaultKind, id: SectorId) -> bool {
         self.allows_range(kind, id.0, id.1, 1)
@@ -122,12 +128,25 @@ impl Atlas {
 
     /// A write misdirected from `at` to `other` damages both places.
     pub fn allows_both(&mut self, at: Address, other: Address, count: u64) -> bool {
-        let (at_first, other_first) = (sector_of(at), sector_of(other));
-        let mut trial = self.clone();
-        let allowed = trial.allows_range(FaultKind::InWrite, at.file, at_first, count)
-            && trial.allows_range(FaultKind::AtRest, other.file, other_first, count);
+        let (first, other_first) = (sector_of(at), sector_of(other));
+        let each = |from: u64| from..from + count;
+        let here = each(first).all(|sector| self.may(FaultKind::InWrite, (at.file, sector)));
+        if count == 0 || !here {
+            return false;
+        }
+        // The second place is judged with the first one already damaged.
+        let added: Vec<SectorId> = each(first)
+            .map(|sector| (at.file, sector))
+            .filter(|id| self.damaged.insert(*id))
+            .collect();
+        let allowed =
+            each(other_first).all(|sector| self.may(FaultKind::AtRest, (other.file, sector)));
+        for id in added {
+            self.damaged.remove(&id);
+        }
         if allowed {
-            *self = trial;
+            self.remember(FaultKind::InWrite, at.file, first, count);
+            self.remember(FaultKind::AtRest, other.file, other_first, count);
         }
         allowed
     }

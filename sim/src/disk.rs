@@ -292,12 +292,31 @@ impl Disk {
         let from = self.misdirect_read(at, pages.count() as u64).unwrap_or(at);
         let stale = self.stale_read(at, pages.count() as u64);
         let first = from.offset / PAGE_SIZE as u64;
-        for (index, page) in pages.as_mut_slice().iter_mut().enumerate() {
-            let id = (from.file, first + index as u64);
-            let old = if stale { self.stale.get(&id) } else { None };
-            match old.or_else(|| self.newest(id)) {
-                Some(sector) => page.0.copy_from_slice(&sector[..]),
-                None => page.0.fill(0),
+        let range = (from.file, first)..(from.file, first + pages.count() as u64);
+        let pages = pages.as_mut_slice();
+        // Oldest layer first; one walk of each, because opening reads whole rings.
+        let mut holes: Vec<bool> = vec![true; pages.len()];
+        let mut lay = |id: &SectorId, sector: &Sector| {
+            let index = (id.1 - first) as usize;
+            pages[index].0.copy_from_slice(&sector[..]);
+            holes[index] = false;
+        };
+        for (id, sector) in self.platter.range(range.clone()) {
+            lay(id, sector);
+        }
+        for (id, versions) in self.volatile.range(range.clone()) {
+            if let Some(version) = versions.last() {
+                lay(id, &version.sector);
+            }
+        }
+        if stale {
+            for (id, sector) in self.stale.range(range) {
+                lay(id, sector);
+            }
+        }
+        for (page, hole) in pages.iter_mut().zip(holes) {
+            if hole {
+                page.0.fill(0);
             }
         }
         Ok(())

@@ -24,6 +24,8 @@ pub struct Plan {
     pub requests_per_round: u64,
     /// Mean number of effects between two crashes; 0: none.
     pub crash_every_effects: u64,
+    /// Crashes of a run: what recovery costs is bounded, and most of the run is work.
+    pub crashes_max: u64,
     /// Chance, in a million, that a crash is a kill of the process only.
     pub kill_ppm: u64,
     pub keep_nothing_ppm: u64,
@@ -70,11 +72,13 @@ impl Plan {
             clients: random.range(1, 24),
             rounds: random.range(3, 9),
             requests_per_round: requests,
-            crash_every_effects: match random.below(5) {
+            crash_every_effects: match random.below(8) {
                 0 => 0,
-                1 => random.range(60, 300),
-                _ => random.range(300, 4_000),
+                1 => random.range(30, 200),
+                2 | 3 => random.range(200, 1_000),
+                _ => random.range(1_000, 8_000),
             },
+            crashes_max: random.range(4, 80),
             kill_ppm: random.range(0, 500_000),
             keep_nothing_ppm: random.range(0, 400_000),
             restart_ppm: random.range(0, 300_000),

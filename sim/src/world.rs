@@ -73,6 +73,9 @@ pub struct World {
     quota: u64,
     /// Effects until the next crash.
     crash_in: Option<u64>,
+    crashes_drawn: u64,
+    /// Processes in a row that died before they answered anything.
+    fruitless_boots: u32,
     /// When a dead process comes back.
     boot_at_ns: Option<u64>,
     /// Time at which a node with unfinished reads is called again.
@@ -140,6 +143,8 @@ impl World {
             unread: Vec::new(),
             quota: 0,
             crash_in: None,
+            crashes_drawn: 0,
+            fruitless_boots: 0,
             boot_at_ns: None,
             poke_at_ns: None,
             faults_at_boot: 0,

@@ -300,6 +300,8 @@ fn a_crash_in_any_write_keeps_what_was_acknowledged() {
                 let mut keyring = world.open();
                 world.writes_left = Some((writes, torn));
                 assert_eq!(world.mint(&mut keyring, count), None, "a crash");
+                let early = keyring.kek_hash(TenantId::new(count));
+                assert!(early.is_none(), "nobody may act on keys that are not durable");
                 world.writes_left = None;
                 let (mut keyring, heal_wanted) = world.try_open().unwrap();
                 unacknowledged_seen |= sealed(&keyring, count).is_some();

@@ -38,6 +38,11 @@ impl BlockCache {
         self.blocks.get(&(file, number))?.page.as_deref()
     }
 
+    /// Is a read of it in flight? Then it must not be written: the read could be of both.
+    pub fn is_reading(&self, file: FileId, number: u64) -> bool {
+        self.blocks.get(&(file, number)).is_some_and(|entry| entry.page.is_none())
+    }
+
     /// Pins a block. True: it must be read, and the caller does so now.
     pub fn pin(&mut self, key: BlockKey) -> bool {
         if let Some(entry) = self.blocks.get_mut(&key) {

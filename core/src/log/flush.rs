@@ -409,7 +409,9 @@ impl Logs {
         let key = (tenant, segment);
         let Some(log) = self.open.get_mut(&tenant) else { return Ready::Nothing };
         let Some(page) = log.pages.get_mut(&(segment, number)) else { return Ready::Nothing };
-        if page.writing || self.rebuilds.contains_key(&key) {
+        let file = FileId::Index { tenant, number: segment };
+        let reading = self.cache.is_reading(file, u64::from(number));
+        if page.writing || reading || self.rebuilds.contains_key(&key) {
             return Ready::Wait;
         }
         if !page.dirty {
@@ -427,7 +429,6 @@ impl Logs {
                 if !page.loading {
                     page.loading = true;
                     let io = self.io(Purpose::LoadPage { tenant, segment, number });
-                    let file = FileId::Index { tenant, number: segment };
                     let at = Address::new(file, u64::from(number) * PAGE_SIZE as u64);
                     let pages = self.pages(1);
                     effects.push(Effect::Read { io, at, pages });
@@ -435,11 +436,7 @@ impl Logs {
                 return Ready::Wait;
             }
         }
-        if self.file_exists(FileId::Index { tenant, number: segment }, effects) {
-            Ready::Yes
-        } else {
-            Ready::Wait
-        }
+        if self.file_exists(file, effects) { Ready::Yes } else { Ready::Wait }
     }
 
     /// The bytes to write of a page that is ready; it counts as being written from now on.

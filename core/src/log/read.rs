@@ -277,6 +277,13 @@ impl Logs {
         }
         let mut run: Option<(FileId, u64, u64)> = None;
         for key in blocks {
+            if let FileId::Index { tenant, number } = key.0
+                && self.rebuilds.contains_key(&(tenant, number))
+            {
+                // Its pages are being written: wait, and look again.
+                pins.rebuilds.push((tenant, number));
+                continue;
+            }
             pins.blocks.push(key);
             if !self.cache.pin(key) {
                 continue;
@@ -344,6 +351,7 @@ impl Logs {
                     }
                 }
                 self.give_back(pages);
+                self.rebuild_step(effects);
             }
             Purpose::LoadPage { tenant, segment, number } => {
                 let file = FileId::Index { tenant, number: segment };

@@ -109,13 +109,15 @@ impl Logs {
             self.rebuild_take(tenant, segment, &page.0);
             return true;
         }
+        // Blocks in memory, and those behind the log's end, may be written meanwhile.
+        let on_disk = |offset: u64| {
+            self.open.get(&tenant).is_none_or(|log| {
+                let behind = log.head.segment == segment && offset >= log.head.segment_offset;
+                !behind && log.block(segment, offset).is_none()
+            })
+        };
         let mut count = 1;
-        while count < LOG_READ_BLOCKS_MAX
-            && self
-                .open
-                .get(&tenant)
-                .is_none_or(|log| log.block(segment, offset + (count * PAGE_SIZE) as u64).is_none())
-        {
+        while count < LOG_READ_BLOCKS_MAX && on_disk(offset + (count * PAGE_SIZE) as u64) {
             count += 1;
         }
         let io = self.io(Purpose::RebuildRead { tenant, segment });
@@ -202,7 +204,8 @@ impl Logs {
             }
             return true;
         }
-        if !self.file_exists(file, effects) {
+        let reading = self.cache.is_reading(file, u64::from(number));
+        if reading || !self.file_exists(file, effects) {
             if let Some(work) = self.rebuilds.get_mut(&key) {
                 work.final_pages.push_front(number);
             }

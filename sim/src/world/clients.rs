@@ -237,6 +237,7 @@ impl World {
                 return Err(Failure::new(FailureKind::Wrong, detail));
             };
             self.last_progress_ns = self.clock.now_ns();
+            self.fruitless_boots = 0;
             self.note(|| format!("reply {serial} {}", describe(&result)));
             match result {
                 Ok(reply) => self.acknowledged(serial, &reply)?,

@@ -8,6 +8,8 @@ use super::{STUCK_NS, TURNS_MAX, World};
 use crate::disk::{Keep, Request as DiskRequest};
 use crate::report::{Failure, FailureKind};
 
+/// Crashes in a row without any answer between them before the rate goes down.
+const FRUITLESS_BOOTS: u32 = 12;
 /// Pages beside the budgets: those of reads under way.
 const MEMORY_SLACK_PAGES: u64 = 1_024;
 
@@ -238,11 +240,17 @@ impl World {
         self.key_answers.insert((due_ns, self.serial), input);
     }
 
+    /// When the next crash comes. A process that never lives long enough to answer anything is
+    /// given twice as long each time, so that no rate of crashes can keep a run from its end.
     pub(super) fn draw_crash(&mut self) {
-        self.crash_in = match self.plan.crash_every_effects {
-            0 => None,
-            mean => Some(self.crash_random.exponential(mean)),
-        };
+        let mean = self.plan.crash_every_effects;
+        if mean == 0 || self.crashes_drawn >= self.plan.crashes_max {
+            self.crash_in = None;
+            return;
+        }
+        self.crashes_drawn += 1;
+        let patience = self.fruitless_boots.saturating_sub(FRUITLESS_BOOTS) / 4;
+        self.crash_in = Some(self.crash_random.exponential(mean << patience.min(16)));
     }
 
     /// The process, and perhaps the machine, dies here.
@@ -265,6 +273,7 @@ impl World {
         self.lose_process();
         let pause_ns = self.crash_random.exponential(20_000_000);
         self.boot_at_ns = Some(self.clock.now_ns() + 1 + pause_ns);
+        self.fruitless_boots += 1;
         if self.healed {
             self.crash_in = None;
         } else {
