@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::steps::{Steps, Verdict, cargo, release_binary, run as run_command, run_tests};
-use crate::{main_job, tidy, vopr, zoo};
+use crate::{main_job, slt, tidy, vopr, zoo};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -60,6 +60,10 @@ fn slow(options: &Options, steps: &mut Steps) {
     if !built {
         return;
     }
+    steps.step("SQL logic tests, a part, all modes", || {
+        slt::run(&slt::Options::default())?;
+        Ok(Verdict::Passed(1))
+    });
     let simulator = release_binary("vopr");
     steps.step("simulator, seeds that held before", || {
         Ok(Verdict::Passed(vopr::hold_each(&simulator, HELD_SEEDS)?))

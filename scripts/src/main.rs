@@ -6,6 +6,7 @@
 mod bench_sqlite;
 mod ci;
 mod main_job;
+mod slt;
 mod steps;
 mod tidy;
 mod vopr;
@@ -32,6 +33,8 @@ enum Command {
     MainJob(main_job::Options),
     /// Deliberate bugs, one at a time: the simulator must catch each.
     Zoo(zoo::Options),
+    /// SQLite's logic tests, in six modes, against the library.
+    Slt(slt::Options),
     /// The work of `verity bench` through SQLite (WAL, synchronous=FULL), as ratios.
     BenchSqlite(bench_sqlite::Options),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Ci(options) => ci::run(&options),
         Command::MainJob(options) => main_job::run(&options),
         Command::Zoo(options) => zoo::run(&options),
+        Command::Slt(options) => slt::run(&options),
         Command::BenchSqlite(options) => bench_sqlite::run(&options),
     };
     match result {

@@ -44,6 +44,7 @@ pub struct Options {
     constants: ClusterConstants,
     create: bool,
     accept_clock: bool,
+    evict_everything: bool,
 }
 
 impl Default for Options {
@@ -62,6 +63,7 @@ impl Options {
             constants: ClusterConstants::DEFAULT,
             create: true,
             accept_clock: false,
+            evict_everything: false,
         }
     }
 
@@ -88,6 +90,15 @@ impl Options {
     #[must_use]
     pub fn cluster_constants(mut self, constants: ClusterConstants) -> Options {
         self.constants = constants;
+        self
+    }
+
+    /// Forgets every page that is not in use after each turn. For tests: what a cache holds must
+    /// never show in an answer.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn evict_everything(mut self, evict: bool) -> Options {
+        self.evict_everything = evict;
         self
     }
 
@@ -141,6 +152,7 @@ impl Options {
         let mut config = Config::new(ReplicaId::new(0));
         config.cache_pages = u32::try_from(pages).unwrap_or(u32::MAX);
         config.accept_clock = self.accept_clock;
+        config.evict_everything = self.evict_everything;
         config
     }
 

@@ -10,13 +10,22 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use verity_core::ids::{Op, ReplicaId, TenantId};
+use verity_core::ids::{Generation, Op, Position, ReplicaId, TenantId};
 use verity_core::io::{Effects, FileId, Input};
-use verity_core::kernel::{Kernel, Rebuild, RebuildError, RebuildReport, RebuildStall};
+use verity_core::kernel::{
+    Kernel, Rebuild, RebuildError, RebuildReport, RebuildStall, RequestError,
+};
 use verity_core::keyring::Keyring;
+use verity_core::limits::ClusterConstants;
 use verity_core::log::{LogHead, LogPins, Logs};
 use verity_core::node::{Config, Halt, Node, Seed};
+use verity_core::query::eval::Context;
+use verity_core::query::read::Row;
+use verity_core::query::{
+    AsOf, EventRead, ReadProgress, ReadTask, ReadWorld, SqlError, Stop, prepare_one,
+};
 use verity_core::store::{Pins, Store, StoreConfig};
 use verity_core::superblock::SuperblockState;
 use verity_core::time::{Clock, Instant, Timestamp};
@@ -64,8 +73,95 @@ impl fmt::Display for Problem {
 pub fn check(
     root: &Path,
     master_key: MasterKey,
-    mut told: impl FnMut(u64, u64),
+    told: impl FnMut(u64, u64),
 ) -> Result<RebuildReport, Problem> {
+    derive(root, master_key, told).map(|(_, report)| report)
+}
+
+/// State that was derived from the logs alone, to be asked. The live state answers nothing here.
+pub struct Derived {
+    sides: Sides,
+    /// Reads the catalog of the derived state.
+    kernel: Kernel,
+    report: RebuildReport,
+    _lock: Option<DirectoryLock>,
+}
+
+impl fmt::Debug for Derived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Derived").field("report", &self.report).finish_non_exhaustive()
+    }
+}
+
+impl Derived {
+    pub fn open(root: &Path, master_key: MasterKey) -> Result<Derived, Problem> {
+        let lock = DirectoryLock::shared(root).map_err(|e| Problem::Open(Error::Lock(e)))?;
+        let (sides, report) = derive(root, master_key, |_, _| {})?;
+        let kernel = Kernel::new(sides.constants, sides.generation);
+        Ok(Derived { sides, kernel, report, _lock: lock })
+    }
+
+    #[must_use]
+    pub fn report(&self) -> &RebuildReport {
+        &self.report
+    }
+
+    /// Runs one SELECT of tables and catalog views, as of the position it names or the newest one.
+    pub fn query(&mut self, tenant: TenantId, sql: &str) -> Result<Vec<Row>, Problem> {
+        let to_problem = |error: SqlError| Problem::Open(Error::from(error));
+        let catalog = loop {
+            match self.kernel.catalog(&self.sides.scratch.store, tenant) {
+                Ok(catalog) => break catalog,
+                Err(_fault) => self.sides.fetch_scratch()?,
+            }
+        };
+        let unknown = || Problem::Open(Error::Request(RequestError::TenantUnknown(tenant)));
+        let catalog = catalog.ok_or_else(unknown)?;
+        let prepared = Arc::new(prepare_one(&catalog, sql).map_err(to_problem)?);
+        if prepared.is_write() {
+            return Err(Problem::Open(Error::WrongKind("derived state is only read")));
+        }
+        let newest = self.sides.logs.head(tenant).and_then(LogHead::last);
+        let head = newest.unwrap_or(Position::ZERO);
+        let position = match prepared.as_of(&[], head).map_err(to_problem)? {
+            None => head,
+            Some(AsOf::Position(position)) => position,
+            Some(AsOf::Timestamp(_)) => {
+                return Err(Problem::Open(Error::WrongKind("derived state is asked by position")));
+            }
+        };
+        let context = Context::new(Timestamp(0), [0; 32]);
+        let mut task =
+            ReadTask::new(prepared, tenant, Vec::new(), position, context).map_err(to_problem)?;
+        let mut rows = Vec::new();
+        loop {
+            let mut events = |_| EventRead::Absent;
+            let store = &self.sides.scratch.store;
+            let mut world = ReadWorld { store, catalog: &catalog, events: &mut events };
+            match task.step(&mut world) {
+                Ok(progress) => {
+                    rows.append(&mut task.take_rows());
+                    if progress == ReadProgress::Done {
+                        self.sides.release();
+                        return Ok(rows);
+                    }
+                }
+                Err(Stop::Fault(_)) => self.sides.fetch_scratch()?,
+                Err(Stop::EventFault) => unreachable!("no event is missing: none is there"),
+                Err(Stop::Sql(error)) => {
+                    self.sides.release();
+                    return Err(to_problem(error));
+                }
+            }
+        }
+    }
+}
+
+fn derive(
+    root: &Path,
+    master_key: MasterKey,
+    mut told: impl FnMut(u64, u64),
+) -> Result<(Sides, RebuildReport), Problem> {
     if !crate::format::is_formatted(root).map_err(Problem::Open)? {
         return Err(Problem::Open(Error::NotFormatted { path: root.to_path_buf() }));
     }
@@ -88,7 +184,10 @@ pub fn check(
         told(records, entries);
         let Sides { kernel, live, logs, keyring, scratch, .. } = &mut sides;
         match rebuild.step(kernel, &live.store, logs, keyring, &mut scratch.store) {
-            Ok(Some(report)) => return Ok(report),
+            Ok(Some(report)) => {
+                sides.release();
+                return Ok((sides, report));
+            }
             Ok(None) => sides.release(),
             Err(RebuildStall::Live) => sides.fetch_live()?,
             Err(RebuildStall::Scratch) => sides.fetch_scratch()?,
@@ -144,6 +243,8 @@ struct Side {
 }
 
 struct Sides {
+    constants: ClusterConstants,
+    generation: Generation,
     files: Offline,
     keyring: Keyring,
     kernel: Kernel,
@@ -173,6 +274,8 @@ impl Sides {
         }
         let scratch = Store::new(config(FileId::Scratch));
         let mut sides = Sides {
+            constants: state.constants,
+            generation: state.checkpoint.generation,
             files,
             keyring,
             kernel: Kernel::new(state.constants, state.checkpoint.generation),
