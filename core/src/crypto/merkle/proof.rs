@@ -96,7 +96,8 @@ pub fn verify_inclusion(
 }
 
 /// Checks that the tree of `newer` leaves with `newer_root` begins with the `older` leaves that
-/// have `older_root`. Equal sizes take an empty proof: only the roots are compared.
+/// have `older_root`. Equal sizes take an empty proof: only the roots are compared, and those of
+/// two empty trees must be the empty root.
 pub fn verify_consistency(
     older: u64,
     newer: u64,
@@ -114,7 +115,10 @@ pub fn verify_consistency(
         if !proof.is_empty() {
             return Err(ProofError::WrongLength { length: proof.len() });
         }
-        return if older_root == newer_root { Ok(()) } else { Err(ProofError::RootMismatch) };
+        // There is one empty tree, and it has one root.
+        let known = older > 0 || *older_root == empty_root();
+        let same = known && older_root == newer_root;
+        return if same { Ok(()) } else { Err(ProofError::RootMismatch) };
     }
     verify_subtree_consistency(0, older, newer, older_root, newer_root, proof)
 }

@@ -117,6 +117,8 @@ fn sizes_that_make_no_sense_are_refused() {
     let root = ChainHash::of(&[b"root"]);
     assert!(verify_inclusion(&root, 0, 0, &[], &root).is_err());
     assert!(verify_inclusion(&root, u64::MAX, u64::MAX, &[], &root).is_err());
+    assert!(verify_consistency(0, 0, &root, &root, &[]).is_err(), "no root of an empty tree");
+    assert_eq!(verify_consistency(0, 0, &empty_root(), &empty_root(), &[]), Ok(()));
     assert!(verify_consistency(2, 1, &root, &root, &[]).is_err());
     assert!(verify_consistency(0, 1, &root, &root, &[]).is_err());
     assert!(verify_consistency(u64::MAX - 1, u64::MAX, &root, &root, &[]).is_err());
