@@ -45,6 +45,8 @@ events! {
     /// A damaged prepare that evidence shows was acknowledged.
     JournalRottenPrepare { op: Op },
     JournalHeaderRepaired { op: Op },
+    /// The device cannot read this page of the journal.
+    JournalPageUnreadable { offset: u64 },
     // vsr
     PrepareProposed { op: Op, requests: u32 },
     Committed { op: Op },

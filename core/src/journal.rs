@@ -32,6 +32,17 @@
 //! nor as a redundant header (proof 1). The old d itself had no redundant header on disk, else it
 //! was rotten. By induction over opens, all crashes later.
 //!
+//! **Header damaged, body whole.** A prepare that joins by its redundant header and has the body that
+//! header names was durable and is whole but for its header: it counts, and its first page is
+//! written again (only header bytes change, so a crash in that write harms nothing) before anything
+//! else is read or written.
+//!
+//! **Unreadable pages.** A device error is narrowed to pages. One on which the next prepare of the
+//! chain might be stops the open as that error: it may have been acknowledged, and it may be read
+//! next time. Elsewhere it decides nothing: a slot's sector is written again, dead ring space will
+//! be. (Two faults at once, a lost prepare *and* an unreadable page with the only proof of it, are
+//! beyond one replica.)
+//!
 //! **Two places.** A larger new d may not fit where the old d was and begin at the ring's start;
 //! the bytes of the old d then survive, and could even be whole (a disk that misread them once; in
 //! a cluster, a prepare that a view change replaced). If both join, the later view wins.
@@ -45,7 +56,8 @@
 //! window is a few milliseconds; a cluster does not have it.
 //!
 //! Fault model: torn, lost, misdirected writes and rot in ring and header area, alone or together.
-//! Read errors stop the open (they never decide what counts); write errors stop the replica.
+//! Read errors of what counts stop the open (they never decide what counts); write errors stop the
+//! replica.
 //!
 //! Start reading at [`Journal::write`], then `journal/scan.rs`.
 
@@ -78,6 +90,7 @@ pub use ring::Ring;
 pub use scan::{Scan, walk};
 
 use ring::{SectorIndex, to_usize};
+use scan::RestoredPage;
 use slots::Slots;
 
 /// What the superblock (and this software) know of the journal before it is read.
@@ -192,10 +205,19 @@ pub struct Recovered {
     pub torn: Option<TornTail>,
     /// Redundant headers that were missing or damaged and are being written again.
     pub slots_repaired: u32,
+    /// Pages that the device could not read, none of which matters.
+    pub pages_unreadable: u32,
+    /// First pages of prepares whose header was damaged and is being written again.
+    restored: Vec<RestoredPage>,
     slots: Option<Slots>,
 }
 
 impl Recovered {
+    /// Ops whose header in the ring was damaged and is taken from the redundant one.
+    pub fn restored(&self) -> impl Iterator<Item = Op> {
+        self.restored.iter().map(|restored| restored.op)
+    }
+
     fn take_slots(&mut self) -> Slots {
         let Some(slots) = self.slots.take() else { unreachable!("taken once, by the recovery") };
         slots
@@ -219,6 +241,8 @@ pub struct Journal {
     /// Where the last prepare ends.
     head_end: u64,
     in_flight: Vec<Option<InFlight>>,
+    /// Pages to write again before anything else happens, one after the other.
+    restoring: VecDeque<RestoredPage>,
     prepares_in_flight: usize,
     /// Durable prepares that wait for their redundant header.
     waiting: Vec<Waiting>,
@@ -231,6 +255,8 @@ enum InFlight {
     Prepare(PrepareHeader),
     Sector(SectorIndex),
     Read(PrepareHeader),
+    /// The first page of a prepare, at this journal offset.
+    Restore(u64),
 }
 
 #[derive(Debug)]
@@ -241,14 +267,15 @@ struct Waiting {
     covered: bool,
 }
 
-const IN_FLIGHT_MAX: usize = PIPELINE_MAX + JOURNAL_HEADER_WRITES_MAX + REPLAY_AHEAD_MAX;
+/// The last one restores a page.
+const IN_FLIGHT_MAX: usize = PIPELINE_MAX + JOURNAL_HEADER_WRITES_MAX + REPLAY_AHEAD_MAX + 1;
 
 impl Journal {
     fn recovered(
         start: &JournalStart,
         headers_before_ack: bool,
         slots: Slots,
-        recovered: &Recovered,
+        recovered: &mut Recovered,
     ) -> Journal {
         let ring = Ring::new(start.ring_bytes);
         let prepares_max = to_usize(ring.bytes()) / PAGE_SIZE;
@@ -268,11 +295,26 @@ impl Journal {
             head_checksum: last.map_or(start.prepare_checksum, |header| header.checksum),
             head_end: last.map_or(start.journal_offset, PrepareHeader::journal_end),
             in_flight,
+            restoring: core::mem::take(&mut recovered.restored).into(),
             prepares_in_flight: 0,
             waiting: Vec::with_capacity(PIPELINE_MAX),
             durable: VecDeque::with_capacity(PREPARE_BUFFERS_MAX),
             read: VecDeque::with_capacity(PREPARE_BUFFERS_MAX),
         }
+    }
+
+    /// Whether damaged headers are being written again; until then nothing may be read or written.
+    #[must_use]
+    pub fn is_restoring(&self) -> bool {
+        !self.restoring.is_empty()
+    }
+
+    /// Writes the next page to be restored; it leaves the list when it is durable.
+    pub fn restore_next(&mut self, effects: &mut Effects) {
+        let Some(restored) = self.restoring.front() else { return };
+        let (offset, pages) = (restored.journal_offset, restored.page.clone());
+        let io = self.io_of(InFlight::Restore(offset));
+        effects.push(Effect::Write { io, at: self.ring.address(offset), pages, durable: true });
     }
 
     /// Op of the last prepare written or being written.
@@ -419,6 +461,15 @@ impl Journal {
                 self.slots.finish_write(sector, pages);
                 self.sector_durable(sector);
             }
+            InFlight::Restore(journal_offset) => {
+                let offset = self.ring.address(journal_offset).offset;
+                result.map_err(|error| JournalError::Io { error, what: "write", offset })?;
+                let Some(restored) = self.restoring.pop_front() else {
+                    unreachable!("it is in the list until it is durable")
+                };
+                effects.event(Event::JournalHeaderRepaired { op: restored.op });
+                self.restore_next(effects);
+            }
             InFlight::Read(_) => unreachable!("a read does not complete as a write"),
         }
         self.write_headers(false, effects);
@@ -490,7 +541,7 @@ impl Journal {
     fn first_in_flight(&self) -> u64 {
         let offset = |what: &Option<InFlight>| match what {
             Some(InFlight::Prepare(header)) => Some(header.journal_offset),
-            Some(InFlight::Sector(_) | InFlight::Read(_)) | None => None,
+            Some(InFlight::Sector(_) | InFlight::Read(_) | InFlight::Restore(_)) | None => None,
         };
         self.in_flight.iter().filter_map(offset).min().unwrap_or(self.head_end)
     }

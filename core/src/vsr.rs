@@ -231,7 +231,9 @@ impl Vsr {
         if !self.ready_to_propose() {
             return Err(Busy::NotReady);
         }
-        if !self.recovery_proposed && operation != Operation::Recovery {
+        let first = operation == Operation::Recovery
+            || (operation == Operation::Checkpoint && self.checkpoint_first());
+        if !self.recovery_proposed && !first {
             return Err(Busy::RecoveryFirst);
         }
         if self.in_flight() >= PIPELINE_MAX {
@@ -273,7 +275,9 @@ impl Vsr {
         effects: &mut Effects,
     ) -> Op {
         assert_eq!(self.check_propose(operation, body.len()), Ok(()));
-        assert_eq!(operation == Operation::Recovery, !self.recovery_proposed, "once, and first");
+        let first = self.checkpoint_first() && operation == Operation::Checkpoint;
+        let recovery = operation == Operation::Recovery;
+        assert_eq!(recovery, !self.recovery_proposed && !first, "once, and first");
         let small = PREPARE_HEADER_SIZE + body.len() <= PAGE_SIZE;
         assert!(operation == Operation::Requests || small, "the reserve counts on one page");
         let op = self.head.op.next();
@@ -303,7 +307,7 @@ impl Vsr {
         assert!(header.timestamp > self.head.timestamp, "time never goes back");
         self.head = self.head.after(&header);
         self.head.shutdown = operation == Operation::Shutdown;
-        self.recovery_proposed = true;
+        self.recovery_proposed |= recovery;
         self.queue.push_back(None);
         journal.write(prepare, effects);
         let due = now.monotonic.plus_ns(JOURNAL_HEADER_DELAY_NS);
@@ -355,6 +359,21 @@ impl Vsr {
             || dirty_pages >= dirty_pages_max / 2
     }
 
+    /// Whether a checkpoint must come before the recovery op of this open: crashes in a row, each
+    /// after its recovery op and before the checkpoint that this asks for was on disk, have used up
+    /// half of the reserve. Without it some sixty of them would leave no room for a recovery, ever.
+    /// A crash after it costs no more room: replay takes the checkpoint before the next view.
+    #[must_use]
+    pub fn checkpoint_first(&self) -> bool {
+        let Stage::Open(journal) = &self.stage else {
+            return false;
+        };
+        let free = journal.ring_bytes() - journal.used_bytes();
+        !self.recovery_proposed
+            && self.head.op > self.checkpoint_durable
+            && free < JOURNAL_RESERVE_BYTES / 2
+    }
+
     /// The superblock holds the checkpoint after `op`: its ring space is free, and later prepares
     /// say so.
     pub fn checkpoint_durable(&mut self, op: Op) {
@@ -373,7 +392,7 @@ impl Vsr {
     #[must_use]
     pub fn view_wanted(&self) -> Option<ViewWanted> {
         match &self.stage {
-            Stage::Open(_) if !self.view_is_durable => {
+            Stage::Open(journal) if !self.view_is_durable && !journal.is_restoring() => {
                 let view = self.view.next();
                 Some(ViewWanted { view, log_view: view, committed: self.replay_to })
             }
@@ -467,6 +486,7 @@ impl Vsr {
         let outcome = journal.on_write_done(io, pages, result, effects);
         self.fail_on(outcome)?;
         self.collect_durable(effects);
+        self.replay_ahead(effects);
         Ok(())
     }
 
@@ -527,7 +547,8 @@ impl Vsr {
         let latest = match (operation, self.proposed_at) {
             (Operation::Recovery, _) => now.wall,
             (_, Some(at)) => last.plus_ns(CLOCK_STEP_MAX_NS).plus_ns(now.monotonic.since_ns(at)),
-            (_, None) => unreachable!("the recovery op comes first"),
+            // A checkpoint before the recovery op.
+            (_, None) => last.plus_ns(CLOCK_STEP_MAX_NS),
         };
         self.proposed_at = Some(now.monotonic);
         let ahead_ns = now.wall.0.saturating_sub(latest.0);

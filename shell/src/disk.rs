@@ -307,6 +307,7 @@ fn trace(event: &Event) {
         Event::SuperblockCopyBad { .. }
         | Event::JournalTornTail { .. }
         | Event::JournalRottenPrepare { .. }
+        | Event::JournalPageUnreadable { .. }
         | Event::PageCorrupt { .. }
         | Event::GridFull { .. }
         | Event::IndexRebuilt { .. }

@@ -4,12 +4,13 @@
 //! read but are not durable yet; what recovery builds on must not vanish at the next power cut.
 //!
 //! Invariants: at most `JOURNAL_CHUNKS_IN_FLIGHT_MAX` reads in flight; completions may come in any
-//! order, the scan sees them in order of issue. A read error ends the open: an EIO never decides
-//! what counts.
+//! order, the scan sees them in order of issue. A chunk that cannot be read is read page by page; the
+//! scan judges what the pages that fail mean.
 
 use super::scan::{Scan, chunk_at};
 use super::{Journal, JournalError, JournalStart, Recovered, Ring, to_usize};
-use crate::io::{Effect, Effects, FileId, IoError, IoId, Owner, Pages};
+use crate::event::Event;
+use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::{JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_IN_FLIGHT_MAX, PAGE_SIZE};
 
 #[derive(Debug)]
@@ -23,7 +24,18 @@ pub struct JournalRecovery {
     issued: u64,
     fed: u64,
     arrived: [Option<(Chunk, Pages)>; JOURNAL_CHUNKS_IN_FLIGHT_MAX],
-    in_flight: [Option<Chunk>; JOURNAL_CHUNKS_IN_FLIGHT_MAX],
+    in_flight: [Option<Reading>; JOURNAL_CHUNKS_IN_FLIGHT_MAX],
+}
+
+#[derive(Debug)]
+enum Reading {
+    Whole(Chunk),
+    /// The chunk failed as a whole: its pages before `next` were read one by one, or are zeros.
+    Paged {
+        chunk: Chunk,
+        pages: Pages,
+        next: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +60,7 @@ impl JournalRecovery {
             issued: 0,
             fed: 0,
             arrived: [const { None }; JOURNAL_CHUNKS_IN_FLIGHT_MAX],
-            in_flight: [None; JOURNAL_CHUNKS_IN_FLIGHT_MAX],
+            in_flight: [const { None }; JOURNAL_CHUNKS_IN_FLIGHT_MAX],
         }
     }
 
@@ -84,13 +96,12 @@ impl JournalRecovery {
     ) -> Result<Option<(Journal, Recovered)>, JournalError> {
         assert_eq!(io.owner, Owner::Journal);
         let lane = to_usize(io.slot % JOURNAL_CHUNKS_IN_FLIGHT_MAX as u64);
-        let Some(chunk) = self.in_flight[lane].take() else {
+        let Some(reading) = self.in_flight[lane].take() else {
             unreachable!("a read that was not asked for")
         };
-        if let Err(error) = result {
-            let offset = self.file_offset(chunk);
-            return Err(JournalError::Io { error, what: "read", offset });
-        }
+        let Some((chunk, pages)) = self.take_read(io, reading, pages, result, effects) else {
+            return Ok(None);
+        };
         assert!(self.arrived[lane].is_none());
         self.arrived[lane] = Some((chunk, pages));
         loop {
@@ -108,8 +119,49 @@ impl JournalRecovery {
         let Some(scan) = self.scan.take() else { unreachable!("finished once") };
         let mut recovered = scan.finish()?;
         let slots = recovered.take_slots();
-        let journal = Journal::recovered(&self.start, self.headers_before_ack, slots, &recovered);
+        let journal =
+            Journal::recovered(&self.start, self.headers_before_ack, slots, &mut recovered);
         Ok(Some((journal, recovered)))
+    }
+
+    /// What a completed read gives: its chunk, or nothing while its pages are read one by one.
+    fn take_read(
+        &mut self,
+        io: IoId,
+        reading: Reading,
+        mut found: Pages,
+        result: Result<(), IoError>,
+        effects: &mut Effects,
+    ) -> Option<(Chunk, Pages)> {
+        let (chunk, pages, next) = match (reading, result) {
+            (Reading::Whole(chunk), Ok(())) => return Some((chunk, found)),
+            (Reading::Whole(chunk), Err(_)) => {
+                let pages = Pages::zeroed(found.count());
+                found.resize(1);
+                (chunk, pages, 0)
+            }
+            (Reading::Paged { chunk, mut pages, next }, result) => {
+                match result {
+                    Ok(()) => pages.as_mut_slice()[next].0.copy_from_slice(found.as_bytes()),
+                    Err(error) => {
+                        let offset = self.file_offset(chunk) + (next * PAGE_SIZE) as u64;
+                        effects.event(Event::JournalPageUnreadable { offset });
+                        let Some(scan) = &mut self.scan else { unreachable!("not finished yet") };
+                        scan.unreadable(offset, error);
+                    }
+                }
+                (chunk, pages, next + 1)
+            }
+        };
+        if next == pages.count() {
+            return Some((chunk, pages));
+        }
+        let offset = self.file_offset(chunk) + (next * PAGE_SIZE) as u64;
+        let at = Address::new(FileId::Journal, offset);
+        effects.push(Effect::Read { io, at, pages: found });
+        let lane = to_usize(io.slot % JOURNAL_CHUNKS_IN_FLIGHT_MAX as u64);
+        self.in_flight[lane] = Some(Reading::Paged { chunk, pages, next });
+        None
     }
 
     fn feed(&mut self, chunk: Chunk, pages: &Pages) {
@@ -151,8 +203,8 @@ impl JournalRecovery {
         pages.resize(size / PAGE_SIZE);
         let lane = to_usize(self.issued % JOURNAL_CHUNKS_IN_FLIGHT_MAX as u64);
         assert!(self.in_flight[lane].is_none() && self.arrived[lane].is_none());
-        self.in_flight[lane] = Some(chunk);
-        let at = crate::io::Address::new(FileId::Journal, self.file_offset(chunk));
+        self.in_flight[lane] = Some(Reading::Whole(chunk));
+        let at = Address::new(FileId::Journal, self.file_offset(chunk));
         effects.push(Effect::Read { io: io_id(self.issued), at, pages });
         self.issued += 1;
     }

@@ -4,6 +4,7 @@
 //! journal offsets from the checkpoint on. Used by the replica at open and offline by `verify`.
 //! The reasoning is in the door file, under "Recovery".
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::prepare::{PrepareHeader, check_body};
@@ -11,7 +12,7 @@ use super::ring::{Ring, to_usize};
 use super::slots::Slots;
 use super::{Evidence, JournalError, JournalStart, Recovered, TornTail};
 use crate::ids::Op;
-use crate::io::Pages;
+use crate::io::{IoError, Pages};
 use crate::limits::{JOURNAL_CHUNK_BYTES, PAGE_SIZE, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX};
 
 #[derive(Debug)]
@@ -32,6 +33,21 @@ pub struct Scan {
     newer_release: Option<PrepareHeader>,
     /// Good headers of ops above the chain, or of a prepare with a bad body, by op and view.
     dropped: Option<PrepareHeader>,
+    /// The last header in the ring that joined, with a bad body.
+    broken: Option<PrepareHeader>,
+    /// File offsets of pages that the device could not read; they were fed as zeros.
+    unreadable: BTreeMap<u64, IoError>,
+    /// Prepares of the chain whose header in the ring is damaged, and their first page as it should
+    /// be: their redundant header is whole, and so is their body.
+    restored: Vec<RestoredPage>,
+}
+
+/// The first page of a prepare, with its header put back.
+#[derive(Debug)]
+pub(super) struct RestoredPage {
+    pub op: Op,
+    pub journal_offset: u64,
+    pub page: Pages,
 }
 
 impl Scan {
@@ -50,7 +66,15 @@ impl Scan {
             ahead_of_superblock: None,
             newer_release: None,
             dropped: None,
+            broken: None,
+            unreadable: BTreeMap::new(),
+            restored: Vec::new(),
         }
+    }
+
+    /// The device could not read this page of the file; it is fed as zeros.
+    pub fn unreadable(&mut self, file_offset: u64, error: IoError) {
+        self.unreadable.insert(file_offset, error);
     }
 
     /// Takes bytes of the header area. All of it must be fed before the ring.
@@ -91,10 +115,10 @@ impl Scan {
         let bytes = self.window.get(used..).filter(|bytes| bytes.len() >= PAGE_SIZE)?;
         let offset = self.window_offset + used as u64;
         let Ok(header) = PrepareHeader::decode(bytes) else {
-            return Some(PAGE_SIZE);
+            return self.judge_redundant(used, offset);
         };
         if self.ring.position(header.journal_offset) != self.ring.position(offset) {
-            return Some(PAGE_SIZE);
+            return self.judge_redundant(used, offset);
         }
         let joins = header.journal_offset == offset && self.joins(&header);
         let padded = to_usize(header.padded_bytes());
@@ -102,15 +126,60 @@ impl Scan {
             return None;
         }
         let whole = joins && check_body(&header, bytes).is_ok();
+        if joins && !whole {
+            self.broken = Some(header);
+        }
         #[cfg(verity_zoo)]
         let whole = whole || (joins && crate::zoo::is("torn_write_ignored"));
         self.note(&header);
         if whole {
-            self.joined.truncate(to_usize(header.op.get() - self.start.op.get() - 1));
-            self.joined.push(header);
+            self.join(header);
             return Some(padded);
         }
-        Some(PAGE_SIZE)
+        self.judge_redundant(used, offset)
+    }
+
+    /// Nothing at `window[used..]` joins as it is. Is it the next prepare of the chain, and only its
+    /// header damaged? Its redundant header says so: it joins, and the body has its checksum.
+    fn judge_redundant(&mut self, used: usize, offset: u64) -> Option<usize> {
+        // Only where the next prepare may begin: most pages end here.
+        let (_, end) = self.before(self.joined.len());
+        if offset != end && self.ring.position(offset) != 0 {
+            return Some(PAGE_SIZE);
+        }
+        let found = self.slot(self.ring.slot_offset(offset));
+        let joins = |header: &PrepareHeader| header.journal_offset == offset && self.joins(header);
+        let Some(header) = found.filter(joins) else { return Some(PAGE_SIZE) };
+        let padded = to_usize(header.padded_bytes());
+        let bytes = &self.window[used..];
+        if bytes.len() < padded {
+            return None;
+        }
+        if self.is_unreadable(offset, header.padded_bytes()) || check_body(&header, bytes).is_err()
+        {
+            return Some(PAGE_SIZE);
+        }
+        let mut page = Pages::from_bytes(&bytes[..PAGE_SIZE]);
+        page.as_bytes_mut()[..PREPARE_HEADER_SIZE].copy_from_slice(&header.encode());
+        self.join(header);
+        self.restored.push(RestoredPage { op: header.op, journal_offset: offset, page });
+        Some(padded)
+    }
+
+    fn join(&mut self, header: PrepareHeader) {
+        self.joined.truncate(to_usize(header.op.get() - self.start.op.get() - 1));
+        self.restored.retain(|restored| restored.op < header.op);
+        self.joined.push(header);
+    }
+
+    /// Whether the device could not read some page of this part of the journal.
+    fn is_unreadable(&self, offset: u64, bytes: u64) -> bool {
+        self.first_unreadable(offset, bytes).is_some()
+    }
+
+    fn first_unreadable(&self, offset: u64, bytes: u64) -> Option<(u64, IoError)> {
+        let start = self.ring.address(offset).offset;
+        self.unreadable.range(start..start + bytes).next().map(|(at, error)| (*at, *error))
     }
 
     /// Whether a header is that of the next prepare of the chain, or of a later view's version of
@@ -184,10 +253,49 @@ impl Scan {
                 checkpoint_durable: found.checkpoint_durable,
             });
         }
+        self.check_unreadable()?;
         self.check_rotten()?;
         let torn = self.torn_tail();
         let (slots, slots_repaired) = self.rebuild_slots();
-        Ok(Recovered { headers: self.joined, torn, slots_repaired, slots: Some(slots) })
+        Ok(Recovered {
+            headers: self.joined,
+            torn,
+            slots_repaired,
+            pages_unreadable: self.unreadable.len() as u32,
+            restored: self.restored,
+            slots: Some(slots),
+        })
+    }
+
+    /// An error if the device could not read a page on which the next prepare of the chain may be:
+    /// a page that cannot be read is never taken as one that was never written. Elsewhere it does
+    /// no harm: the header area is written again, the rest of the ring overwritten.
+    fn check_unreadable(&self) -> Result<(), JournalError> {
+        let (_, end) = self.before(self.joined.len());
+        let ring_end = self.start.journal_offset + self.ring.bytes();
+        let ring_start = end.next_multiple_of(self.ring.bytes());
+        let may_wrap = !self.ring.fits_at(end, PREPARE_SIZE_MAX as u64);
+        let places = [Some(end), may_wrap.then_some(ring_start)];
+        for offset in places.into_iter().flatten().filter(|offset| *offset < ring_end) {
+            let mut bytes = PAGE_SIZE as u64;
+            for header in [self.in_ring(offset), self.slot(self.ring.slot_offset(offset))] {
+                if let Some(header) = header
+                    && header.journal_offset == offset
+                    && self.joins(&header)
+                {
+                    bytes = bytes.max(header.padded_bytes());
+                }
+            }
+            if let Some((offset, error)) = self.first_unreadable(offset, bytes) {
+                return Err(JournalError::Io { error, what: "read", offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// The good header of the last prepare that joined and was not whole, if it begins here.
+    fn in_ring(&self, offset: u64) -> Option<PrepareHeader> {
+        self.broken.filter(|header| header.journal_offset == offset)
     }
 
     /// An error if anything proves that a prepare which did not join was acknowledged.

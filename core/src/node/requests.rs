@@ -19,6 +19,7 @@ use crate::node::halt::{keyring_halt, store_halt};
 use crate::node::running::{Phase, Running};
 use crate::store::Pins;
 use crate::time::Clock;
+use crate::vsr::Busy;
 
 /// A request that is not sealed yet.
 #[derive(Debug)]
@@ -160,6 +161,7 @@ impl Running {
         }
         let Some(mut buffer) = self.vsr.buffer() else { return false };
         let mut tickets = Vec::with_capacity(self.queue.len().min(PREPARE_REQUESTS_MAX));
+        let size_first = self.queue.front().map_or(0, |queued| queued.sealed.size());
         while let Some(queued) = self.queue.front() {
             let size = queued.sealed.size();
             let fits = tickets.len() < PREPARE_REQUESTS_MAX
@@ -175,7 +177,11 @@ impl Running {
         }
         if tickets.is_empty() {
             let op = self.vsr.status().op;
-            effects.event(Event::JournalFull { op });
+            match self.vsr.check_propose(PrepareOperation::Requests, size_first) {
+                Err(Busy::PipelineFull) => effects.event(Event::PipelineFull { op }),
+                Err(Busy::JournalFull) => effects.event(Event::JournalFull { op }),
+                Err(Busy::NotReady | Busy::RecoveryFirst | Busy::CheckpointPending) | Ok(()) => {}
+            }
             self.vsr.recycle(buffer);
             return false;
         }

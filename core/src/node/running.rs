@@ -294,6 +294,9 @@ impl Running {
                 Ok(true)
             }
             Phase::View => Ok(false),
+            Phase::Recovery { op: None } if self.vsr.checkpoint_first() => {
+                Ok(self.propose_first_checkpoint(now, effects))
+            }
             Phase::Recovery { op: None } => self.propose_recovery(now, effects),
             Phase::Recovery { op: Some(op) } if self.vsr.status().applied >= op => {
                 self.phase = Phase::Serving;
@@ -379,6 +382,16 @@ impl Running {
         let op = self.vsr.propose(now, Operation::Recovery, buffer, 0, effects);
         self.phase = Phase::Recovery { op: Some(op) };
         Ok(true)
+    }
+
+    /// The ring is so full of recoveries that a checkpoint must make room for the next one.
+    fn propose_first_checkpoint(&mut self, now: Clock, effects: &mut Effects) -> bool {
+        if self.checkpoint.is_some() || !self.vsr.can_propose(Operation::Checkpoint, 0) {
+            return false;
+        }
+        let Some(buffer) = self.vsr.buffer() else { return false };
+        self.vsr.propose(now, Operation::Checkpoint, buffer, 0, effects);
+        true
     }
 
     fn propose_shutdown(&mut self, now: Clock, effects: &mut Effects) -> bool {

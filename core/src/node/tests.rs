@@ -384,3 +384,28 @@ fn an_absurd_clock_is_refused_until_the_operator_accepts_it() {
     drop(node);
     assert!(disk.open(&config()).is_ready());
 }
+
+/// The process dies right after each recovery op, a thousand times.
+#[test]
+fn crashes_after_every_recovery_never_lock_a_node_out() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants {
+        journal_ring_bytes: crate::limits::JOURNAL_RING_BYTES_MIN,
+        ..ClusterConstants::SMALL
+    });
+    for _ in 0..1_100 {
+        disk.pending.clear();
+        disk.events.clear();
+        let mut effects = Effects::new();
+        let mut node = Node::open(&config(), &Seed([2; 32]), &mut effects);
+        disk.take(&mut effects);
+        while !disk.events.contains(&"PrepareProposed") {
+            let input = disk.pending.pop_front().expect("the node goes on");
+            node.step(disk.now, input, &mut effects);
+            disk.take(&mut effects);
+        }
+    }
+    let mut node = disk.open(&config());
+    assert!(node.is_ready(), "{:?} {:?}", node.halted(), disk.events);
+    assert!(disk.ask(&mut node, append("a", ExpectedVersion::Any, &["x"])).is_ok());
+}

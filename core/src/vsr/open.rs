@@ -141,6 +141,7 @@ impl Vsr {
         }
         if let Stage::Open(journal) = &mut self.stage {
             journal.flush_headers(effects);
+            journal.restore_next(effects);
         }
         self.replay_ahead(effects);
     }
@@ -148,6 +149,9 @@ impl Vsr {
     /// Reads prepares to be replayed, a few ahead of what was delivered.
     pub(super) fn replay_ahead(&mut self, effects: &mut Effects) {
         let Stage::Open(journal) = &mut self.stage else { return };
+        if journal.is_restoring() {
+            return;
+        }
         loop {
             let next = Op::new(self.delivered.get() + self.queue.len() as u64 + 1);
             if next > self.replay_to || self.queue.len() >= REPLAY_AHEAD_MAX {

@@ -6,6 +6,7 @@ mod world;
 
 use super::*;
 use crate::io::IoError;
+use crate::journal::fake_disk::Keep;
 use crate::journal::{Evidence, Ring};
 use crate::limits::{JOURNAL_RING_BYTES_MIN, REPLICA_COUNTS};
 use crate::superblock::SuperblockState;
@@ -267,6 +268,63 @@ fn a_full_ring_leaves_room_for_recovery_checkpoint_and_shutdown() {
     world.crash_keeping_all();
     world.start();
     assert!(world.vsr().can_propose(Operation::Requests, 1_000_000));
+}
+
+/// Crashes after the recovery op and before any checkpoint, without end: there is always room for
+/// the next recovery, because a checkpoint comes first when there is little.
+#[test]
+fn no_number_of_crashes_fills_the_ring() {
+    let mut world = World::started(17);
+    for size in [1_000_000, 100_000, 9_000, 10] {
+        while world.vsr().can_propose(Operation::Requests, size) {
+            let op = world.propose(Operation::Requests, size);
+            world.commit(op);
+        }
+    }
+    let (mut first, mut unused) = (0, 0);
+    for turn in 0..200 {
+        world.crash_keeping_all();
+        world.open();
+        world.run_io();
+        while let Some(committed) = world.next_committed_with_io() {
+            let header = committed.header;
+            world.apply(committed);
+            // As the node does: a checkpoint met in replay is taken.
+            if header.operation.is_checkpoint() {
+                world.checkpoint_durable(header.op);
+            }
+        }
+        world.view_durable();
+        if world.vsr().checkpoint_first() {
+            first += 1;
+            assert!(!world.vsr().can_propose(Operation::Requests, 1));
+            let op = world.propose(Operation::Checkpoint, 0);
+            // Every second time it is lost.
+            if turn % 2 == 0 {
+                world.crash(|| Keep::Old);
+                unused += 1;
+                continue;
+            }
+            world.commit(op);
+            if turn % 4 == 1 {
+                continue;
+            }
+            world.checkpoint_durable(op);
+        }
+        assert_eq!(world.vsr().check_propose(Operation::Recovery, 8), Ok(()), "turn {turn}");
+        let op = world.propose(Operation::Recovery, 8);
+        world.commit(op);
+        // Fill what the last checkpoint freed.
+        while first > 0 && world.vsr().can_propose(Operation::Requests, 1_000_000) {
+            let op = world.propose(Operation::Requests, 1_000_000);
+            world.commit(op);
+        }
+        while first > 0 && world.vsr().can_propose(Operation::Requests, 3_000) {
+            let op = world.propose(Operation::Requests, 3_000);
+            world.commit(op);
+        }
+    }
+    assert!(first >= 4 && unused >= 1, "{first} {unused}");
 }
 
 #[test]

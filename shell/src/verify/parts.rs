@@ -175,6 +175,12 @@ pub fn journal(
         Ok(Err(error)) => report.damage("journal", error),
         Ok(Ok(recovered)) => {
             report.prepares = recovered.headers.len() as u64;
+            for op in recovered.restored() {
+                report.note(
+                    "journal",
+                    format!("the header of op {op} is damaged; the next open restores it"),
+                );
+            }
             if let Some(torn) = recovered.torn {
                 report.note(
                     "journal",
