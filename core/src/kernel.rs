@@ -59,7 +59,7 @@ use crate::query::{Catalog, CatalogKey, TableSchema};
 use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
 use crate::time::Timestamp;
 
-use apply::Task;
+use apply::{Ahead, Task};
 use prepare::Statements;
 use transaction::TransactionScratch;
 use trees::{CATALOG, TENANTS_TREE};
@@ -208,6 +208,8 @@ impl core::error::Error for KernelError {}
 #[derive(Debug)]
 struct Tenant {
     catalog: Arc<Catalog>,
+    /// Last position of its log, while that is not open: known since a read asked.
+    quiet_last: Option<Position>,
 }
 
 /// The state machine above store and logs. What it keeps is a cache of them, but for the prepare
@@ -218,6 +220,7 @@ pub struct Kernel {
     generation: Generation,
     tenants: BTreeMap<TenantId, Tenant>,
     task: Option<Task>,
+    ahead: Option<Ahead>,
     /// Requests answered, for [`Kernel::progress`].
     stages: u64,
     /// Plaintext of the envelope being opened.
@@ -235,6 +238,7 @@ impl Kernel {
             generation,
             tenants: BTreeMap::new(),
             task: None,
+            ahead: None,
             stages: 0,
             opened: Vec::new(),
             scratch: TransactionScratch::default(),
@@ -284,7 +288,33 @@ impl Kernel {
         if let Some(first) = self.task.as_ref().and_then(|task| task.first_of(tenant)) {
             return Ok(first.previous());
         }
-        Ok(self.log_head(store, logs, tenant)?.last())
+        match logs.head(tenant) {
+            Some(head) => Ok(head.last()),
+            None => Ok(self.stored_head(store, tenant)?.last()),
+        }
+    }
+
+    /// As [`Kernel::snapshot`], without a look into trees when the answer is known. None: neither the
+    /// answer nor the tenant's catalog is at hand.
+    pub fn snapshot_at_hand(
+        &mut self,
+        store: &Store,
+        logs: &Logs,
+        tenant: TenantId,
+    ) -> Option<(Position, &Catalog)> {
+        let under_way = self.task.as_ref().and_then(|task| task.first_of(tenant));
+        let state = self.tenants.get(&tenant)?;
+        let newest = match (under_way, logs.head(tenant), state.quiet_last) {
+            (Some(first), _, _) => first.previous()?,
+            (None, Some(head), _) => head.last()?,
+            (None, None, Some(last)) => last,
+            (None, None, None) => {
+                let last = self.stored_head(store, tenant).ok()?.last()?;
+                self.tenants.get_mut(&tenant)?.quiet_last = Some(last);
+                last
+            }
+        };
+        Some((newest, &self.tenants.get(&tenant)?.catalog))
     }
 
     /// Where a tenant's log stands, open or not. Restartable.
@@ -315,6 +345,9 @@ impl Kernel {
         if !world.logs.is_open(tenant) {
             let head = self.stored_head(world.store, tenant)?;
             world.logs.open(tenant, head);
+            if let Some(state) = self.tenants.get_mut(&tenant) {
+                state.quiet_last = None;
+            }
         }
         Ok(true)
     }
@@ -330,7 +363,7 @@ impl Kernel {
             return Ok(false);
         }
         let catalog = Arc::new(load_catalog(store, tenant)?);
-        self.tenants.insert(tenant, Tenant { catalog });
+        self.tenants.insert(tenant, Tenant { catalog, quiet_last: None });
         Ok(true)
     }
 

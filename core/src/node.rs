@@ -19,20 +19,22 @@ mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use crate::event::Event;
-use crate::ids::{Generation, Op, View};
+use crate::ids::{Generation, Op, TenantId, View};
 use crate::io::{Effects, Input};
 use crate::kernel::{Reply, Request, RequestError, RetryReason};
 use crate::limits::REQUEST_QUEUE_MAX;
+use crate::query::{PointScratch, Prepared, Value};
 use crate::time::{Clock, Instant};
 
 pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
-pub use reads::{CommitmentRead, Read, ReadError, ReadResult};
+pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};
 
 use opening::Opening;
 use running::{Phase, Running};
@@ -131,6 +133,33 @@ impl Node {
         }
     }
 
+    /// Worth a call while the caller would only wait for the disk: does what can be done ahead of a
+    /// commit. Never needed, changes no result.
+    pub fn work_ahead(&mut self) {
+        if let State::Running(running) = &mut self.state {
+            running.work_ahead();
+        }
+    }
+
+    /// The hot path of a SELECT of plain columns by the whole primary key, at the newest snapshot:
+    /// the row into `out`. `None`: it is no such statement, or what it needs is not at hand; then
+    /// [`Node::read`] gives the answer.
+    pub fn read_point(
+        &mut self,
+        tenant: TenantId,
+        prepared: &Prepared,
+        parameters: &[Value],
+        scratch: &mut PointScratch,
+        out: &mut Vec<Value>,
+    ) -> Option<PointRead> {
+        match &mut self.state {
+            State::Running(running) if running.serves_reads() => {
+                running.read_point(tenant, prepared, parameters, scratch, out)
+            }
+            State::Running(_) | State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
     /// Does a slice of a read. [`Progress::Waiting`]: call again after the next completion.
     /// A read that is given up must be given to [`Node::cancel`].
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
@@ -215,6 +244,8 @@ impl Node {
                     commit: state.committed,
                     applied: Op::ZERO,
                     checkpoint: state.checkpoint.op,
+                    journal_used_bytes: 0,
+                    journal_ring_bytes: state.constants.journal_ring_bytes,
                     free_bytes: None,
                     ready: false,
                     halted: None,
@@ -233,6 +264,8 @@ impl Node {
                     commit: vsr.commit,
                     applied: vsr.applied,
                     checkpoint: vsr.checkpoint_durable,
+                    journal_used_bytes: vsr.journal_used_bytes,
+                    journal_ring_bytes: vsr.journal_ring_bytes,
                     free_bytes: running.free_bytes,
                     ready: running.phase == Phase::Serving,
                     halted: None,
@@ -249,6 +282,8 @@ impl Node {
                 commit: Op::ZERO,
                 applied: Op::ZERO,
                 checkpoint: Op::ZERO,
+                journal_used_bytes: 0,
+                journal_ring_bytes: 0,
                 free_bytes: None,
                 ready: false,
                 halted: Some(halt.clone()),

@@ -234,6 +234,11 @@ impl Store {
         self.forget_clean_roots();
     }
 
+    /// What a given-up look into trees has missed need not be fetched.
+    pub fn forget_misses(&mut self) {
+        self.fetches.forget_misses();
+    }
+
     fn mark(&mut self, event: Event) {
         if self.events.len() < EVENTS_MAX {
             self.events.push(event);

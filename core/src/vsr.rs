@@ -194,6 +194,8 @@ pub struct Vsr {
     clock_behind_ns: u64,
     /// When the last proposal of this open was made.
     proposed_at: Option<Instant>,
+    /// The last prepare of this open.
+    proposed_last: Option<PrepareHeader>,
     /// When redundant headers that wait for company are written all the same.
     headers_due: Option<Instant>,
 }
@@ -309,11 +311,18 @@ impl Vsr {
         self.head.shutdown = operation == Operation::Shutdown;
         self.recovery_proposed |= recovery;
         self.queue.push_back(None);
+        self.proposed_last = Some(header);
         journal.write(prepare, effects);
         let due = now.monotonic.plus_ns(JOURNAL_HEADER_DELAY_NS);
         self.headers_due = Some(self.headers_due.unwrap_or(due));
         effects.event(Event::PrepareProposed { op, requests: u32::from(requests) });
         op
+    }
+
+    /// The header of the last prepare that was proposed here.
+    #[must_use]
+    pub fn head_header(&self) -> Option<&PrepareHeader> {
+        self.proposed_last.as_ref()
     }
 
     /// The next committed op, in op order. Reads ahead while it replays.

@@ -14,7 +14,7 @@ use verity_core::node::Status;
 use verity_core::query::{TableSchema, Value};
 
 use crate::disk::lock::DirectoryLock;
-use crate::disk::master_key;
+use crate::disk::master_key::{self, MasterKeyProblem};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::options::Options;
@@ -23,6 +23,8 @@ use crate::statement::Statement;
 
 /// How long an idempotency id is good for retries.
 const ID_VALID_MS: u64 = 24 * 3600 * 1000;
+/// Bytes of one draw from the operating system.
+const RANDOM_POOL_SIZE: usize = 640;
 /// How often a statement that met a change of schema, or a full queue, is sent again.
 const RETRIES_MAX: u32 = 8;
 
@@ -41,6 +43,7 @@ impl fmt::Debug for Verity {
 
 struct Shared {
     driver: Arc<Driver>,
+    random: RandomPool,
     background: Mutex<Option<JoinHandle<()>>>,
     /// Released last.
     _lock: DirectoryLock,
@@ -75,7 +78,8 @@ impl Verity {
             .spawn(move || background.run_background())
             .map_err(|error| Error::Options(format!("cannot start a thread: {error}")))?;
         let background = Mutex::new(Some(thread));
-        let shared = Arc::new(Shared { driver, background, _lock: lock });
+        let shared =
+            Arc::new(Shared { driver, random: RandomPool::default(), background, _lock: lock });
         Ok(Verity { shared, tenant: TenantId::DEFAULT })
     }
 
@@ -184,7 +188,7 @@ impl Verity {
 
     /// A new idempotency id, good for a day.
     pub fn new_id(&self) -> Result<IdempotencyId, Error> {
-        let random = master_key::random().map_err(Error::MasterKey)?;
+        let random = self.shared.random.draw().map_err(Error::MasterKey)?;
         let now_ms = self.driver().now().wall.as_ms();
         Ok(IdempotencyId::new(now_ms + ID_VALID_MS, random))
     }
@@ -264,6 +268,26 @@ impl Verity {
     fn request(&self, idempotency: IdempotencyId, operations: Vec<Operation>) -> Request {
         let principal = PrincipalId::ZERO;
         Request { tenant: self.tenant, principal, idempotency, after: None, operations }
+    }
+}
+
+/// Random bytes for ids, drawn from the operating system many at a time.
+#[derive(Default)]
+struct RandomPool {
+    left: Mutex<Vec<u8>>,
+}
+
+impl RandomPool {
+    fn draw<const N: usize>(&self) -> Result<[u8; N], MasterKeyProblem> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() < N {
+            *left = master_key::random::<RANDOM_POOL_SIZE>()?.to_vec();
+        }
+        let rest = left.len() - N;
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&left[rest..]);
+        left.truncate(rest);
+        Ok(bytes)
     }
 }
 

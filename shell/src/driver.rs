@@ -20,9 +20,11 @@ use std::task::Waker;
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use verity_core::ids::TenantId;
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{CommitmentRead, Halt, Node, Progress, Read, Status, Ticket};
+use verity_core::node::{CommitmentRead, Halt, Node, PointRead, Progress, Read, Status, Ticket};
+use verity_core::query::{PointScratch, Prepared, Value};
 use verity_core::time::{self, Clock, Timestamp};
 
 use crate::disk::{Disk, Doorbell};
@@ -31,8 +33,11 @@ use crate::error::Error;
 /// Longest sleep in the kernel while something is awaited: a completion that got lost in a bug of
 /// ours must not hang a caller for ever without a tick.
 const WAIT_MAX: Duration = Duration::from_millis(50);
-/// Pause of the background thread between looks at writes that no caller waits for.
+/// Pause of the background thread between looks at writes that no caller waits for, when no caller
+/// looks either.
 const QUIET_PAUSE: Duration = Duration::from_millis(1);
+/// The same while callers come and go: they take such completions along.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// How often the node is told of the free space.
 const SPACE_EVERY_NS: u64 = time::SECOND_NS;
 /// Longest sleep of the background thread when nothing is in flight.
@@ -206,6 +211,11 @@ impl Driver {
         let answer = if inner.role == Role::Nobody {
             inner.role = Role::Caller;
             let mut answer = None;
+            if inner.disk.take_unsubmitted() {
+                // The disk works while this thread does what can be done ahead.
+                self.bell.submit();
+                inner.node.work_ahead();
+            }
             let inner = self.drive(inner, |_| {
                 answer = slot.take();
                 answer.is_some()
@@ -249,6 +259,22 @@ impl Driver {
                 None
             }
         }
+    }
+
+    /// The hot path of a lookup by primary key; `None`: run a [`Read`].
+    pub fn read_point(
+        &self,
+        tenant: TenantId,
+        prepared: &Prepared,
+        params: &[Value],
+        scratch: &mut PointScratch,
+        row: &mut Vec<Value>,
+    ) -> Option<PointRead> {
+        let mut inner = self.lock();
+        if inner.stop {
+            return None;
+        }
+        inner.node.read_point(tenant, prepared, params, scratch, row)
     }
 
     /// Runs a read to its end, slice by slice, on this thread.
@@ -367,6 +393,7 @@ impl Driver {
     /// What the background thread runs.
     pub fn run_background(&self) {
         let mut inner = self.lock();
+        let mut seen = 0;
         while !inner.stop {
             if inner.role == Role::Background {
                 inner = self.drive(inner, |inner| {
@@ -389,9 +416,14 @@ impl Driver {
                     continue;
                 }
             }
+            let moved = std::mem::replace(&mut seen, inner.progress) != inner.progress;
             let quiet = inner.disk.in_flight() == 0 && inner.role == Role::Nobody;
-            let pause = if quiet { self.until_deadline(&inner, IDLE_PAUSE) } else { QUIET_PAUSE };
-            inner.background_idles = quiet;
+            let pause = match (moved, quiet) {
+                (true, _) => BUSY_PAUSE,
+                (false, false) => QUIET_PAUSE,
+                (false, true) => self.until_deadline(&inner, IDLE_PAUSE),
+            };
+            inner.background_idles = quiet && !moved;
             (inner, _) =
                 self.background.wait_timeout(inner, pause).unwrap_or_else(PoisonError::into_inner);
             inner.background_idles = false;

@@ -3,10 +3,11 @@
 //! Invariant: a statement outlives schema changes: when the tables it was bound to have changed, it
 //! is bound again, once per call.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use verity_core::kernel::{Operation, Reply};
-use verity_core::query::{Prepared, Value};
+use verity_core::node::PointRead;
+use verity_core::query::{PointScratch, Prepared, Value};
 
 use crate::database::{Rows, Verity};
 use crate::error::Error;
@@ -20,36 +21,43 @@ pub struct Statement {
     bound: Mutex<Bound>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Bound {
+    plan: Plan,
+    point: PointScratch,
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
     prepared: Arc<Prepared>,
     /// For an INSERT of plain values: rows can be sent without text.
     insert: Option<Arc<Insert>>,
 }
 
-impl Bound {
-    fn new(database: &Verity, sql: &str) -> Result<Bound, Error> {
+impl Plan {
+    fn new(database: &Verity, sql: &str) -> Result<Plan, Error> {
         let prepared = reads::prepare(database, sql)?;
         let insert = Insert::of(&prepared).map(Arc::new);
-        Ok(Bound { prepared, insert })
+        Ok(Plan { prepared, insert })
     }
 }
 
 impl Statement {
     pub(crate) fn new(database: &Verity, sql: &str) -> Result<Statement, Error> {
-        let bound = Mutex::new(Bound::new(database, sql)?);
+        let plan = Plan::new(database, sql)?;
+        let bound = Mutex::new(Bound { plan, point: PointScratch::default() });
         Ok(Statement { database: database.clone(), sql: sql.to_string(), bound })
     }
 
     /// Names of the columns that a SELECT gives.
     #[must_use]
     pub fn columns(&self) -> Vec<String> {
-        self.bound().prepared.columns.iter().map(|column| column.name.clone()).collect()
+        self.plan().prepared.columns.iter().map(|column| column.name.clone()).collect()
     }
 
     /// Runs a statement that writes.
     pub fn execute(&self, params: &[Value]) -> Result<Reply, Error> {
-        match self.bound().insert {
+        match self.plan().insert {
             Some(insert) if params.len() >= insert.parameters => {
                 self.send(vec![insert.operation(params)])
             }
@@ -61,7 +69,7 @@ impl Statement {
 
     /// Runs an INSERT for many rows of parameters, as one transaction.
     pub fn execute_batch(&self, rows: Vec<Vec<Value>>) -> Result<Reply, Error> {
-        let Some(insert) = self.bound().insert else {
+        let Some(insert) = self.plan().insert else {
             return Err(Error::WrongKind(
                 "only INSERT INTO table (columns) VALUES (?, …) takes many rows of parameters",
             ));
@@ -81,9 +89,33 @@ impl Statement {
         self.database.transaction(operations)
     }
 
+    /// Reads the first row of a SELECT into `row`, whose memory is used again; false: there is none.
+    /// For a SELECT of plain columns by the whole primary key this is the shortest way there is.
+    pub fn query_row(&self, params: &[Value], row: &mut Vec<Value>) -> Result<bool, Error> {
+        if let Some(read) = self.read_point(params, row) {
+            return Ok(read.found);
+        }
+        row.clear();
+        let first = self.query(params)?.rows.into_iter().next();
+        let found = first.is_some();
+        row.extend(first.into_iter().flatten());
+        Ok(found)
+    }
+
+    fn read_point(&self, params: &[Value], row: &mut Vec<Value>) -> Option<PointRead> {
+        let Bound { plan, point } = &mut *self.bound();
+        let database = &self.database;
+        database.driver().read_point(database.tenant_id(), &plan.prepared, params, point, row)
+    }
+
     /// Runs a SELECT.
     pub fn query(&self, params: &[Value]) -> Result<Rows, Error> {
-        let prepared = self.bound().prepared;
+        let mut row = Vec::new();
+        if let Some(PointRead { found, position }) = self.read_point(params, &mut row) {
+            let rows = if found { vec![row] } else { Vec::new() };
+            return Ok(Rows { columns: self.columns(), rows, position });
+        }
+        let prepared = self.plan().prepared;
         match reads::query(&self.database, &prepared, params) {
             Err(error) if error.retryable() => {
                 reads::query(&self.database, &self.bind_again()?, params)
@@ -97,17 +129,21 @@ impl Statement {
         &self,
         params: &[Value],
     ) -> impl Future<Output = Result<Rows, Error>> + Send + use<> {
-        let prepared = self.bound().prepared;
+        let prepared = self.plan().prepared;
         reads::query_async(self.database.clone(), prepared, params.to_vec())
     }
 
-    fn bound(&self) -> Bound {
-        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn bound(&self) -> MutexGuard<'_, Bound> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self) -> Plan {
+        self.bound().plan.clone()
     }
 
     fn bind_again(&self) -> Result<Arc<Prepared>, Error> {
-        let bound = Bound::new(&self.database, &self.sql)?;
-        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.clone();
-        Ok(bound.prepared)
+        let plan = Plan::new(&self.database, &self.sql)?;
+        self.bound().plan = plan.clone();
+        Ok(plan.prepared)
     }
 }

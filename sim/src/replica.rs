@@ -37,6 +37,10 @@ impl Replica {
         self.node.submit(now, request, effects)
     }
 
+    pub fn work_ahead(&mut self) {
+        self.node.work_ahead();
+    }
+
     pub fn next_reply(&mut self) -> Option<(Ticket, Result<Reply, RequestError>)> {
         self.node.next_reply()
     }

@@ -31,6 +31,7 @@ use crate::io::Effects;
 use crate::limits::{IDEMPOTENCY_AHEAD_MAX_MS, PAGES_DIRTIED_MARGIN};
 use crate::log::LogHead;
 use crate::store::{Cursor, Direction, Fault, RoomError, Store, TreeRef};
+use crate::time::Timestamp;
 
 use system::Visit;
 
@@ -71,10 +72,27 @@ struct Running {
     stage: Stage,
 }
 
+/// The only request of a prepare that is still being written, executed as far as nothing is changed
+/// by it.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    op: Op,
+    timestamp: Timestamp,
+    seed: [u8; 32],
+    running: Running,
+    next: usize,
+}
+
 #[derive(Debug)]
 enum Stage {
     Lookup,
     Execute(Execution),
+    /// Executed over an overlay; nothing has happened to state or log.
+    Executed {
+        drafts: Drafts,
+        pages_dirtied: u32,
+        answer: Result<Vec<OperationResult>, RequestError>,
+    },
     Commit {
         transaction: Transaction,
         answer: Result<Vec<OperationResult>, RequestError>,
@@ -113,6 +131,56 @@ impl Kernel {
                 Err(stall)
             }
         }
+    }
+
+    /// Executes the only request of a prepare that is on its way to the disk, so that little is left
+    /// when it commits. All ops before it must be applied. Changes nothing that counts: what it made
+    /// is used if this very prepare is applied next, else forgotten; what it misses is left to apply.
+    pub fn look_ahead(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) {
+        assert!(prepare.kind == PrepareKind::Requests && prepare.requests == 1);
+        if self.task.is_some() || self.ahead.is_some() {
+            return;
+        }
+        let Ok((mut running, next)) = self.open_request(world, prepare, 0) else { return };
+        if let Ok(true) = self.execute_ahead(&mut running, world, prepare) {
+            let Prepare { op, timestamp, seed, .. } = *prepare;
+            self.ahead = Some(Ahead { op, timestamp, seed, running, next });
+            return;
+        }
+        world.store.forget_misses();
+        if let Stage::Execute(Execution { mut drafts, .. }) = running.stage {
+            drafts.clear();
+            self.scratch.drafts = drafts;
+        }
+    }
+
+    /// False: there is something about the request that only apply can judge.
+    fn execute_ahead(
+        &mut self,
+        running: &mut Running,
+        world: &mut World<'_>,
+        prepare: &Prepare<'_>,
+    ) -> Result<bool, Stall> {
+        let tenant = running.header.tenant;
+        let quiet = &mut Effects::new();
+        if world.logs.room() == 0
+            || !self.enter_tenant(world, tenant)?
+            || self.answer_early(running, world, prepare, quiet)?.is_some()
+        {
+            return Ok(false);
+        }
+        self.begin_execution(running, prepare, 0);
+        self.execute(running, world)?;
+        Ok(true)
+    }
+
+    /// What was executed ahead, if it was this request of this prepare.
+    fn take_ahead(&mut self, prepare: &Prepare<'_>) -> Option<(Running, usize)> {
+        let ahead = self.ahead.take()?;
+        let same = ahead.op == prepare.op
+            && ahead.timestamp == prepare.timestamp
+            && ahead.seed == prepare.seed;
+        same.then_some((ahead.running, ahead.next))
     }
 
     fn begin(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) -> Result<Task, Stall> {
@@ -158,7 +226,10 @@ impl Kernel {
                     if *offset == prepare.body.len() {
                         return Ok(());
                     }
-                    let (running, next) = self.open_request(world, prepare, *offset)?;
+                    let (running, next) = match self.take_ahead(prepare) {
+                        Some(ahead) => ahead,
+                        None => self.open_request(world, prepare, *offset)?,
+                    };
                     (*current, *offset) = (Some(running), next);
                     continue;
                 };
@@ -247,32 +318,16 @@ impl Kernel {
                     if let Some(answer) = self.answer_early(running, world, prepare, effects)? {
                         return Ok(answer);
                     }
-                    let drafts = core::mem::take(&mut self.scratch.drafts);
-                    let seed = seed_of(prepare, index);
-                    let execution = Execution::new(drafts, prepare.timestamp, seed);
-                    running.stage = Stage::Execute(execution);
+                    self.begin_execution(running, prepare, index);
                 }
-                Stage::Execute(execution) => {
-                    let Some(keys) = world.keys.newest(tenant) else {
-                        return Err(KernelError::KeyMissing { tenant }.into());
-                    };
-                    let salt = keys.salt(self.generation);
-                    let first = self.head(world, tenant).next;
-                    let context = ExecutionContext {
-                        store: world.store,
-                        catalog: self.catalog_in_memory(tenant),
-                        constants: &self.constants,
-                        drafts: DraftContext { tenant, first, salt: &salt },
-                    };
-                    let result = execution.run(&context, &running.envelope.work)?;
+                Stage::Execute(_) => self.execute(running, world)?,
+                Stage::Executed { .. } => {
                     let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
-                    let Stage::Execute(Execution { drafts, results, pages_dirtied, .. }) = stage
-                    else {
+                    let Stage::Executed { drafts, pages_dirtied, answer } = stage else {
                         unreachable!("matched above");
                     };
-                    let answer = result
-                        .and_then(|()| room_for(world.store, pages_dirtied))
-                        .map(|()| results);
+                    let answer = answer
+                        .and_then(|results| room_for(world.store, pages_dirtied).map(|()| results));
                     running.stage = self.conclude(running, drafts, answer, world, prepare, effects);
                 }
                 Stage::Commit { transaction, answer } => {
@@ -303,6 +358,39 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    fn begin_execution(&mut self, running: &mut Running, prepare: &Prepare<'_>, index: usize) {
+        let drafts = core::mem::take(&mut self.scratch.drafts);
+        let seed = seed_of(prepare, index);
+        running.stage = Stage::Execute(Execution::new(drafts, prepare.timestamp, seed));
+    }
+
+    /// Reads state, changes only the request at hand.
+    fn execute(&mut self, running: &mut Running, world: &World<'_>) -> Result<(), Stall> {
+        let tenant = running.header.tenant;
+        let Some(keys) = world.keys.newest(tenant) else {
+            return Err(KernelError::KeyMissing { tenant }.into());
+        };
+        let salt = keys.salt(self.generation);
+        let first = self.head(world, tenant).next;
+        let context = ExecutionContext {
+            store: world.store,
+            catalog: self.catalog_in_memory(tenant),
+            constants: &self.constants,
+            drafts: DraftContext { tenant, first, salt: &salt },
+        };
+        let Stage::Execute(execution) = &mut running.stage else {
+            unreachable!("called in this stage");
+        };
+        let result = execution.run(&context, &running.envelope.work)?;
+        let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
+        let Stage::Execute(Execution { drafts, results, pages_dirtied, .. }) = stage else {
+            unreachable!("matched above");
+        };
+        let answer = result.map(|()| results);
+        running.stage = Stage::Executed { drafts, pages_dirtied, answer };
+        Ok(())
     }
 
     /// What can be answered without executing: a remembered outcome, an id out of its time, an
@@ -480,7 +568,7 @@ impl Task {
             TaskWork::Requests { current, .. } => match &current.as_ref()?.stage {
                 Stage::Commit { transaction, .. } => transaction,
                 Stage::Checkpoint { transaction, .. } => transaction.as_ref()?,
-                Stage::Lookup | Stage::Execute(_) => return None,
+                Stage::Lookup | Stage::Execute(_) | Stage::Executed { .. } => return None,
             },
             TaskWork::Recovery { committing, .. } => committing.as_ref()?,
             TaskWork::Checkpoint { visiting, .. } => visiting.as_ref()?.committing.as_ref()?,
@@ -494,6 +582,7 @@ impl Running {
         match &self.stage {
             Stage::Lookup => 0,
             Stage::Execute(execution) => 1 << 40 | execution.steps,
+            Stage::Executed { .. } => (1 << 40) + (1 << 39),
             Stage::Commit { transaction, .. } => 2 << 40 | transaction.steps(),
             Stage::Checkpoint { transaction, .. } => {
                 3 << 40 | transaction.as_ref().map_or(0, Transaction::steps)

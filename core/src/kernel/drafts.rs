@@ -13,6 +13,7 @@ use crate::crypto::commitment::{SaltKey, record_commitment};
 use crate::crypto::{ChainHash, RowCommitment};
 use crate::ids::{Position, SchemaVersion, StreamId, TenantId};
 use crate::log::RecordKind;
+use crate::query::stored::{StoredPrefix, encode_stored};
 use crate::query::{TableSchema, Value};
 
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Draft {
     pub stream: StreamId,
     pub schema_version: SchemaVersion,
     payload: Range<usize>,
+    /// Key and value of the row that it puts, in `Drafts::rows`.
+    made: Option<(Range<usize>, Range<usize>)>,
     /// None: over the whole payload, once it is final.
     commitment: Option<ChainHash>,
 }
@@ -29,8 +32,17 @@ pub struct Draft {
 pub struct Drafts {
     bytes: Vec<u8>,
     list: Vec<Draft>,
+    /// Keys and values of rows to put, as trees will hold them but for the record's hash.
+    rows: Vec<u8>,
     /// Bytes of column values, one at a time.
     value: Vec<u8>,
+}
+
+/// What `apply_record` would make of a row's record again.
+#[derive(Clone, Copy, Debug)]
+pub struct MadeRow<'a> {
+    pub key: &'a [u8],
+    pub value: &'a [u8],
 }
 
 /// What commitments need to know of the log that the drafts are for.
@@ -70,6 +82,15 @@ impl Drafts {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.list.clear();
+        self.rows.clear();
+    }
+
+    /// Key and value of the row that draft `at` puts, made while its columns were at hand. The
+    /// value has no record hash yet. `None`: not known, or no such draft.
+    #[must_use]
+    pub fn made_row(&self, at: usize) -> Option<MadeRow<'_>> {
+        let (key, value) = self.list[at].made.clone()?;
+        Some(MadeRow { key: &self.rows[key], value: &self.rows[value] })
     }
 
     #[must_use]
@@ -84,11 +105,20 @@ impl Drafts {
         context: &DraftContext<'_>,
         schema: &TableSchema,
         payload: &Payload<'_>,
+        key: &[u8],
         row: &[Value],
     ) {
         let position = context.next_position(self);
         let commitment = row_commitment(context, position, schema, row, &mut self.value);
         self.push_with(payload, schema.stream, schema.schema_version, Some(commitment));
+        let start = self.rows.len();
+        self.rows.extend_from_slice(key);
+        let middle = self.rows.len();
+        let prefix =
+            StoredPrefix { begun_at: position, record_hash: [0; 32], commitment: commitment.0 };
+        encode_stored(&prefix, row, &mut self.rows);
+        let Some(last) = self.list.last_mut() else { unreachable!("just pushed") };
+        last.made = Some((start..middle, middle..self.rows.len()));
     }
 
     /// A record of a client, committed to as the client gave it.
@@ -122,7 +152,14 @@ impl Drafts {
         payload.encode(&mut self.bytes);
         let range = start..self.bytes.len();
         let kind = payload.kind();
-        self.list.push(Draft { kind, stream, schema_version, payload: range, commitment });
+        self.list.push(Draft {
+            kind,
+            stream,
+            schema_version,
+            payload: range,
+            made: None,
+            commitment,
+        });
     }
 
     /// The last draft carries what its request's id will remember.

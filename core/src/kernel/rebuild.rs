@@ -322,7 +322,7 @@ impl Replay {
             unreachable!("decoded when it was opened");
         };
         let metadata = &event.record.metadata;
-        let record = OpenRecord { metadata, hash: *hash, payload: &payload, outcome };
+        let record = OpenRecord { metadata, hash: *hash, payload: &payload, made: None, outcome };
         announce(&mut self.catalog, metadata, &payload);
         apply_record(store, &self.catalog, &record, &mut self.progress, scratch)
             .map_err(|_| RebuildStall::Scratch)?;

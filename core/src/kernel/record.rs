@@ -12,6 +12,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::drafts::MadeRow;
 use super::payload::Payload;
 use super::trees::{
     self, CATALOG, HEADS_TREE, IDEMPOTENCY, OF_EVERY_TENANT, OF_THE_SYSTEM, STREAMS, TENANTS_TREE,
@@ -25,7 +26,7 @@ use crate::query::cbor::Encoder;
 use crate::query::codec::{decode_row, decode_row_key};
 use crate::query::key::{encode_key, hidden_key, history_key};
 use crate::query::schema::CatalogKey;
-use crate::query::stored::{StoredPrefix, StoredRow, encode_stored};
+use crate::query::stored::{StoredPrefix, StoredRow, encode_stored, set_record_hash};
 use crate::query::{Catalog, TableSchema, Value};
 use crate::store::{Fault, Store, TreeRef};
 
@@ -35,6 +36,8 @@ pub struct OpenRecord<'a> {
     pub metadata: &'a Metadata,
     pub hash: ChainHash,
     pub payload: &'a Payload<'a>,
+    /// The row that it puts, as known since the record was made; else it is made from the payload.
+    pub made: Option<MadeRow<'a>>,
     /// Encoded outcome of the request that it ends.
     pub outcome: Option<&'a [u8]>,
 }
@@ -84,21 +87,35 @@ pub fn apply_record(
     match *record.payload {
         Payload::RowPut { table, replaces, row } => {
             let schema = schema_of(catalog, table);
-            let (key, row) = open_row(schema, row);
+            let opened = record.made.is_none().then(|| open_row(schema, row));
+            let key = match (&record.made, &opened) {
+                (Some(made), _) => made.key,
+                (None, Some((key, _))) => key,
+                (None, None) => unreachable!("opened when it was not made"),
+            };
             steps.step(|| note_change(store, metadata, table))?;
             if let Some(replaces) = replaces {
-                steps.step(|| supersede(store, schema, metadata, &key, replaces, scratch))?;
+                steps.step(|| supersede(store, schema, metadata, key, replaces, scratch))?;
             }
             steps.step(|| {
-                let prefix = StoredPrefix {
-                    begun_at: metadata.position,
-                    record_hash: record.hash.0,
-                    commitment: metadata.commitment.0,
-                };
                 scratch.value.clear();
-                encode_stored(&prefix, &row, &mut scratch.value);
+                match (&record.made, &opened) {
+                    (Some(made), _) => {
+                        scratch.value.extend_from_slice(made.value);
+                        set_record_hash(&mut scratch.value, &record.hash.0);
+                    }
+                    (None, opened) => {
+                        let prefix = StoredPrefix {
+                            begun_at: metadata.position,
+                            record_hash: record.hash.0,
+                            commitment: metadata.commitment.0,
+                        };
+                        let row = opened.as_ref().map_or(&[][..], |(_, row)| row);
+                        encode_stored(&prefix, row, &mut scratch.value);
+                    }
+                }
                 let rows = TreeRef::new(tenant, schema.rows);
-                let replaced = store.put(rows, &key, &scratch.value)?;
+                let replaced = store.put(rows, key, &scratch.value)?;
                 assert_eq!(replaced, replaces.is_some(), "the record says what it supersedes");
                 Ok(())
             })?;

@@ -114,7 +114,9 @@ impl Transaction {
             let Ok((payload, outcome)) = Payload::decode(metadata.kind, plaintext) else {
                 unreachable!("a draft holds what was encoded");
             };
-            let record = OpenRecord { metadata, hash: appended.hash, payload: &payload, outcome };
+            let made = self.drafts.made_row(self.next);
+            let record =
+                OpenRecord { metadata, hash: appended.hash, payload: &payload, made, outcome };
             announce(catalog, metadata, &payload);
             let progress = &mut self.progress;
             let applied =

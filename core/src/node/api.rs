@@ -152,6 +152,9 @@ pub struct Status {
     pub commit: Op,
     pub applied: Op,
     pub checkpoint: Op,
+    /// Bytes of the journal's ring that a restart would have to read, and of the whole ring.
+    pub journal_used_bytes: u64,
+    pub journal_ring_bytes: u64,
     /// Free bytes on the file system, when the shell has told.
     pub free_bytes: Option<u64>,
     pub ready: bool,

@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use crate::io::Effects;
-use crate::journal::Operation;
+use crate::journal::{Operation, PrepareHeader};
 use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Stall, World};
 use crate::node::api::Halt;
 use crate::node::checkpoint::CheckpointTask;
@@ -57,15 +57,7 @@ impl Running {
         }
         let header = applying.committed.header;
         let mut world = World { store: &mut self.store, logs: &mut self.logs, keys: &self.keyring };
-        let prepare = KernelPrepare {
-            op: header.op,
-            kind: kind_of(header.operation),
-            timestamp: header.timestamp,
-            checkpoint_durable: header.checkpoint_durable,
-            seed: header.checksum_body.0,
-            requests: u32::from(header.requests),
-            body: applying.committed.prepare.body(),
-        };
+        let prepare = kernel_prepare(&header, applying.committed.prepare.body());
         match self.kernel.apply(&mut world, &prepare, effects) {
             Ok(applied) => {
                 self.store.unpin(&mut applying.pins);
@@ -119,6 +111,19 @@ impl Running {
             }
             Stall::Halt(error) => Err(kernel_halt(&error)),
         }
+    }
+}
+
+/// What of a prepare the kernel may know.
+pub(super) fn kernel_prepare<'a>(header: &PrepareHeader, body: &'a [u8]) -> KernelPrepare<'a> {
+    KernelPrepare {
+        op: header.op,
+        kind: kind_of(header.operation),
+        timestamp: header.timestamp,
+        checkpoint_durable: header.checkpoint_durable,
+        seed: header.checksum_body.0,
+        requests: u32::from(header.requests),
+        body,
     }
 }
 

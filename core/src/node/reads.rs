@@ -19,9 +19,13 @@ use crate::kernel::{Commitment, open_event};
 use crate::log::{LogFault, LogHead, LogPins};
 use crate::node::api::Progress;
 use crate::node::running::Running;
+use crate::query;
 use crate::query::eval::Context;
 use crate::query::read::{EventRead, ReadProgress, ReadTask, ReadWorld, Row, Stop};
-use crate::query::{AsOf, Prepared, SqlError, SqlState, Value, prepare_one};
+use crate::query::source::RowSource;
+use crate::query::{
+    AsOf, PointScratch, Prepared, SqlError, SqlState, Value, prepare_one, read_point,
+};
 use crate::store::{Fault, Pins, StoreError, TreeRef};
 use crate::time::{Clock, Timestamp};
 
@@ -87,6 +91,14 @@ enum Statement {
     /// Only bound, never run: a statement of any kind.
     Bind(String),
     Prepared(Arc<Prepared>),
+}
+
+/// The answer of a lookup by primary key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PointRead {
+    pub found: bool,
+    /// The snapshot that was read.
+    pub position: Position,
 }
 
 /// What an idempotency id remembers, on its way. Drive it with
@@ -222,6 +234,33 @@ impl Read {
 }
 
 impl Running {
+    /// A lookup by primary key of what is in memory; `None`: take the long way.
+    pub(super) fn read_point(
+        &mut self,
+        tenant: TenantId,
+        prepared: &Prepared,
+        parameters: &[Value],
+        scratch: &mut PointScratch,
+        out: &mut Vec<Value>,
+    ) -> Option<PointRead> {
+        match &prepared.statement {
+            query::Statement::Select(select) if select.as_of.is_none() => {}
+            _ => return None,
+        }
+        let Running { kernel, store, logs, .. } = self;
+        let (position, catalog) = kernel.snapshot_at_hand(store, logs, tenant)?;
+        let source = RowSource { store, tenant, catalog, position };
+        let found = read_point(prepared, &source, parameters, scratch, out);
+        match found {
+            Ok(found) => found.map(|found| PointRead { found, position }),
+            Err(_fault) => {
+                // The long way fetches what it misses itself.
+                self.store.forget_misses();
+                None
+            }
+        }
+    }
+
     /// Looks an idempotency id up.
     pub(super) fn read_commitment(
         &mut self,

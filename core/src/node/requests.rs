@@ -9,11 +9,12 @@ use crate::ids::TenantId;
 use crate::io::Effects;
 use crate::journal::Operation as PrepareOperation;
 use crate::kernel::{
-    Operation, PrepareError, Reply, Request, RequestError, RetryReason, SealedRequest,
+    Operation, PrepareError, Reply, Request, RequestError, RetryReason, SealedRequest, World,
 };
 use crate::keyring::Mint;
 use crate::limits::{PREPARE_BODY_SIZE_MAX, PREPARE_EAGER_BYTES, PREPARE_REQUESTS_MAX};
 use crate::node::api::{Halt, Ticket};
+use crate::node::apply::kernel_prepare;
 use crate::node::format::draw_secrets;
 use crate::node::halt::{keyring_halt, store_halt};
 use crate::node::running::{Phase, Running};
@@ -162,6 +163,7 @@ impl Running {
         let Some(mut buffer) = self.vsr.buffer() else { return false };
         let mut tickets = Vec::with_capacity(self.queue.len().min(PREPARE_REQUESTS_MAX));
         let size_first = self.queue.front().map_or(0, |queued| queued.sealed.size());
+        let mut last = None;
         while let Some(queued) = self.queue.front() {
             let size = queued.sealed.size();
             let fits = tickets.len() < PREPARE_REQUESTS_MAX
@@ -173,7 +175,7 @@ impl Running {
             buffer.push(queued.sealed.as_bytes());
             tickets.push(queued.ticket);
             self.queue_bytes -= size;
-            self.queue.pop_front();
+            last = self.queue.pop_front();
         }
         if tickets.is_empty() {
             let op = self.vsr.status().op;
@@ -187,8 +189,29 @@ impl Running {
         }
         let requests = tickets.len() as u16;
         let op = self.vsr.propose(now, PrepareOperation::Requests, buffer, requests, effects);
+        self.ahead = None;
+        if let ([_], Some(queued)) = (tickets.as_slice(), last)
+            && self.vsr.status().applied.next() == op
+        {
+            self.ahead = Some(queued.sealed);
+        }
         self.proposed.insert(op, tickets);
         true
+    }
+
+    /// While the disk is at work: executes the request that is being written, as far as nothing of
+    /// it counts before it commits.
+    pub(super) fn work_ahead(&mut self) {
+        let Some(sealed) = self.ahead.take() else { return };
+        let Some(header) = self.vsr.head_header().copied() else {
+            unreachable!("a request was just proposed")
+        };
+        if self.applying.is_some() || self.vsr.status().applied.next() != header.op {
+            return;
+        }
+        let prepare = kernel_prepare(&header, sealed.as_bytes());
+        let mut world = World { store: &mut self.store, logs: &mut self.logs, keys: &self.keyring };
+        self.kernel.look_ahead(&mut world, &prepare);
     }
 
     /// A lone client's request goes at once; while a prepare is in flight requests gather, unless

@@ -15,6 +15,7 @@ use crate::io::{Effects, Input, IoError, IoId, Owner};
 use crate::journal::Operation;
 use crate::kernel::{
     Kernel, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, RetryReason,
+    SealedRequest,
 };
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::limits::{REQUEST_QUEUE_MAX, SPACE_RESERVE_BYTES, TICKETS_MAX};
@@ -78,6 +79,8 @@ pub(super) struct Running {
     /// Sealed, not proposed yet.
     pub queue: VecDeque<Queued>,
     pub queue_bytes: usize,
+    /// The only request of the newest prepare, if it can be executed while that is written.
+    pub ahead: Option<SealedRequest>,
     /// Who waits for which prepare, in the order of its requests.
     pub proposed: BTreeMap<Op, Vec<Ticket>>,
     pub replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
@@ -106,6 +109,7 @@ impl Running {
             waiting: VecDeque::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            ahead: None,
             proposed: BTreeMap::new(),
             replies: VecDeque::new(),
             free_bytes: None,

@@ -60,6 +60,11 @@ pub fn encode_stored(prefix: &StoredPrefix, columns: &[Value], out: &mut Vec<u8>
     }
 }
 
+/// Sets what was not known when the row was encoded.
+pub fn set_record_hash(stored: &mut [u8], hash: &[u8; 32]) {
+    stored[8..40].copy_from_slice(hash);
+}
+
 fn encode_column(value: &Value, out: &mut Vec<u8>) {
     if value.is_null() {
         return;

@@ -72,6 +72,7 @@ impl Vsr {
             clock_ahead_ns: 0,
             clock_behind_ns: 0,
             proposed_at: None,
+            proposed_last: None,
             headers_due: None,
         })
     }

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
@@ -13,6 +14,7 @@ use super::Options;
 use crate::steps::{capture_ok, cargo, release_binary, remove, run as run_command, scratch};
 
 const BATCH: u64 = 1_000;
+const CLIENTS: u64 = 32;
 /// Of each of the three texts of a row.
 const TEXT_BYTES: usize = 54;
 
@@ -59,16 +61,20 @@ pub fn run(options: &Options) -> Result<bool, String> {
 #[derive(Clone, Copy, Debug)]
 enum Workload {
     InsertOne,
+    InsertMany,
     InsertBatch,
     PointRead,
+    Count,
 }
 
 impl Workload {
     fn name(self) -> &'static str {
         match self {
-            Workload::InsertOne => "insert, 1 client, batch 1",
-            Workload::InsertBatch => "insert, 1 client, batch 1000",
+            Workload::InsertOne => "insert, 1 client",
+            Workload::InsertMany => "insert, 32 clients",
+            Workload::InsertBatch => "insert, batch 1000",
             Workload::PointRead => "point-read",
+            Workload::Count => "count",
         }
     }
 }
@@ -95,6 +101,10 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
         insert(&connection, id)?;
         Ok(1)
     })?;
+    // Writers of SQLite wait for each other: each has a connection of its own.
+    let next = AtomicI64::new(id);
+    let many = inserts_of_many(&file, &next, budget)?;
+    id = next.load(Ordering::Relaxed);
     let batched = per_second(budget, || {
         let transaction = connection.transaction()?;
         for _ in 0..BATCH {
@@ -127,11 +137,41 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
         Ok(1_000)
     })?;
     assert!(bytes > 0, "the reads are not optimised away");
+    drop(select);
+    connection.execute("DELETE FROM bench WHERE id > ?1", [rows as i64])?;
+    let mut count = connection.prepare("SELECT COUNT(*) FROM bench")?;
+    let counts = per_second(budget, || {
+        let counted: i64 = count.query_row([], |row| row.get(0))?;
+        assert_eq!(counted as u64, rows, "all rows are counted");
+        Ok(1)
+    })?;
     Ok(vec![
         (Workload::InsertOne, "rows/s", single),
+        (Workload::InsertMany, "rows/s", many),
         (Workload::InsertBatch, "rows/s", batched),
         (Workload::PointRead, "reads/s", reads),
+        (Workload::Count, "counts/s", counts),
     ])
+}
+
+fn inserts_of_many(file: &Path, next: &AtomicI64, budget: Duration) -> rusqlite::Result<f64> {
+    let client = || -> rusqlite::Result<f64> {
+        let connection = Connection::open(file)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.busy_timeout(Duration::from_secs(30))?;
+        per_second(budget, || {
+            insert(&connection, next.fetch_add(1, Ordering::Relaxed) + 1)?;
+            Ok(1)
+        })
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        let joined = threads.into_iter().map(|thread| match thread.join() {
+            Ok(rate) => rate,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.sum()
+    })
 }
 
 fn insert(connection: &Connection, id: i64) -> rusqlite::Result<()> {
@@ -194,6 +234,11 @@ fn verity(folder: &Path, options: &Options, workload: Workload) -> Result<f64, S
             command.args(["--workload", "insert", "--rows", "30000"]);
             ("insert", "rows_per_second")
         }
+        Workload::InsertMany => {
+            let clients = CLIENTS.to_string();
+            command.args(["--workload", "insert", "--clients", &clients, "--rows", "300000"]);
+            ("insert", "rows_per_second")
+        }
         Workload::InsertBatch => {
             command.args(["--workload", "insert", "--batch", "1000", "--rows", "500000"]);
             ("insert", "rows_per_second")
@@ -202,6 +247,11 @@ fn verity(folder: &Path, options: &Options, workload: Workload) -> Result<f64, S
             let rows = options.rows.to_string();
             command.args(["--workload", "point-read", "--reads", "1000000", "--rows", &rows]);
             ("point_read", "reads_per_second")
+        }
+        Workload::Count => {
+            let rows = options.rows.to_string();
+            command.args(["--workload", "count", "--rows", &rows]);
+            ("count", "counts_per_second")
         }
     };
     let finished = capture_ok(&mut command)?;

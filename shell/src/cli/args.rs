@@ -200,6 +200,7 @@ pub struct RebuildArgs {
 pub enum Workload {
     Insert,
     PointRead,
+    Count,
     Restart,
 }
 
@@ -227,9 +228,6 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 500_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub reads: u64,
-    /// For restart: bytes of a row's payload
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "16")]
-    pub payload: u64,
 }
 
 #[derive(Debug, Args)]

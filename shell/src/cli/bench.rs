@@ -28,6 +28,7 @@ pub fn run(args: &BenchArgs, global: &Global, output: &Output) -> Outcome {
         let (name, figures) = match workload {
             Workload::Insert => ("insert", insert::run(args, &options, &limits, output)?),
             Workload::PointRead => ("point_read", point_read::run(args, &options, output)?),
+            Workload::Count => ("count", point_read::count(args, &options, output)?),
             Workload::Restart => ("restart", restart::run(args, &options, &limits, output)?),
         };
         report[name] = figures;

@@ -158,6 +158,11 @@ impl World {
             self.crash();
             return Ok(());
         }
+        if self.clock.now_ns().is_multiple_of(2)
+            && let Some(node) = &mut self.node
+        {
+            node.work_ahead();
+        }
         self.check_halt()
     }
 

@@ -139,7 +139,7 @@ impl Execution {
         }
         self.charge_value(self.scratch.len());
         let payload = Payload::RowPut { table: schema.id, replaces, row: &self.scratch };
-        self.drafts.push_row(&context.drafts, schema, &payload, &row);
+        self.drafts.push_row(&context.drafts, schema, &payload, &key, &row);
         let changed = OverlayRow { position, row: Some(row) };
         self.rows.entry(schema.id).or_default().insert(key, changed);
         self.steps += 1;

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use verity::{Options, Value};
+use verity::{Options, Value, Verity};
 
 use super::{BenchArgs, TEXT_BYTES, create_table, first_free_id, insert, open, percentile_us};
 use crate::cli::{Failure, Output};
@@ -12,8 +12,10 @@ use crate::cli::{Failure, Output};
 const TABLE: &str = "bench_read";
 /// Rows of one insert while the table is filled.
 const FILL_BATCH: u64 = 1_000;
+const COUNT_FOR: Duration = Duration::from_secs(1);
 
-pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json, Failure> {
+/// A database whose table has at least so many rows as asked for, and how many.
+fn filled(args: &BenchArgs, options: &Options, output: &Output) -> Result<(Verity, u64), Failure> {
     let database = open(options, args, output)?;
     database.execute(&create_table(TABLE), &[])?;
     let have = first_free_id(&database, TABLE)? - 1;
@@ -21,7 +23,32 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
         let next = AtomicU64::new(have + 1);
         insert::insert_all(&database, TABLE, &next, args.rows + 1, 1, FILL_BATCH, TEXT_BYTES)?;
     }
-    let rows = args.rows.max(have);
+    Ok((database, args.rows.max(have)))
+}
+
+/// `SELECT COUNT(*)` of the whole table, for a second.
+pub fn count(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json, Failure> {
+    let (database, rows) = filled(args, options, output)?;
+    let statement = database.prepare(&format!("SELECT COUNT(*) FROM {TABLE}"))?;
+    let started = Instant::now();
+    let mut counts = 0u32;
+    while started.elapsed() < COUNT_FOR {
+        let counted = statement.query(&[])?.rows;
+        if counted != vec![vec![Value::Integer(rows as i64)]] {
+            return Err(Failure::Failed(format!("{counted:?} rows counted, {rows} are there")));
+        }
+        counts += 1;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(statement);
+    database.close()?;
+    let counts_s = f64::from(counts) / seconds;
+    output.line(format!("count      {rows} rows: {counts_s:.0} counts/s"));
+    Ok(json!({ "rows": rows, "counts_per_second": counts_s }))
+}
+
+pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json, Failure> {
+    let (database, rows) = filled(args, options, output)?;
     let statement = database.prepare(&format!("SELECT a, d FROM {TABLE} WHERE id = ?"))?;
     let mut state = 0x2545_F491_4F6C_DD1D_u64;
     let mut random_id = || {
@@ -35,9 +62,9 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
         statement.query(&[random_id()])?;
     }
     let started = Instant::now();
-    let mut found = 0;
+    let (mut found, mut row) = (0, Vec::new());
     for _ in 0..args.reads {
-        found += statement.query(&[random_id()])?.rows.len() as u64;
+        found += u64::from(statement.query_row(&[random_id()], &mut row)?);
     }
     let seconds = started.elapsed().as_secs_f64();
     if found != args.reads {
@@ -51,7 +78,7 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     for _ in 0..args.reads.min(20_000) {
         let id = random_id();
         let one = Instant::now();
-        statement.query(&[id])?;
+        statement.query_row(&[id], &mut row)?;
         sample.push(one.elapsed());
     }
     sample.sort_unstable();
