@@ -24,6 +24,7 @@ pub mod swarm;
 pub mod trace;
 pub mod workload;
 pub mod world;
+pub mod zoo_checks;
 
 #[cfg(verity_zoo)]
 pub use verity_core::zoo;

@@ -13,6 +13,7 @@ use std::time::Instant;
 use clap::Parser;
 use verity_sim::run;
 use verity_sim::swarm::Options;
+use verity_sim::zoo_checks::CHECKS;
 
 /// Tries to break Verity: the real core in a fake world, everything drawn from a seed.
 #[derive(Clone, Debug, Parser)]
@@ -51,6 +52,9 @@ pub struct Arguments {
     /// List the deliberate bugs of this build.
     #[arg(long)]
     pub zoo_list: bool,
+    /// Run one directed check instead of a seed; `all` runs every one.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seed", "seeds", "minutes"])]
+    pub check: Option<String>,
     /// Internal: print one JSON line for each seed.
     #[arg(long, hide = true)]
     pub worker: bool,
@@ -76,6 +80,9 @@ fn main() -> ExitCode {
         eprintln!("vopr: no bug {bug:?} in this build; `vopr --zoo-list` names those there are");
         return ExitCode::from(2);
     }
+    if let Some(name) = &arguments.check {
+        return check(name, arguments.json);
+    }
     if arguments.worker {
         return campaign::work(&arguments);
     }
@@ -92,6 +99,24 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let report = run_seed(seed, arguments);
     output::print_report(&report, arguments, started.elapsed().as_secs_f64());
     if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A failed assertion of the core ends the process, with the panic's words as the verdict.
+fn check(name: &str, json: bool) -> ExitCode {
+    let wanted: Vec<_> =
+        CHECKS.iter().filter(|check| name == "all" || check.name == name).collect();
+    if wanted.is_empty() {
+        let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
+        eprintln!("vopr: no check {name:?}; there are {}", names.join(", "));
+        return ExitCode::from(2);
+    }
+    let mut held = true;
+    for check in wanted {
+        let verdict = (check.run)();
+        output::print_check(check, verdict.as_ref().err(), json);
+        held &= verdict.is_ok();
+    }
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 pub fn run_seed(seed: u64, arguments: &Arguments) -> verity_sim::report::Report {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use verity_sim::report::Report;
+use verity_sim::zoo_checks::Check;
 
 use crate::Arguments;
 
@@ -115,6 +116,17 @@ pub fn replay_command(seed: u64, arguments: &Arguments) -> String {
     format!(
         "git checkout {commit} && {flags}cargo run --release -p vopr -- --seed {seed}{scale}{bug}"
     )
+}
+
+pub fn print_check(check: &Check, failure: Option<&String>, json: bool) {
+    if json {
+        println!("{}", json!({"check": check.name, "ok": failure.is_none(), "failure": failure}));
+        return;
+    }
+    match failure {
+        None => println!("held   {:20} {}", check.name, check.demands),
+        Some(failure) => println!("FAILED {:20} {failure}", check.name),
+    }
 }
 
 pub fn print_zoo(json: bool) {

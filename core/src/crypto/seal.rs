@@ -258,6 +258,10 @@ fn page_nonce(number: PageNumber, checkpoint_op: Op) -> [u8; NONCE_SIZE] {
     let mut nonce = [0; NONCE_SIZE];
     nonce[..4].copy_from_slice(&number.get().to_le_bytes());
     nonce[4..].copy_from_slice(&checkpoint_op.get().to_le_bytes());
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("page_nonce_reused") {
+        nonce[4..].fill(0);
+    }
     nonce
 }
 

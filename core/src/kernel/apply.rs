@@ -195,6 +195,10 @@ impl Kernel {
                     .map_err(|error| KernelError::Body { op: prepare.op, error })?;
                 let previous = self.generation;
                 self.generation = previous.next();
+                #[cfg(verity_zoo)]
+                if crate::zoo::is("generation_not_raised") {
+                    self.generation = previous;
+                }
                 let record = RecoveryRecord {
                     generation: self.generation,
                     previous,
@@ -435,7 +439,13 @@ impl Kernel {
         let schema_version = self.catalog_in_memory(tenant).version;
         if answer.is_err() {
             effects.event(Event::TransactionRefused { tenant, op: prepare.op });
-            drafts.clear();
+            #[cfg(verity_zoo)]
+            let kept = crate::zoo::is("transaction_half_applied");
+            #[cfg(not(verity_zoo))]
+            let kept = false;
+            if !kept {
+                drafts.clear();
+            }
         }
         // What an outcome without other records would be remembered by.
         let marker = match &answer {
@@ -488,7 +498,11 @@ impl Kernel {
         if !store.tree_exists(tree)? {
             return Ok(None);
         }
-        let Some(value) = store.get(tree, &id.0)? else { return Ok(None) };
+        let found = store.get(tree, &id.0);
+        #[cfg(verity_zoo)]
+        let found =
+            if crate::zoo::is("idempotency_fault_is_absent") { found.or(Ok(None)) } else { found };
+        let Some(value) = found? else { return Ok(None) };
         let Ok(commitment) = Commitment::decode(id, &value) else {
             unreachable!("the tree holds what records put there");
         };

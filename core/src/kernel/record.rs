@@ -126,7 +126,13 @@ pub fn apply_record(
                 unreachable!("what passed its seal holds a key of its table");
             };
             steps.step(|| note_change(store, metadata, table))?;
-            steps.step(|| supersede(store, schema, metadata, &key, replaces, scratch))?;
+            steps.step(|| {
+                #[cfg(verity_zoo)]
+                if crate::zoo::is("history_lost_on_delete") {
+                    return Ok(());
+                }
+                supersede(store, schema, metadata, &key, replaces, scratch)
+            })?;
             steps.step(|| {
                 let removed = store.remove(TreeRef::new(tenant, schema.rows), &key)?;
                 assert!(removed, "the record says that the row was there");
@@ -314,7 +320,12 @@ fn trim_outcomes(
     while progress.trimmed < IDEMPOTENCY_TRIM_MAX {
         let Some((key, _)) = store.nth(tree, 0)? else { unreachable!("one was just put") };
         let id = trees::id_of_key(key);
-        if !forgettable(id, metadata.timestamp.as_ms()) {
+        let over = forgettable(id, metadata.timestamp.as_ms());
+        #[cfg(verity_zoo)]
+        let over = over
+            || (crate::zoo::is("idempotency_trimmed_early")
+                && id.not_after_ms() < metadata.timestamp.as_ms());
+        if !over {
             break;
         }
         let removed = store.remove(tree, &id.0)?;

@@ -326,6 +326,8 @@ pub fn decode_record(bytes: &[u8]) -> Result<RecordRef<'_>, RecordError> {
     let mut from = Reader { bytes: prefix, at: 0 };
     let (length, stored, prev) = (from.u32(), from.u32(), from.take());
     let computed = crc32fast::hash(&bytes[8..]);
+    #[cfg(verity_zoo)]
+    let computed = if crate::zoo::is("crc_skipped") { stored } else { computed };
     if stored != computed {
         return Err(RecordError::Crc { stored, computed });
     }

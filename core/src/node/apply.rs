@@ -69,6 +69,12 @@ impl Running {
                 if header.operation == Operation::Recovery {
                     self.keyring.enter(self.kernel.generation());
                 }
+                #[cfg(verity_zoo)]
+                if applied.checkpoint && crate::zoo::is("checkpoint_includes_later_ops") {
+                    self.checkpoint_due = Some(CheckpointTask::after(&header));
+                    self.vsr.applied(header.op, applying.committed.prepare);
+                    return Ok(true);
+                }
                 if applied.checkpoint {
                     self.begin_checkpoint(CheckpointTask::after(&header), effects);
                 }

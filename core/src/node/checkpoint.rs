@@ -69,6 +69,10 @@ impl Running {
 
     /// Goes on with the checkpoint under way by a bounded amount.
     pub(super) fn checkpoint_step(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+        #[cfg(verity_zoo)]
+        if let Some(task) = self.checkpoint_due.take() {
+            self.begin_checkpoint(task, effects);
+        }
         let Some(task) = &mut self.checkpoint else { return Ok(()) };
         if task.stage == Stage::WritingSuperblock {
             return Ok(());
@@ -79,6 +83,11 @@ impl Running {
             let Some(store) = self.store.checkpoint_done() else { return Ok(()) };
             assert_eq!(store.op, task.op);
             task.store = Some(store);
+            #[cfg(verity_zoo)]
+            if crate::zoo::is("superblock_before_sync") {
+                task.stage = Stage::WaitingForLogs;
+                return Ok(());
+            }
             task.stage = Stage::SyncingGrid;
             effects.push(Effect::Sync { io: own(GRID_SYNC_SLOT), file: FileId::Grid });
         }

@@ -114,6 +114,11 @@ impl Running {
         }
         let mut nonce = [0; 12];
         self.random.fill_bytes(&mut nonce);
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("request_nonce_reused") {
+            nonce = [0; 12];
+            nonce[..8].copy_from_slice(&self.vsr.status().op.get().to_le_bytes());
+        }
         // Of the two clocks that will judge it, the later: the prepare's time never goes back.
         let wall = now.wall.max(self.vsr.status().timestamp);
         let sealed =

@@ -74,6 +74,8 @@ pub(super) struct Running {
     pub recovery_point: Op,
     pub applying: Option<Applying>,
     pub checkpoint: Option<CheckpointTask>,
+    #[cfg(verity_zoo)]
+    pub checkpoint_due: Option<CheckpointTask>,
     /// Submitted, not sealed yet: pages or keys are missing.
     pub waiting: VecDeque<Waiting>,
     /// Sealed, not proposed yet.
@@ -106,6 +108,8 @@ impl Running {
             phase: Phase::Replay,
             applying: None,
             checkpoint: None,
+            #[cfg(verity_zoo)]
+            checkpoint_due: None,
             waiting: VecDeque::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,

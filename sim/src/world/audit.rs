@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use verity_core::ids::{SegmentNumber, TenantId};
+use verity_core::ids::{Generation, SegmentNumber, TenantId};
 use verity_core::io::FileId;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{RecordKind, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
@@ -120,6 +120,9 @@ impl World {
     fn read_log(&self, tenant: TenantId) -> Result<BTreeMap<u64, Found>, (FileId, Failure)> {
         let mut found: BTreeMap<u64, Found> = BTreeMap::new();
         let mut before = SegmentEnd::genesis();
+        let mut commitments = BTreeSet::new();
+        let mut generation = Generation::ZERO;
+        let mut complaint = None;
         for number in 0.. {
             let number = SegmentNumber::new(number);
             let file = FileId::Segment { tenant, number };
@@ -133,6 +136,20 @@ impl World {
                 |damage| (file, Failure::new(FailureKind::Log, format!("{file:?}: {damage}")));
             let pushed = verifier.push(&bytes, |view| {
                 let metadata = &view.record.metadata;
+                // Each has salts of its own: equal contents must not show as equal commitments.
+                if !commitments.insert(metadata.commitment.0) {
+                    complaint = Some(format!("{}: a commitment twice", metadata.position));
+                }
+                // The nonce of a record is its position, under a key of the generation. Positions
+                // that a crash took back are used again, so no two views may share one.
+                let recovery = metadata.kind == RecordKind::RecoveryRecord;
+                let raised = metadata.generation > generation;
+                if metadata.generation < generation || (recovery && !raised) {
+                    let now = metadata.generation;
+                    complaint =
+                        Some(format!("{}: {now:?} after {generation:?}", metadata.position));
+                }
+                generation = metadata.generation;
                 let entry = found.entry(metadata.transaction_last.get()).or_default();
                 entry.op = metadata.op.get();
                 match metadata.kind {
@@ -149,6 +166,10 @@ impl World {
             });
             // After a graceful shutdown nothing may follow the last record but zeros.
             pushed.map_err(broken)?;
+            if let Some(complaint) = complaint {
+                let detail = format!("tenant {tenant}, position {complaint}");
+                return Err(Failure::new(FailureKind::Log, detail));
+            }
             before = verifier.finish().map_err(broken)?;
         }
         Ok(found)

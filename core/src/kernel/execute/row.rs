@@ -77,7 +77,10 @@ impl Execution {
         if !self.in_trees(context, schema) {
             return Ok(false);
         }
-        context.store.contains(TreeRef::new(context.drafts.tenant, schema.rows), key)
+        let found = context.store.contains(TreeRef::new(context.drafts.tenant, schema.rows), key);
+        #[cfg(verity_zoo)]
+        let found = if crate::zoo::is("fault_in_apply") { found.or(Ok(false)) } else { found };
+        found
     }
 
     pub(super) fn current(

@@ -1,0 +1,71 @@
+//! Directed checks: what seeds would meet once in a blue moon, done on purpose.
+//!
+//! Purpose: some bugs need one rare thing at one place (the whole superblock replaced by an older
+//! one) or change nothing that an answer shows (a nonce, a salt). Each has a check here that builds
+//! the situation by hand. Invariants: a check holds on a build without a bug (a test runs them
+//! all); the bug of the zoo that names it makes it fail (`cargo x zoo`). Checks look at replies,
+//! bytes on the disk and public functions of the core, never into a node.
+
+mod bytes;
+mod solo;
+
+/// One situation, and what must hold in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    pub name: &'static str,
+    pub demands: &'static str,
+    pub run: fn() -> Result<(), String>,
+}
+
+/// Every check there is; `Catcher::Check` of the zoo names them.
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "flipped_record",
+        demands: "a flip of any bit of the last record of a log is damage",
+        run: bytes::flipped_record,
+    },
+    Check {
+        name: "page_nonces",
+        demands: "a page sealed at two checkpoints, or in two places, shares no nonce",
+        run: bytes::page_nonces,
+    },
+    Check {
+        name: "salts_differ",
+        demands: "rows with the same values have different commitments",
+        run: bytes::salts_differ,
+    },
+    Check {
+        name: "old_superblock",
+        demands: "a whole superblock of an earlier checkpoint is refused",
+        run: solo::old_superblock,
+    },
+    Check {
+        name: "idempotency_kept",
+        demands: "an outcome is remembered past the time of its id, also when others are forgotten",
+        run: solo::idempotency_kept,
+    },
+    Check {
+        name: "cold_duplicates",
+        demands: "after a restart, with no page in memory, a key that is taken stays taken and a \
+                  request that was answered is answered again",
+        run: solo::cold_duplicates,
+    },
+];
+
+/// The check of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Check> {
+    CHECKS.iter().find(|check| check.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CHECKS;
+
+    #[test]
+    fn every_check_holds() {
+        for check in CHECKS {
+            assert_eq!((check.run)(), Ok(()), "{}: {}", check.name, check.demands);
+        }
+    }
+}
