@@ -40,7 +40,8 @@ pub const BUGS: &[Bug] = &[
         "ack_before_durable",
         "journal: a prepare is written without waiting for durability, and counts",
     ),
-    by_seeds(
+    by_check(
+        "torn_prepare",
         "torn_write_ignored",
         "journal: recovery takes a prepare whose body fails its checksum",
     ),
@@ -63,11 +64,12 @@ pub const BUGS: &[Bug] = &[
         "superblock_before_sync",
         "node: the superblock names pages of the grid that were never synced",
     ),
-    by_seeds(
+    by_check(
+        "checkpoint_boundary",
         "checkpoint_includes_later_ops",
         "node: a checkpoint freezes the grid after ops that follow its own; replay repeats them",
     ),
-    by_seeds("keys_one_copy", "keyring: a minted key counts when one copy holds it"),
+    by_check("keys_copies", "keys_one_copy", "keyring: a minted key counts when one copy holds it"),
     // Log and store.
     by_seeds("log_not_synced", "log: a checkpoint does not sync the segments it names"),
     by_check("flipped_record", "crc_skipped", "log: a record's crc is read and not compared"),
@@ -93,7 +95,8 @@ pub const BUGS: &[Bug] = &[
     ),
     // Kernel.
     by_seeds("fault_in_apply", "kernel: a page that is not in memory means that the key is free"),
-    by_seeds(
+    by_check(
+        "cold_duplicates",
         "idempotency_fault_is_absent",
         "kernel: a page that is not in memory means that the id is new",
     ),

@@ -1,16 +1,35 @@
 //! The zoo: deliberate bugs, compiled only under `--cfg verity_zoo` into a target directory of
-//! their own. The simulator must catch each; a build without the cfg must hold none.
+//! their own. Each must be caught, by seeds of the simulator or by the directed check that the list
+//! names; a build without the cfg must hold none of them.
+//!
+//! What counts as caught: the run failed with the bug, and the same seed or check holds on the same
+//! binary without it. A run that is cut off for its time has no verdict and catches nothing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::steps::{cargo, run as run_command, target_dir};
-use crate::vopr;
+use crate::steps::{capture, capture_ok, cargo, run as run_command, target_dir};
 
 /// The list itself is the core's: it is compiled in here too, so that the two cannot differ.
 #[allow(dead_code, missing_debug_implementations, reason = "only the list is used here")]
 #[path = "../../core/src/zoo.rs"]
 mod core_zoo;
+
+use core_zoo::{BUGS, Bug, Catcher};
+
+/// Longest run of one seed or check.
+const RUN_SECONDS_MAX: &str = "20";
+
+/// Seeds to try for each bug before it counts as missed, and the time for that.
+const SEEDS: u64 = 40;
+const SECONDS: u64 = 60;
+
+/// Seeds that must hold without a bug, before anything else.
+const SEEDS_WITHOUT_BUG: u64 = 5;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -24,13 +43,16 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
     /// Seeds to try for each bug before it counts as missed.
-    #[arg(long, value_name = "N", default_value_t = 400)]
+    #[arg(long, value_name = "N", default_value_t = SEEDS)]
     seeds: u64,
+    /// Seconds to try seeds for, for each bug.
+    #[arg(long, value_name = "N", default_value_t = SECONDS)]
+    seconds: u64,
 }
 
 impl Options {
-    pub fn all(seeds: u64) -> Options {
-        Options { list: false, json: false, bug: None, seeds }
+    pub fn all() -> Options {
+        Options { list: false, json: false, bug: None, seeds: SEEDS, seconds: SECONDS }
     }
 }
 
@@ -38,15 +60,18 @@ impl Options {
 struct Listed {
     name: &'static str,
     description: &'static str,
+    /// `seeds`, or the directed check.
+    catcher: String,
 }
 
 #[derive(Debug, serde::Serialize)]
 struct Outcome {
     name: &'static str,
     caught: bool,
-    /// The seed that caught it.
-    seed: Option<u64>,
-    seeds_tried: u64,
+    /// The checker of the simulator that saw it, or the directed check.
+    by: String,
+    /// Seeds it took, those without a verdict included; none for a directed check.
+    seeds: Option<u64>,
     seconds: f64,
     failure: String,
 }
@@ -56,53 +81,36 @@ struct Summary {
     bugs: Vec<Outcome>,
     caught: usize,
     missed: usize,
+    /// Of the bugs that seeds must catch.
     median_seeds: u64,
 }
 
 pub fn run(options: &Options) -> Result<bool, String> {
     let wanted = |name: &str| options.bug.as_ref().is_none_or(|bug| bug == name);
-    let bugs: Vec<_> = core_zoo::BUGS.iter().filter(|bug| wanted(bug.name)).collect();
+    let bugs: Vec<&Bug> = BUGS.iter().filter(|bug| wanted(bug.name)).collect();
     if let (true, Some(name)) = (bugs.is_empty(), &options.bug) {
         return Err(format!("no bug named `{name}`: see `cargo x zoo --list`"));
     }
     if options.list {
-        let list: Vec<Listed> = bugs
-            .iter()
-            .map(|bug| Listed { name: bug.name, description: bug.description })
-            .collect();
-        if options.json {
-            print_json(&list)?;
-        } else {
-            for bug in list {
-                println!("{:<32} {}", bug.name, bug.description);
-            }
-        }
+        list(&bugs, options.json)?;
         return Ok(true);
     }
-
-    let binary = build(options.json)?;
-    // Without a bug the same build must hold, or "caught" would mean nothing.
-    for seed in 1..=5 {
-        let report = vopr::seed(&binary, seed, &[])?;
-        if !report.ok {
-            return Err(format!("seed {seed} fails without a bug: {:?}", report.failure));
-        }
-    }
-    let mut outcomes = Vec::new();
-    for bug in bugs {
-        let outcome = hunt(&binary, bug.name, options.seeds)?;
-        if !options.json {
-            let Outcome { name, seeds_tried, seconds, failure, .. } = &outcome;
-            match outcome.seed {
-                Some(seed) => println!(
-                    "caught  {name:<32} seed {seed}, {seeds_tried} tried, {seconds:.1} s: {failure}"
-                ),
-                None => println!("MISSED  {name:<32} {seeds_tried} seeds, {seconds:.1} s"),
-            }
-        }
-        outcomes.push(outcome);
-    }
-    let mut tried: Vec<u64> = outcomes.iter().map(|outcome| outcome.seeds_tried).collect();
+    let keeper = Keeper {
+        binary: build(options.json)?,
+        seeds: options.seeds,
+        budget: Duration::from_secs(options.seconds),
+        innocent: Mutex::new(BTreeMap::new()),
+    };
+    keeper.holds_without_bug()?;
+    let outcomes = keeper.hunt_all(&bugs, options.json)?;
+    let by_seeds = |name: &str| {
+        BUGS.iter().any(|bug| bug.name == name && matches!(bug.catcher, Catcher::Seeds))
+    };
+    let mut tried: Vec<u64> = outcomes
+        .iter()
+        .filter(|outcome| by_seeds(outcome.name))
+        .filter_map(|outcome| outcome.seeds)
+        .collect();
     tried.sort_unstable();
     let caught = outcomes.iter().filter(|outcome| outcome.caught).count();
     let missed = outcomes.len() - caught;
@@ -110,23 +118,48 @@ pub fn run(options: &Options) -> Result<bool, String> {
     if options.json {
         print_json(&Summary { bugs: outcomes, caught, missed, median_seeds })?;
     } else {
-        println!("zoo: {caught} caught, {missed} missed, median {median_seeds} seeds to catch");
+        println!(
+            "zoo: {caught} caught, {missed} missed; median {median_seeds} seeds to catch, of the \
+             {} bugs that seeds catch",
+            tried.len()
+        );
     }
     Ok(missed == 0)
 }
 
-/// How many bugs there are.
-pub fn count() -> u64 {
-    core_zoo::BUGS.len() as u64
+fn list(bugs: &[&Bug], json: bool) -> Result<(), String> {
+    let catcher = |bug: &Bug| match bug.catcher {
+        Catcher::Seeds => "seeds".to_string(),
+        Catcher::Check(check) => format!("check {check}"),
+    };
+    let listed = bugs.iter().map(|bug| Listed {
+        name: bug.name,
+        description: bug.description,
+        catcher: catcher(bug),
+    });
+    if json {
+        return print_json(&listed.collect::<Vec<_>>());
+    }
+    for bug in listed {
+        println!("{:<30} {}; {}", bug.name, bug.description, bug.catcher);
+    }
+    Ok(())
 }
 
-/// Builds the simulator with the bugs in it.
+/// How many bugs there are.
+pub fn count() -> u64 {
+    BUGS.len() as u64
+}
+
+/// Builds the simulator with the bugs in it. Soon built matters more here than fast.
 fn build(quiet: bool) -> Result<PathBuf, String> {
     let target = zoo_target();
     let mut command = cargo(&["build", "--release", "--package", "vopr"]);
     command.arg("--target-dir").arg(&target).env("RUSTFLAGS", "--cfg verity_zoo");
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     if quiet {
-        crate::steps::capture_ok(&mut command)?;
+        capture_ok(&mut command)?;
     } else {
         run_command(&mut command)?;
     }
@@ -137,35 +170,169 @@ fn zoo_target() -> PathBuf {
     target_dir().join("zoo")
 }
 
-/// Seeds from 1 on until one fails.
-fn hunt(binary: &Path, name: &'static str, seeds: u64) -> Result<Outcome, String> {
-    let started = Instant::now();
-    for seed in 1..=seeds {
-        let report = vopr::seed(binary, seed, &["--bug", name])?;
-        if !report.ok {
-            let failure = report.failure.unwrap_or_default();
-            let failure = failure.as_str().map_or_else(|| failure.to_string(), str::to_string);
-            let seconds = started.elapsed().as_secs_f64();
-            return Ok(Outcome {
-                name,
-                caught: true,
-                seed: Some(seed),
-                seeds_tried: seed,
-                seconds,
-                failure,
-            });
+/// How one run ended.
+enum Ended {
+    Held,
+    Failed {
+        checker: String,
+        failure: String,
+    },
+    /// Cut off.
+    NoVerdict,
+}
+
+/// Goes round with the binary.
+struct Keeper {
+    binary: PathBuf,
+    seeds: u64,
+    budget: Duration,
+    /// Seeds that were run without a bug: whether they held.
+    innocent: Mutex<BTreeMap<u64, bool>>,
+}
+
+impl Keeper {
+    fn holds_without_bug(&self) -> Result<(), String> {
+        if let Ended::Failed { failure, .. } = self.once(&["--check", "all"])? {
+            return Err(format!("a directed check fails without a bug: {failure}"));
+        }
+        for seed in 1..=SEEDS_WITHOUT_BUG {
+            if !self.holds_alone(seed)? {
+                return Err(format!("seed {seed} does not hold without a bug"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the seed holds without any bug; asked once.
+    fn holds_alone(&self, seed: u64) -> Result<bool, String> {
+        let known = self.innocent.lock().ok().and_then(|known| known.get(&seed).copied());
+        if let Some(held) = known {
+            return Ok(held);
+        }
+        let held = matches!(self.once(&["--seed", &seed.to_string()])?, Ended::Held);
+        if let Ok(mut known) = self.innocent.lock() {
+            known.insert(seed, held);
+        }
+        Ok(held)
+    }
+
+    /// All bugs, on all cores; outcomes in the order of the list.
+    fn hunt_all(&self, bugs: &[&'static Bug], quiet: bool) -> Result<Vec<Outcome>, String> {
+        let next = AtomicUsize::new(0);
+        let found: Mutex<BTreeMap<usize, Result<Outcome, String>>> = Mutex::new(BTreeMap::new());
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let outcome = self.hunt(bug);
+                        if let (false, Ok(outcome)) = (quiet, &outcome) {
+                            println!("{}", described(outcome));
+                        }
+                        let at = bugs.iter().position(|other| other.name == bug.name);
+                        if let (Ok(mut found), Some(at)) = (found.lock(), at) {
+                            found.insert(at, outcome);
+                        }
+                    }
+                });
+            }
+        });
+        found.into_inner().unwrap_or_default().into_values().collect()
+    }
+
+    fn hunt(&self, bug: &'static Bug) -> Result<Outcome, String> {
+        let started = Instant::now();
+        let mut outcome = Outcome {
+            name: bug.name,
+            caught: false,
+            by: String::new(),
+            seeds: None,
+            seconds: 0.0,
+            failure: String::new(),
+        };
+        match bug.catcher {
+            Catcher::Check(check) => {
+                outcome.by = format!("check {check}");
+                let ended = self.once(&["--check", check, "--bug", bug.name])?;
+                if let Ended::Failed { failure, .. } = ended {
+                    (outcome.caught, outcome.failure) = (true, failure);
+                }
+            }
+            Catcher::Seeds => {
+                for seed in 1..=self.seeds {
+                    if started.elapsed() > self.budget {
+                        break;
+                    }
+                    outcome.seeds = Some(seed);
+                    let ended = self.once(&["--seed", &seed.to_string(), "--bug", bug.name])?;
+                    if let Ended::Failed { checker, failure } = ended
+                        && self.holds_alone(seed)?
+                    {
+                        outcome.by = format!("seed {seed}, {checker}");
+                        (outcome.caught, outcome.failure) = (true, failure);
+                        break;
+                    }
+                }
+            }
+        }
+        outcome.seconds = started.elapsed().as_secs_f64();
+        Ok(outcome)
+    }
+
+    fn once(&self, arguments: &[&str]) -> Result<Ended, String> {
+        let mut command = Command::new("timeout");
+        command.arg(RUN_SECONDS_MAX).arg(&self.binary).arg("--json").args(arguments);
+        let finished = capture(&mut command)?;
+        let verdict = finished.output.lines().rev().find(|line| line.starts_with('{'));
+        let verdict = verdict.and_then(|line| serde_json::from_str::<Verdict>(line).ok());
+        match (finished.code, verdict) {
+            (Some(0), _) => Ok(Ended::Held),
+            // By `timeout`.
+            (Some(124), _) => Ok(Ended::NoVerdict),
+            (Some(2 | 125 | 126 | 127), _) => {
+                Err(format!("{arguments:?}: {}{}", finished.output, finished.errors))
+            }
+            (_, Some(Verdict { failure: Some(failure), failure_kind })) => {
+                Ok(Ended::Failed { checker: failure_kind.unwrap_or_default(), failure })
+            }
+            // A failed assertion of the core ends the process at once.
+            (_, _) => {
+                let words = finished.errors.lines().skip_while(|line| !line.contains("panicked"));
+                let failure = words.take(2).collect::<Vec<_>>().join(" ");
+                Ok(Ended::Failed { checker: "panic".to_string(), failure })
+            }
         }
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let failure = String::new();
-    Ok(Outcome { name, caught: false, seed: None, seeds_tried: seeds, seconds, failure })
+}
+
+/// The part of a verdict that is used here.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Verdict {
+    failure: Option<String>,
+    failure_kind: Option<String>,
+}
+
+fn described(outcome: &Outcome) -> String {
+    let Outcome { name, by, seeds, seconds, failure, .. } = outcome;
+    let short: String = failure.chars().take(120).collect();
+    match (outcome.caught, seeds) {
+        (true, Some(seeds)) => {
+            format!("caught  {name:<30} {seeds} seeds, {seconds:.1} s; {by}: {short}")
+        }
+        (true, None) => format!("caught  {name:<30} {seconds:.1} s; {by}: {short}"),
+        (false, seeds) => {
+            let seeds = seeds.unwrap_or(0);
+            format!("MISSED  {name:<30} {seeds} seeds, {seconds:.1} s; {by}")
+        }
+    }
 }
 
 /// What a binary with the zoo in it shows: the module's mangled path, and the bugs' names.
 fn traces(binary: &Path) -> Result<Vec<String>, String> {
     let bytes = std::fs::read(binary).map_err(|error| format!("{}: {error}", binary.display()))?;
     let mut wanted = vec!["11verity_core3zoo".to_string()];
-    wanted.extend(core_zoo::BUGS.iter().map(|bug| bug.name.to_string()));
+    wanted.extend(BUGS.iter().map(|bug| bug.name.to_string()));
     wanted.retain(|word| bytes.windows(word.len()).any(|window| window == word.as_bytes()));
     Ok(wanted)
 }
@@ -177,8 +344,11 @@ pub fn release_is_clean(release: &Path) -> Result<u64, String> {
         return Err(format!("{} holds {}", release.display(), found.join(", ")));
     }
     let zoo = zoo_target().join("release/vopr");
-    if zoo.exists() && traces(&zoo)?.len() < core_zoo::BUGS.len() {
-        return Err(format!("{} should hold every bug", zoo.display()));
+    if !zoo.exists() {
+        return Err(format!("{} is not built: this search could not fail", zoo.display()));
+    }
+    if traces(&zoo)?.len() != BUGS.len() + 1 {
+        return Err(format!("{} should hold the module and every bug", zoo.display()));
     }
     Ok(1)
 }
@@ -191,7 +361,7 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::core_zoo::BUGS;
+    use super::{BUGS, traces};
 
     #[test]
     fn names_are_unique_and_described() {
@@ -199,5 +369,19 @@ mod tests {
             assert!(!bug.description.is_empty(), "{}", bug.name);
             assert!(BUGS[at + 1..].iter().all(|other| other.name != bug.name), "{}", bug.name);
         }
+    }
+
+    #[test]
+    fn traces_of_the_zoo_are_found_and_nothing_else() {
+        let folder = crate::steps::scratch("zoo-traces").unwrap();
+        let file = folder.join("binary");
+        let mut bytes = b"\x7fELF _ZN11verity_core5store3get17h \0 page".to_vec();
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(traces(&file), Ok(Vec::new()));
+        bytes.extend_from_slice(b"_ZN11verity_core3zoo4HITS17h");
+        bytes.extend_from_slice(BUGS[3].name.as_bytes());
+        std::fs::write(&file, &bytes).unwrap();
+        let expected = ["11verity_core3zoo".to_string(), BUGS[3].name.to_string()];
+        assert_eq!(traces(&file), Ok(expected.to_vec()));
     }
 }

@@ -7,6 +7,7 @@
 //! bytes on the disk and public functions of the core, never into a node.
 
 mod bytes;
+mod crashes;
 mod solo;
 
 /// One situation, and what must hold in it.
@@ -49,6 +50,21 @@ pub const CHECKS: &[Check] = &[
         demands: "after a restart, with no page in memory, a key that is taken stays taken and a \
                   request that was answered is answered again",
         run: solo::cold_duplicates,
+    },
+    Check {
+        name: "torn_prepare",
+        demands: "a prepare that a crash tore is dropped, and what is before it stays",
+        run: crashes::torn_prepare,
+    },
+    Check {
+        name: "keys_copies",
+        demands: "once a tenant is acknowledged, either copy of the keys may be lost",
+        run: crashes::keys_copies,
+    },
+    Check {
+        name: "checkpoint_boundary",
+        demands: "a checkpoint holds the ops up to its own and none behind it, also in a replay",
+        run: crashes::checkpoint_boundary,
     },
 ];
 

@@ -166,9 +166,9 @@ impl World {
             });
             // After a graceful shutdown nothing may follow the last record but zeros.
             pushed.map_err(broken)?;
-            if let Some(complaint) = complaint {
+            if let Some(complaint) = &complaint {
                 let detail = format!("tenant {tenant}, position {complaint}");
-                return Err(Failure::new(FailureKind::Log, detail));
+                return Err((file, Failure::new(FailureKind::Log, detail)));
             }
             before = verifier.finish().map_err(broken)?;
         }

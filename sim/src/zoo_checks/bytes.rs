@@ -15,12 +15,16 @@ use super::solo::{Rig, TENANT, text, warm};
 const SEGMENT: SegmentNumber = SegmentNumber::ZERO;
 
 /// The first segment of the tenant, after a graceful end.
-fn segment(rig: &mut Rig) -> Result<Vec<u8>, String> {
+pub(super) fn segment(rig: &mut Rig) -> Result<Vec<u8>, String> {
     rig.solo.shutdown().map_err(text)?;
     Ok(rig.solo.disk.contents(FileId::Segment { tenant: TENANT, number: SEGMENT }))
 }
 
-fn verify(
+pub(super) fn verify(bytes: &[u8], each: impl FnMut(&RecordView<'_>)) -> Result<(), Damage> {
+    verify_to(bytes, SegmentExtent::Unknown, each)
+}
+
+fn verify_to(
     bytes: &[u8],
     extent: SegmentExtent,
     mut each: impl FnMut(&RecordView<'_>),
@@ -41,18 +45,18 @@ pub(super) fn flipped_record() -> Result<(), String> {
     rig.write("INSERT INTO t VALUES (1, 'one')")?;
     let good = segment(&mut rig)?;
     let mut last = None;
-    verify(&good, SegmentExtent::Unknown, |view| {
+    verify(&good, |view| {
         let metadata = &view.record.metadata;
         last = Some((view.offset as usize, metadata.record_size(), metadata.position));
     })
     .map_err(text)?;
     let Some((offset, size, position)) = last else { return Err("the log is empty".to_owned()) };
     let extent = SegmentExtent::To(position.next());
-    verify(&good, extent, |_| {}).map_err(text)?;
+    verify_to(&good, extent, |_| {}).map_err(text)?;
     for at in offset..offset + size {
         let mut bytes = good.clone();
         bytes[at] ^= 1 << (at % 8);
-        if verify(&bytes, extent, |_| {}).is_ok() {
+        if verify_to(&bytes, extent, |_| {}).is_ok() {
             return Err(format!("byte {} of the last record was flipped unseen", at - offset));
         }
     }
@@ -87,7 +91,7 @@ pub(super) fn salts_differ() -> Result<(), String> {
     }
     let bytes = segment(&mut rig)?;
     let (mut rows, mut commitments) = (0, BTreeSet::new());
-    verify(&bytes, SegmentExtent::Unknown, |view| {
+    verify(&bytes, |view| {
         let metadata = &view.record.metadata;
         if metadata.kind == RecordKind::RowPut {
             rows += 1;
