@@ -293,7 +293,10 @@ impl Keeper {
                 Err(format!("{arguments:?}: {}{}", finished.output, finished.errors))
             }
             (_, Some(Verdict { failure: Some(failure), failure_kind })) => {
-                Ok(Ended::Failed { checker: failure_kind.unwrap_or_default(), failure })
+                let checker = failure_kind.unwrap_or_default();
+                let words = failure.strip_prefix(&checker).and_then(|rest| rest.strip_prefix(": "));
+                let failure = words.unwrap_or(&failure).to_string();
+                Ok(Ended::Failed { checker, failure })
             }
             // A failed assertion of the core ends the process at once.
             (_, _) => {
@@ -315,7 +318,7 @@ struct Verdict {
 
 fn described(outcome: &Outcome) -> String {
     let Outcome { name, by, seeds, seconds, failure, .. } = outcome;
-    let short: String = failure.chars().take(120).collect();
+    let short: String = failure.replace('\n', " ").chars().take(120).collect();
     match (outcome.caught, seeds) {
         (true, Some(seeds)) => {
             format!("caught  {name:<30} {seeds} seeds, {seconds:.1} s; {by}: {short}")
@@ -368,6 +371,17 @@ mod tests {
         for (at, bug) in BUGS.iter().enumerate() {
             assert!(!bug.description.is_empty(), "{}", bug.name);
             assert!(BUGS[at + 1..].iter().all(|other| other.name != bug.name), "{}", bug.name);
+        }
+    }
+
+    #[test]
+    fn the_documentation_names_each() {
+        let text = std::fs::read_to_string(crate::tidy::root().join("docs/TESTING.md")).unwrap();
+        for bug in BUGS {
+            assert!(text.contains(&format!("| `{}` |", bug.name)), "{}", bug.name);
+            if let super::Catcher::Check(check) = bug.catcher {
+                assert!(text.contains(&format!("check `{check}`")), "{check}");
+            }
         }
     }
 
