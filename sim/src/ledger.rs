@@ -18,9 +18,30 @@ use crate::sql::{Datum, Query, Statement};
 pub struct Committed {
     pub id: IdempotencyId,
     pub statements: Vec<Statement>,
-    pub effects: Vec<Effect>,
+    /// `None`: nobody was told, it was found in the log.
+    pub effects: Option<Vec<Effect>>,
     pub op: u64,
     pub timestamp_ns: u64,
+}
+
+impl Committed {
+    /// Without an id and without a change a transaction leaves no record: its position is that of
+    /// the one before it.
+    fn leaves_no_record(&self) -> bool {
+        let nothing =
+            |effects: &Vec<Effect>| effects.iter().all(|effect| *effect == Effect::Rows(0));
+        self.id.is_none() && self.effects.as_ref().is_some_and(nothing)
+    }
+}
+
+/// Where a transaction belongs: at its own position, or, if it left no record, behind that of
+/// another, in order of its op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    position: u64,
+    /// 0: its own position.
+    op: u64,
+    nth: u64,
 }
 
 /// Why the database said no.
@@ -44,7 +65,7 @@ pub struct Answered {
 pub struct Ledger {
     pub model: TenantModel,
     /// By last position; not yet given to the model.
-    unsettled: BTreeMap<u64, Committed>,
+    unsettled: BTreeMap<Place, Committed>,
     /// With the highest position known when the request was sent.
     refused: Vec<(Option<u64>, Vec<Statement>, Refusal)>,
     answered: Vec<Answered>,
@@ -75,9 +96,22 @@ impl Ledger {
         self.head
     }
 
+    /// Whether a transaction that ends here was acknowledged.
+    #[must_use]
+    pub fn knows(&self, position: u64) -> bool {
+        self.acknowledged.contains_key(&position)
+            || self.unsettled.contains_key(&Place { position, op: 0, nth: 0 })
+    }
+
     pub fn commit(&mut self, position: u64, committed: Committed) -> Result<(), String> {
-        let settled = self.settled_head.is_some_and(|head| position <= head);
-        if settled {
+        let place = if committed.leaves_no_record() {
+            let nth = self.unsettled.len() as u64;
+            Place { position, op: committed.op, nth }
+        } else {
+            Place { position, op: 0, nth: 0 }
+        };
+        let is_settled = |head| position < head || (position == head && place.op == 0);
+        if self.settled_head.is_some_and(is_settled) {
             return Err(format!(
                 "transaction {} is acknowledged at position {position}, but a later one was \
                  acknowledged and everything before it was known",
@@ -86,7 +120,7 @@ impl Ledger {
         }
         self.head = self.head.max(Some(position));
         let id = committed.id;
-        if let Some(other) = self.unsettled.insert(position, committed) {
+        if let Some(other) = self.unsettled.insert(place, committed) {
             return Err(format!("{} and {id} are both at position {position}", other.id));
         }
         Ok(())
@@ -120,8 +154,8 @@ impl Ledger {
     pub fn settle(&mut self) -> Result<(), String> {
         self.drop_explained_refusals();
         let unsettled = std::mem::take(&mut self.unsettled);
-        for (position, committed) in unsettled {
-            self.settle_one(position, committed)?;
+        for (place, committed) in unsettled {
+            self.settle_one(place, committed)?;
             self.drop_explained_refusals();
         }
         if let Some((sent_at, statements, refusal)) = self.refused.first() {
@@ -136,7 +170,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn settle_one(&mut self, position: u64, committed: Committed) -> Result<(), String> {
+    fn settle_one(&mut self, place: Place, committed: Committed) -> Result<(), String> {
+        let Place { position, .. } = place;
         let Committed { id, statements, effects, op, timestamp_ns } = committed;
         if op < self.last_op || timestamp_ns < self.last_timestamp_ns {
             return Err(format!("position {position}: op {op} or its time goes back"));
@@ -152,7 +187,9 @@ impl Ledger {
                 ));
             }
         };
-        if prediction.effects != effects {
+        if let Some(effects) = effects
+            && prediction.effects != effects
+        {
             return Err(format!(
                 "position {position} op {op}: answered {effects:?}, the model says {:?}: \
                  {statements:?}",
@@ -160,6 +197,9 @@ impl Ledger {
             ));
         }
         self.settled_head = Some(position);
+        if place.op > 0 {
+            return Ok(()); // of such a one the log says nothing
+        }
         let entry = Acknowledged { id, op, events: prediction.events };
         self.acknowledged.insert(position, entry);
         Ok(())
@@ -192,8 +232,9 @@ impl Ledger {
 /// A transaction may break several rules at once; which one is named first is not specified. The
 /// version of a stream is.
 fn same_reason(predicted: &Refusal, told: &Refusal) -> bool {
-    let constraint =
-        |refusal: &Refusal| matches!(refusal, Refusal::NotNull | Refusal::DuplicateKey);
+    let constraint = |refusal: &Refusal| {
+        matches!(refusal, Refusal::NotNull | Refusal::DuplicateKey | Refusal::RowTwice)
+    };
     // A NULL where none may be is seen while binding, before anything else is looked at.
     predicted == told || *told == Refusal::NotNull || (constraint(predicted) && constraint(told))
 }
@@ -214,7 +255,7 @@ pub(crate) fn shorten(text: &str) -> String {
 mod tests {
     use super::{Answered, Committed, Ledger, Refused};
     use crate::model::{Effect, Refusal};
-    use crate::sql::{ColumnSpec, Datum, DatumType, Query, Select, Statement, TableSpec};
+    use crate::sql::{ColumnSpec, Conflict, Datum, DatumType, Query, Select, Statement, TableSpec};
     use verity_core::ids::IdempotencyId;
 
     fn create() -> Statement {
@@ -229,14 +270,20 @@ mod tests {
 
     fn insert(key: i64) -> Statement {
         let rows = vec![vec![Datum::Integer(key)]];
-        Statement::Insert { table: "t".to_owned(), columns: vec![0], rows, bulk: false }
+        Statement::Insert {
+            table: "t".to_owned(),
+            columns: vec![0],
+            rows,
+            bulk: false,
+            conflict: Conflict::Fail,
+        }
     }
 
     fn committed(statement: Statement, effect: Effect, op: u64) -> Committed {
         Committed {
             id: IdempotencyId([op as u8; 16]),
             statements: vec![statement],
-            effects: vec![effect],
+            effects: Some(vec![effect]),
             op,
             timestamp_ns: op,
         }

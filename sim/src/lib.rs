@@ -15,6 +15,7 @@ pub mod keys;
 pub mod ledger;
 pub mod model;
 pub mod random;
+pub mod rebuild;
 pub mod replica;
 pub mod report;
 pub mod run;

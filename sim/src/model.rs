@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sql::{Datum, Expected, Query, Select, SetTo, Statement, TableSpec};
+use crate::sql::{Conflict, Datum, Expected, Query, Select, SetTo, Statement, TableSpec};
 
 /// Identifies a row: its key, or a number for a table with a hidden key.
 type RowKey = Vec<Datum>;
@@ -46,7 +46,11 @@ pub enum Refusal {
     UndefinedTable,
     NotNull,
     DuplicateKey,
-    WrongVersion { actual: u64 },
+    /// `DO UPDATE` would change a row twice.
+    RowTwice,
+    WrongVersion {
+        actual: u64,
+    },
 }
 
 /// What a statement must report.
@@ -170,12 +174,30 @@ impl TenantModel {
             Some(filter) => filter.selects(row),
             None => true,
         };
+        let number = |position: u64| vec![Datum::Integer(position as i64)];
+        match &query.select {
+            Select::Appends => {
+                let records = self.streams.values().flatten();
+                let mut seen: Vec<u64> =
+                    records.map(|(at, _)| *at).filter(|at| *at <= position).collect();
+                seen.sort_unstable();
+                return Ok(seen.into_iter().map(number).collect());
+            }
+            Select::Changes => {
+                let versions = table.rows.values().flatten();
+                let ends = versions.flat_map(|version| [Some(version.begun_at), version.ended_at]);
+                let ends: BTreeSet<u64> = ends.flatten().filter(|end| *end <= position).collect();
+                return Ok(ends.into_iter().map(number).collect());
+            }
+            Select::Count | Select::Columns { .. } => {}
+        }
         let rows = table
             .rows
             .values()
             .filter_map(|versions| at(versions, position))
             .filter(|row| selects(row));
         Ok(match &query.select {
+            Select::Appends | Select::Changes => unreachable!("answered above"),
             Select::Count => vec![vec![Datum::Integer(rows.count() as i64)]],
             Select::Columns { columns, order, limit } => {
                 let project = |row: &Vec<Datum>| -> Vec<Datum> {
@@ -207,8 +229,8 @@ impl TenantModel {
                     overlay.events += 1;
                     Effect::Schema
                 }
-                Statement::Insert { table, columns, rows, .. } => {
-                    Effect::Rows(self.insert(&mut overlay, table, columns, rows)?)
+                Statement::Insert { table, columns, rows, bulk: _, conflict } => {
+                    Effect::Rows(self.insert(&mut overlay, table, columns, rows, conflict)?)
                 }
                 Statement::Update { table, assignments, filter } => {
                     let spec = self.find(&overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
@@ -269,8 +291,11 @@ impl TenantModel {
         name: &str,
         columns: &[usize],
         rows: &[Vec<Datum>],
+        conflict: &Conflict,
     ) -> Result<u64, Refusal> {
         let spec = self.find(overlay, name).ok_or(Refusal::UndefinedTable)?.clone();
+        let mut touched = BTreeSet::new();
+        let mut changed = 0;
         for given in rows {
             let mut row: Vec<Datum> = spec
                 .columns
@@ -291,12 +316,27 @@ impl TenantModel {
             } else {
                 spec.key.iter().map(|place| row[*place].clone()).collect()
             };
-            if self.current_row(overlay, name, &key).is_some() {
-                return Err(Refusal::DuplicateKey);
+            if let Some(mut old) = self.current_row(overlay, name, &key) {
+                match conflict {
+                    Conflict::Fail => return Err(Refusal::DuplicateKey),
+                    Conflict::Nothing => continue,
+                    Conflict::Update(_) if touched.contains(&key) => {
+                        return Err(Refusal::RowTwice);
+                    }
+                    Conflict::Update(places) => {
+                        for place in places {
+                            old[*place] = row[*place].clone();
+                        }
+                        row = old;
+                    }
+                }
+                check_not_null(&spec, &row)?;
             }
+            touched.insert(key.clone());
             overlay.put(name, key, Some(row));
+            changed += 1;
         }
-        Ok(rows.len() as u64)
+        Ok(changed)
     }
 
     fn find<'a>(&'a self, overlay: &'a Overlay, name: &str) -> Option<&'a TableSpec> {

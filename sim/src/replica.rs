@@ -3,7 +3,7 @@
 use verity_core::ids::ReplicaId;
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{Config, Halt, Node, Progress, Read, Seed, Status, Ticket};
+use verity_core::node::{CommitmentRead, Config, Halt, Node, Progress, Read, Seed, Status, Ticket};
 use verity_core::time::{Clock, Instant};
 
 /// What may differ from boot to boot.
@@ -47,6 +47,14 @@ impl Replica {
 
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
         self.node.read(now, read, effects)
+    }
+
+    pub fn read_commitment(
+        &mut self,
+        read: &mut CommitmentRead,
+        effects: &mut Effects,
+    ) -> Progress {
+        self.node.read_commitment(read, effects)
     }
 
     #[must_use]

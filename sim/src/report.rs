@@ -92,6 +92,12 @@ pub struct Report {
     pub requests: u64,
     pub refusals: u64,
     pub reads: u64,
+    /// Lookups of idempotency ids that were answered.
+    pub commitments: u64,
+    /// Comparisons of the live state with one rebuilt from the logs.
+    pub rebuilds: u64,
+    /// Transactions without an id whose fate the log had to tell.
+    pub doubts: u64,
     pub events_seen: BTreeSet<&'static str>,
     pub event_counts: BTreeMap<&'static str, u64>,
     /// A run in damage mode ended because the damage was detected.

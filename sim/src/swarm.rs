@@ -43,6 +43,14 @@ pub struct Plan {
     pub impatience_ppm: u64,
     /// Chance, in a million, that an answered request is sent once more.
     pub resend_ppm: u64,
+    /// Chance, in a million and at the end of a round, that a copy of the disk is rebuilt.
+    pub rebuild_ppm: u64,
+    /// The same at a crash: the copy is what a power cut at that moment leaves.
+    pub rebuild_at_crash_ppm: u64,
+    /// Chance, in a million, that a client asks what an id remembers, or reads `__events`.
+    pub ask_ppm: u64,
+    /// Chance, in a million, that a request has no idempotency id.
+    pub anonymous_ppm: u64,
     /// Whether a twin with another cache and other timing replays a stretch of ops.
     pub twin: bool,
 }
@@ -61,7 +69,7 @@ impl Plan {
     pub fn draw(seed: u64, options: &Options) -> Plan {
         let mut random = Random::new(seed).stream("plan");
         let mode = if random.chance(120_000) { Mode::Damage } else { Mode::Safety };
-        let requests = random.range(40, 220) * options.scale.max(1);
+        let requests = random.range(60, 240) * options.scale.max(1);
         Plan {
             mode,
             constants: draw_constants(&mut random),
@@ -69,7 +77,8 @@ impl Plan {
             clock: draw_clock(&mut random),
             mix: Mix::draw(&mut random),
             tenants: random.range(1, 4),
-            clients: random.range(1, 24),
+            // Few clients make small prepares and many ops, many clients large ones.
+            clients: *random.pick(&[1, 2, 4, 8, 16, 24]),
             rounds: random.range(3, 9),
             requests_per_round: requests,
             crash_every_effects: match random.below(8) {
@@ -89,6 +98,10 @@ impl Plan {
             read_ppm: random.range(50_000, 500_000),
             impatience_ppm: if random.coin() { random.range(0, 60_000) } else { 0 },
             resend_ppm: if random.coin() { random.range(0, 60_000) } else { 0 },
+            rebuild_ppm: *random.pick(&[0, 150_000, 500_000]),
+            rebuild_at_crash_ppm: *random.pick(&[0, 20_000, 200_000]),
+            ask_ppm: random.range(5_000, 80_000),
+            anonymous_ppm: if random.coin() { random.range(1_000, 100_000) } else { 0 },
             twin: random.chance(150_000),
         }
     }
@@ -100,7 +113,8 @@ fn draw_constants(random: &mut Random) -> ClusterConstants {
     let dirtied = random.range(128, 256) as u32;
     let dirty_pages_max = dirtied * random.range(4, 6) as u32;
     ClusterConstants {
-        journal_ring_bytes: random.range(4, 8) << 20,
+        // The smallest ring, mostly: so that it wraps.
+        journal_ring_bytes: *random.pick(&[4, 4, 4, 5, 6, 8]) << 20,
         grid_pages_max: dirty_pages_max * random.range(16, 64) as u32,
         dirty_pages_max,
         transaction_events_max: random.range(200, 600) as u32,

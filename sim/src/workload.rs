@@ -8,8 +8,8 @@
 use crate::model::TenantModel;
 use crate::random::Random;
 use crate::sql::{
-    Assignment, ColumnSpec, Compare, Datum, DatumType, Expected, Predicate, Query, Select, SetTo,
-    Statement, TableSpec,
+    Assignment, ColumnSpec, Compare, Conflict, Datum, DatumType, Expected, Predicate, Query,
+    Select, SetTo, Statement, TableSpec,
 };
 
 /// Weights, drawn per run.
@@ -28,6 +28,12 @@ pub struct Mix {
     pub by_key_ppm: u64,
     /// Chance, in a million, of a row near the size limit.
     pub huge_ppm: u64,
+    /// Chance, in a million, that an INSERT as text solves conflicts.
+    pub conflict_ppm: u64,
+    /// Chance, in a million, that several statements end with one that must be refused.
+    pub fail_ppm: u64,
+    /// Chance, in a million, that a read is of the log.
+    pub events_ppm: u64,
     /// Fresh integer keys come from `0..key_space`.
     pub key_space: u64,
     /// Chance, in a million, that a key is one that exists.
@@ -46,7 +52,10 @@ impl Mix {
             rows_per_insert_max: random.range(1, 8),
             rows_per_bulk_max: random.range(2, 120),
             by_key_ppm: random.range(300_000, 950_000),
-            huge_ppm: if random.chance(400_000) { random.range(1_000, 20_000) } else { 0 },
+            huge_ppm: if random.chance(600_000) { random.range(2_000, 40_000) } else { 0 },
+            conflict_ppm: if random.coin() { random.range(10_000, 500_000) } else { 0 },
+            fail_ppm: random.range(0, 300_000),
+            events_ppm: random.magnitude(60_000),
             key_space: 1 << random.range(5, 40),
             collide_ppm: random.range(0, 150_000),
         }
@@ -123,12 +132,21 @@ impl Workload {
             return vec![self.statement(tenant, model, kind)];
         }
         let count = self.random.range(2, 5);
-        (0..count)
+        let mut statements: Vec<Statement> = (0..count)
             .map(|_| {
                 let kind = self.random.weighted(&kinds[..5]);
                 self.statement(tenant, model, kind)
             })
-            .collect()
+            .collect();
+        // The middle of it must leave nothing behind: mostly the same rows once more.
+        if self.random.chance(mix.fail_ppm)
+            && let Some(again) = statements.iter().rev().find(|statement| {
+                matches!(statement, Statement::Insert { conflict: Conflict::Fail, .. })
+            })
+        {
+            statements.push(again.clone());
+        }
+        statements
     }
 
     /// A read, as of now or of a position up to `head`.
@@ -139,6 +157,10 @@ impl Workload {
         }
         let table = self.random.pick(&tables).clone();
         let spec = model.spec(&table)?.clone();
+        if self.random.chance(self.mix.events_ppm) {
+            let select = if self.random.coin() { Select::Appends } else { Select::Changes };
+            return Some(Query { table, select, filter: None, as_of: None });
+        }
         let filter = if self.random.chance(750_000) {
             Some(self.filter(tenant, model, &spec))
         } else {
@@ -230,7 +252,17 @@ impl Workload {
             }
             rows.push(row);
         }
-        Statement::Insert { table: spec.name.clone(), columns, rows, bulk }
+        let conflict = self.conflict(spec, bulk);
+        Statement::Insert { table: spec.name.clone(), columns, rows, bulk, conflict }
+    }
+
+    fn conflict(&mut self, spec: &TableSpec, bulk: bool) -> Conflict {
+        if bulk || spec.key.is_empty() || !self.random.chance(self.mix.conflict_ppm) {
+            return Conflict::Fail;
+        }
+        let free = (0..spec.columns.len()).filter(|place| !spec.key.contains(place));
+        let set: Vec<usize> = free.filter(|_| self.random.coin()).collect();
+        if set.is_empty() { Conflict::Nothing } else { Conflict::Update(set) }
     }
 
     fn update(&mut self, tenant: usize, model: &TenantModel, spec: &TableSpec) -> Statement {
@@ -303,6 +335,14 @@ impl Workload {
             let low = key[0].clone();
             return Predicate::Between { column, low, high, negated: false };
         }
+        if spec.key.len() == 1 && self.random.chance(150_000) {
+            let column = spec.key[0];
+            let mut list = vec![key[0].clone()];
+            for _ in 0..self.random.range(1, 3) {
+                list.push(self.fresh_key(tenant, spec.columns[column].column_type));
+            }
+            return Predicate::In { column, list, negated: false };
+        }
         let equal = |(column, value): (&usize, Datum)| Predicate::Compare {
             column: *column,
             compare: Compare::Equal,
@@ -371,7 +411,9 @@ impl Workload {
     fn datum(&mut self, tenant: usize, column_type: DatumType) -> Datum {
         let canary = &self.canaries[tenant];
         if column_type == DatumType::Text && self.random.chance(self.mix.huge_ppm) {
-            let count = self.random.range(400, 12_000) as usize;
+            // Some overflow pages, mostly; sometimes near the limit of a row.
+            let max = if self.random.chance(700_000) { 800 } else { 12_000 };
+            let count = self.random.range(60, max) as usize;
             return Datum::Text(canary.repeat(count));
         }
         column_type.draw(&mut self.random, canary)

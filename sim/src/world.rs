@@ -5,9 +5,11 @@
 //! trace; nothing is checked by looking into the core. Start reading at [`World::run`], then
 //! `turn`. What clients do is in `clients`, what must hold in `audit` and [`crate::ledger`].
 
+mod asking;
 mod audit;
 mod boot;
 mod clients;
+mod doubt;
 mod turn;
 mod twin;
 mod watch;
@@ -30,10 +32,11 @@ use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::replica::Replica;
 use crate::report::{Failure, FailureKind, Report};
-use crate::sql::Query;
+use crate::sql::{Query, Statement};
 use crate::swarm::{Options, Plan};
 use crate::trace::Trace;
 use crate::workload::Workload;
+use asking::{Asking, Told};
 use clients::{Client, Pending, Reading};
 use watch::Watch;
 
@@ -67,6 +70,12 @@ pub struct World {
     pending: BTreeMap<u64, Pending>,
     tickets: BTreeMap<u64, u64>,
     readings: Vec<Reading>,
+    /// Looking up what ids remember.
+    askings: Vec<Asking>,
+    /// Some of what each tenant's clients were told, to be asked for again.
+    told: Vec<Vec<Told>>,
+    /// Of each tenant: a transaction without an id that was lost on its way.
+    doubts: Vec<Option<Vec<Statement>>>,
     /// Reads of no client that found no node: asked again.
     unread: Vec<(usize, Query)>,
     /// Transactions still to be sent in this round.
@@ -86,6 +95,10 @@ pub struct World {
     /// No more crashes, faults or lies.
     healed: bool,
     last_progress_ns: u64,
+    /// The latest time that the wall clock ever showed.
+    wall_ms_max: u64,
+    /// Before the next boot, what is on the disk is rebuilt from its logs.
+    rebuild_wanted: bool,
     ended_by_damage: bool,
     tenants_ready: BTreeSet<usize>,
     tenants_asked: BTreeSet<usize>,
@@ -140,6 +153,9 @@ impl World {
             pending: BTreeMap::new(),
             tickets: BTreeMap::new(),
             readings: Vec::new(),
+            askings: Vec::new(),
+            told: (0..plan.tenants).map(|_| Vec::new()).collect(),
+            doubts: (0..plan.tenants).map(|_| None).collect(),
             unread: Vec::new(),
             quota: 0,
             crash_in: None,
@@ -151,6 +167,8 @@ impl World {
             crashed: false,
             healed: false,
             last_progress_ns: 0,
+            wall_ms_max: 0,
+            rebuild_wanted: false,
             ended_by_damage: false,
             // Tenant 1 is there from the start.
             tenants_ready: BTreeSet::from([0]),
@@ -187,6 +205,9 @@ impl World {
                 return Ok(());
             }
             self.settle()?;
+            if self.random.chance(self.plan.rebuild_ppm) {
+                self.rebuild_copy()?;
+            }
             if self.random.chance(self.plan.restart_ppm) {
                 self.restart_gracefully()?;
             }
@@ -237,6 +258,7 @@ impl World {
     }
 
     fn settle(&mut self) -> Result<(), Failure> {
+        self.resolve_doubts()?;
         for (tenant, ledger) in self.ledgers.iter_mut().enumerate() {
             ledger.settle().map_err(|text| {
                 Failure::new(FailureKind::Wrong, format!("tenant {}: {text}", tenant + 1))

@@ -41,8 +41,18 @@ struct Summary {
     damage_detected: u64,
 }
 
-const SUMMED: [&str; 7] =
-    ["crashes", "crashes_in_flight", "halts", "commits", "requests", "refusals", "reads"];
+const SUMMED: [&str; 10] = [
+    "crashes",
+    "crashes_in_flight",
+    "halts",
+    "commits",
+    "requests",
+    "refusals",
+    "reads",
+    "commitments",
+    "rebuilds",
+    "doubts",
+];
 
 impl Summary {
     fn add(&mut self, verdict: &Value) {

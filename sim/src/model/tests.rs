@@ -2,8 +2,8 @@
 
 use super::{Effect, Refusal, TenantModel};
 use crate::sql::{
-    Assignment, ColumnSpec, Compare, Datum, DatumType, Expected, Predicate, Query, Select, SetTo,
-    Statement, TableSpec,
+    Assignment, ColumnSpec, Compare, Conflict, Datum, DatumType, Expected, Predicate, Query,
+    Select, SetTo, Statement, TableSpec,
 };
 
 fn spec() -> TableSpec {
@@ -23,7 +23,13 @@ fn spec() -> TableSpec {
 fn insert(rows: &[(i64, i64)]) -> Statement {
     let row = |(key, value): &(i64, i64)| vec![Datum::Integer(*key), Datum::Integer(*value)];
     let rows = rows.iter().map(row).collect();
-    Statement::Insert { table: "t".to_owned(), columns: vec![0, 1], rows, bulk: false }
+    Statement::Insert {
+        table: "t".to_owned(),
+        columns: vec![0, 1],
+        rows,
+        bulk: false,
+        conflict: Conflict::Fail,
+    }
 }
 
 fn all(as_of: Option<u64>) -> Query {
@@ -77,6 +83,7 @@ fn a_transaction_is_all_or_nothing() {
         columns: vec![1],
         rows: vec![vec![Datum::Integer(1)]],
         bulk: true,
+        conflict: Conflict::Fail,
     };
     assert_eq!(model.predict(&[wrong]), Err(Refusal::NotNull));
 }

@@ -43,6 +43,15 @@ pub enum Expected {
     Exact(u64),
 }
 
+/// What an INSERT does with a row whose key is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    Fail,
+    Nothing,
+    /// `DO UPDATE SET c = excluded.c` of these places.
+    Update(Vec<usize>),
+}
+
 /// One thing a transaction does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
@@ -52,8 +61,9 @@ pub enum Statement {
         /// Places of the columns that are given.
         columns: Vec<usize>,
         rows: Vec<Vec<Datum>>,
-        /// As typed rows, not as text.
+        /// As typed rows, not as text; such an insert cannot solve conflicts.
         bulk: bool,
+        conflict: Conflict,
     },
     Update {
         table: String,
@@ -81,6 +91,10 @@ pub enum Select {
         /// Only with an order.
         limit: Option<u64>,
     },
+    /// From the log: ends of the transactions that appended, once for each record.
+    Appends,
+    /// From the log: ends of the transactions that changed rows of the table.
+    Changes,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -153,7 +167,7 @@ impl Statement {
         match self {
             Statement::Create(spec) => Some(spec.sql()),
             Statement::Insert { bulk: true, .. } | Statement::Append { .. } => None,
-            Statement::Insert { table, columns, rows, bulk: false } => {
+            Statement::Insert { table, columns, rows, bulk: false, conflict } => {
                 let places: Vec<&str> =
                     columns.iter().map(|place| names[*place].as_str()).collect();
                 let rows: Vec<String> = rows
@@ -165,7 +179,25 @@ impl Statement {
                     })
                     .collect();
                 let places = places.join(", ");
-                Some(format!("INSERT INTO {table} ({places}) VALUES {}", rows.join(", ")))
+                let tail = match conflict {
+                    Conflict::Fail => String::new(),
+                    Conflict::Nothing => " ON CONFLICT DO NOTHING".to_owned(),
+                    Conflict::Update(columns) => {
+                        let key: Vec<&str> = spec
+                            .map(|spec| spec.key.iter().map(|place| names[*place].as_str()))
+                            .into_iter()
+                            .flatten()
+                            .collect();
+                        let set = |place: &usize| format!("{0} = excluded.{0}", names[*place]);
+                        let sets: Vec<String> = columns.iter().map(set).collect();
+                        format!(
+                            " ON CONFLICT ({}) DO UPDATE SET {}",
+                            key.join(", "),
+                            sets.join(", ")
+                        )
+                    }
+                };
+                Some(format!("INSERT INTO {table} ({places}) VALUES {}{tail}", rows.join(", ")))
             }
             Statement::Update { table, assignments, filter } => {
                 let sets: Vec<String> = assignments
@@ -208,6 +240,16 @@ impl Query {
         let names = spec.names();
         let mut tail = String::new();
         let selected = match &self.select {
+            Select::Appends => {
+                return "SELECT transaction_last FROM __events WHERE kind = 'append'".to_owned();
+            }
+            Select::Changes => {
+                return format!(
+                    "SELECT DISTINCT transaction_last FROM __events \
+                     WHERE kind IN ('insert', 'update', 'delete') AND table_name = '{}'",
+                    self.table
+                );
+            }
             Select::Count => "COUNT(*)".to_owned(),
             Select::Columns { columns, order, limit } => {
                 if let Some(descending) = order {

@@ -9,17 +9,19 @@ use verity_core::log::{RecordKind, SegmentEnd, SegmentExtent, SegmentStart, Segm
 
 use super::World;
 use super::clients::tenant_id;
+use crate::disk::Disk;
 use crate::report::{Failure, FailureKind};
 use crate::workload::Workload;
 
 /// What the log says of one transaction.
 #[derive(Clone, Debug, Default)]
-struct Found {
-    id: [u8; 16],
-    op: u64,
+pub(super) struct Found {
+    pub id: [u8; 16],
+    pub op: u64,
+    pub timestamp_ns: u64,
     /// Row changes and appended records.
-    events: u64,
-    refused: bool,
+    pub events: u64,
+    pub refused: bool,
 }
 
 impl World {
@@ -60,6 +62,9 @@ impl World {
         }
         self.search_disk()?;
         self.audit_logs()?;
+        if self.disk.atlas.fatal_zones().next().is_none() {
+            self.rebuild_final()?;
+        }
         if self.plan.twin {
             self.compare_twins()?;
         }
@@ -105,7 +110,7 @@ impl World {
 
     /// `None`: damage of the world's own making was found, which is all that can be asked.
     fn audit_log(&mut self, tenant: TenantId) -> Result<Option<BTreeMap<u64, Found>>, Failure> {
-        match self.read_log(tenant) {
+        match read_log(&self.disk, tenant) {
             Ok(found) => Ok(Some(found)),
             Err((file, _)) if self.disk.atlas.is_damaged(file) => {
                 self.count(|report| {
@@ -115,64 +120,6 @@ impl World {
             }
             Err((_, failure)) => Err(failure),
         }
-    }
-
-    fn read_log(&self, tenant: TenantId) -> Result<BTreeMap<u64, Found>, (FileId, Failure)> {
-        let mut found: BTreeMap<u64, Found> = BTreeMap::new();
-        let mut before = SegmentEnd::genesis();
-        let mut commitments = BTreeSet::new();
-        let mut generation = Generation::ZERO;
-        let mut complaint = None;
-        for number in 0.. {
-            let number = SegmentNumber::new(number);
-            let file = FileId::Segment { tenant, number };
-            if !self.disk.exists(file) {
-                break;
-            }
-            let start = SegmentStart { tenant, number, before: Some(before.clone()) };
-            let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
-            let bytes = self.disk.contents(file);
-            let broken =
-                |damage| (file, Failure::new(FailureKind::Log, format!("{file:?}: {damage}")));
-            let pushed = verifier.push(&bytes, |view| {
-                let metadata = &view.record.metadata;
-                // Each has salts of its own: equal contents must not show as equal commitments.
-                if !commitments.insert(metadata.commitment.0) {
-                    complaint = Some(format!("{}: a commitment twice", metadata.position));
-                }
-                // The nonce of a record is its position, under a key of the generation. Positions
-                // that a crash took back are used again, so no two views may share one.
-                let recovery = metadata.kind == RecordKind::RecoveryRecord;
-                let raised = metadata.generation > generation;
-                if metadata.generation < generation || (recovery && !raised) {
-                    let now = metadata.generation;
-                    complaint =
-                        Some(format!("{}: {now:?} after {generation:?}", metadata.position));
-                }
-                generation = metadata.generation;
-                let entry = found.entry(metadata.transaction_last.get()).or_default();
-                entry.op = metadata.op.get();
-                match metadata.kind {
-                    RecordKind::RowPut | RecordKind::RowDelete | RecordKind::Append => {
-                        entry.events += 1;
-                    }
-                    RecordKind::Refused => entry.refused = true,
-                    _ => {}
-                }
-                if !metadata.idempotency.is_none() {
-                    entry.id = metadata.idempotency.0;
-                }
-                Ok(())
-            });
-            // After a graceful shutdown nothing may follow the last record but zeros.
-            pushed.map_err(broken)?;
-            if let Some(complaint) = &complaint {
-                let detail = format!("tenant {tenant}, position {complaint}");
-                return Err((file, Failure::new(FailureKind::Log, detail)));
-            }
-            before = verifier.finish().map_err(broken)?;
-        }
-        Ok(found)
     }
 
     fn compare_log(&self, tenant: usize, found: &BTreeMap<u64, Found>) -> Result<(), Failure> {
@@ -219,4 +166,65 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Reads and verifies a whole log as it is on a disk.
+pub(super) fn read_log(
+    disk: &Disk,
+    tenant: TenantId,
+) -> Result<BTreeMap<u64, Found>, (FileId, Failure)> {
+    let mut found: BTreeMap<u64, Found> = BTreeMap::new();
+    let mut before = SegmentEnd::genesis();
+    let mut commitments = BTreeSet::new();
+    let mut generation = Generation::ZERO;
+    let mut complaint = None;
+    for number in 0.. {
+        let number = SegmentNumber::new(number);
+        let file = FileId::Segment { tenant, number };
+        if !disk.exists(file) {
+            break;
+        }
+        let start = SegmentStart { tenant, number, before: Some(before.clone()) };
+        let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
+        let bytes = disk.contents(file);
+        let broken = |damage| (file, Failure::new(FailureKind::Log, format!("{file:?}: {damage}")));
+        let pushed = verifier.push(&bytes, |view| {
+            let metadata = &view.record.metadata;
+            // Each has salts of its own: equal contents must not show as equal commitments.
+            if !commitments.insert(metadata.commitment.0) {
+                complaint = Some(format!("{}: a commitment twice", metadata.position));
+            }
+            // The nonce of a record is its position, under a key of the generation. Positions
+            // that a crash took back are used again, so no two views may share one.
+            let recovery = metadata.kind == RecordKind::RecoveryRecord;
+            let raised = metadata.generation > generation;
+            if metadata.generation < generation || (recovery && !raised) {
+                let now = metadata.generation;
+                complaint = Some(format!("{}: {now:?} after {generation:?}", metadata.position));
+            }
+            generation = metadata.generation;
+            let entry = found.entry(metadata.transaction_last.get()).or_default();
+            entry.op = metadata.op.get();
+            entry.timestamp_ns = metadata.timestamp.0;
+            match metadata.kind {
+                RecordKind::RowPut | RecordKind::RowDelete | RecordKind::Append => {
+                    entry.events += 1;
+                }
+                RecordKind::Refused => entry.refused = true,
+                _ => {}
+            }
+            if !metadata.idempotency.is_none() {
+                entry.id = metadata.idempotency.0;
+            }
+            Ok(())
+        });
+        // After a graceful shutdown nothing may follow the last record but zeros.
+        pushed.map_err(broken)?;
+        if let Some(complaint) = &complaint {
+            let detail = format!("tenant {tenant}, position {complaint}");
+            return Err((file, Failure::new(FailureKind::Log, detail)));
+        }
+        before = verifier.finish().map_err(broken)?;
+    }
+    Ok(found)
 }

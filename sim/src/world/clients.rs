@@ -5,11 +5,14 @@
 //! apply is not remembered.
 
 use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
-use verity_core::kernel::{ExpectedVersion, Operation, Reply, Request, RequestError, ResultDetail};
+use verity_core::kernel::{
+    ExpectedVersion, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,
+};
 use verity_core::node::{Progress as ReadProgress, Read, ReadError};
 use verity_core::query::SqlState;
 
 use super::World;
+use super::asking::Told;
 use crate::ledger::{Answered, Committed, Refused, shorten};
 use crate::model::{Effect, Refusal};
 use crate::report::{Failure, FailureKind};
@@ -106,6 +109,9 @@ impl World {
             }
             return Ok(());
         }
+        if self.random.chance(self.plan.ask_ppm) {
+            return self.begin_asking(index, tenant);
+        }
         if self.random.chance(self.plan.read_ppm) {
             let ledger = &self.ledgers[tenant];
             let head = ledger.head();
@@ -118,6 +124,11 @@ impl World {
         self.quota -= 1;
         let statements = self.workload.transaction(tenant, &self.ledgers[tenant].model);
         let serial = self.request(Some(index), tenant, statements);
+        if self.may_be_anonymous(tenant)
+            && let Some(pending) = self.pending.get_mut(&serial)
+        {
+            pending.request.idempotency = IdempotencyId::NONE;
+        }
         self.send(serial);
         Ok(())
     }
@@ -171,7 +182,7 @@ impl World {
                         records: records.clone(),
                     });
                 }
-                Statement::Insert { table, columns, rows, bulk: true } => {
+                Statement::Insert { table, columns, rows, bulk: true, conflict: _ } => {
                     let names = spec.map(|spec| spec.names()).unwrap_or_default();
                     operations.push(Operation::InsertRows {
                         table: table.clone(),
@@ -222,7 +233,7 @@ impl World {
         if serial.is_multiple_of(3) {
             node.work_ahead();
         }
-        let attempts = pending.attempts;
+        let attempts = if pending.request.idempotency.is_none() { 0 } else { pending.attempts };
         self.tickets.insert(ticket.0, serial);
         if attempts == 1 && self.random.chance(self.plan.impatience_ppm) {
             let patience_ns = self.random.exponential(2_000_000);
@@ -266,7 +277,7 @@ impl World {
             return Err(wrong(format!("no position in the reply to {}", pending.describe())));
         };
         let position = position.get();
-        let effects = effects_of(reply);
+        let effects = effects_of(&reply.results);
         if let Some(expected) = &pending.expect {
             if *expected != (position, effects.clone()) {
                 return Err(wrong(format!(
@@ -277,16 +288,21 @@ impl World {
             }
             return Ok(());
         }
+        let id = pending.request.idempotency;
         let committed = Committed {
-            id: pending.request.idempotency,
+            id,
             statements: pending.statements.clone(),
-            effects: effects.clone(),
+            effects: Some(effects.clone()),
             op: reply.op.get(),
             timestamp_ns: reply.timestamp.0,
         };
         self.ledgers[tenant].commit(position, committed).map_err(wrong)?;
         self.count(|report| report.commits += 1);
         self.release(pending.client);
+        if id.is_none() {
+            return Ok(());
+        }
+        self.remember(tenant, Told { id, position, op: reply.op.get(), effects: effects.clone() });
         if self.random.chance(self.plan.resend_ppm) {
             pending.expect = Some((position, effects));
             pending.client = None;
@@ -338,7 +354,7 @@ impl World {
         self.release(pending.client);
     }
 
-    fn release(&mut self, client: Option<usize>) {
+    pub(super) fn release(&mut self, client: Option<usize>) {
         if let Some(client) = client {
             let think_ns = self.random.exponential(self.plan.think_ns_mean);
             self.clients[client].busy = false;
@@ -357,6 +373,8 @@ impl World {
     /// The node died: every request without an answer is sent again once one runs; reads are lost.
     pub(super) fn clients_lose_node(&mut self) {
         self.tickets.clear();
+        self.askings_lose_node();
+        self.doubt_anonymous();
         let now_ns = self.clock.now_ns();
         for pending in self.pending.values_mut() {
             pending.copies = 0;
@@ -428,7 +446,7 @@ impl World {
                 ReadProgress::Waiting => index += 1,
             }
         }
-        Ok(())
+        self.drive_askings()
     }
 
     fn answered(&mut self, reading: Reading) -> Result<(), Failure> {
@@ -445,8 +463,11 @@ impl World {
                     .map(|row| row.iter().map(Datum::from_core).collect())
                     .collect::<Result<Vec<Vec<Datum>>, String>>()
                     .map_err(|text| wrong(format!("{query:?}: {text}")))?;
-                if matches!(query.select, Select::Columns { order: None, .. }) {
-                    rows.sort();
+                match &query.select {
+                    Select::Columns { order: Some(_), .. } | Select::Count => {}
+                    Select::Columns { order: None, .. } | Select::Appends | Select::Changes => {
+                        rows.sort()
+                    }
                 }
                 self.note(|| format!("read {} rows at {position}", rows.len()));
                 let answered = Answered { query, position, rows };
@@ -484,13 +505,13 @@ fn describe(result: &Result<Reply, RequestError>) -> String {
     }
 }
 
-fn effects_of(reply: &Reply) -> Vec<Effect> {
-    let effect = |result: &verity_core::kernel::OperationResult| match result.detail {
+pub(super) fn effects_of(results: &[OperationResult]) -> Vec<Effect> {
+    let effect = |result: &OperationResult| match result.detail {
         ResultDetail::Rows => Effect::Rows(result.rows_affected),
         ResultDetail::Schema | ResultDetail::TenantCreated(_) => Effect::Schema,
         ResultDetail::Appended { version, .. } => Effect::Appended(version),
     };
-    reply.results.iter().map(effect).collect()
+    results.iter().map(effect).collect()
 }
 
 /// What the model must say too, what it cannot know, or an error for what nobody may answer.
@@ -502,6 +523,7 @@ fn refusal_of(error: &RequestError) -> Result<Refused, &'static str> {
             SqlState::UndefinedTable => Ok(Refused::Because(Refusal::UndefinedTable)),
             SqlState::NotNullViolation => Ok(Refused::Because(Refusal::NotNull)),
             SqlState::UniqueViolation => Ok(Refused::Because(Refusal::DuplicateKey)),
+            SqlState::CardinalityViolation => Ok(Refused::Because(Refusal::RowTwice)),
             SqlState::LimitExceeded | SqlState::StatementTooComplex => other(),
             _ => Err("a refusal that no statement of this workload deserves"),
         },

@@ -33,6 +33,7 @@ impl World {
             world.quota == 0
                 && world.pending.is_empty()
                 && world.readings.is_empty()
+                && world.askings.is_empty()
                 && world.node.is_some()
         })
     }
@@ -58,6 +59,7 @@ impl World {
             return Err(self.stuck("nothing will ever happen again"));
         };
         self.clock.advance_to(at_ns.max(self.clock.now_ns()));
+        self.wall_ms_max = self.wall_ms_max.max(self.clock.clock().wall.as_ms());
         if !self.healed {
             self.disk.decay();
             if let Some(fault) = self.clock.misbehave() {
@@ -79,6 +81,9 @@ impl World {
             }
             Due::Boot => {
                 self.boot_at_ns = None;
+                if std::mem::take(&mut self.rebuild_wanted) {
+                    self.rebuild_copy()?;
+                }
                 self.boot();
             }
             Due::Client(index) => self.client_turn(index)?,
@@ -276,6 +281,9 @@ impl World {
         });
         self.damage_ring();
         self.lose_process();
+        self.rebuild_wanted = keep == Keep::Nothing
+            && !self.healed
+            && self.crash_random.chance(self.plan.rebuild_at_crash_ppm);
         let pause_ns = self.crash_random.exponential(20_000_000);
         self.boot_at_ns = Some(self.clock.now_ns() + 1 + pause_ns);
         self.fruitless_boots += 1;

@@ -1,5 +1,6 @@
 //! INSERT: cells → whole, checked rows → drafts; ON CONFLICT on the primary key.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::row::{CurrentRow, check_row, declared_key, into_column, unique_violation};
@@ -18,6 +19,8 @@ pub(super) struct Inserting {
     rows: Vec<KeyedRow>,
     next: usize,
     affected: u64,
+    /// Keys that an upsert inserted or changed: none of them may be hit again.
+    upserted: BTreeSet<Vec<u8>>,
 }
 
 impl Execution {
@@ -33,6 +36,7 @@ impl Execution {
                 rows: whole_rows(&schema, insert, &self.context)?,
                 next: 0,
                 affected: 0,
+                upserted: BTreeSet::new(),
             },
         };
         let result = self.insert_rows(context, &schema, insert, &mut inserting);
@@ -58,6 +62,9 @@ impl Execution {
                 None => false,
             };
             if !taken {
+                if let (OnConflict::DoUpdate { .. }, Some(key)) = (&insert.on_conflict, &key) {
+                    inserting.upserted.insert(key.clone());
+                }
                 let (key, row) = (key.take(), core::mem::take(row));
                 self.put_row(context, schema, key, None, row)?;
                 inserting.affected += 1;
@@ -67,11 +74,15 @@ impl Execution {
                     OnConflict::DoNothing => {}
                     OnConflict::DoUpdate { assignments, predicate } => {
                         let Some(key) = key else { unreachable!("a hidden key is never taken") };
+                        if inserting.upserted.contains(key) {
+                            return Err(row_twice().into());
+                        }
                         let Some(current) = self.current(context, schema, key)? else {
                             unreachable!("it was just seen");
                         };
                         let wanted = Upsert { assignments, predicate: predicate.as_ref() };
                         if self.upsert(context, schema, &wanted, key.clone(), current, row)? {
+                            inserting.upserted.insert(key.clone());
                             inserting.affected += 1;
                         }
                     }
@@ -111,6 +122,13 @@ impl Execution {
         self.put_row(context, schema, Some(key), Some(&current), row)?;
         Ok(true)
     }
+}
+
+/// As the standard says of MERGE: the outcome must not depend on the order of rows.
+fn row_twice() -> SqlError {
+    let message = "ON CONFLICT DO UPDATE would change one row twice";
+    SqlError::new(SqlState::CardinalityViolation, message)
+        .hint("no two rows of one INSERT may have the same key")
 }
 
 #[derive(Clone, Copy)]

@@ -115,8 +115,13 @@ fn conflicts_are_solved_as_told() {
         assignments: vec![take],
         predicate: compare(CompareOp::Greater, 3, 10),
     };
-    let command = insert(&catalog, &[(1, "p"), (2, "q"), (4, "r")], upsert);
+    let command = insert(&catalog, &[(1, "p"), (2, "q"), (4, "r")], upsert.clone());
     assert_eq!(rig.commands(&[command]).unwrap().rows_affected(), 2);
+    for twice in [[(2, "a"), (2, "b")], [(9, "a"), (9, "b")]] {
+        let refused = rig.commands(&[insert(&catalog, &twice, upsert.clone())]).unwrap_err();
+        let RequestError::Sql(error) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.code, SqlState::CardinalityViolation);
+    }
     assert_eq!(rig.rows("people"), ["1|n|10", "2|q|20", "3|y|NULL", "4|r|NULL"]);
     rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
 }
