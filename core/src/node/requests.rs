@@ -198,7 +198,7 @@ impl Running {
         if let ([_], Some(queued)) = (tickets.as_slice(), last)
             && self.vsr.status().applied.next() == op
         {
-            self.ahead = Some(queued.sealed);
+            self.ahead = Some((op, queued.sealed));
         }
         self.proposed.insert(op, tickets);
         true
@@ -207,11 +207,12 @@ impl Running {
     /// While the disk is at work: executes the request that is being written, as far as nothing of
     /// it counts before it commits.
     pub(super) fn work_ahead(&mut self) {
-        let Some(sealed) = self.ahead.take() else { return };
+        let Some((op, sealed)) = self.ahead.take() else { return };
         let Some(header) = self.vsr.head_header().copied() else {
-            unreachable!("a request was just proposed")
+            unreachable!("a request was proposed")
         };
-        if self.applying.is_some() || self.vsr.status().applied.next() != header.op {
+        let next = self.vsr.status().applied.next();
+        if self.applying.is_some() || next != op || header.op != op {
             return;
         }
         let prepare = kernel_prepare(&header, sealed.as_bytes());

@@ -82,7 +82,7 @@ pub(super) struct Running {
     pub queue: VecDeque<Queued>,
     pub queue_bytes: usize,
     /// The only request of the newest prepare, if it can be executed while that is written.
-    pub ahead: Option<SealedRequest>,
+    pub ahead: Option<(Op, SealedRequest)>,
     /// Who waits for which prepare, in the order of its requests.
     pub proposed: BTreeMap<Op, Vec<Ticket>>,
     pub replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
