@@ -172,6 +172,15 @@ impl core::fmt::Debug for SecretKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrappedKey(pub [u8; 60]);
 
+/// What a key under the master key is for. A wrapped key opens only as what it was wrapped as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyPurpose {
+    /// A tenant's key encryption key.
+    Kek,
+    /// This replica's signing key.
+    Cosigning,
+}
+
 /// Why a key could not be wrapped or unwrapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
@@ -249,10 +258,12 @@ pub enum Effect {
     },
     Wrap {
         io: IoId,
+        purpose: KeyPurpose,
         key: SecretKey,
     },
     Unwrap {
         io: IoId,
+        purpose: KeyPurpose,
         key: WrappedKey,
     },
     Event(Event),

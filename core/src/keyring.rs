@@ -27,7 +27,8 @@ use crate::crypto::keys::{DataKey, Kek, KekHash, TenantKeys};
 use crate::event::Event;
 use crate::ids::{ClusterId, Generation, KeyId, OriginId, TenantId};
 use crate::io::{
-    Effect, Effects, FileId, IoError, IoId, KeyError, Owner, Pages, SecretKey, WrappedKey,
+    Effect, Effects, FileId, IoError, IoId, KeyError, KeyPurpose, Owner, Pages, SecretKey,
+    WrappedKey,
 };
 use crate::limits::{KEYS_MAX, KEYS_PER_TENANT_MAX, UNWRAPS_IN_FLIGHT_MAX};
 
@@ -246,7 +247,11 @@ impl Keyring {
         let key = KeyId::ZERO;
         let kek_entry = Entry { tenant, key, kind: KeyKind::Kek, origin, kek_hash, wrapped };
         let slot = self.slot();
-        effects.push(Effect::Wrap { io: io(slot), key: kek.secret().clone() });
+        effects.push(Effect::Wrap {
+            io: io(slot),
+            purpose: KeyPurpose::Kek,
+            key: kek.secret().clone(),
+        });
         self.state =
             State::Wrapping { slot, kek: kek_entry, data_key: data_entry, secret: data_key };
         Ok(Mint::Started)
@@ -437,7 +442,11 @@ impl Keyring {
             let Some(ring) = self.tenants.get(&tenant) else {
                 unreachable!("tenants that wait are tenants of the file");
             };
-            effects.push(Effect::Unwrap { io: io(slot), key: ring.kek.wrapped });
+            effects.push(Effect::Unwrap {
+                io: io(slot),
+                purpose: KeyPurpose::Kek,
+                key: ring.kek.wrapped,
+            });
             in_flight.push((slot, tenant));
         }
         if !in_flight.is_empty() {

@@ -199,12 +199,12 @@ impl Disk {
                     let result = self.files.remove(file);
                     self.done(io, file, "remove", result);
                 }
-                Effect::Wrap { io, key } => {
-                    let key = self.master_key.wrap(&key);
+                Effect::Wrap { io, purpose, key } => {
+                    let key = self.master_key.wrap(purpose, &key);
                     self.ready.push_back(Input::Wrapped { io, key });
                 }
-                Effect::Unwrap { io, key } => {
-                    let key = self.master_key.unwrap(&key);
+                Effect::Unwrap { io, purpose, key } => {
+                    let key = self.master_key.unwrap(purpose, &key);
                     self.ready.push_back(Input::Unwrapped { io, key });
                 }
                 Effect::Event(event) => trace(&event),

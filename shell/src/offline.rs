@@ -86,16 +86,16 @@ impl Offline {
                     self.files.insert(file, None);
                     inputs.push(Input::Done { io, result: Ok(()) });
                 }
-                Effect::Wrap { io, key } => {
+                Effect::Wrap { io, purpose, key } => {
                     let key = match &self.master_key {
-                        Some(master) => master.wrap(&key),
+                        Some(master) => master.wrap(purpose, &key),
                         None => Err(KeyError::Unavailable),
                     };
                     inputs.push(Input::Wrapped { io, key });
                 }
-                Effect::Unwrap { io, key } => {
+                Effect::Unwrap { io, purpose, key } => {
                     let key = match &self.master_key {
-                        Some(master) => master.unwrap(&key),
+                        Some(master) => master.unwrap(purpose, &key),
                         None => Err(KeyError::Unavailable),
                     };
                     inputs.push(Input::Unwrapped { io, key });

@@ -8,10 +8,12 @@
 //! Invariants: nothing is written to the directory. Memory: the pages that replay changes, and the
 //! rebuilt state. Start reading at [`check`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use verity_core::crypto::seal::PageKey;
 use verity_core::ids::{Generation, Op, Position, ReplicaId, TenantId};
 use verity_core::io::{Effects, FileId, Input};
 use verity_core::kernel::{
@@ -26,7 +28,7 @@ use verity_core::query::read::Row;
 use verity_core::query::{
     AsOf, EventRead, ReadProgress, ReadTask, ReadWorld, SqlError, Stop, prepare_one,
 };
-use verity_core::store::{Pins, Store, StoreConfig};
+use verity_core::store::{PageKeys, Pins, Store, StoreConfig};
 use verity_core::superblock::SuperblockState;
 use verity_core::time::{Clock, Instant, Timestamp};
 
@@ -247,6 +249,8 @@ struct Sides {
     generation: Generation,
     files: Offline,
     keyring: Keyring,
+    /// Of this rebuild alone: what it seals shares no key with anything before or after it.
+    scratch_keys: BTreeMap<TenantId, PageKey>,
     kernel: Kernel,
     live: Side,
     scratch: Side,
@@ -273,11 +277,18 @@ impl Sides {
             open_log(&mut logs, tenant, head);
         }
         let scratch = Store::new(config(FileId::Scratch));
+        let random =
+            master_key::random().map_err(|error| Problem::Open(Error::MasterKey(error)))?;
+        let scratch_keys = keyring
+            .tenants()
+            .filter_map(|tenant| Some((tenant, keyring.tenant(tenant)?.scratch_page(&random))))
+            .collect();
         let mut sides = Sides {
             constants: state.constants,
             generation: state.checkpoint.generation,
             files,
             keyring,
+            scratch_keys,
             kernel: Kernel::new(state.constants, state.checkpoint.generation),
             live: Side { store, pins: Pins::new(), effects },
             scratch: Side { store: scratch, pins: Pins::new(), effects: Effects::new() },
@@ -315,7 +326,7 @@ impl Sides {
         loop {
             let Side { store, effects, .. } = &mut self.scratch;
             store
-                .checkpoint_step(&self.keyring, effects)
+                .checkpoint_step(&self.scratch_keys, effects)
                 .map_err(|error| Problem::Damaged(error.to_string()))?;
             self.settle()?;
             if self.scratch.store.checkpoint_done().is_some() {
@@ -331,11 +342,13 @@ impl Sides {
         let mut inputs = Vec::new();
         loop {
             let mut quiet = true;
-            for side in [&mut self.live, &mut self.scratch] {
+            let sides: [(&mut Side, &dyn PageKeys); 2] =
+                [(&mut self.live, &self.keyring), (&mut self.scratch, &self.scratch_keys)];
+            for (side, keys) in sides {
                 self.files.execute(&mut side.effects, &mut inputs);
                 quiet &= inputs.is_empty();
                 for input in inputs.drain(..) {
-                    let (store, keys) = (&mut side.store, &self.keyring);
+                    let store = &mut side.store;
                     match input {
                         Input::ReadDone { io, pages, result } => store
                             .on_read_done(keys, io, pages, result, &mut side.effects)

@@ -3,7 +3,7 @@
 //! Fault model: it may be unavailable for a while, or hold another master key. What it returns for
 //! a damaged or foreign wrapping is always `WrongMasterKey`, never a wrong key.
 
-use verity_core::io::{KeyError, SecretKey, WrappedKey};
+use verity_core::io::{KeyError, KeyPurpose, SecretKey, WrappedKey};
 
 use crate::random::Random;
 
@@ -21,7 +21,7 @@ impl MasterKey {
 
     /// Nonce [12] ‖ ciphertext [32] ‖ tag [16], by a keyed BLAKE3 stream: the simulator need not
     /// use the shell's cipher, only its shape.
-    pub fn wrap(&mut self, secret: &SecretKey) -> WrappedKey {
+    pub fn wrap(&mut self, purpose: KeyPurpose, secret: &SecretKey) -> WrappedKey {
         let mut bytes = [0; 60];
         self.random.fill(&mut bytes[..12]);
         let nonce: [u8; 12] = bytes[..12].try_into().unwrap_or([0; 12]);
@@ -29,14 +29,14 @@ impl MasterKey {
         for (index, byte) in secret.0.iter().enumerate() {
             bytes[12 + index] = byte ^ stream[index];
         }
-        let tag = self.tag(&bytes[..44]);
+        let tag = self.tag(purpose, &bytes[..44]);
         bytes[44..].copy_from_slice(&tag);
         WrappedKey(bytes)
     }
 
-    pub fn unwrap(&self, wrapped: &WrappedKey) -> Result<SecretKey, KeyError> {
+    pub fn unwrap(&self, purpose: KeyPurpose, wrapped: &WrappedKey) -> Result<SecretKey, KeyError> {
         let bytes = &wrapped.0;
-        if self.tag(&bytes[..44]) != bytes[44..] {
+        if self.tag(purpose, &bytes[..44]) != bytes[44..] {
             return Err(KeyError::WrongMasterKey);
         }
         let nonce: [u8; 12] = bytes[..12].try_into().unwrap_or([0; 12]);
@@ -52,9 +52,11 @@ impl MasterKey {
         *blake3::keyed_hash(&self.key, nonce).as_bytes()
     }
 
-    fn tag(&self, bytes: &[u8]) -> [u8; 16] {
+    fn tag(&self, purpose: KeyPurpose, bytes: &[u8]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(bytes).update(&[purpose as u8]);
         let mut tag = [0; 16];
-        tag.copy_from_slice(&blake3::keyed_hash(&self.key, bytes).as_bytes()[..16]);
+        tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         tag
     }
 }
@@ -63,18 +65,18 @@ impl MasterKey {
 mod tests {
     use super::MasterKey;
     use crate::random::Random;
-    use verity_core::io::{KeyError, SecretKey};
+    use verity_core::io::{KeyError, KeyPurpose, SecretKey};
 
     #[test]
     fn a_damaged_wrapping_opens_no_key() {
         let mut master = MasterKey::new(Random::new(1));
         let secret = SecretKey([7; 32]);
-        let wrapped = master.wrap(&secret);
-        assert_eq!(master.unwrap(&wrapped), Ok(secret));
+        let wrapped = master.wrap(KeyPurpose::Kek, &secret);
+        assert_eq!(master.unwrap(KeyPurpose::Kek, &wrapped), Ok(secret));
         for index in 0..60 {
             let mut damaged = wrapped;
             damaged.0[index] ^= 1;
-            assert_eq!(master.unwrap(&damaged), Err(KeyError::WrongMasterKey));
+            assert_eq!(master.unwrap(KeyPurpose::Kek, &damaged), Err(KeyError::WrongMasterKey));
         }
     }
 }

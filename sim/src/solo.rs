@@ -237,13 +237,13 @@ impl Solo {
             Effect::Sync { io, file } => DiskRequest::Sync { io, file },
             Effect::Create { io, file } => DiskRequest::Create { io, file },
             Effect::Remove { io, file } => DiskRequest::Remove { io, file },
-            Effect::Wrap { io, key } => {
-                let key = Ok(self.master.wrap(&key));
+            Effect::Wrap { io, purpose, key } => {
+                let key = Ok(self.master.wrap(purpose, &key));
                 self.keys.push_back(Input::Wrapped { io, key });
                 return;
             }
-            Effect::Unwrap { io, key } => {
-                let key = self.master.unwrap(&key);
+            Effect::Unwrap { io, purpose, key } => {
+                let key = self.master.unwrap(purpose, &key);
                 self.keys.push_back(Input::Unwrapped { io, key });
                 return;
             }

@@ -107,11 +107,11 @@ impl Trace {
                 self.io(14, *io);
                 self.place(*file, 0, 0);
             }
-            Effect::Wrap { io, key } => {
+            Effect::Wrap { io, purpose: _, key } => {
                 self.io(15, *io);
                 self.bytes(&key.0);
             }
-            Effect::Unwrap { io, key } => {
+            Effect::Unwrap { io, purpose: _, key } => {
                 self.io(16, *io);
                 self.bytes(&key.0);
             }

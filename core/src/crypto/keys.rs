@@ -336,6 +336,22 @@ impl TenantKeys {
         &self.page
     }
 
+    /// Seals the pages of one rebuild's second store, which nothing else ever reads. `rebuild` is
+    /// random: no two of them share a key, and none shares the live grid's.
+    #[must_use]
+    pub fn scratch_page(&self, rebuild: &[u8; 16]) -> PageKey {
+        let info: [&[u8]; 5] = [
+            b"scratch page",
+            &self.origin.get().to_le_bytes(),
+            &self.tenant.get().to_le_bytes(),
+            &self.id.get().to_le_bytes(),
+            rebuild,
+        ];
+        let mut key = SecretKey([0; 32]);
+        expand(&prk(&self.root), &info, &mut key.0);
+        PageKey::new(&key.0)
+    }
+
     /// Keyed hash of request bodies: an idempotency id with another body is told by it, and nobody
     /// without the key can guess at bodies.
     #[must_use]
@@ -356,9 +372,7 @@ fn subkey(
     id: KeyId,
     generation: Generation,
 ) -> SecretKey {
-    let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&root.0) else {
-        unreachable!("a pseudorandom key of 32 bytes is as long as SHA-256's output");
-    };
+    let hkdf = prk(root);
     let mut key = SecretKey([0; 32]);
     let info: [&[u8]; 5] = [
         purpose.label(),
@@ -369,6 +383,13 @@ fn subkey(
     ];
     expand(&hkdf, &info, &mut key.0);
     key
+}
+
+fn prk(root: &SubkeyRoot) -> Hkdf<Sha256> {
+    let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&root.0) else {
+        unreachable!("a pseudorandom key of 32 bytes is as long as SHA-256's output");
+    };
+    hkdf
 }
 
 fn expand(hkdf: &Hkdf<Sha256>, info: &[&[u8]], output: &mut [u8; 32]) {

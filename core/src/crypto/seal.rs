@@ -29,7 +29,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::crypto::keys::MasterKey;
 use crate::ids::{Op, PageNumber, Position};
-use crate::io::{KeyError, Page, SecretKey, WrappedKey};
+use crate::io::{KeyError, KeyPurpose, Page, SecretKey, WrappedKey};
 
 pub const NONCE_SIZE: usize = 12;
 pub const TAG_SIZE: usize = 16;
@@ -194,28 +194,34 @@ impl RequestKey {
     }
 }
 
-/// What is authenticated beside a KEK that the master key wraps. The holder of the master key knows
-/// nothing of tenants: the binding to tenant and key id is the KEK's hash, kept beside it.
-pub const KEK_WRAP_CONTEXT: &[u8] = b"verity v1 kek wrapped by master key";
+/// What is authenticated beside a key that the master key wraps. The holder of the master key knows
+/// nothing of tenants: the binding of a KEK to tenant and key id is its hash, kept beside it.
+fn master_context(purpose: KeyPurpose) -> &'static [u8] {
+    match purpose {
+        KeyPurpose::Kek => b"verity v1 kek wrapped by master key",
+        KeyPurpose::Cosigning => b"verity v1 cosigning key wrapped by master key",
+    }
+}
 
 /// For the holder of the master key, in answer to `Effect::Wrap`. The nonce must be random.
 #[must_use]
 pub fn wrap_key(
     master: &MasterKey,
     nonce: [u8; NONCE_SIZE],
-    context: &[u8],
+    purpose: KeyPurpose,
     key: &SecretKey,
 ) -> WrappedKey {
-    wrap_under(&master.wrapping_key(), nonce, context, key)
+    wrap_under(&master.wrapping_key(), nonce, master_context(purpose), key)
 }
 
 /// For the holder of the master key, in answer to `Effect::Unwrap`.
 pub fn unwrap_key(
     master: &MasterKey,
-    context: &[u8],
+    purpose: KeyPurpose,
     wrapped: &WrappedKey,
 ) -> Result<SecretKey, KeyError> {
-    unwrap_under(&master.wrapping_key(), context, wrapped).map_err(|_| KeyError::WrongMasterKey)
+    unwrap_under(&master.wrapping_key(), master_context(purpose), wrapped)
+        .map_err(|_| KeyError::WrongMasterKey)
 }
 
 pub(in crate::crypto) fn wrap_under(

@@ -34,7 +34,8 @@ use crate::log::{LogFault, LogHead, LogScan, Logs};
 use crate::query::Catalog;
 use crate::store::{Cursor, Direction, Store, TreeRef};
 
-/// Checkpoints of the scratch store have ops that no live page was ever sealed with.
+/// Checkpoints of the scratch store have ops that no live page was ever sealed with. Its pages have
+/// keys of their own besides (`TenantKeys::scratch_page`).
 const SCRATCH_OPS: u64 = 1 << 63;
 
 /// What a step needs before it can go on.

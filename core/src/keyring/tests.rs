@@ -5,7 +5,7 @@ use alloc::vec;
 
 use super::*;
 use crate::crypto::keys::MasterKey;
-use crate::crypto::seal::{KEK_WRAP_CONTEXT, unwrap_key, wrap_key};
+use crate::crypto::seal::{unwrap_key, wrap_key};
 use crate::ids::Position;
 use crate::io::Address;
 use crate::keyring::format::{EXTENT_SIZE, extent_offset, image_size};
@@ -72,17 +72,17 @@ impl World {
                     }
                     keyring.on_write_done(io, pages, Ok(()), effects)
                 }
-                Effect::Wrap { io, key } => {
+                Effect::Wrap { io, purpose, key } => {
                     self.nonce += 1;
                     let mut nonce = [0; 12];
                     nonce[..4].copy_from_slice(&self.nonce.to_le_bytes());
-                    let wrapped = wrap_key(&self.master, nonce, KEK_WRAP_CONTEXT, &key);
+                    let wrapped = wrap_key(&self.master, nonce, purpose, &key);
                     let answer =
                         if self.unavailable { Err(KeyError::Unavailable) } else { Ok(wrapped) };
                     keyring.on_wrapped(io, answer, effects)
                 }
-                Effect::Unwrap { io, key } => {
-                    let mut answer = unwrap_key(&self.master, KEK_WRAP_CONTEXT, &key);
+                Effect::Unwrap { io, purpose, key } => {
+                    let mut answer = unwrap_key(&self.master, purpose, &key);
                     if self.unavailable {
                         answer = Err(KeyError::Unavailable);
                     }

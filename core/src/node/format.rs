@@ -13,7 +13,7 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::crypto::hash::ChainHash;
 use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, TenantId, View};
-use crate::io::{Effect, Effects, FileId, Input, IoError, IoId, Owner, SecretKey};
+use crate::io::{Effect, Effects, FileId, Input, IoError, IoId, KeyPurpose, Owner, SecretKey};
 use crate::journal::{JournalFormat, PrepareHeader};
 use crate::keyring::{Keyring, KeyringEvent, Mint, MintSecrets};
 use crate::limits::{ClusterConstants, REPLICA_PEERS_MAX};
@@ -218,7 +218,11 @@ impl Format {
         if *next > TenantId::DEFAULT {
             let mut secret = SecretKey([0; 32]);
             self.random.fill_bytes(&mut secret.0);
-            effects.push(Effect::Wrap { io: own(SIGNING_KEY_SLOT), key: secret });
+            effects.push(Effect::Wrap {
+                io: own(SIGNING_KEY_SLOT),
+                purpose: KeyPurpose::Cosigning,
+                key: secret,
+            });
             self.phase = Phase::SigningKey;
             return Ok(());
         }

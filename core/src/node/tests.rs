@@ -71,13 +71,13 @@ impl Disk {
                     self.files.remove(&file);
                     Input::Done { io, result: Ok(()) }
                 }
-                Effect::Wrap { io, key } => {
+                Effect::Wrap { io, purpose, key } => {
                     self.wraps += 1;
-                    let key = wrap_key(&self.master, [self.wraps; 12], &[], &key);
+                    let key = wrap_key(&self.master, [self.wraps; 12], purpose, &key);
                     Input::Wrapped { io, key: Ok(key) }
                 }
-                Effect::Unwrap { io, key } => {
-                    Input::Unwrapped { io, key: unwrap_key(&self.master, &[], &key) }
+                Effect::Unwrap { io, purpose, key } => {
+                    Input::Unwrapped { io, key: unwrap_key(&self.master, purpose, &key) }
                 }
                 Effect::Event(event) => {
                     self.events.push(event.name());

@@ -13,8 +13,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use verity_core::crypto::keys::{self, MasterKeyError};
-use verity_core::crypto::seal::{KEK_WRAP_CONTEXT, unwrap_key, wrap_key};
-use verity_core::io::{KeyError, SecretKey, WrappedKey};
+use verity_core::crypto::seal::{unwrap_key, wrap_key};
+use verity_core::io::{KeyError, KeyPurpose, SecretKey, WrappedKey};
 
 /// Where the master key comes from.
 #[derive(Clone, Default)]
@@ -112,13 +112,13 @@ impl MasterKey {
         Ok((MasterKey::load(source, data)?, Some(path)))
     }
 
-    pub fn wrap(&self, secret: &SecretKey) -> Result<WrappedKey, KeyError> {
+    pub fn wrap(&self, purpose: KeyPurpose, secret: &SecretKey) -> Result<WrappedKey, KeyError> {
         let nonce = random().map_err(|_| KeyError::Unavailable)?;
-        Ok(wrap_key(&self.0, nonce, KEK_WRAP_CONTEXT, secret))
+        Ok(wrap_key(&self.0, nonce, purpose, secret))
     }
 
-    pub fn unwrap(&self, wrapped: &WrappedKey) -> Result<SecretKey, KeyError> {
-        unwrap_key(&self.0, KEK_WRAP_CONTEXT, wrapped)
+    pub fn unwrap(&self, purpose: KeyPurpose, wrapped: &WrappedKey) -> Result<SecretKey, KeyError> {
+        unwrap_key(&self.0, purpose, wrapped)
     }
 }
 

@@ -149,13 +149,18 @@ fn keys_go_round_and_only_the_right_master_key_opens_them() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = disk(dir.path(), IoBackend::Threads);
     let secret = verity_core::io::SecretKey([9; 32]);
-    let inputs = run(&mut disk, vec![Effect::Wrap { io: id(1), key: secret.clone() }]);
+    let purpose = verity_core::io::KeyPurpose::Kek;
+    let inputs = run(&mut disk, vec![Effect::Wrap { io: id(1), purpose, key: secret.clone() }]);
     let Input::Wrapped { key: Ok(wrapped), .. } = inputs[0] else { panic!("{inputs:?}") };
-    let inputs = run(&mut disk, vec![Effect::Unwrap { io: id(1), key: wrapped }]);
+    let inputs = run(&mut disk, vec![Effect::Unwrap { io: id(1), purpose, key: wrapped }]);
     let Input::Unwrapped { key: Ok(key), .. } = &inputs[0] else { panic!("{inputs:?}") };
     assert_eq!(*key, secret);
     let other = MasterKey::from_bytes([8; 32]);
-    assert_eq!(other.unwrap(&wrapped), Err(verity_core::io::KeyError::WrongMasterKey));
+    assert_eq!(other.unwrap(purpose, &wrapped), Err(verity_core::io::KeyError::WrongMasterKey));
+    let other = verity_core::io::KeyPurpose::Cosigning;
+    let inputs = run(&mut disk, vec![Effect::Unwrap { io: id(1), purpose: other, key: wrapped }]);
+    let Input::Unwrapped { key, .. } = &inputs[0] else { panic!("{inputs:?}") };
+    assert_eq!(*key, Err(verity_core::io::KeyError::WrongMasterKey), "of another purpose");
 }
 
 #[test]

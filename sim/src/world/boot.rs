@@ -67,12 +67,12 @@ impl World {
             Effect::Remove { io, file } => {
                 self.disk.submit(now_ns, DiskRequest::Remove { io, file });
             }
-            Effect::Wrap { io, key } => {
-                let key = Ok(self.master.wrap(&key));
+            Effect::Wrap { io, purpose, key } => {
+                let key = Ok(self.master.wrap(purpose, &key));
                 self.answer_key(verity_core::io::Input::Wrapped { io, key });
             }
-            Effect::Unwrap { io, key } => {
-                let key = self.master.unwrap(&key);
+            Effect::Unwrap { io, purpose, key } => {
+                let key = self.master.unwrap(purpose, &key);
                 self.answer_key(verity_core::io::Input::Unwrapped { io, key });
             }
             Effect::Event(_) => {}

@@ -102,3 +102,32 @@ fn kek_hash_names_key_and_tenant() {
     assert_ne!(hash, Kek::new(SecretKey([2; 32])).hash(TenantId::new(1)));
     assert!(!hash.0.windows(4).any(|window| window == [1; 4]));
 }
+
+#[test]
+fn each_rebuild_has_page_keys_of_its_own() {
+    let keys = keys(1, 2, 3, 4, 0);
+    let other_tenant = self::keys(1, 2, 4, 4, 0);
+    let sealed = |key: &PageKey| {
+        let mut page = crate::io::Pages::zeroed(1);
+        let op = crate::ids::Op::new(7);
+        key.seal(crate::ids::PageNumber::new(5), op, &mut page.as_mut_slice()[0]).0
+    };
+    let first = sealed(&keys.scratch_page(&[1; 16]));
+    assert_eq!(first, sealed(&keys.scratch_page(&[1; 16])));
+    assert_ne!(first, sealed(&keys.scratch_page(&[2; 16])));
+    assert_ne!(first, sealed(keys.page()));
+    assert_ne!(first, sealed(&other_tenant.scratch_page(&[1; 16])));
+}
+
+#[test]
+fn a_key_under_the_master_key_opens_only_as_what_it_was_wrapped_as() {
+    use crate::crypto::seal::{unwrap_key, wrap_key};
+    use crate::io::{KeyError, KeyPurpose};
+    let master = MasterKey::parse(&[7; 32]).unwrap();
+    let (kek, cosigning) = (KeyPurpose::Kek, KeyPurpose::Cosigning);
+    for (purpose, other) in [(kek, cosigning), (cosigning, kek)] {
+        let wrapped = wrap_key(&master, [1; 12], purpose, &SecretKey([9; 32]));
+        assert_eq!(unwrap_key(&master, purpose, &wrapped), Ok(SecretKey([9; 32])));
+        assert_eq!(unwrap_key(&master, other, &wrapped), Err(KeyError::WrongMasterKey));
+    }
+}
