@@ -148,6 +148,10 @@ pub const IDEMPOTENCY_TRIM_MAX: u32 = 4;
 /// Bound statements that the primary keeps, and the longest text among them.
 pub const STATEMENTS_CACHED_MAX: usize = 512;
 pub const STATEMENT_CACHED_SIZE_MAX: usize = 4_096;
+/// The largest row, superseded: its pages in rows and in history, indexes of pages included, and
+/// what changes with every row.
+pub const TRANSACTION_PAGES_DIRTIED_MIN: u32 =
+    2 * (ROW_SIZE_MAX + VALUE_EXTRA_MAX).div_ceil(PAGE_SIZE - 32) as u32 + 2 + 50;
 /// Pages that must be free beside a transaction's own, for checkpoint records and heads of logs.
 pub const PAGES_DIRTIED_MARGIN: u32 = 16;
 /// Entries of a tree that a rebuild compares at once, and records it applies in one step.
@@ -209,10 +213,10 @@ impl ClusterConstants {
     pub const SMALL: ClusterConstants = ClusterConstants {
         journal_ring_bytes: 8 << 20,
         grid_pages_max: 16 << 10,
-        dirty_pages_max: 1 << 10,
+        dirty_pages_max: 1_280,
         transaction_events_max: 512,
         transaction_pages_read_max: 128,
-        transaction_pages_dirtied_max: 128,
+        transaction_pages_dirtied_max: 320,
         transaction_bytes_max: 2 << 20,
         segment_positions: 2_000,
     };
@@ -225,6 +229,9 @@ impl ClusterConstants {
         }
         if ring < JOURNAL_RING_BYTES_MIN {
             return Err("journal_ring_bytes must be at least 4 MiB");
+        }
+        if self.transaction_pages_dirtied_max < TRANSACTION_PAGES_DIRTIED_MIN {
+            return Err("transaction_pages_dirtied_max must be at least 314");
         }
         if self.transaction_pages_dirtied_max.saturating_mul(4) > self.dirty_pages_max {
             return Err("dirty_pages_max must be at least 4 x transaction_pages_dirtied_max");

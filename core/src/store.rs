@@ -27,6 +27,7 @@
 
 mod cache;
 mod checkpoint;
+mod estimate;
 mod fetch;
 mod forest;
 mod free_set;
@@ -54,6 +55,7 @@ use crate::limits::{
 use crate::superblock::PageRef;
 
 pub use checkpoint::{RoomError, StoreCheckpoint};
+pub use estimate::{TreeChange, overflow_pages};
 pub use fetch::Pins;
 pub use forest::{FORESTS, TreeRoot};
 pub use read::Value;

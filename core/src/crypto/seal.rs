@@ -325,15 +325,15 @@ mod tests {
         let Ok(master) = MasterKey::parse(&[5; 32]) else { panic!("32 bytes") };
         let Ok(other) = MasterKey::parse(&[6; 32]) else { panic!("32 bytes") };
         let key = SecretKey([9; 32]);
-        let wrapped = wrap_key(&master, [1; 12], KEK_WRAP_CONTEXT, &key);
-        assert_eq!(unwrap_key(&master, KEK_WRAP_CONTEXT, &wrapped), Ok(key));
+        let wrapped = wrap_key(&master, [1; 12], KeyPurpose::Kek, &key);
+        assert_eq!(unwrap_key(&master, KeyPurpose::Kek, &wrapped), Ok(key));
         let refused = Err(KeyError::WrongMasterKey);
-        assert_eq!(unwrap_key(&other, KEK_WRAP_CONTEXT, &wrapped), refused);
-        assert_eq!(unwrap_key(&master, b"elsewhere", &wrapped), refused);
+        assert_eq!(unwrap_key(&other, KeyPurpose::Kek, &wrapped), refused);
+        assert_eq!(unwrap_key(&master, KeyPurpose::Cosigning, &wrapped), refused);
         for at in 0..60 {
             let mut bad = wrapped;
             bad.0[at] ^= 1;
-            assert_eq!(unwrap_key(&master, KEK_WRAP_CONTEXT, &bad), refused, "byte {at}");
+            assert_eq!(unwrap_key(&master, KeyPurpose::Kek, &bad), refused, "byte {at}");
         }
     }
 }

@@ -332,7 +332,17 @@ impl Kernel {
                     };
                     let answer = answer
                         .and_then(|results| room_for(world.store, pages_dirtied).map(|()| results));
-                    running.stage = self.conclude(running, drafts, answer, world, prepare, effects);
+                    let accepted = answer.is_ok();
+                    let mut stage = self.conclude(running, drafts, answer, world, prepare, effects);
+                    if let Stage::Commit { transaction, .. } = &mut stage {
+                        // A refusal, or nothing to do, leaves a mark of its own at most.
+                        transaction.estimated(if accepted {
+                            pages_dirtied.saturating_add(PAGES_DIRTIED_MARGIN)
+                        } else {
+                            OUTCOME_PAGES + PAGES_DIRTIED_MARGIN
+                        });
+                    }
+                    running.stage = stage;
                 }
                 Stage::Commit { transaction, answer } => {
                     self.commit(transaction, world, effects)?;

@@ -12,6 +12,7 @@
 //! visited); draft `n` will be the record at `first + n`.
 
 mod change;
+mod estimate;
 mod insert;
 mod row;
 mod stream;
@@ -27,15 +28,16 @@ use super::payload::{Payload, STREAM_SYSTEM};
 use super::request::{Limit, OperationResult, RequestError, ResultDetail};
 use super::trees::{self, TENANTS_TREE};
 use crate::crypto::KekHash;
-use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId};
+use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
 use crate::limits::{ClusterConstants, PAGE_SIZE, TABLES_MAX, TENANTS_MAX};
 use crate::query::command::Command;
 use crate::query::eval::Context;
 use crate::query::{Catalog, SqlError, SqlState, TableSchema, Value};
-use crate::store::{Fault, Store, TreeRef, VALUE_INLINE_MAX};
+use crate::store::{Fault, Store};
 use crate::time::Timestamp;
 
 use change::Changing;
+use estimate::Changes;
 use insert::Inserting;
 pub use stream::check_append;
 
@@ -115,10 +117,8 @@ pub struct Execution {
     /// Set once the request changed the schema.
     catalog: Option<Catalog>,
     bytes_scanned: u64,
-    /// Of values that will lie in leaves, rows and history together.
-    bytes_inline: u64,
-    /// Pages for values that will lie in pages of their own.
-    pages_overflow: u64,
+    /// Changes of the table's trees so far, for the estimate of pages.
+    changes: BTreeMap<TreeId, Changes>,
     scratch: Vec<u8>,
 }
 
@@ -139,8 +139,7 @@ impl Execution {
             tenants: BTreeMap::new(),
             catalog: None,
             bytes_scanned: 0,
-            bytes_inline: 0,
-            pages_overflow: 0,
+            changes: BTreeMap::new(),
             scratch: Vec::new(),
         }
     }
@@ -350,44 +349,6 @@ impl Execution {
     fn check_scan(&self, context: &ExecutionContext<'_>) -> Result<(), Stop> {
         let pages = self.bytes_scanned.div_ceil(PAGE_SIZE as u64);
         limit(Limit::TransactionPagesRead, pages, context.constants.transaction_pages_read_max)
-    }
-
-    /// Notes a value that will be put into a tree.
-    fn charge_value(&mut self, size: usize) {
-        /// Key, prefix of the row, slot.
-        const FIXED: usize = 160;
-        /// What a page of its own holds at least.
-        const OVERFLOW: usize = 4_000;
-        if size + FIXED < VALUE_INLINE_MAX {
-            self.bytes_inline += (size + FIXED) as u64;
-        } else {
-            self.bytes_inline += FIXED as u64;
-            self.pages_overflow += size.div_ceil(OVERFLOW) as u64 + 2;
-        }
-    }
-
-    /// An upper bound, from sizes and counts alone: changed leaves are at most the rows changed,
-    /// and at most what the tree can have; new ones follow from the bytes; inner pages are few.
-    fn estimate_pages(&self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
-        /// Forests, catalog, outcomes and their parents.
-        const FIXED: u64 = 16;
-        /// A leaf that is not the only one holds at least so many entries.
-        const LEAF_ENTRIES_MIN: u64 = 3;
-        let mut pages = FIXED;
-        for (table, rows) in &self.rows {
-            let changed = rows.len() as u64;
-            let mut leaves = 1;
-            if let Some(schema) = context.catalog.table(*table) {
-                let tree = TreeRef::new(context.drafts.tenant, schema.rows);
-                leaves += context.store.count(tree)? / LEAF_ENTRIES_MIN;
-            }
-            // Rows and history.
-            pages += 2 * changed.min(leaves) + 4;
-        }
-        pages += self.streams.len() as u64 + 8 * self.tenants.len() as u64;
-        // A page that was split is half full.
-        pages += self.pages_overflow + 2 * self.bytes_inline.div_ceil(PAGE_SIZE as u64);
-        Ok(u32::try_from(pages).unwrap_or(u32::MAX))
     }
 }
 

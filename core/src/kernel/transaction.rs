@@ -45,6 +45,9 @@ pub struct Transaction {
     /// It is in the log already, its tree changes under way.
     appended: Option<(Metadata, Appended)>,
     progress: RecordProgress,
+    /// Pages that it was estimated to dirty, and how many were dirty before it.
+    pages_estimated: Option<u32>,
+    dirty_before: Option<u32>,
 }
 
 /// Buffers that transactions use one after the other.
@@ -67,7 +70,14 @@ impl Transaction {
             next: 0,
             appended: None,
             progress: RecordProgress::default(),
+            pages_estimated: None,
+            dirty_before: None,
         }
+    }
+
+    /// What `Store::room_for` was asked for it: held to that in debug builds.
+    pub fn estimated(&mut self, pages: u32) {
+        self.pages_estimated = Some(pages);
     }
 
     #[must_use]
@@ -100,6 +110,7 @@ impl Transaction {
         effects: &mut Effects,
     ) -> Result<(), Stall> {
         let Origin { tenant, op, generation, .. } = self.origin;
+        let before = *self.dirty_before.get_or_insert(world.store.dirty_pages());
         let Some(keys) = world.keys.newest(tenant) else {
             return Err(KernelError::KeyMissing { tenant }.into());
         };
@@ -137,6 +148,14 @@ impl Transaction {
             self.progress = RecordProgress::default();
             self.appended = None;
             self.next += 1;
+        }
+        if let Some(estimated) = self.pages_estimated {
+            let after = world.store.dirty_pages();
+            debug_assert!(
+                after <= before.saturating_add(estimated),
+                "{} pages dirtied, {estimated} estimated",
+                after - before
+            );
         }
         let records = self.drafts.len() as u32;
         effects.event(Event::TransactionApplied { tenant, op, records });

@@ -904,3 +904,87 @@ fn the_grid_of_a_known_script_never_changes() {
     ]];
     expected.assert_eq(&std::format!("{:?} {:?}", walker.progress(), hasher.finish().0));
 }
+
+/// Random transactions on trees of many shapes: what they dirty was foreseen.
+#[test]
+fn no_transaction_dirties_more_than_its_bound() {
+    let (mut seen, mut tight) = (0, 0);
+    for seed in 0..24 {
+        let mut world = World::new(Habits { seed, clean_frames: 512, evict_all: false, pace: 0 });
+        create_trees(&mut world);
+        let mut model: BTreeSet<Vec<u8>> = BTreeSet::new();
+        let value_max = [60, 300, 900, 1_024, 9_000][seed as usize % 5];
+        let key_max = [8, 8, 40, 500][seed as usize % 4];
+        let mut next = 1_u64 << 40;
+        for op in 1..=14 {
+            let kind = world.random.next_u32() % 5;
+            let count = 1 + world.random.next_u32() % [4, 40, 300][op % 3];
+            let mut changes = Vec::new();
+            for _ in 0..count {
+                let random = world.random.next_u64();
+                let number = match kind {
+                    // At the end, at the end downwards, anywhere, in one place, what is there.
+                    0 => {
+                        next += 1;
+                        next
+                    }
+                    1 => next + 1_000_000 - u64::from(count) - changes.len() as u64,
+                    2 => random % 100_000,
+                    3 => 50_000 << 8 | (random % 256),
+                    _ => {
+                        let at = random as usize % model.len().max(1);
+                        model
+                            .iter()
+                            .nth(at)
+                            .map_or(7, |key| u64::from_be_bytes(key[..8].try_into().unwrap()))
+                    }
+                };
+                let mut key = number.to_be_bytes().to_vec();
+                key.resize(8 + number as usize % (key_max - 7), 0x55);
+                let put = (random >> 40) % 8 > u64::from(kind == 4) * 3;
+                let size = (random >> 20) as usize % (value_max + 1);
+                let there = model.contains(&key);
+                if put {
+                    model.insert(key.clone());
+                } else if there {
+                    model.remove(&key);
+                } else {
+                    continue;
+                }
+                changes.push(TreeChange { key, put: put.then_some(size) });
+            }
+            let puts = changes.iter().filter(|change| change.put.is_some()).count() as u64;
+            let removals = changes.len() as u64 - puts;
+            let overflow: u64 = changes.iter().filter_map(|c| c.put).map(overflow_pages).sum();
+            let most = world.run(|store| store.pages_at_most(TREE, puts, removals));
+            let bound = world.run(|store| store.pages_bound(TREE, &changes));
+            assert!(bound <= most, "{bound} {most}");
+            // The same, whatever is in memory.
+            world.store.evict_all();
+            assert_eq!(world.run(|store| store.pages_bound(TREE, &changes)), bound);
+            let forests = world.run(|store| store.forest_pages_at_most(T1, 1, 0));
+            let before = world.store.dirty_pages();
+            for change in &changes {
+                match change.put {
+                    Some(size) => {
+                        let value = vec![1; size];
+                        world.run(|store| store.put(TREE, &change.key, &value).map(drop));
+                    }
+                    None => assert!(world.run(|store| store.remove(TREE, &change.key))),
+                }
+            }
+            let dirtied = u64::from(world.store.dirty_pages().saturating_sub(before));
+            assert!(
+                dirtied <= bound + overflow + forests,
+                "seed {seed}, op {op}, kind {kind}: {dirtied} dirtied, {bound} + {overflow} + \
+                 {forests} foreseen",
+            );
+            seen += 1;
+            tight += usize::from(dirtied * 3 >= bound + overflow + forests);
+            // Small budgets of this test: a checkpoint after each.
+            world.checkpoint(op as u64);
+        }
+    }
+    // A bound that is always far off would be of no use.
+    assert!(tight * 3 > seen, "{tight} of {seen} within a factor of three");
+}

@@ -34,16 +34,16 @@ pub enum Dropped {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Step {
-    page: PageNumber,
+pub(super) struct Step {
+    pub(super) page: PageNumber,
     /// Of an inner page: the child taken. Of the leaf: where the key is, or would be.
-    index: usize,
+    pub(super) index: usize,
 }
 
 /// The way from the root to a key.
 #[derive(Clone, Debug)]
 pub(super) struct Path {
-    steps: [Step; HEIGHT_MAX],
+    pub(super) steps: [Step; HEIGHT_MAX],
     /// Levels above the leaf; `None`: the tree is empty.
     height: Option<usize>,
     pub(super) exact: bool,
@@ -57,7 +57,7 @@ impl Path {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Merge {
+pub(super) enum Merge {
     None,
     /// The page is empty and goes.
     Vanish,
@@ -222,7 +222,7 @@ impl Store {
         Ok(())
     }
 
-    fn path(&self, tree: TreeRef, key: &[u8]) -> Result<Path, Fault> {
+    pub(super) fn path(&self, tree: TreeRef, key: &[u8]) -> Result<Path, Fault> {
         let root = self.tree_root(tree)?;
         let none = Step { page: PageNumber::ZERO, index: 0 };
         let mut path = Path { steps: [none; HEIGHT_MAX], height: None, exact: false };
@@ -293,7 +293,7 @@ impl Store {
 
     /// The merge rule: a page below `USED_MIN` goes into its left neighbour under the same parent
     /// if both fit one page, else takes in its right neighbour if both fit, else stays as it is.
-    fn choose_merge(
+    pub(super) fn choose_merge(
         &self,
         tree: TreeRef,
         parent: &Bytes,

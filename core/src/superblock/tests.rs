@@ -216,7 +216,7 @@ fn encode_and_decode_are_inverse() {
 fn format_golden() {
     let bytes = layout::encode(&busy_state(), 2);
     let hash = ChainHash::of(&[bytes.as_bytes()]);
-    expect_test::expect!["3d08791f9334825e2e0d0b06bb0744cadfb25986fc89bb8ab0f74a54b0c70ec9"]
+    expect_test::expect!["99671a5724417e042025cdf94c0e5a73c039b90e8afaf2e19122a0edf1aa7330"]
         .assert_eq(&alloc::format!("{hash}"));
 }
 

@@ -130,7 +130,7 @@ impl Execution {
     ) -> Result<(), Stop> {
         let replaces = before.map(|before| before.begun_at);
         if let Some(before) = before {
-            self.charge_value(stored_size(&before.row));
+            self.charge_put(schema.history, stored_size(&before.row));
         }
         let position = context.drafts.next_position(&self.drafts);
         let key = key.unwrap_or_else(|| hidden_key(position).to_vec());
@@ -140,7 +140,7 @@ impl Execution {
             let (size, max) = (self.scratch.len(), ROW_SIZE_MAX);
             return Err(RequestError::TooLarge { size, max }.into());
         }
-        self.charge_value(self.scratch.len());
+        self.charge_put(schema.rows, stored_size(&row));
         let payload = Payload::RowPut { table: schema.id, replaces, row: &self.scratch };
         self.drafts.push_row(&context.drafts, schema, &payload, &key, &row);
         let changed = OverlayRow { position, row: Some(row) };
@@ -160,7 +160,8 @@ impl Execution {
         self.scratch.clear();
         let hidden = hidden_position(schema, &key);
         encode_row_key(schema, hidden, &current.row, &mut self.scratch);
-        self.charge_value(stored_size(&current.row));
+        self.charge_put(schema.history, stored_size(&current.row));
+        self.charge_removal(schema.rows);
         let payload =
             Payload::RowDelete { table: schema.id, replaces: current.begun_at, key: &self.scratch };
         self.drafts.push(&payload, schema.stream, schema.schema_version);
@@ -173,7 +174,9 @@ impl Execution {
 
 /// About what the row takes in a tree, never less.
 fn stored_size(row: &[Value]) -> usize {
-    row.iter().map(|value| value.heap_bytes() + 20).sum()
+    /// The prefix and the header of a stored row.
+    const FIXED: usize = 80;
+    FIXED + row.iter().map(|value| value.heap_bytes() + 22).sum::<usize>()
 }
 
 fn hidden_position(schema: &TableSchema, key: &[u8]) -> Option<Position> {

@@ -174,3 +174,33 @@ fn superseded_versions_are_in_history() {
     assert_eq!(versions, [(1, 2, value(10)), (2, 3, value(11)), (3, 4, value(12))]);
     assert_eq!(rig.rows("people"), ["1|back|NULL"]);
 }
+
+/// The smallest constants take what the limits of rows and events promise.
+#[test]
+fn large_rows_and_large_batches_fit_a_transaction() {
+    let mut rig = Rig::with(Memory::Ample, crate::limits::ClusterConstants::SMALL);
+    let create = create_table(&rig.catalog(T1), "people", true);
+    rig.commands(&[create]).unwrap();
+    // 500 at a time, in order and out of order, into a table that grows.
+    for batch in 0..12_i64 {
+        let key =
+            |at: i64| if batch % 2 == 0 { batch * 1_000 + at } else { at * 37 + 100_000 * batch };
+        let rows: Vec<(i64, &str, i64)> =
+            (0..500).map(|at| (key(at), "a name of some twenty bytes", at)).collect();
+        rig.request(&request(vec![insert_rows("people", &rows)])).unwrap();
+        rig.checkpoint();
+    }
+    let catalog = rig.catalog(T1);
+    let large = "x".repeat(500 * 1024);
+    let longer = "y".repeat(510 * 1024);
+    rig.commands(&[insert(&catalog, &[(-5, &large)], OnConflict::Fail)]).unwrap();
+    rig.checkpoint();
+    let new_name =
+        Assignment { column: ColumnId::new(2), value: Some(Expr::Literal(Value::text(&longer))) };
+    let change = update(&catalog, vec![new_name], compare(CompareOp::Equal, 1, -5));
+    rig.commands(&[change]).unwrap();
+    rig.checkpoint();
+    let remove = delete(&catalog, compare(CompareOp::Equal, 1, -5));
+    rig.commands(&[remove]).unwrap();
+    rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
+}
