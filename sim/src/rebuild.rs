@@ -90,12 +90,12 @@ impl Files {
                 Effect::Sync { io, .. } | Effect::Create { io, .. } | Effect::Remove { io, .. } => {
                     inputs.push_back(Input::Done { io, result: Ok(()) });
                 }
-                Effect::Wrap { io, key } => {
-                    let key = Ok(self.master.wrap(&key));
+                Effect::Wrap { io, purpose, key } => {
+                    let key = Ok(self.master.wrap(purpose, &key));
                     inputs.push_back(Input::Wrapped { io, key });
                 }
-                Effect::Unwrap { io, key } => {
-                    let key = self.master.unwrap(&key);
+                Effect::Unwrap { io, purpose, key } => {
+                    let key = self.master.unwrap(purpose, &key);
                     inputs.push_back(Input::Unwrapped { io, key });
                 }
                 Effect::Event(_) => {}
