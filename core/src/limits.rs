@@ -148,9 +148,9 @@ pub const IDEMPOTENCY_TRIM_MAX: u32 = 4;
 /// Bound statements that the primary keeps, and the longest text among them.
 pub const STATEMENTS_CACHED_MAX: usize = 512;
 pub const STATEMENT_CACHED_SIZE_MAX: usize = 4_096;
-/// The largest row, superseded: its pages in rows and in history, indexes of pages included, and
+/// What a transaction must be allowed for the largest row to fit, superseded: its pages in rows and in history, indexes of pages included, and
 /// what changes with every row.
-pub const TRANSACTION_PAGES_DIRTIED_MIN: u32 =
+pub const LARGEST_ROW_PAGES_DIRTIED: u32 =
     2 * (ROW_SIZE_MAX + VALUE_EXTRA_MAX).div_ceil(PAGE_SIZE - 32) as u32 + 2 + 50;
 /// Pages that must be free beside a transaction's own, for checkpoint records and heads of logs.
 pub const PAGES_DIRTIED_MARGIN: u32 = 16;
@@ -230,9 +230,6 @@ impl ClusterConstants {
         if ring < JOURNAL_RING_BYTES_MIN {
             return Err("journal_ring_bytes must be at least 4 MiB");
         }
-        if self.transaction_pages_dirtied_max < TRANSACTION_PAGES_DIRTIED_MIN {
-            return Err("transaction_pages_dirtied_max must be at least 314");
-        }
         if self.transaction_pages_dirtied_max.saturating_mul(4) > self.dirty_pages_max {
             return Err("dirty_pages_max must be at least 4 x transaction_pages_dirtied_max");
         }
@@ -254,12 +251,15 @@ impl ClusterConstants {
 
 #[cfg(test)]
 mod tests {
-    use super::ClusterConstants;
+    use super::{ClusterConstants, LARGEST_ROW_PAGES_DIRTIED};
 
     #[test]
     fn presets_hold_their_own_relations() {
         assert_eq!(ClusterConstants::DEFAULT.validate(), Ok(()));
         assert_eq!(ClusterConstants::SMALL.validate(), Ok(()));
+        for preset in [ClusterConstants::DEFAULT, ClusterConstants::SMALL] {
+            assert!(preset.transaction_pages_dirtied_max >= LARGEST_ROW_PAGES_DIRTIED);
+        }
     }
 
     #[test]
