@@ -50,6 +50,11 @@ pub const BUGS: &[Bug] = &[
         "journal: recovery drops an acknowledged prepare that rotted, without a word",
     ),
     by_seeds("clock_goes_back", "vsr: the timestamp of a prepare follows the wall clock back"),
+    by_check(
+        "clock_steps",
+        "clock_step_unlimited",
+        "vsr: a prepare takes the time of a wall clock that jumped, however far",
+    ),
     // Superblock, checkpoint, keys.
     by_seeds(
         "superblock_one_copy",
@@ -74,7 +79,20 @@ pub const BUGS: &[Bug] = &[
     by_seeds("log_not_synced", "log: a checkpoint does not sync the segments it names"),
     by_check("flipped_record", "crc_skipped", "log: a record's crc is read and not compared"),
     by_seeds("page_reused_early", "store: a page that the last checkpoint needs is free at once"),
+    by_seeds(
+        "page_leaks_on_fault",
+        "store: a put takes a page before its last fault, so a fault loses one",
+    ),
+    by_check(
+        "checkpoint_records",
+        "checkpoint_records_forgotten",
+        "kernel: a log gets no checkpoint record before a shutdown; verification is unbounded",
+    ),
     // Crypto.
+    by_seeds(
+        "request_not_sealed",
+        "kernel: a copy of the request is sealed, and the original goes into the prepare",
+    ),
     by_seeds(
         "request_nonce_reused",
         "node: the nonce of a sealed request is the newest op, which others share",
@@ -104,6 +122,21 @@ pub const BUGS: &[Bug] = &[
         "idempotency_kept",
         "idempotency_trimmed_early",
         "kernel: an outcome is forgotten as soon as its id is out of date",
+    ),
+    by_check(
+        "reused_id",
+        "idempotency_body_unchecked",
+        "kernel: another request under a used id gets the first one's answer",
+    ),
+    by_check(
+        "order_of_requests",
+        "order_ignored",
+        "kernel: a request that must follow another one runs although that was never applied",
+    ),
+    by_check(
+        "transaction_limits",
+        "transaction_limit_ignored",
+        "kernel: a transaction beyond the limit of events and bytes is executed",
     ),
     by_seeds("wrong_version_accepted", "kernel: an append at an older version is accepted"),
     by_seeds(

@@ -8,6 +8,7 @@
 
 mod bytes;
 mod crashes;
+mod requests;
 mod solo;
 
 /// One situation, and what must hold in it.
@@ -65,6 +66,32 @@ pub const CHECKS: &[Check] = &[
         name: "checkpoint_boundary",
         demands: "a checkpoint holds the ops up to its own and none behind it, also in a replay",
         run: crashes::checkpoint_boundary,
+    },
+    Check {
+        name: "reused_id",
+        demands: "another request under a used id is refused, and changes nothing",
+        run: requests::reused_id,
+    },
+    Check {
+        name: "order_of_requests",
+        demands: "a request that names another to come after is refused until that is applied",
+        run: requests::order_of_requests,
+    },
+    Check {
+        name: "transaction_limits",
+        demands: "a transaction beyond the limits is refused before any change",
+        run: requests::transaction_limits,
+    },
+    Check {
+        name: "clock_steps",
+        demands: "time moves at most a step ahead, however far the wall clock jumps",
+        run: requests::clock_steps,
+    },
+    Check {
+        name: "checkpoint_records",
+        demands: "no two checkpoint records of a log are farther apart than the interval, and one \
+                  transaction",
+        run: requests::checkpoint_records,
     },
 ];
 

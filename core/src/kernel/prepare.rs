@@ -175,7 +175,13 @@ pub(super) fn seal(
     };
     let clear = header.encode();
     bytes[..REQUEST_HEADER_SIZE].copy_from_slice(&clear);
+    #[cfg(verity_zoo)]
+    let plain = bytes[REQUEST_HEADER_SIZE..].to_vec();
     let tag = keys.request().seal(nonce, &clear, &mut bytes[REQUEST_HEADER_SIZE..]);
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("request_not_sealed") {
+        bytes[REQUEST_HEADER_SIZE..].copy_from_slice(&plain);
+    }
     bytes.extend_from_slice(&tag.0);
     Ok(SealedRequest::new(bytes))
 }

@@ -92,7 +92,13 @@ impl Store {
         Store::check_sizes(key, value.len());
         self.reserve(tree, overflow::pages_of(value.len()))?;
         self.plan_forests(tree)?;
-        let path = self.path(tree, key)?;
+        let path = self.path(tree, key);
+        #[cfg(verity_zoo)]
+        if path.is_err() && crate::zoo::is("page_leaks_on_fault") {
+            // Taken before the last `?`, and forgotten.
+            let _ = self.free_set.acquire();
+        }
+        let path = path?;
         let stored = overflow::stored_size(value.len());
         let size = page::SLOT + 2 + key.len() + stored;
         if path.height.is_some() {
