@@ -133,6 +133,16 @@ impl Node {
         }
     }
 
+    /// Worth a call before the completion of a write is handed to [`Node::step`], if what this emits
+    /// reaches the disk before that: requests that gathered meanwhile are proposed at once, and
+    /// their write overlaps with applying what has just become durable. Never needed.
+    pub fn hurry(&mut self, now: Clock, effects: &mut Effects) {
+        if let State::Running(running) = &mut self.state {
+            let outcome = running.hurry(now, effects);
+            self.settle(outcome, now, effects);
+        }
+    }
+
     /// Worth a call while the caller would only wait for the disk: does what can be done ahead of a
     /// commit. Never needed, changes no result.
     pub fn work_ahead(&mut self) {

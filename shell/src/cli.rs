@@ -3,8 +3,8 @@
 //! Invariants: exit code 0 means done and holds, 1 means failed or broken, 2 means the question
 //! could not be asked or answered (wrong arguments, unreadable files). With `--json` standard
 //! output carries JSON only, one object a line. Messages for people who must act go to standard
-//! error. No command panics on any input; Ctrl-C at any moment is like a crash: nothing
-//! acknowledged is lost.
+//! error. No command panics on any input; Ctrl-C takes a last checkpoint, a second one is like a
+//! crash: nothing acknowledged is lost by either.
 
 mod args;
 mod bench;
@@ -12,6 +12,7 @@ mod demo;
 mod format;
 mod import;
 mod inspect;
+mod interrupt;
 mod output;
 mod rebuild;
 mod sql;
@@ -101,6 +102,7 @@ pub fn run() -> ExitCode {
             format::create_tenant(args, &cli.global, &output)
         }
     };
+    interrupt::wait_if_interrupted();
     let (code, message) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Told(code)) => (code, None),

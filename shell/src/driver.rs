@@ -15,7 +15,8 @@
 //! gets the reason, with the file system's words where there are some.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -46,9 +47,21 @@ const IDLE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Driver {
     inner: Mutex<Inner>,
+    /// Left here by callers that would have had to wait for the lock only to submit.
+    left: Mutex<Left>,
+    /// Requests in `left`.
+    left_count: AtomicUsize,
     bell: Doorbell,
     background: Condvar,
     started: Instant,
+}
+
+/// Requests for whoever drives. Its lock is held for moments only, and after that of `Inner`.
+#[derive(Debug, Default)]
+struct Left {
+    /// Somebody drives, and will look here before it ends.
+    driven: bool,
+    requests: Vec<(Request, Arc<Slot>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +80,8 @@ struct Inner {
     waiting: HashMap<Ticket, Arc<Slot>>,
     /// Readers that wait for pages; all look again after any completion.
     readers: Vec<Arc<Slot>>,
+    /// Buffer of `Driver::take_left`.
+    taken: Vec<(Request, Arc<Slot>)>,
     /// Answered in this turn; woken after the lock is released.
     answered: Vec<Arc<Slot>>,
     role: Role,
@@ -165,6 +180,7 @@ impl Driver {
             inputs: Vec::new(),
             waiting: HashMap::new(),
             readers: Vec::new(),
+            taken: Vec::new(),
             answered: Vec::new(),
             role: Role::Nobody,
             background_idles: false,
@@ -174,6 +190,8 @@ impl Driver {
         };
         Driver {
             inner: Mutex::new(inner),
+            left: Mutex::default(),
+            left_count: AtomicUsize::new(0),
             bell,
             background: Condvar::new(),
             started: Instant::now(),
@@ -206,10 +224,37 @@ impl Driver {
 
     /// Submits and waits for the reply.
     pub fn call(&self, request: Request) -> Result<Reply, Error> {
-        let mut inner = self.lock();
-        let slot = inner.submit(self.now(), request, Slot::for_this_thread)?;
+        let mut inner = match self.try_lock() {
+            Some(inner) => inner,
+            // Somebody steps the node: it takes the request along, if it drives.
+            None => match self.leave_request(request) {
+                Ok(slot) => {
+                    self.after_unlock();
+                    return self.reply(Some(slot.park()));
+                }
+                Err(request) => return self.call_with(self.lock(), request),
+            },
+        };
+        self.take_left(&mut inner);
+        self.call_with(inner, request)
+    }
+
+    fn reply(&self, answer: Option<Answer>) -> Result<Reply, Error> {
+        match answer {
+            Some(Answer::Reply(reply)) => reply.map_err(Error::Request),
+            Some(Answer::Halted | Answer::LookAgain) | None => Err(self.lock().why_halted()),
+        }
+    }
+
+    fn call_with(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        request: Request,
+    ) -> Result<Reply, Error> {
+        let slot = inner.submit(self.now(), request, Slot::for_this_thread())?;
         let answer = if inner.role == Role::Nobody {
             inner.role = Role::Caller;
+            self.set_driven(true);
             let mut answer = None;
             if inner.disk.take_unsubmitted() {
                 // The disk works while this thread does what can be done ahead.
@@ -228,24 +273,111 @@ impl Driver {
             if started_io {
                 self.bell.submit();
             }
+            self.after_unlock();
             Some(slot.park())
         };
-        match answer {
-            Some(Answer::Reply(reply)) => reply.map_err(Error::Request),
-            Some(Answer::Halted | Answer::LookAgain) | None => Err(self.lock().why_halted()),
+        self.reply(answer)
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Inner>> {
+        match self.inner.try_lock() {
+            Ok(inner) => Some(inner),
+            Err(TryLockError::Poisoned(inner)) => Some(inner.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a request to the one who drives; gives it back when nobody does.
+    fn leave_request(&self, request: Request) -> Result<Arc<Slot>, Request> {
+        let mut left = self.left();
+        if !left.driven {
+            return Err(request);
+        }
+        let slot = Slot::for_this_thread();
+        left.requests.push((request, Arc::clone(&slot)));
+        self.left_count.store(left.requests.len(), Ordering::SeqCst);
+        Ok(slot)
+    }
+
+    /// Submits what was left.
+    fn take_left(&self, inner: &mut Inner) {
+        if self.left_count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut left = self.left();
+        std::mem::swap(&mut inner.taken, &mut left.requests);
+        self.left_count.store(0, Ordering::SeqCst);
+        drop(left);
+        let now = self.now();
+        let mut taken = std::mem::take(&mut inner.taken);
+        for (request, slot) in taken.drain(..) {
+            inner.enqueue(request, slot);
+        }
+        inner.taken = taken;
+        if inner.node.halted().is_some() {
+            inner.answered.drain(..).for_each(|slot| slot.wake());
+        } else {
+            inner.run(now);
+        }
+    }
+
+    /// Whoever held the lock while the driver sleeps in the kernel hands over what was left to it
+    /// meanwhile.
+    fn after_unlock(&self) {
+        if self.left_count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let Some(mut inner) = self.try_lock() else { return };
+        self.take_left(&mut inner);
+        let started_io = inner.disk.take_unsubmitted();
+        drop(inner);
+        if started_io {
+            self.bell.submit();
+        }
+    }
+
+    /// Requests that gathered while a write was under way go to the disk before what the write
+    /// brought is applied: disk and processor work at the same time.
+    fn hurry(&self, inner: &mut Inner) {
+        let Inner { disk, inputs, .. } = inner;
+        disk.poll(inputs);
+        if inner.inputs.is_empty() {
+            return;
+        }
+        self.take_left(inner);
+        let now = self.now();
+        inner.node.hurry(now, &mut inner.effects);
+        inner.disk.execute(&mut inner.effects);
+        if inner.disk.take_unsubmitted() {
+            self.bell.submit();
+        }
+    }
+
+    /// From now on somebody drives, or nobody; false: requests came in that must be driven first.
+    fn set_driven(&self, driven: bool) -> bool {
+        let mut left = self.left();
+        if !driven && !left.requests.is_empty() {
+            return false;
+        }
+        left.driven = driven;
+        true
     }
 
     /// Submits; the reply is fetched with [`Driver::poll_reply`].
     pub fn call_async(&self, request: Request) -> Result<Arc<Slot>, Error> {
         let mut inner = self.lock();
-        let slot = inner.submit(self.now(), request, || Slot::new(Wake::Nobody))?;
+        let slot = inner.submit(self.now(), request, Slot::new(Wake::Nobody))?;
         self.background_drives(&mut inner);
         let started_io = inner.disk.take_unsubmitted();
         drop(inner);
         if started_io {
             self.bell.submit();
         }
+        self.after_unlock();
         Ok(slot)
     }
 
@@ -274,7 +406,10 @@ impl Driver {
         if inner.stop {
             return None;
         }
-        inner.node.read_point(tenant, prepared, params, scratch, row)
+        let read = inner.node.read_point(tenant, prepared, params, scratch, row);
+        drop(inner);
+        self.after_unlock();
+        read
     }
 
     /// Runs a read to its end, slice by slice, on this thread.
@@ -293,13 +428,19 @@ impl Driver {
         loop {
             let mut inner = self.lock();
             match inner.slice(self.now(), &mut slice)? {
-                Progress::Ready => return Ok(()),
+                Progress::Ready => {
+                    drop(inner);
+                    self.after_unlock();
+                    return Ok(());
+                }
                 Progress::Yielded => {
                     drop(inner);
+                    self.after_unlock();
                     std::thread::yield_now();
                 }
                 Progress::Waiting if inner.role == Role::Nobody => {
                     inner.role = Role::Caller;
+                    self.set_driven(true);
                     let seen = inner.progress;
                     let inner = self.drive(inner, |inner| inner.progress != seen);
                     self.leave(inner);
@@ -353,7 +494,9 @@ impl Driver {
 
     /// Looks at the node while nothing moves.
     pub fn with_node<T>(&self, look: impl FnOnce(&Node) -> T) -> T {
-        look(&self.lock().node)
+        let seen = look(&self.lock().node);
+        self.after_unlock();
+        seen
     }
 
     #[must_use]
@@ -363,7 +506,26 @@ impl Driver {
 
     /// Ends everything at once, without a checkpoint.
     pub fn stop(&self) {
-        self.lock().stop = true;
+        let mut inner = self.lock();
+        self.end(&mut inner);
+    }
+
+    /// Nobody drives any more: all who wait are told.
+    fn end(&self, inner: &mut Inner) {
+        inner.stop = true;
+        let mut left = self.left();
+        left.driven = false;
+        let requests = left.requests.drain(..).map(|(_, slot)| slot);
+        for slot in inner.waiting.drain().map(|(_, slot)| slot).chain(requests) {
+            slot.answer(Answer::Halted);
+            inner.answered.push(slot);
+        }
+        for slot in inner.readers.drain(..) {
+            slot.answer(Answer::LookAgain);
+            inner.answered.push(slot);
+        }
+        self.left_count.store(0, Ordering::SeqCst);
+        inner.answered.drain(..).for_each(|slot| slot.wake());
         self.background.notify_all();
     }
 
@@ -382,8 +544,7 @@ impl Driver {
             disk.execute(effects);
         }
         inner = self.drive(inner, |inner| inner.node.halted().is_some());
-        inner.stop = true;
-        self.background.notify_all();
+        self.end(&mut inner);
         match inner.node.halted() {
             Some(Halt::Shutdown) => Ok(()),
             Some(_) | None => Err(inner.why_halted()),
@@ -399,7 +560,9 @@ impl Driver {
                 inner = self.drive(inner, |inner| {
                     inner.stop || (inner.waiting.is_empty() && inner.readers.is_empty())
                 });
-                inner.role = Role::Nobody;
+                if self.set_driven(false) {
+                    inner.role = Role::Nobody;
+                }
                 continue;
             }
             if inner.role == Role::Nobody && inner.node.halted().is_none() {
@@ -437,7 +600,9 @@ impl Driver {
         mut done: impl FnMut(&Inner) -> bool,
     ) -> MutexGuard<'a, Inner> {
         loop {
+            self.hurry(&mut inner);
             inner.turn(self.now());
+            self.take_left(&mut inner);
             if done(&inner) || inner.stop || inner.node.halted().is_some() {
                 // What was pushed now leaves with the next write, or when the background thread
                 // looks: nobody waits for it.
@@ -462,7 +627,7 @@ impl Driver {
                 self.bell.submit();
                 answered.iter().for_each(|slot| slot.wake());
             }
-            if ready {
+            if ready || self.left_count.load(Ordering::SeqCst) > 0 {
                 self.bell.submit();
             } else {
                 self.bell.submit_and_wait(timeout);
@@ -473,7 +638,8 @@ impl Driver {
 
     /// The driving caller has its answer.
     fn leave(&self, mut inner: MutexGuard<'_, Inner>) {
-        if inner.waiting.is_empty() && inner.readers.is_empty() {
+        let idle = inner.waiting.is_empty() && inner.readers.is_empty();
+        if idle && self.set_driven(false) {
             inner.role = Role::Nobody;
             if inner.background_idles && inner.disk.in_flight() > 0 {
                 self.background.notify_one();
@@ -487,6 +653,7 @@ impl Driver {
     fn background_drives(&self, inner: &mut Inner) {
         if inner.role == Role::Nobody {
             inner.role = Role::Background;
+            self.set_driven(true);
             self.background.notify_one();
         }
     }
@@ -507,16 +674,30 @@ impl Inner {
         &mut self,
         now: Clock,
         request: Request,
-        slot: impl FnOnce() -> Arc<Slot>,
+        slot: Arc<Slot>,
     ) -> Result<Arc<Slot>, Error> {
         if self.stop || self.node.halted().is_some() {
             return Err(self.why_halted());
         }
-        let ticket = self.node.submit(now, request, &mut self.effects);
-        self.disk.execute(&mut self.effects);
-        let slot = slot();
-        self.waiting.insert(ticket, Arc::clone(&slot));
+        self.enqueue(request, Arc::clone(&slot));
+        self.run(now);
         Ok(slot)
+    }
+
+    fn enqueue(&mut self, request: Request, slot: Arc<Slot>) {
+        if self.stop || self.node.halted().is_some() {
+            slot.answer(Answer::Halted);
+            self.answered.push(slot);
+            return;
+        }
+        let ticket = self.node.enqueue(request);
+        self.waiting.insert(ticket, slot);
+    }
+
+    /// What was enqueued goes its way.
+    fn run(&mut self, now: Clock) {
+        self.node.run(now, &mut self.effects);
+        self.disk.execute(&mut self.effects);
     }
 
     fn slice(

@@ -37,6 +37,10 @@ impl Replica {
         self.node.submit(now, request, effects)
     }
 
+    pub fn hurry(&mut self, now: Clock, effects: &mut Effects) {
+        self.node.hurry(now, effects);
+    }
+
     pub fn work_ahead(&mut self) {
         self.node.work_ahead();
     }

@@ -58,7 +58,7 @@ pub struct EnvelopeWriter {
 impl EnvelopeWriter {
     #[must_use]
     pub fn new() -> EnvelopeWriter {
-        EnvelopeWriter { work: Vec::with_capacity(256), count: 0 }
+        EnvelopeWriter { work: Vec::with_capacity(1_024), count: 0 }
     }
 
     pub fn command(&mut self, operation: u32, command: &Command) {

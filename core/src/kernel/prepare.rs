@@ -143,12 +143,16 @@ impl Kernel {
     }
 }
 
+/// Room for what a request of one row usually has, so that it does not grow step by step.
+const FINGERPRINT_BYTES_USUAL: usize = 1_024;
+const CELL_BYTES_USUAL: usize = 32;
+
 /// What tells the same request from another one with the same id.
 fn fingerprint(request: &Request, keys: &TenantKeys) -> InternalHash {
     if request.idempotency.is_none() {
         return InternalHash::ZERO;
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(FINGERPRINT_BYTES_USUAL);
     fingerprint_bytes(request, &mut bytes);
     keys.fingerprint().of(&[&bytes])
 }
@@ -294,6 +298,7 @@ fn lower_rows(
         return Err(RequestError::Empty);
     }
     let mut cells = InsertRows::default();
+    cells.cells.reserve((rows.len() * columns.len() * CELL_BYTES_USUAL).min(REQUEST_SIZE_MAX));
     for row in rows {
         if row.len() != targets.len() {
             let message = format!("{} values for {} columns", row.len(), targets.len());

@@ -204,6 +204,16 @@ impl Running {
         true
     }
 
+    /// Proposes what has gathered, although a prepare counts as in flight: its write is known to be
+    /// done, and applying it can overlap with the next write.
+    pub(super) fn hurry(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
+        self.seal_waiting(now, effects)?;
+        self.hurry = true;
+        self.propose(now, effects);
+        self.hurry = false;
+        Ok(())
+    }
+
     /// While the disk is at work: executes the request that is being written, as far as nothing of
     /// it counts before it commits.
     pub(super) fn work_ahead(&mut self) {
@@ -225,7 +235,7 @@ impl Running {
     /// checkpoint can relieve, or onto a disk that is nearly full.
     fn may_propose_requests(&self) -> bool {
         let status = self.vsr.status();
-        if status.in_flight > 0 && self.queue_bytes < PREPARE_EAGER_BYTES {
+        if status.in_flight > 0 && !self.hurry && self.queue_bytes < PREPARE_EAGER_BYTES {
             return false;
         }
         let dirty_max = self.superblock_state().constants.dirty_pages_max;

@@ -81,6 +81,8 @@ pub(super) struct Running {
     /// Sealed, not proposed yet.
     pub queue: VecDeque<Queued>,
     pub queue_bytes: usize,
+    /// What waits goes out at once; see [`Running::hurry`].
+    pub hurry: bool,
     /// The only request of the newest prepare, if it can be executed while that is written.
     pub ahead: Option<(Op, SealedRequest)>,
     /// Who waits for which prepare, in the order of its requests.
@@ -113,6 +115,7 @@ impl Running {
             waiting: VecDeque::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            hurry: false,
             ahead: None,
             proposed: BTreeMap::new(),
             replies: VecDeque::new(),

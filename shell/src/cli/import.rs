@@ -21,7 +21,7 @@ use serde_json::json;
 use verity::TenantId;
 
 use super::args::{Global, ImportArgs};
-use super::{Failure, Outcome, Output, open_or_make};
+use super::{Failure, Outcome, Output, interrupt, open_or_make};
 
 /// Rows that commit together, at most.
 pub const ROWS_MAX: usize = 500;
@@ -42,11 +42,14 @@ pub struct Summary {
 pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
     let survey = batches::survey(&args.file, output)?;
     let database = open_or_make(&global.options(), &args.data, output)?;
+    let watch = interrupt::watch(&database);
     let tenant = database.tenant(TenantId::new(args.tenant));
     let started = std::time::Instant::now();
     let result = target::resolve(&tenant, args, &survey)
         .and_then(|target| load::load(&tenant, args, &survey, &target, output));
     drop(tenant);
+    interrupt::wait_if_interrupted();
+    drop(watch);
     let closed = database.close();
     let summary = result?;
     closed?;

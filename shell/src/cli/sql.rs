@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value, Verity};
 
 use super::args::{Global, SqlArgs};
-use super::{Failure, Outcome, Output, open_or_make, table};
+use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
 
 /// Standard input is read whole, up to this.
 const INPUT_BYTES_MAX: u64 = 256 << 20;
@@ -29,9 +29,12 @@ pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
     };
     let statements: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
     let database = open_or_make(&global.options(), &args.data, output)?;
+    let watch = interrupt::watch(&database);
     let tenant = database.tenant(TenantId::new(args.tenant));
     let result = run_all(&tenant, &statements, output);
     drop(tenant);
+    interrupt::wait_if_interrupted();
+    drop(watch);
     // A failed statement is the news; a failed checkpoint only if all statements went well.
     let closed = database.close();
     result?;

@@ -10,4 +10,5 @@ mod full_disk;
 mod import;
 mod keys;
 mod run;
+mod signals;
 mod synthea;

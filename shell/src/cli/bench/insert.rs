@@ -10,7 +10,7 @@ use verity::{Error, Options, Verity};
 use super::{
     BenchArgs, COLUMNS, TEXT_BYTES, create_table, first_free_id, open, percentile_us, row,
 };
-use crate::cli::{Failure, Output};
+use crate::cli::{Failure, Output, interrupt};
 
 const TABLE: &str = "bench_insert";
 
@@ -21,6 +21,7 @@ pub fn run(
     output: &Output,
 ) -> Result<Json, Failure> {
     let database = open(options, args, output)?;
+    let _watch = interrupt::watch(&database);
     database.execute(&create_table(TABLE), &[])?;
     let next = AtomicU64::new(first_free_id(&database, TABLE)?);
     let end = next.load(Ordering::Relaxed) + args.rows;

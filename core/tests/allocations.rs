@@ -1,0 +1,246 @@
+//! What the write path asks of the allocator, counted.
+//!
+//! The design wants none between journal and append once the node is open. What is reached is a
+//! bound for each request, measured here and asserted, so that it can only shrink: see
+//! `docs/PERFORMANCE.md`. Memory that is held must not grow with the number of requests at all.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use verity_core::crypto::MasterKey;
+use verity_core::crypto::seal::{unwrap_key, wrap_key};
+use verity_core::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
+use verity_core::io::{Effect, Effects, FileId, Input, Owner};
+use verity_core::kernel::{ExpectedVersion, Operation, Request};
+use verity_core::limits::ClusterConstants;
+use verity_core::node::{CURRENT_RELEASE, Config, Format, FormatOptions, Node, Seed};
+use verity_core::query::Value;
+use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
+
+struct Counting;
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
+// SAFETY: every call goes to the system's allocator with the same arguments.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Relaxed);
+        LIVE.fetch_add(layout.size() as i64, Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as i64, Relaxed);
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        CALLS.fetch_add(1, Relaxed);
+        LIVE.fetch_add(size as i64 - layout.size() as i64, Relaxed);
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A disk in memory. What it allocates is not counted: it works between the measurements.
+struct World {
+    files: BTreeMap<FileId, Vec<u8>>,
+    master: MasterKey,
+    pending: VecDeque<Input>,
+    effects: Effects,
+    now: Clock,
+}
+
+impl World {
+    fn take(&mut self) {
+        for effect in self.effects.drain() {
+            let input = match effect {
+                Effect::Read { io, at, mut pages } => {
+                    let bytes = pages.as_bytes_mut();
+                    bytes.fill(0);
+                    let file = self.files.get(&at.file).map_or(&[][..], Vec::as_slice);
+                    let start = (at.offset as usize).min(file.len());
+                    let end = (start + bytes.len()).min(file.len());
+                    bytes[..end - start].copy_from_slice(&file[start..end]);
+                    Input::ReadDone { io, pages, result: Ok(()) }
+                }
+                Effect::Write { io, at, pages, .. } => {
+                    let file = self.files.get_mut(&at.file).unwrap();
+                    let end = at.offset as usize + pages.size_bytes();
+                    file.resize(file.len().max(end), 0);
+                    file[at.offset as usize..end].copy_from_slice(pages.as_bytes());
+                    Input::WriteDone { io, pages, result: Ok(()) }
+                }
+                Effect::Create { io, file } => {
+                    self.files.entry(file).or_default();
+                    Input::Done { io, result: Ok(()) }
+                }
+                Effect::Sync { io, .. } => Input::Done { io, result: Ok(()) },
+                Effect::Remove { io, file } => {
+                    self.files.remove(&file);
+                    Input::Done { io, result: Ok(()) }
+                }
+                Effect::Wrap { io, key } => {
+                    Input::Wrapped { io, key: Ok(wrap_key(&self.master, [9; 12], &[], &key)) }
+                }
+                Effect::Unwrap { io, key } => {
+                    Input::Unwrapped { io, key: unwrap_key(&self.master, &[], &key) }
+                }
+                Effect::Event(_) => continue,
+            };
+            self.pending.push_back(input);
+        }
+    }
+
+    fn open() -> (World, Node) {
+        let mut world = World {
+            files: BTreeMap::new(),
+            master: MasterKey::parse(&[7; 32]).unwrap(),
+            pending: VecDeque::new(),
+            effects: Effects::new(),
+            now: Clock { monotonic: Instant(1), wall: Timestamp(1_800_000_000 * SECOND_NS) },
+        };
+        let options = FormatOptions {
+            cluster: None,
+            replica: ReplicaId::ZERO,
+            replica_count: 1,
+            release: CURRENT_RELEASE,
+            constants: ClusterConstants::SMALL,
+        };
+        let mut format = Format::start(options, &Seed([1; 32]), &mut world.effects).unwrap();
+        world.take();
+        while let Some(input) = world.pending.pop_front() {
+            format.step(input, &mut world.effects).unwrap();
+            world.take();
+        }
+        let config = Config { cache_pages: 4_096, ..Config::new(ReplicaId::ZERO) };
+        let mut node = Node::open(&config, &Seed([2; 32]), &mut world.effects);
+        world.take();
+        world.settle(&mut node);
+        assert!(node.is_ready(), "{:?}", node.halted());
+        (world, node)
+    }
+
+    /// Feeds completions. Gives the allocations of those turns that commit, apply and append.
+    fn settle(&mut self, node: &mut Node) -> u64 {
+        let mut calls = 0;
+        while let Some(input) = self.pending.pop_front() {
+            self.now.monotonic = self.now.monotonic.plus_ns(10_000);
+            self.now.wall = self.now.wall.plus_ns(10_000);
+            let commits =
+                matches!(&input, Input::WriteDone { io, .. } if io.owner == Owner::Journal);
+            let before = CALLS.load(Relaxed);
+            node.step(self.now, input, &mut self.effects);
+            if commits {
+                calls += CALLS.load(Relaxed) - before;
+            }
+            self.take();
+        }
+        calls
+    }
+
+    fn ask(&mut self, node: &mut Node, operation: Operation) -> (u64, u64) {
+        let request = Request {
+            tenant: TenantId::DEFAULT,
+            principal: PrincipalId::ZERO,
+            idempotency: IdempotencyId::NONE,
+            after: None,
+            operations: vec![operation],
+        };
+        let before = CALLS.load(Relaxed);
+        node.submit(self.now, request, &mut self.effects);
+        let submitted = CALLS.load(Relaxed) - before;
+        self.take();
+        let applied = self.settle(node);
+        let (_, reply) = node.next_reply().expect("a reply");
+        reply.expect("it is accepted");
+        (submitted, applied)
+    }
+}
+
+/// Mean allocations of a submit and of commit to append, and bytes that stayed for each request.
+fn measure(
+    world: &mut World,
+    node: &mut Node,
+    operation: impl Fn(u64) -> Operation,
+    from: u64,
+) -> (f64, f64, f64) {
+    const REQUESTS: u64 = 3_000;
+    let mut next = from;
+    let mut run = |world: &mut World, node: &mut Node| {
+        let (mut submitted, mut applied) = (0, 0);
+        for _ in 0..REQUESTS {
+            let one = world.ask(node, operation(next));
+            next += 1;
+            (submitted, applied) = (submitted + one.0, applied + one.1);
+        }
+        (submitted as f64 / REQUESTS as f64, applied as f64 / REQUESTS as f64)
+    };
+    // Until every buffer has the size it needs.
+    run(world, node);
+    let files: usize = world.files.values().map(Vec::capacity).sum();
+    let live = LIVE.load(Relaxed) - files as i64;
+    let (submitted, applied) = run(world, node);
+    let files: usize = world.files.values().map(Vec::capacity).sum();
+    let grown = LIVE.load(Relaxed) - files as i64 - live;
+    (submitted, applied, grown as f64 / REQUESTS as f64)
+}
+
+#[test]
+fn the_write_path_allocates_no_more_than_is_known_and_keeps_nothing() {
+    let (mut world, mut node) = World::open();
+    let (world, node) = (&mut world, &mut node);
+    let create = "CREATE TABLE t (id BIGINT PRIMARY KEY, a BIGINT, b BIGINT, c DOUBLE, d TEXT, \
+                  e TEXT, f TEXT, g TIMESTAMP)";
+    world.ask(node, Operation::Sql { text: create.to_string(), params: Vec::new() });
+    let text = || Value::text("fifty-four bytes of text, or nearly so, to make a row.");
+    let row = |id: u64| {
+        let number = Value::Integer(id as i64);
+        let (b, c, g) = (Value::Integer(7), Value::Double(0.5), Value::Timestamp(1));
+        vec![number.clone(), number, b, c, text(), text(), text(), g]
+    };
+    let columns = || ["id", "a", "b", "c", "d", "e", "f", "g"].map(String::from).to_vec();
+    let insert = |id| Operation::InsertRows {
+        table: "t".to_string(),
+        columns: columns(),
+        rows: vec![row(id)],
+    };
+    let sql = |id| Operation::Sql {
+        text: "INSERT INTO t (id, a, b, c, d, e, f, g) VALUES (?, ?, ?, ?, ?, ?, ?, ?)".to_string(),
+        params: row(id),
+    };
+    let append = |_| Operation::Append {
+        stream: "visits".to_string(),
+        expected: ExpectedVersion::Any,
+        records: vec![vec![0x5A; 200]],
+    };
+    // Allocations of a submit (parse, bind, lower, seal, propose) and of commit, apply and append.
+    let bounds = [
+        ("record appended", measure(world, node, append, 0), SUBMIT_APPEND, APPLY_APPEND),
+        ("row inserted", measure(world, node, insert, 0), SUBMIT_INSERT, APPLY_INSERT),
+        ("row by SQL text", measure(world, node, sql, 1_000_000), SUBMIT_SQL, APPLY_INSERT),
+    ];
+    for (what, (submitted, applied, grown), submit_max, apply_max) in bounds {
+        println!("{what}: {submitted:.1} submit, {applied:.1} apply, {grown:.1} B kept a request");
+        assert!(submitted <= submit_max, "{what}: {submitted} allocations to submit");
+        assert!(applied <= apply_max, "{what}: {applied} allocations from commit to append");
+        assert!(grown.abs() <= KEPT_BYTES, "{what}: {grown} bytes stay for each request");
+    }
+}
+
+const SUBMIT_APPEND: f64 = 3.5;
+const APPLY_APPEND: f64 = 13.0;
+const SUBMIT_INSERT: f64 = 6.5;
+const APPLY_INSERT: f64 = 26.0;
+const SUBMIT_SQL: f64 = 11.5;
+/// Buffers that grow and shrink with checkpoints, spread over the requests between two.
+const KEPT_BYTES: f64 = 512.0;
