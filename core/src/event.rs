@@ -56,12 +56,10 @@ events! {
     ClockStepLimited { op: Op, ahead_ns: u64 },
     // store
     PageFault { page: u32 },
-    PageEvicted { page: u32 },
     PageCorrupt { page: u32 },
     PageSplit { level: u8 },
     PageMerged { level: u8 },
     OverflowWritten { pages: u32 },
-    GridFull { pages: u32 },
     // log
     SegmentRotated { tenant: TenantId, number: u32 },
     IndexRebuilt { tenant: TenantId, number: u32 },

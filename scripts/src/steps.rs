@@ -55,29 +55,6 @@ impl Steps {
         }
     }
 
-    /// A step that does not gate yet: what fails is printed as OPEN and counted as skipped.
-    /// `docs/TESTING.md` says which steps these are, and why.
-    pub fn report(&mut self, name: &str, run: impl FnOnce() -> Result<Verdict, String>) {
-        println!("\n==> {name} (reported, does not gate)");
-        let started = Instant::now();
-        let result = run();
-        let seconds = started.elapsed().as_secs_f64();
-        match result {
-            Ok(Verdict::Passed(count)) => {
-                self.passed += count;
-                println!("<== {name}: ok, {count} passed, {seconds:.1} s");
-            }
-            Ok(Verdict::Skipped) => {
-                self.skipped += 1;
-                println!("<== {name}: SKIPPED, {seconds:.1} s");
-            }
-            Err(error) => {
-                self.skipped += 1;
-                println!("<== {name}: OPEN, {seconds:.1} s: {error}");
-            }
-        }
-    }
-
     /// The closing lines. True: nothing failed.
     pub fn finish(self) -> bool {
         println!("\nall steps: {:.0} s", self.started.elapsed().as_secs_f64());

@@ -49,18 +49,6 @@ pub fn seed(binary: &Path, seed: u64, more: &[&str]) -> Result<Report, String> {
     }
 }
 
-/// Runs these seeds; all must hold.
-pub fn hold_each(binary: &Path, seeds: &[u64]) -> Result<u64, String> {
-    for this in seeds {
-        let report = seed(binary, *this, &[])?;
-        if !report.ok {
-            let why = report.failure.unwrap_or_default();
-            return Err(format!("seed {this}: {why}; replay: vopr --seed {this}"));
-        }
-    }
-    Ok(seeds.len() as u64)
-}
-
 /// Runs seeds `first..` until `count` ran or the time is over; all must hold.
 pub fn hold(binary: &Path, first: u64, count: u64, budget: Duration) -> Result<u64, String> {
     let started = Instant::now();

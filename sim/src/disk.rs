@@ -74,6 +74,14 @@ pub enum Request {
     Remove { io: IoId, file: FileId },
 }
 
+/// Kinds of operations that a directed test can make fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planned {
+    Read,
+    Write,
+    Sync,
+}
+
 /// A completed write of one sector that a crash may still undo.
 #[derive(Clone, Debug)]
 struct Version {
@@ -110,6 +118,8 @@ pub struct Disk {
     sequence: u64,
     ticket: u64,
     slow_until_ns: u64,
+    /// The operation of this kind, so many of them from now, fails with this error.
+    planned: Option<(Planned, u64, IoError)>,
     stats: DiskStats,
     /// The core broke the contract of the boundary: a bug, whatever else happens.
     misuse: Option<String>,
@@ -132,6 +142,7 @@ impl Disk {
             sequence: 0,
             ticket: 0,
             slow_until_ns: 0,
+            planned: None,
             stats: DiskStats::default(),
             misuse: None,
         }
@@ -167,6 +178,39 @@ impl Disk {
         self.inflight.is_empty()
     }
 
+    /// Makes one operation fail: the `nth` of its kind from now, counted from 0.
+    pub fn plan_failure(&mut self, kind: Planned, nth: u64, error: IoError) {
+        self.planned = Some((kind, nth, error));
+    }
+
+    /// Whether the planned failure is still to come.
+    #[must_use]
+    pub fn failure_is_planned(&self) -> bool {
+        self.planned.is_some()
+    }
+
+    fn planned_failure(&mut self, kind: Planned) -> Option<IoError> {
+        let (planned, left, error) = self.planned.as_mut()?;
+        if *planned != kind {
+            return None;
+        }
+        if *left > 0 {
+            *left -= 1;
+            return None;
+        }
+        let error = *error;
+        self.planned = None;
+        Some(error)
+    }
+
+    /// Whether a write to this file is in flight.
+    #[must_use]
+    pub fn is_writing(&self, file: FileId) -> bool {
+        self.inflight
+            .values()
+            .any(|operation| matches!(operation, Operation::Write { at, .. } if at.file == file))
+    }
+
     #[must_use]
     pub fn writes_in_flight(&self) -> u64 {
         let is_write = |operation: &&Operation| matches!(operation, Operation::Write { .. });
@@ -186,17 +230,20 @@ impl Disk {
         Some(match operation {
             Operation::Read { io, at, mut pages } => {
                 self.stats.reads += 1;
-                let result = self.read(at, &mut pages);
+                let planned = self.planned_failure(Planned::Read);
+                let result = planned.map_or_else(|| self.read(at, &mut pages), Err);
                 Input::ReadDone { io, pages, result }
             }
             Operation::Write { io, at, pages, durable } => {
                 self.stats.writes += 1;
-                let result = self.write(at, &pages, durable);
+                let planned = self.planned_failure(Planned::Write);
+                let result = planned.map_or_else(|| self.write(at, &pages, durable), Err);
                 Input::WriteDone { io, pages, result }
             }
             Operation::Sync { io, file, covers } => {
                 self.stats.syncs += 1;
-                let result = self.sync(file, covers);
+                let planned = self.planned_failure(Planned::Sync);
+                let result = planned.map_or_else(|| self.sync(file, covers), Err);
                 Input::Done { io, result }
             }
             Operation::Create { io, file } => {

@@ -68,10 +68,16 @@ impl Solo {
         }
     }
 
-    /// Opens and waits until requests are served.
-    pub fn open(&mut self, options: BootOptions, seed: [u8; 32]) -> Result<(), Halt> {
+    /// Begins to open, without waiting.
+    pub fn boot(&mut self, options: BootOptions, seed: [u8; 32]) {
         assert!(self.node.is_none(), "one process at a time");
         self.node = Some(Replica::open(options, seed, &mut self.effects));
+        self.drain();
+    }
+
+    /// Opens and waits until requests are served.
+    pub fn open(&mut self, options: BootOptions, seed: [u8; 32]) -> Result<(), Halt> {
+        self.boot(options, seed);
         self.pump(|solo| solo.node.as_ref().is_some_and(Replica::is_ready))
     }
 
@@ -140,12 +146,17 @@ impl Solo {
         self.pump(|solo| solo.disk.idle() && solo.keys.is_empty())
     }
 
-    pub fn shutdown(&mut self) -> Result<(), Halt> {
+    /// Asks for a shutdown without waiting for it.
+    pub fn begin_shutdown(&mut self) {
         let clock = self.clock();
         if let Some(node) = &mut self.node {
             node.shutdown(clock, &mut self.effects);
         }
         self.drain();
+    }
+
+    pub fn shutdown(&mut self) -> Result<(), Halt> {
+        self.begin_shutdown();
         let ended = self.pump(|_| false);
         self.crash(Keep::Nothing);
         match ended {
