@@ -309,7 +309,6 @@ fn trace(event: &Event) {
         | Event::JournalRottenPrepare { .. }
         | Event::JournalPageUnreadable { .. }
         | Event::PageCorrupt { .. }
-        | Event::GridFull { .. }
         | Event::IndexRebuilt { .. }
         | Event::BlockCorrupt { .. } => tracing::warn!("{event:?}"),
         Event::RecoveryRecorded { .. }
