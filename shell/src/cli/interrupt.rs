@@ -50,8 +50,8 @@ fn watched() -> std::sync::MutexGuard<'static, Option<Verity>> {
 
 fn serve(mut signals: Signals) {
     let mut closing = false;
-    let mut pending = signals.forever();
-    while let Some(signal) = pending.next() {
+    let pending = signals.forever();
+    for signal in pending {
         let code = 128 + signal;
         let database = watched().take();
         let Some(database) = database.filter(|_| !closing) else { std::process::exit(code) };
