@@ -55,6 +55,7 @@ use crate::keyring::Keyring;
 use crate::limits::ClusterConstants;
 use crate::log::{LogHead, Logs};
 use crate::query::cbor::DecodeError;
+use crate::query::past::DROPPED;
 use crate::query::{Catalog, CatalogKey, TableSchema};
 use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
 use crate::time::Timestamp;
@@ -390,7 +391,10 @@ fn load_catalog(store: &Store, tenant: TenantId) -> Result<Catalog, Fault> {
         // The system tenant before its first record.
         return Ok(catalog);
     }
-    let _ = store.scan(tree, &mut Cursor::all(Direction::Forward), |key, value| {
+    // Dropped tables come last, and are looked up when they are asked for.
+    let high = core::ops::Bound::Excluded([DROPPED].as_slice());
+    let mut cursor = Cursor::new(core::ops::Bound::Unbounded, high, Direction::Forward);
+    let _ = store.scan(tree, &mut cursor, |key, value| {
         let loaded = match CatalogKey::decode(key) {
             Some(CatalogKey::Counters) => catalog.decode_counters(value),
             Some(CatalogKey::Table(_)) => {

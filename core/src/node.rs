@@ -11,6 +11,7 @@ mod checkpoint;
 pub mod format;
 mod halt;
 mod opening;
+mod past;
 mod reads;
 mod requests;
 mod running;

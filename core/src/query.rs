@@ -31,6 +31,7 @@ pub mod json;
 pub mod key;
 pub mod like;
 pub mod parse;
+pub mod past;
 pub mod prepared;
 pub mod read;
 pub mod schema;

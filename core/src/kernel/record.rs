@@ -25,6 +25,7 @@ use crate::log::Metadata;
 use crate::query::cbor::Encoder;
 use crate::query::codec::{decode_row, decode_row_key};
 use crate::query::key::{encode_key, hidden_key, history_key};
+use crate::query::past::{DroppedTable, dropped_key};
 use crate::query::schema::CatalogKey;
 use crate::query::stored::{StoredPrefix, StoredRow, encode_stored, set_record_hash};
 use crate::query::{Catalog, TableSchema, Value};
@@ -143,7 +144,7 @@ pub fn apply_record(
             create_table(&mut steps, store, catalog, tenant, table, schema)?;
         }
         Payload::TableDropped { table, schema_version } => {
-            drop_table(&mut steps, store, catalog, tenant, table, schema_version)?;
+            drop_table(&mut steps, store, catalog, metadata, table, schema_version)?;
         }
         Payload::StreamCreated { stream, name } => {
             let tree = TreeRef::new(tenant, STREAMS);
@@ -244,11 +245,18 @@ fn drop_table(
     steps: &mut Steps<'_>,
     store: &mut Store,
     catalog: &Catalog,
-    tenant: TenantId,
+    metadata: &Metadata,
     table: TableId,
     schema_version: SchemaVersion,
 ) -> Result<(), Fault> {
-    let tree = TreeRef::new(tenant, CATALOG);
+    let tree = TreeRef::new(metadata.tenant, CATALOG);
+    // Its trees stay, and what they meant: AS OF a position before this one reads them.
+    steps.step(|| {
+        let schema = schema_of(catalog, table).clone();
+        let key = dropped_key(&schema.name, metadata.position);
+        let dropped = DroppedTable { schema, changed_at: catalog.changed_at(table) };
+        store.put(tree, &key, &dropped.encode()).map(drop)
+    })?;
     steps.step(|| {
         let mut after = catalog.clone();
         after.drop_table(table);

@@ -24,7 +24,7 @@ use crate::query::eval::Context;
 use crate::query::read::{EventRead, ReadProgress, ReadTask, ReadWorld, Row, Stop};
 use crate::query::source::RowSource;
 use crate::query::{
-    AsOf, PointScratch, Prepared, SqlError, SqlState, Value, prepare_one, read_point,
+    AsOf, Catalog, PointScratch, Prepared, SqlError, SqlState, Value, prepare_one, read_point,
 };
 use crate::store::{Fault, Pins, StoreError, TreeRef};
 use crate::time::{Clock, Timestamp};
@@ -76,17 +76,21 @@ pub struct ReadResult {
 /// A SELECT on its way. Drive it with [`crate::node::Node::read`].
 #[derive(Debug)]
 pub struct Read {
-    tenant: TenantId,
-    statement: Statement,
+    pub(super) tenant: TenantId,
+    pub(super) statement: Statement,
     parameters: Vec<Value>,
     stage: Stage,
+    /// The catalog that it was bound to, when that is not today's.
+    pub(super) past: Option<Arc<Catalog>>,
+    /// There is no such table now: what to say unless there was one then.
+    pub(super) gone: Option<SqlError>,
     rows: Vec<Row>,
     pins: Pins,
     log_pins: LogPins,
 }
 
 #[derive(Debug)]
-enum Statement {
+pub(super) enum Statement {
     Text(String),
     /// Only bound, never run: a statement of any kind.
     Bind(String),
@@ -149,7 +153,7 @@ enum Stage {
 }
 
 /// Why a stage stopped.
-enum Halt {
+pub(super) enum Halt {
     Page,
     Record,
     Yield,
@@ -203,6 +207,8 @@ impl Read {
             statement,
             parameters,
             stage: Stage::Bind,
+            past: None,
+            gone: None,
             rows: Vec::new(),
             pins: Pins::new(),
             log_pins: LogPins::default(),
@@ -386,9 +392,14 @@ impl Running {
                 );
                 return Err(ReadError::Sql(error.hint("prepare it again")).into());
             }
-            Statement::Text(text) | Statement::Bind(text) => {
-                Arc::new(prepare_one(&catalog, text).map_err(ReadError::Sql)?)
-            }
+            Statement::Bind(text) => Arc::new(prepare_one(&catalog, text).map_err(ReadError::Sql)?),
+            Statement::Text(text) => match prepare_one(&catalog, text) {
+                Ok(prepared) => Arc::new(prepared),
+                Err(error) => {
+                    let text = text.clone();
+                    self.bind_past(read, &catalog, &text, error)?
+                }
+            },
         };
         if let Statement::Bind(_) = read.statement {
             let newest = self.kernel.snapshot(&self.store, &self.logs, tenant)?;
@@ -451,6 +462,7 @@ impl Running {
         prepared: Arc<Prepared>,
         position: Position,
     ) -> Result<(), Halt> {
+        let prepared = self.bind_at(read, prepared, position)?;
         // A read may say `now()`; nothing it draws is kept, so its seed need not be secret.
         let context = Context::new(now.wall, [0; 32]);
         let parameters = core::mem::take(&mut read.parameters);
@@ -485,7 +497,8 @@ impl Running {
                 EventRead::Fault
             }
         };
-        let mut world = ReadWorld { store: &self.store, catalog: &catalog, events: &mut events };
+        let catalog = read.past.as_ref().unwrap_or(&catalog);
+        let mut world = ReadWorld { store: &self.store, catalog, events: &mut events };
         let outcome = task.step(&mut world);
         if let Some(damage) = damage {
             return Err(ReadError::Log(damage).into());

@@ -14,7 +14,7 @@ use crate::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
 use crate::io::{Effect, FileId};
 use crate::kernel::{ExpectedVersion, Operation};
 use crate::limits::ClusterConstants;
-use crate::query::Value;
+use crate::query::{SqlState, Value};
 use crate::time::{Instant, Timestamp};
 
 struct Disk {
@@ -408,4 +408,52 @@ fn crashes_after_every_recovery_never_lock_a_node_out() {
     let mut node = disk.open(&config());
     assert!(node.is_ready(), "{:?} {:?}", node.halted(), disk.events);
     assert!(disk.ask(&mut node, append("a", ExpectedVersion::Any, &["x"])).is_ok());
+}
+
+#[test]
+fn dropped_tables_are_read_as_of_before() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    for evict_everything in [false, true] {
+        let mut node = disk.open(&Config { evict_everything, ..config() });
+        let ask = |disk: &mut Disk, node: &mut Node, text: &str| {
+            disk.ask(node, sql(text, &[])).unwrap().position.unwrap().get()
+        };
+        let texts = |rows: ReadResult| -> Vec<String> {
+            rows.rows.iter().map(|row| format!("{}", row[0])).collect()
+        };
+        let other = "CREATE TABLE IF NOT EXISTS other (id BIGINT PRIMARY KEY)";
+        let before = ask(&mut disk, &mut node, other);
+        ask(&mut disk, &mut node, "CREATE TABLE d (id BIGINT PRIMARY KEY, v TEXT)");
+        let one = ask(&mut disk, &mut node, "INSERT INTO d VALUES (1, 'a'), (2, 'b')");
+        let two = ask(&mut disk, &mut node, "UPDATE d SET v = 'c' WHERE id = 2");
+        let dropped = ask(&mut disk, &mut node, "DROP TABLE d");
+        let at = |position: u64| format!("SELECT v FROM d AS OF POSITION {position} ORDER BY id");
+        let then = |disk: &mut Disk, node: &mut Node, position| {
+            select(disk, node, &at(position)).map(texts)
+        };
+        assert_eq!(then(&mut disk, &mut node, one).unwrap(), ["a", "b"]);
+        assert_eq!(then(&mut disk, &mut node, two).unwrap(), ["a", "c"]);
+        let count = format!("SELECT COUNT(*) FROM d AS OF POSITION {one} WHERE v = 'b'");
+        assert_eq!(select(&mut disk, &mut node, &count).map(texts).unwrap(), ["1"]);
+        for gone in ["SELECT v FROM d", &at(dropped), &at(before)] {
+            let Err(ReadError::Sql(error)) = select(&mut disk, &mut node, gone) else {
+                panic!("{gone}")
+            };
+            assert_eq!(error.code, SqlState::UndefinedTable, "{gone}: {error}");
+        }
+        // Another table of that name, of another shape.
+        ask(&mut disk, &mut node, "CREATE TABLE d (v BIGINT, id BIGINT PRIMARY KEY)");
+        let three = ask(&mut disk, &mut node, "INSERT INTO d VALUES (7, 1)");
+        assert_eq!(then(&mut disk, &mut node, one).unwrap(), ["a", "b"]);
+        assert_eq!(then(&mut disk, &mut node, three).unwrap(), ["7"]);
+        assert_eq!(select(&mut disk, &mut node, "SELECT v FROM d").map(texts).unwrap(), ["7"]);
+        ask(&mut disk, &mut node, "DROP TABLE d");
+        // By time, and after a checkpoint and a restart.
+        disk.shut_down(node);
+        let mut node = disk.open(&Config { evict_everything, ..config() });
+        assert_eq!(then(&mut disk, &mut node, two).unwrap(), ["a", "c"]);
+        assert_eq!(then(&mut disk, &mut node, three).unwrap(), ["7"]);
+        disk.shut_down(node);
+    }
 }

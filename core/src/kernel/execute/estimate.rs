@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use super::{Execution, ExecutionContext, Stop};
 use crate::ids::{Position, TenantId, TreeId};
+use crate::kernel::drafts::Draft;
 use crate::kernel::payload::Payload;
 use crate::kernel::trees::{CATALOG, IDEMPOTENCY, STREAMS, TENANTS_TREE};
 use crate::limits::IDEMPOTENCY_TRIM_MAX;
@@ -79,7 +80,8 @@ impl Execution {
             let (draft, payload) = self.drafts.get(at);
             if draft.kind == RecordKind::CatalogChange {
                 catalog_changes += 1;
-                pages += overflow_pages(payload.len());
+                pages +=
+                    overflow_pages(payload.len()) + self.dropped_pages(context, draft, payload);
             }
         }
         let touched = self.changes.len() as u64;
@@ -99,6 +101,17 @@ impl Execution {
             pages += store.pages_at_most(forests, tenants, 0)? + 2 * tenants;
         }
         Ok(pages)
+    }
+
+    /// Pages of the schema that a drop leaves behind.
+    fn dropped_pages(&self, context: &ExecutionContext<'_>, draft: &Draft, payload: &[u8]) -> u64 {
+        let Ok((Payload::TableDropped { table, .. }, _)) = Payload::decode(draft.kind, payload)
+        else {
+            return 0;
+        };
+        // One that this request made itself is in another of its drafts.
+        let schema = context.catalog.table(table);
+        schema.map_or(0, |schema| overflow_pages(schema.encode().len() + 64))
     }
 
     /// What applying the drafts will do to the trees of tables, tree by tree, in their order.
