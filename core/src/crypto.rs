@@ -19,8 +19,9 @@ pub mod keys;
 pub mod merkle;
 pub mod seal;
 pub mod signature;
+pub mod tree;
 
-pub use commitment::{RowCommitment, RowSeed, SaltKey};
+pub use commitment::{LeafSaltKey, RowCommitment, RowSeed, SaltKey};
 pub use hash::{ChainHash, ChainHasher, InternalDomain, InternalHash, InternalHasher};
 pub use keys::{DataKey, Kek, KekHash, MasterKey, TenantKeys};
 pub use merkle::Frontier;

@@ -49,7 +49,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::crypto::TenantKeys;
+use crate::crypto::{ChainHash, TenantKeys};
 use crate::ids::{Generation, KeyId, Op, Position, TenantId};
 use crate::keyring::Keyring;
 use crate::limits::ClusterConstants;
@@ -60,6 +60,7 @@ use crate::query::{Catalog, CatalogKey, TableSchema};
 use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
 use crate::time::Timestamp;
 
+pub use apply::EntrySalts;
 use apply::{Ahead, Task};
 use prepare::Statements;
 use transaction::TransactionScratch;
@@ -205,6 +206,19 @@ impl fmt::Display for KernelError {
 
 impl core::error::Error for KernelError {}
 
+/// The head of the cluster log that an attestation made, fit to be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attestation {
+    pub op: Op,
+    pub timestamp: Timestamp,
+    /// The checkpoint record with the system's state root: the last leaf of the tree.
+    pub record: Position,
+    /// Records in the system's log.
+    pub size: u64,
+    /// RFC 6962 root over them.
+    pub root: ChainHash,
+}
+
 /// What is kept in memory of a tenant.
 #[derive(Debug)]
 struct Tenant {
@@ -219,6 +233,8 @@ struct Tenant {
 pub struct Kernel {
     constants: ClusterConstants,
     generation: Generation,
+    /// The newest of this process: every replica that applied it has the same.
+    attestation: Option<Attestation>,
     tenants: BTreeMap<TenantId, Tenant>,
     task: Option<Task>,
     ahead: Option<Ahead>,
@@ -237,6 +253,7 @@ impl Kernel {
         Kernel {
             constants,
             generation,
+            attestation: None,
             tenants: BTreeMap::new(),
             task: None,
             ahead: None,
@@ -251,6 +268,12 @@ impl Kernel {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// The newest attestation applied since the node opened.
+    #[must_use]
+    pub fn attestation(&self) -> Option<&Attestation> {
+        self.attestation.as_ref()
     }
 
     /// A prepare is under way, stalled.

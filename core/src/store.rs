@@ -31,6 +31,7 @@ mod estimate;
 mod fetch;
 mod forest;
 mod free_set;
+mod merkle;
 mod overflow;
 mod page;
 mod read;
@@ -40,11 +41,11 @@ mod tests;
 pub mod walk;
 mod write;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::crypto::{PageKey, TenantKeys};
+use crate::crypto::{ChainHash, LeafSaltKey, PageKey, TenantKeys};
 use crate::event::Event;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
 use crate::io::{Effects, FileId, IoError};
@@ -57,7 +58,8 @@ use crate::superblock::PageRef;
 pub use checkpoint::{RoomError, StoreCheckpoint};
 pub use estimate::{TreeChange, overflow_pages};
 pub use fetch::Pins;
-pub use forest::{FORESTS, TreeRoot};
+pub use forest::{FOREST, FORESTS, TreeRoot};
+pub use merkle::{HashStop, LeafSalts, PrunedItem, PrunedPage, TreeHash};
 pub use read::Value;
 pub use scan::{Cursor, DigestTask, Direction};
 pub use write::Dropped;
@@ -127,6 +129,12 @@ impl PageKeys for BTreeMap<TenantId, PageKey> {
     }
 }
 
+impl LeafSalts for Keyring {
+    fn leaf_salt_key(&self, tenant: TenantId) -> Option<&LeafSaltKey> {
+        self.tenant(tenant).map(TenantKeys::leaf_salt)
+    }
+}
+
 /// Values up to this many bytes lie in the leaf; longer ones in pages of their own. Part of the
 /// shape rule: never change it without a new shape version.
 pub const VALUE_INLINE_MAX: usize = 1_024;
@@ -170,6 +178,12 @@ pub struct Store {
     free_set: free_set::FreeSet,
     /// Roots known in memory; a changed one stays until its checkpoint.
     trees: RefCell<BTreeMap<TreeRef, forest::TreeState>>,
+    /// Trees that changed since they were last hashed.
+    stale: BTreeSet<TreeRef>,
+    /// A checkpoint was taken of trees that were not hashed.
+    unhashed: bool,
+    /// Of the page being hashed.
+    entry_hashes: Vec<ChainHash>,
     /// Roots in memory beyond which clean ones are forgotten.
     roots_max: usize,
     fetches: fetch::Fetches,
@@ -204,6 +218,9 @@ impl Store {
             cache: cache::Cache::new(config.frames_max, config.dirty_pages_max),
             free_set: free_set::FreeSet::new(),
             trees: RefCell::new(BTreeMap::new()),
+            stale: BTreeSet::new(),
+            unhashed: false,
+            entry_hashes: Vec::new(),
             roots_max: STORE_ROOTS_CACHED_MAX,
             fetches: fetch::Fetches::default(),
             checkpoints: checkpoint::Checkpoints::default(),

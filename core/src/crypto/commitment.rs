@@ -24,8 +24,8 @@ use core::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::crypto::hash::{ChainHash, ChainHasher};
-use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TenantId};
-use crate::limits::COLUMNS_MAX;
+use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
+use crate::limits::{COLUMNS_MAX, KEY_SIZE_MAX};
 
 pub const SALT_SIZE: usize = 16;
 
@@ -56,6 +56,37 @@ impl SaltKey {
 impl fmt::Debug for SaltKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SaltKey(..)")
+    }
+}
+
+/// The key that entries of a tenant's trees are salted with; of one tenant, never disclosed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct LeafSaltKey([u8; 32]);
+
+impl LeafSaltKey {
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> LeafSaltKey {
+        LeafSaltKey(key)
+    }
+
+    /// The salts of the entry under `key`: of the entry itself, and of its value where that is no
+    /// row. A function of tree and key alone, so that any replica and any rebuild finds the same.
+    #[must_use]
+    pub fn salts(&self, tree: TreeId, key: &[u8]) -> (Salt, Salt) {
+        let mut buffer = [0; 4 + KEY_SIZE_MAX];
+        buffer[..4].copy_from_slice(&tree.get().to_le_bytes());
+        buffer[4..4 + key.len()].copy_from_slice(key);
+        let hash = blake3::keyed_hash(&self.0, &buffer[..4 + key.len()]);
+        let (mut entry, mut value) = (Salt([0; SALT_SIZE]), Salt([0; SALT_SIZE]));
+        entry.0.copy_from_slice(&hash.as_bytes()[..SALT_SIZE]);
+        value.0.copy_from_slice(&hash.as_bytes()[SALT_SIZE..]);
+        (entry, value)
+    }
+}
+
+impl fmt::Debug for LeafSaltKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeafSaltKey(..)")
     }
 }
 

@@ -15,9 +15,10 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::crypto::commitment::SaltKey;
+use crate::crypto::commitment::{LeafSaltKey, SaltKey};
 use crate::crypto::hash::FingerprintKey;
 use crate::crypto::seal::{self, NONCE_SIZE, PageKey, RecordKey, RequestKey, SealError};
+use crate::crypto::signature::SigningKey;
 use crate::ids::{Generation, KeyId, OriginId, TenantId};
 use crate::io::{SecretKey, WrappedKey};
 
@@ -199,6 +200,8 @@ enum Purpose {
     Page,
     Request,
     Fingerprint,
+    LeafSalt,
+    ClusterSigning,
 }
 
 impl Purpose {
@@ -209,6 +212,8 @@ impl Purpose {
             Purpose::Page => b"page",
             Purpose::Request => b"request",
             Purpose::Fingerprint => b"fingerprint",
+            Purpose::LeafSalt => b"leaf salt",
+            Purpose::ClusterSigning => b"cluster signing",
         }
     }
 }
@@ -229,6 +234,7 @@ pub struct TenantKeys {
     page: PageKey,
     request: RequestKey,
     fingerprint: FingerprintKey,
+    leaf_salt: LeafSaltKey,
 }
 
 /// HKDF's pseudorandom key: what `expand` needs of a data key.
@@ -280,6 +286,7 @@ impl TenantKeys {
             page: PageKey::new(&subkey(Purpose::Page, timeless).0),
             request: RequestKey::new(&subkey(Purpose::Request, timeless).0),
             fingerprint: FingerprintKey::new(subkey(Purpose::Fingerprint, timeless).0),
+            leaf_salt: LeafSaltKey::new(subkey(Purpose::LeafSalt, timeless).0),
             origin,
             tenant,
             id,
@@ -357,6 +364,20 @@ impl TenantKeys {
     #[must_use]
     pub fn fingerprint(&self) -> &FingerprintKey {
         &self.fingerprint
+    }
+
+    /// Salts the hashes of entries in the tenant's trees.
+    #[must_use]
+    pub fn leaf_salt(&self) -> &LeafSaltKey {
+        &self.leaf_salt
+    }
+
+    /// The key that signs heads of the cluster log, of the system tenant's keys: all replicas have
+    /// it, so it says which cluster, not who.
+    #[must_use]
+    pub fn cluster_signing(&self) -> SigningKey {
+        assert_eq!(self.tenant, TenantId::SYSTEM, "heads are those of the system's log");
+        SigningKey::new(&self.subkey(Purpose::ClusterSigning, Generation::ZERO).0)
     }
 
     fn subkey(&self, purpose: Purpose, generation: Generation) -> SecretKey {

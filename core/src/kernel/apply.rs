@@ -8,13 +8,14 @@
 //! meet; nothing of a request that is refused is in any log, but for the one `Refused` record that
 //! remembers why, when it has an idempotency id.
 
+mod attest;
 mod system;
 
 use alloc::vec::Vec;
 
 use super::batch::{self, RequestHeader, SEAL_TAG_SIZE};
 use super::drafts::{DraftContext, Drafts};
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Work};
 use super::execute::{Execution, ExecutionContext};
 use super::outcome::{Commitment, Outcome};
 use super::payload::{Payload, STREAM_SYSTEM};
@@ -33,7 +34,10 @@ use crate::log::LogHead;
 use crate::store::{Cursor, Direction, Fault, RoomError, Store, TreeRef};
 use crate::time::Timestamp;
 
+use attest::{Attest, hash_all};
 use system::Visit;
+
+pub use attest::EntrySalts;
 
 /// Pages that remembering an outcome, and forgetting old ones, can dirty.
 const OUTCOME_PAGES: u32 = 16;
@@ -92,6 +96,10 @@ enum Stage {
         drafts: Drafts,
         pages_dirtied: u32,
         answer: Result<Vec<OperationResult>, RequestError>,
+    },
+    Attest {
+        attest: Attest,
+        operation: u32,
     },
     Commit {
         transaction: Transaction,
@@ -163,7 +171,9 @@ impl Kernel {
     ) -> Result<bool, Stall> {
         let tenant = running.header.tenant;
         let quiet = &mut Effects::new();
-        if world.logs.room() == 0
+        let attests = matches!(running.envelope.work.as_slice(), [(_, Work::Attest)]);
+        if attests
+            || world.logs.room() == 0
             || !self.enter_tenant(world, tenant)?
             || self.answer_early(running, world, prepare, quiet)?.is_some()
         {
@@ -262,7 +272,8 @@ impl Kernel {
                     put_head(world.store, *tenant, &head.encode())?;
                     *next += 1;
                 }
-                Ok(())
+                // Pages on disk hold the hashes of what is below them.
+                hash_all(world.store, world.keys)
             }
         }
     }
@@ -327,6 +338,13 @@ impl Kernel {
                     if let Some(answer) = self.answer_early(running, world, prepare, effects)? {
                         return Ok(answer);
                     }
+                    if let [(operation, Work::Attest)] = *running.envelope.work.as_slice()
+                        && tenant == TenantId::SYSTEM
+                        && running.header.idempotency.is_none()
+                    {
+                        running.stage = Stage::Attest { attest: Attest::new(), operation };
+                        continue;
+                    }
                     self.begin_execution(running, prepare, index);
                 }
                 Stage::Execute(_) => self.execute(running, world)?,
@@ -348,6 +366,9 @@ impl Kernel {
                         });
                     }
                     running.stage = stage;
+                }
+                Stage::Attest { attest, operation } => {
+                    return self.run_attest(attest, *operation, world, prepare, effects);
                 }
                 Stage::Commit { transaction, answer } => {
                     self.commit(transaction, world, effects)?;
@@ -600,6 +621,9 @@ impl Task {
             TaskWork::Requests { current, .. } => match &current.as_ref()?.stage {
                 Stage::Commit { transaction, .. } => transaction,
                 Stage::Checkpoint { transaction, .. } => transaction.as_ref()?,
+                Stage::Attest { attest, .. } => {
+                    return attest.first().filter(|_| tenant == TenantId::SYSTEM);
+                }
                 Stage::Lookup | Stage::Execute(_) | Stage::Executed { .. } => return None,
             },
             TaskWork::Recovery { committing, .. } => committing.as_ref()?,
@@ -615,6 +639,7 @@ impl Running {
             Stage::Lookup => 0,
             Stage::Execute(execution) => 1 << 40 | execution.steps,
             Stage::Executed { .. } => (1 << 40) + (1 << 39),
+            Stage::Attest { attest, .. } => attest.steps(),
             Stage::Commit { transaction, .. } => 2 << 40 | transaction.steps(),
             Stage::Checkpoint { transaction, .. } => {
                 3 << 40 | transaction.as_ref().map_or(0, Transaction::steps)

@@ -7,6 +7,7 @@
 //! , [ [operation, 0, command]                         lowered SQL, in query's codec
 //!   | [operation, 1, [name, expected, [record …]]]    append to a stream
 //!   | [operation, 2, [tenant, KEK hash]]              create a tenant
+//!   | [operation, 3, []]                              attest
 //!   , … ] ]
 //! ```
 //!
@@ -30,6 +31,7 @@ const VERSION: u64 = 1;
 const WORK_COMMAND: u64 = 0;
 const WORK_APPEND: u64 = 1;
 const WORK_CREATE_TENANT: u64 = 2;
+const WORK_ATTEST: u64 = 3;
 
 /// One piece of work of a request, lowered.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +39,7 @@ pub enum Work {
     Command(Command),
     Append { stream: String, expected: ExpectedVersion, records: Vec<Vec<u8>> },
     CreateTenant { tenant: TenantId, kek_hash: KekHash },
+    Attest,
 }
 
 /// A request as it travels, its seal open.
@@ -85,6 +88,10 @@ impl EnvelopeWriter {
     pub fn create_tenant(&mut self, operation: u32, tenant: TenantId, kek_hash: &KekHash) {
         let encoder = &mut self.head(operation, WORK_CREATE_TENANT);
         encoder.array(2).uint(tenant.get()).bytes(&kek_hash.0);
+    }
+
+    pub fn attest(&mut self, operation: u32) {
+        self.head(operation, WORK_ATTEST).array(0);
     }
 
     fn head(&mut self, operation: u32, kind: u64) -> Encoder<'_> {
@@ -151,6 +158,10 @@ fn decode_work(decoder: &mut Decoder<'_>) -> Result<Work, DecodeError> {
             let tenant = TenantId::new(decoder.uint()?);
             Ok(Work::CreateTenant { tenant, kek_hash: KekHash(decoder.fixed()?) })
         }
+        WORK_ATTEST => {
+            decoder.record(0)?;
+            Ok(Work::Attest)
+        }
         _ => decoder.error("unknown work"),
     }
 }
@@ -188,6 +199,9 @@ pub fn fingerprint_bytes(request: &Request, out: &mut Vec<u8>) {
             }
             Operation::CreateTenant { tenant, kek_hash } => {
                 encoder.array(3).uint(3).uint(tenant.get()).bytes(&kek_hash.0);
+            }
+            Operation::Attest => {
+                encoder.array(1).uint(4);
             }
         }
     }

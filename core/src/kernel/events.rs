@@ -107,6 +107,7 @@ impl OpenedEvent {
             | Payload::Completed
             | Payload::TenantCreated { .. }
             | Payload::Recovery(_)
+            | Payload::HeadAttested { .. }
             | Payload::Checkpoint(_) => None,
         };
         let bytes = match payload {
@@ -120,6 +121,7 @@ impl OpenedEvent {
             | Payload::Completed
             | Payload::TenantCreated { .. }
             | Payload::Recovery(_)
+            | Payload::HeadAttested { .. }
             | Payload::Checkpoint(_) => self.plaintext(),
         };
         Ok(EventRow {

@@ -186,7 +186,7 @@ impl Execution {
         alone: bool,
     ) -> Result<(u64, ResultDetail), Stop> {
         let tenant = context.drafts.tenant;
-        let of_the_system = matches!(work, Work::CreateTenant { .. });
+        let of_the_system = matches!(work, Work::CreateTenant { .. } | Work::Attest);
         if of_the_system != (tenant == TenantId::SYSTEM) {
             return Err(RequestError::NotPermitted { tenant }.into());
         }
@@ -198,6 +198,8 @@ impl Execution {
             Work::CreateTenant { tenant, kek_hash } => {
                 self.create_tenant(context, *tenant, *kek_hash)
             }
+            // Alone it never gets here: `apply::attest`.
+            Work::Attest => Err(RequestError::NotPermitted { tenant }.into()),
         }
     }
 

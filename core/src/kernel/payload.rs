@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use super::outcome::Outcome;
 use super::recovery::RecoveryRecord;
+use super::trees::AttestedHead;
 use crate::crypto::KekHash;
 use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId};
 use crate::log::{CheckpointRecord, RecordKind};
@@ -83,6 +84,11 @@ pub enum Payload<'a> {
         kek_hash: KekHash,
     },
     Recovery(RecoveryRecord),
+    /// The head of a tenant's log, and its state.
+    HeadAttested {
+        tenant: TenantId,
+        head: AttestedHead,
+    },
     Checkpoint(CheckpointRecord),
 }
 
@@ -100,6 +106,7 @@ impl Payload<'_> {
             Payload::Completed => RecordKind::Completed,
             Payload::TenantCreated { .. } => RecordKind::TenantCreated,
             Payload::Recovery(_) => RecordKind::RecoveryRecord,
+            Payload::HeadAttested { .. } => RecordKind::HeadAttested,
             Payload::Checkpoint(_) => RecordKind::CheckpointRecord,
         }
     }
@@ -119,6 +126,7 @@ impl Payload<'_> {
             Payload::Completed => "completed",
             Payload::TenantCreated { .. } => "create tenant",
             Payload::Recovery(_) => "recovery",
+            Payload::HeadAttested { .. } => "attest head",
             Payload::Checkpoint(_) => "checkpoint",
         }
     }
@@ -177,6 +185,9 @@ impl Payload<'_> {
             Payload::Recovery(record) => {
                 encoder.map(1).uint(1);
                 record.encode(&mut encoder);
+            }
+            Payload::HeadAttested { tenant, head } => {
+                head.encode_to(encoder.map(2).uint(1).uint(tenant.get()).uint(2));
             }
             Payload::Checkpoint(record) => out.extend_from_slice(&record.encode()),
         }
@@ -237,6 +248,10 @@ impl Payload<'_> {
             RecordKind::RecoveryRecord => {
                 Payload::Recovery(RecoveryRecord::decode(fields.need(1)?)?)
             }
+            RecordKind::HeadAttested => Payload::HeadAttested {
+                tenant: TenantId::new(fields.need(1)?.uint()?),
+                head: AttestedHead::decode(fields.need(2)?)?,
+            },
             RecordKind::CheckpointRecord => unreachable!("decoded above"),
         };
         let outcome = match fields.maybe(KEY_OUTCOME)? {

@@ -135,6 +135,7 @@ impl Kernel {
                 Operation::CreateTenant { tenant, kek_hash } => {
                     writer.create_tenant(index, *tenant, kek_hash);
                 }
+                Operation::Attest => writer.attest(index),
             }
             check_size(writer.size())?;
         }
@@ -196,8 +197,11 @@ fn check(request: &Request, now: Timestamp) -> Result<(), RequestError> {
         return Err(RequestError::Empty);
     }
     for operation in &request.operations {
-        let of_the_system = matches!(operation, Operation::CreateTenant { .. });
-        if of_the_system != (request.tenant == TenantId::SYSTEM) {
+        let of_the_system = matches!(operation, Operation::CreateTenant { .. } | Operation::Attest);
+        // An outcome to remember would change the state that was just attested.
+        let fit = *operation != Operation::Attest
+            || request.operations.len() == 1 && request.idempotency.is_none();
+        if of_the_system != (request.tenant == TenantId::SYSTEM) || !fit {
             return Err(RequestError::NotPermitted { tenant: request.tenant });
         }
     }

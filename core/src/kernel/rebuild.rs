@@ -24,15 +24,15 @@ use super::record::{
     OpenRecord, RecordProgress, RecordScratch, announce, apply_record, apply_to_catalog,
     decode_row_of,
 };
-use super::trees::{OF_EVERY_TENANT, TENANTS};
-use super::{Kernel, Keys};
+use super::trees::{ATTESTED, OF_EVERY_TENANT, TENANTS};
+use super::{EntrySalts, Kernel, Keys};
 use crate::crypto::commitment::record_commitment;
 use crate::crypto::{ChainHash, InternalDomain, InternalHash, InternalHasher};
-use crate::ids::{Op, Position, TenantId, TreeId};
+use crate::ids::{KeyId, Op, Position, TenantId, TreeId};
 use crate::limits::{REBUILD_BATCH, REBUILD_RECORDS_PER_STEP};
 use crate::log::{LogFault, LogHead, LogScan, Logs};
 use crate::query::Catalog;
-use crate::store::{Cursor, Direction, Store, TreeRef};
+use crate::store::{Cursor, Direction, HashStop, Store, TreeRef};
 
 /// Checkpoints of the scratch store have ops that no live page was ever sealed with. Its pages have
 /// keys of their own besides (`TenantKeys::scratch_page`).
@@ -89,6 +89,8 @@ pub struct RebuildReport {
     /// Over (tenant, tree, key, value) of the rebuilt state, in order.
     pub digest: InternalHash,
     pub difference: Option<Difference>,
+    /// State roots of the rebuilt tenants, the system's first.
+    pub roots: Vec<(TenantId, ChainHash)>,
 }
 
 /// A rebuild under way.
@@ -159,6 +161,7 @@ impl Rebuild {
                 entries: 0,
                 digest: InternalHash::ZERO,
                 difference: None,
+                roots: Vec::new(),
             },
         }
     }
@@ -204,6 +207,7 @@ impl Rebuild {
                 // As a live node does at half of the budget.
                 let dirty_max = kernel.constants.dirty_pages_max / 2;
                 if scratch.dirty_pages() > dirty_max && replay.event.is_none() {
+                    hash_scratch(scratch, keys)?;
                     self.checkpoints += 1;
                     let op = Op::new(SCRATCH_OPS + self.checkpoints);
                     return Err(RebuildStall::ScratchCheckpoint(op));
@@ -218,6 +222,17 @@ impl Rebuild {
             }
             return Ok(None);
         }
+        if self.report.roots.is_empty() {
+            hash_scratch(scratch, keys)?;
+            let mut tenants = kernel.tenants(live).map_err(|_| RebuildStall::Live)?;
+            tenants.insert(0, TenantId::SYSTEM);
+            let mut roots = Vec::with_capacity(tenants.len());
+            for tenant in tenants {
+                let root = scratch.state_root(tenant).map_err(|_| RebuildStall::Scratch)?;
+                roots.push((tenant, root));
+            }
+            self.report.roots = roots;
+        }
         self.compare(live, scratch)
     }
 
@@ -230,6 +245,7 @@ impl Rebuild {
         self.trees.extend(OF_EVERY_TENANT.map(|tree| TreeRef::new(tenant, tree)));
         if tenant == TenantId::SYSTEM {
             self.trees.push_back(TreeRef::new(tenant, TENANTS));
+            self.trees.push_back(TreeRef::new(tenant, ATTESTED));
         }
         for schema in replay.catalog.tables() {
             self.trees.push_back(TreeRef::new(tenant, schema.rows));
@@ -284,6 +300,18 @@ impl Rebuild {
             self.compare = None;
         }
         Ok(None)
+    }
+}
+
+/// Every hash of the scratch store, as a live node has them at a checkpoint.
+fn hash_scratch(scratch: &mut Store, keys: &dyn Keys) -> Result<(), RebuildStall> {
+    match scratch.hash_step(&EntrySalts(keys), usize::MAX) {
+        Ok(_) => Ok(()),
+        Err(HashStop::Fault(_)) => Err(RebuildStall::Scratch),
+        Err(HashStop::KeyMissing { tenant }) => {
+            let error = EventError::KeyMissing { tenant, key: KeyId::new(1) };
+            Err(RebuildStall::Failed(RebuildError::Event(error)))
+        }
     }
 }
 
@@ -361,6 +389,7 @@ impl Replay {
             | Payload::Completed
             | Payload::TenantCreated { .. }
             | Payload::Recovery(_)
+            | Payload::HeadAttested { .. }
             | Payload::Checkpoint(_) => {
                 record_commitment(&salt, tenant, position, metadata.stream, event.plaintext())
             }

@@ -15,8 +15,8 @@ use alloc::vec::Vec;
 use super::drafts::MadeRow;
 use super::payload::Payload;
 use super::trees::{
-    self, CATALOG, HEADS_TREE, IDEMPOTENCY, OF_EVERY_TENANT, OF_THE_SYSTEM, STREAMS, TENANTS_TREE,
-    TenantEntry,
+    self, ATTESTED_TREE, CATALOG, HEADS_TREE, IDEMPOTENCY, OF_EVERY_TENANT, OF_THE_SYSTEM, STREAMS,
+    TENANTS_TREE, TenantEntry,
 };
 use crate::crypto::ChainHash;
 use crate::ids::{IdempotencyId, Position, SchemaVersion, TableId, TenantId};
@@ -174,6 +174,11 @@ pub fn apply_record(
                 }
             }
         }
+        Payload::HeadAttested { tenant: attested, head } => {
+            assert_eq!(tenant, TenantId::SYSTEM);
+            let key = trees::tenant_key(attested);
+            steps.step(|| store.put(ATTESTED_TREE, &key, &head.encode()).map(drop))?;
+        }
         Payload::Refused | Payload::Completed | Payload::Checkpoint(_) => {}
     }
     if let Some(outcome) = record.outcome {
@@ -210,6 +215,7 @@ pub fn apply_to_catalog(catalog: &mut Catalog, payload: &Payload<'_>) {
         | Payload::Completed
         | Payload::TenantCreated { .. }
         | Payload::Recovery(_)
+        | Payload::HeadAttested { .. }
         | Payload::Checkpoint(_) => {}
     }
 }
@@ -231,8 +237,8 @@ fn create_table(
     let schema = open_schema(bytes);
     assert_eq!(schema.id, table);
     let tree = TreeRef::new(tenant, CATALOG);
-    steps.step(|| store.create_tree(TreeRef::new(tenant, schema.rows)))?;
-    steps.step(|| store.create_tree(TreeRef::new(tenant, schema.history)))?;
+    steps.step(|| store.create_rows_tree(TreeRef::new(tenant, schema.rows)))?;
+    steps.step(|| store.create_rows_tree(TreeRef::new(tenant, schema.history)))?;
     steps.step(|| {
         let mut after = catalog.clone();
         after.create(schema.clone());
@@ -382,6 +388,7 @@ pub fn prefetch_record(
         | Payload::Completed
         | Payload::TenantCreated { .. }
         | Payload::Recovery(_)
+        | Payload::HeadAttested { .. }
         | Payload::Checkpoint(_) => return,
     };
     // Only the note that the store takes of a miss matters here.

@@ -38,6 +38,9 @@ pub enum Operation {
     /// On tenant 0 only. The key of the new tenant is durable in the `keys` file before this is
     /// proposed; only its hash travels.
     CreateTenant { tenant: TenantId, kek_hash: KekHash },
+    /// On tenant 0 only, alone and without an id: puts the heads of all logs and the roots of all
+    /// states on the record.
+    Attest,
 }
 
 /// What the version of a stream (the number of its records) must be for an append.

@@ -9,6 +9,7 @@
 //!                02 ‖ stream id, big endian   records in the stream           (CBOR)
 //!    4  0        tenant, big endian           [created at, KEK hash]          (CBOR)
 //!    5  0        tenant, big endian           head of its log at a checkpoint (`LogHead`)
+//!    6  0        tenant, big endian           its attested head               (CBOR)
 //!   15  0        (forests: the store's own)
 //!  16…  all      row key                      stored row                      (query's codec)
 //!                row key ‖ ended at, big endian                               (history)
@@ -18,7 +19,7 @@
 
 use alloc::vec::Vec;
 
-use crate::crypto::KekHash;
+use crate::crypto::{ChainHash, KekHash};
 use crate::ids::{IdempotencyId, Position, StreamId, TenantId, TreeId};
 use crate::limits::STREAM_NAME_SIZE_MAX;
 use crate::query::cbor::{DecodeError, Decoder, Encoder};
@@ -29,14 +30,16 @@ pub const IDEMPOTENCY: TreeId = TreeId::new(2);
 pub const STREAMS: TreeId = TreeId::new(3);
 pub const TENANTS: TreeId = TreeId::new(4);
 pub const HEADS: TreeId = TreeId::new(5);
+pub const ATTESTED: TreeId = TreeId::new(6);
 
 /// Every tenant has them from its first record on.
 pub const OF_EVERY_TENANT: [TreeId; 3] = [CATALOG, IDEMPOTENCY, STREAMS];
 /// Only the system tenant has them.
-pub const OF_THE_SYSTEM: [TreeId; 2] = [TENANTS, HEADS];
+pub const OF_THE_SYSTEM: [TreeId; 3] = [TENANTS, HEADS, ATTESTED];
 
 pub const TENANTS_TREE: TreeRef = TreeRef::new(TenantId::SYSTEM, TENANTS);
 pub const HEADS_TREE: TreeRef = TreeRef::new(TenantId::SYSTEM, HEADS);
+pub const ATTESTED_TREE: TreeRef = TreeRef::new(TenantId::SYSTEM, ATTESTED);
 
 const NAME: u8 = 1;
 const VERSION: u8 = 2;
@@ -74,6 +77,52 @@ impl TenantEntry {
         let kek_hash = KekHash(decoder.fixed()?);
         decoder.finish()?;
         Ok(TenantEntry { created_at, kek_hash })
+    }
+}
+
+/// A leaf of the tree of attested heads: `[size, log root, chain hash, state root]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttestedHead {
+    /// Records in the tenant's log.
+    pub size: u64,
+    /// RFC 6962 root over them.
+    pub root: ChainHash,
+    /// Hash of the last of them.
+    pub chain: ChainHash,
+    /// Of the tenant's state after all of them.
+    pub state: ChainHash,
+}
+
+impl AttestedHead {
+    pub fn encode_to(&self, encoder: &mut Encoder<'_>) {
+        encoder.array(4).uint(self.size);
+        encoder.bytes(&self.root.0).bytes(&self.chain.0).bytes(&self.state.0);
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(112);
+        self.encode_to(&mut Encoder::new(&mut out));
+        out
+    }
+
+    pub fn decode(decoder: &mut Decoder<'_>) -> Result<AttestedHead, DecodeError> {
+        decoder.record(4)?;
+        Ok(AttestedHead {
+            size: decoder.uint()?,
+            root: ChainHash(decoder.fixed()?),
+            chain: ChainHash(decoder.fixed()?),
+            state: ChainHash(decoder.fixed()?),
+        })
+    }
+
+    /// Of a leaf's value.
+    #[must_use]
+    pub fn of_value(value: &[u8]) -> AttestedHead {
+        let Ok(head) = AttestedHead::decode(&mut Decoder::new(value)) else {
+            unreachable!("the tree holds what records put there");
+        };
+        head
     }
 }
 

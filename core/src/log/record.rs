@@ -64,6 +64,8 @@ pub enum RecordKind {
     TenantCreated = 8,
     /// The schema of a tenant changed.
     CatalogChange = 9,
+    /// System log: size and root of a tenant's log, root of its state.
+    HeadAttested = 10,
 }
 
 impl RecordKind {
@@ -84,6 +86,7 @@ impl RecordKind {
             7 => RecordKind::RecoveryRecord,
             8 => RecordKind::TenantCreated,
             9 => RecordKind::CatalogChange,
+            10 => RecordKind::HeadAttested,
             _ => return None,
         })
     }
@@ -100,6 +103,7 @@ impl RecordKind {
             RecordKind::RecoveryRecord => "recovery_record",
             RecordKind::TenantCreated => "tenant_created",
             RecordKind::CatalogChange => "catalog_change",
+            RecordKind::HeadAttested => "head_attested",
         }
     }
 }

@@ -397,6 +397,7 @@ impl Store {
             count: from.system_forest.count,
             hash: from.system_forest.hash.0,
             dropping: false,
+            rows: false,
         });
         let next = from.free_set.root;
         self.opening = Some(Opening { from: *from, next, chain: Vec::new(), encoded: Vec::new() });

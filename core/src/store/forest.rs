@@ -18,7 +18,7 @@ pub const FOREST: TreeId = TreeId::ZERO;
 
 const SYSTEM_FOREST: TreeRef = TreeRef::new(TenantId::SYSTEM, FOREST);
 
-/// Encoded: reference [28], height u8, flags u8, shape version u16, count u64, hash [32], zeros
+/// Encoded: reference [28], height u8, flags u8 (1 dropping, 2 rows), shape version u16, count u64, hash [32], zeros
 /// [8].
 pub(super) const ROOT_SIZE: usize = 80;
 
@@ -35,17 +35,28 @@ pub struct TreeRoot {
     pub hash: [u8; 32],
     /// Being dropped slice by slice: no longer readable.
     pub dropping: bool,
+    /// Its values are stored rows: what they hash by is the record that made them.
+    pub rows: bool,
 }
 
+const FLAG_DROPPING: u8 = 1;
+const FLAG_ROWS: u8 = 2;
+
 impl TreeRoot {
-    pub const EMPTY: TreeRoot =
-        TreeRoot { root: PageRef::NONE, height: 0, count: 0, hash: [0; 32], dropping: false };
+    pub const EMPTY: TreeRoot = TreeRoot {
+        root: PageRef::NONE,
+        height: 0,
+        count: 0,
+        hash: [0; 32],
+        dropping: false,
+        rows: false,
+    };
 
     pub(super) fn encode(&self) -> [u8; ROOT_SIZE] {
         let mut bytes = [0; ROOT_SIZE];
         write_ref(&mut bytes, 0, &self.root);
         bytes[REF_SIZE] = self.height;
-        bytes[29] = u8::from(self.dropping);
+        bytes[29] = u8::from(self.dropping) * FLAG_DROPPING + u8::from(self.rows) * FLAG_ROWS;
         bytes[30..32].copy_from_slice(&SHAPE_VERSION.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.count.to_le_bytes());
         bytes[40..72].copy_from_slice(&self.hash);
@@ -63,7 +74,8 @@ impl TreeRoot {
             height: bytes[REF_SIZE],
             count: u64_at(bytes, 32),
             hash,
-            dropping: bytes[29] != 0,
+            dropping: bytes[29] & FLAG_DROPPING != 0,
+            rows: bytes[29] & FLAG_ROWS != 0,
         })
     }
 }
@@ -73,6 +85,8 @@ pub(super) struct TreeState {
     pub root: TreeRoot,
     /// Changed since the last checkpoint began.
     pub dirty: bool,
+    /// Changed since it was last hashed; then it is dirty too.
+    pub stale: bool,
 }
 
 /// The key of an entry in a forest: a big-endian number.
@@ -120,8 +134,9 @@ pub(super) fn seal_rank(tree: TreeRef) -> u8 {
 impl Store {
     /// The first trees, in an empty grid.
     pub(super) fn create_system(&mut self) {
-        let state = TreeState { root: TreeRoot::EMPTY, dirty: true };
+        let state = TreeState { root: TreeRoot::EMPTY, dirty: true, stale: true };
         self.trees.get_mut().insert(SYSTEM_FOREST, state);
+        self.stale.insert(SYSTEM_FOREST);
         let Ok(()) = self.create_tree(TreeRef::new(TenantId::SYSTEM, FORESTS)) else {
             unreachable!("an empty tree has no page to miss");
         };
@@ -161,7 +176,7 @@ impl Store {
         // A plan, which comes after a trim, always finds room for the few roots it needs.
         let mut trees = self.trees.borrow_mut();
         if trees.len() < self.roots_max + 8 {
-            trees.insert(tree, TreeState { root, dirty: false });
+            trees.insert(tree, TreeState { root, dirty: false, stale: false });
         }
         Ok(Some(root))
     }
@@ -192,16 +207,25 @@ impl Store {
 
     /// An empty tree. All or nothing.
     pub fn create_tree(&mut self, tree: TreeRef) -> Result<(), Fault> {
+        self.create(tree, TreeRoot::EMPTY)
+    }
+
+    /// An empty tree whose values will be stored rows. All or nothing.
+    pub fn create_rows_tree(&mut self, tree: TreeRef) -> Result<(), Fault> {
+        self.create(tree, TreeRoot { rows: true, ..TreeRoot::EMPTY })
+    }
+
+    fn create(&mut self, tree: TreeRef, root: TreeRoot) -> Result<(), Fault> {
         let Some((forest, key)) = parent(tree) else {
             unreachable!("the system forest is there from the start");
         };
         let exists = self.find_root(tree)?.is_some();
         assert!(!exists, "{tree:?} exists: the caller's catalog is wrong");
-        let replaced = self.put(forest, key.as_bytes(), &TreeRoot::EMPTY.encode())?;
+        let replaced = self.put(forest, key.as_bytes(), &root.encode())?;
         assert!(!replaced);
         // Its forest leaf is dirty, as a dirty tree's must be.
-        let state = TreeState { root: TreeRoot::EMPTY, dirty: true };
-        self.trees.get_mut().insert(tree, state);
+        self.trees.get_mut().insert(tree, TreeState { root, dirty: true, stale: true });
+        self.note_stale(tree);
         Ok(())
     }
 
@@ -212,6 +236,7 @@ impl Store {
         let removed = self.remove(forest, key.as_bytes())?;
         assert!(removed);
         self.trees.get_mut().remove(&tree);
+        self.stale.remove(&tree);
         Ok(())
     }
 
@@ -236,10 +261,11 @@ impl Store {
         let Some(state) = self.trees.get_mut().get_mut(&tree) else {
             unreachable!("planned roots are in memory");
         };
-        if state.dirty {
+        if state.dirty && state.stale {
             return;
         }
-        state.dirty = true;
+        (state.dirty, state.stale) = (true, true);
+        self.note_stale(tree);
         if let Some((forest, key)) = parent(tree) {
             self.dirty_forests(forest); // Three levels at most.
             let path = self.path_in_memory(forest, key.as_bytes());
@@ -269,8 +295,17 @@ impl Store {
                 bytes[range].copy_from_slice(&root.encode());
             }
         }
+        // A store that is never hashed (a rebuild's, a test's) has no hashes, rather than wrong ones.
+        self.unhashed |= !self.stale.is_empty();
+        self.stale.clear();
         for state in self.trees.get_mut().values_mut() {
-            state.dirty = false;
+            (state.dirty, state.stale) = (false, false);
+        }
+    }
+
+    fn note_stale(&mut self, tree: TreeRef) {
+        if super::merkle::counts(tree) {
+            self.stale.insert(tree);
         }
     }
 
@@ -283,7 +318,8 @@ impl Store {
     }
 
     pub(super) fn set_system_forest(&mut self, root: TreeRoot) {
-        self.trees.get_mut().insert(SYSTEM_FOREST, TreeState { root, dirty: false });
+        let state = TreeState { root, dirty: false, stale: false };
+        self.trees.get_mut().insert(SYSTEM_FOREST, state);
     }
 
     pub(super) fn root_mut(&mut self, tree: TreeRef) -> &mut TreeRoot {

@@ -62,6 +62,23 @@ impl Store {
         Ok(())
     }
 
+    /// The first bytes of a value, which lie in its first data page.
+    pub(super) fn read_overflow_start(
+        &self,
+        tree: TreeRef,
+        size: usize,
+        root: PageRef,
+        into: &mut [u8],
+    ) -> Result<(), Fault> {
+        let mut data = self.load(tree, root.page, || root)?;
+        if size > CAPACITY {
+            let at = page::index_ref(data, 0);
+            data = self.load(tree, at.page, || at)?;
+        }
+        into.copy_from_slice(&page::payload(data)[..into.len()]);
+        Ok(())
+    }
+
     /// Loads what freeing the value will need.
     pub(super) fn plan_free_overflow(
         &self,

@@ -316,6 +316,17 @@ pub(super) fn child_hash(bytes: &Bytes, index: usize) -> [u8; 32] {
     hash
 }
 
+pub(super) fn set_child_hash(bytes: &mut Bytes, index: usize, hash: &[u8; 32]) {
+    let at = entry_at(bytes, index) + REF_SIZE;
+    bytes[at..at + 32].copy_from_slice(hash);
+}
+
+/// Is the hash of the child known?
+pub(super) fn child_hashed(bytes: &Bytes, index: usize) -> bool {
+    let at = entry_at(bytes, index) + REF_SIZE;
+    bytes[at..at + 32] != [0; 32]
+}
+
 /// The child is now another, unsealed page: neither its tag nor its hash is known.
 pub(super) fn set_child_pending(bytes: &mut Bytes, index: usize, page: PageNumber) {
     let at = entry_at(bytes, index);

@@ -7,6 +7,8 @@ use core::ops::{Bound, ControlFlow};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+mod hashing;
+
 use super::walk::{Damage, Walker};
 use super::*;
 use crate::io::{Address, Effect, IoId, Pages};

@@ -335,7 +335,7 @@ impl Store {
 
     // ---- deed ----
 
-    /// Every page of the path becomes changeable.
+    /// Every page of the path becomes changeable, and its hash unknown.
     pub(super) fn dirty_path(&mut self, tree: TreeRef, path: &Path) -> Path {
         let mut path = path.clone();
         let Some(height) = path.height else { return path };
@@ -345,6 +345,11 @@ impl Store {
             if new != old {
                 path.steps[depth].page = new;
                 self.set_child(tree, &path, depth, new);
+            } else if depth == 0 {
+                self.root_mut(tree).hash = [0; 32];
+            } else {
+                let above = path.steps[depth - 1];
+                page::set_child_hash(self.bytes_mut(above.page), above.index, &[0; 32]);
             }
         }
         path
@@ -557,6 +562,7 @@ impl Store {
         let parent = self.bytes_mut(parent);
         page::remove(parent, index + 1);
         page::set_child_count(parent, index, count);
+        page::set_child_hash(parent, index, &[0; 32]);
     }
 
     /// A root that lost an entry: an empty one goes, an inner one with one child gives way to it.
@@ -569,6 +575,7 @@ impl Store {
             let root = self.root_mut(tree);
             assert_eq!(root.count, 0);
             root.root = PageRef::NONE;
+            root.hash = [0; 32];
             root.height = 0;
         } else if entries == 1 && level > 0 {
             let child = page::child_ref(bytes, 0);

@@ -71,7 +71,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn system_origin(&self, tenant: TenantId, prepare: &Prepare<'_>) -> Origin {
+    pub(super) fn system_origin(&self, tenant: TenantId, prepare: &Prepare<'_>) -> Origin {
         Origin {
             tenant,
             op: prepare.op,

@@ -85,9 +85,17 @@ fn run(memory: Memory, seed: u64) -> (InternalHash, [u8; 32], Vec<bool>, u64) {
         if at % 50 == 49 {
             rig.recover();
         }
+        if at % 40 == 20 {
+            rig.attest();
+        }
     }
+    rig.attest();
     let report = rig.rebuild().unwrap();
     assert_eq!(report.difference, None);
+    assert_eq!(report.roots.len(), 3);
+    for (tenant, root) in &report.roots {
+        assert_eq!(rig.state_root(*tenant), *root, "rebuilt state root of {tenant}");
+    }
     let chain = rig.head(T1).chain.0;
     (report.digest, chain, replies, rig.stalls)
 }
@@ -103,6 +111,59 @@ fn memory_and_faults_change_nothing() {
             assert!(other.3 > stalls, "evictions make faults: {} > {stalls}", other.3);
             assert_eq!(chain, other.1);
         }
+    }
+}
+
+/// What is attested is what is: heads of logs, and states that a rebuild comes to.
+#[test]
+fn an_attestation_puts_heads_and_states_on_the_record() {
+    use crate::kernel::Payload;
+    use crate::kernel::trees::{ATTESTED_TREE, AttestedHead, tenant_key};
+    for memory in [Memory::Ample, Memory::None] {
+        let mut rig = opened(memory);
+        let reply = rig.attest();
+        assert_eq!(reply.rows_affected(), 2, "two tenants have news");
+        let (root, head) = (rig.state_root(T1), rig.head(T1));
+        let known = |rig: &mut Rig| {
+            let value = rig
+                .read(|store| Ok(store.get(ATTESTED_TREE, &tenant_key(T1))?.map(|v| v.to_vec())));
+            AttestedHead::of_value(&value.unwrap())
+        };
+        let attested = known(&mut rig);
+        assert_eq!((attested.size, attested.chain), (head.next.get(), head.chain));
+        assert_eq!((attested.root, attested.state), (head.frontier.root(), root));
+        // Its last record is the last leaf of the head to sign, and holds the system's state root.
+        let attestation = *rig.kernel.attestation().unwrap();
+        let system = rig.head(TenantId::SYSTEM);
+        assert_eq!(
+            (attestation.size, attestation.root),
+            (system.next.get(), system.frontier.root())
+        );
+        assert_eq!(Some(attestation.record), system.last());
+        let event = rig.event(TenantId::SYSTEM, attestation.record);
+        let Ok((Payload::Checkpoint(record), None)) = event.payload() else { panic!() };
+        let state = record.state_root.unwrap();
+        assert_eq!(state.root, rig.state_root(TenantId::SYSTEM));
+        assert_eq!(
+            (state.position, Some(state.position)),
+            (record.position, attestation.record.previous())
+        );
+        assert_eq!(rig.attest().rows_affected(), 0, "nothing is new");
+        assert_eq!(known(&mut rig), attested);
+        rig.request(&request(vec![insert_rows("people", &[(1, "a", 1)])])).unwrap();
+        assert_eq!(rig.attest().rows_affected(), 1);
+        assert_ne!(known(&mut rig).state, attested.state);
+        assert_eq!(rig.state_root(T1), known(&mut rig).state);
+        let report = rig.rebuild().unwrap();
+        assert_eq!(report.difference, None);
+        for (tenant, root) in &report.roots {
+            assert_eq!(rig.state_root(*tenant), *root, "{tenant}");
+        }
+        // An outcome to remember would change what was attested.
+        let idempotency = id(NOW_MS + 1_000_000, 1);
+        let tenant = TenantId::SYSTEM;
+        let refused = Request { tenant, idempotency, ..request(vec![Operation::Attest]) };
+        assert!(rig.request(&refused).is_err());
     }
 }
 

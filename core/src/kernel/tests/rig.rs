@@ -7,24 +7,25 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::crypto::PageKey;
 use crate::crypto::keys::{DataKey, KekHash, TenantKeys};
+use crate::crypto::{ChainHash, PageKey};
 use crate::ids::{
-    ColumnId, Generation, IdempotencyId, KeyId, Op, OriginId, PrincipalId, SchemaVersion, TableId,
-    TenantId, View,
+    ColumnId, Generation, IdempotencyId, KeyId, Op, OriginId, Position, PrincipalId, SchemaVersion,
+    TableId, TenantId, View,
 };
 use crate::io::{Effect, Effects, FileId, Owner, Pages, SecretKey};
 use crate::kernel::batch::{SealedRequest, pack};
 use crate::kernel::envelope::EnvelopeWriter;
 use crate::kernel::prepare::seal;
 use crate::kernel::{
-    Applied, Kernel, Keys, Operation, Prepare, PrepareError, PrepareKind, Rebuild, RebuildReport,
-    RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, Stall, World,
+    Applied, Kernel, Keys, OpenedEvent, Operation, Prepare, PrepareError, PrepareKind, Rebuild,
+    RebuildReport, RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError,
+    Stall, World, open_event,
 };
 use crate::limits::ClusterConstants;
 use crate::log::{LogCheckpoint, LogHead, LogPins, Logs};
 use crate::query::{Catalog, Column, ColumnType, Command, Expr, TableSchema, Value};
-use crate::store::{PageKeys, Pins, Store, StoreCheckpoint, StoreConfig};
+use crate::store::{Fault, PageKeys, Pins, Store, StoreCheckpoint, StoreConfig};
 use crate::time::Timestamp;
 
 pub const T1: TenantId = TenantId::DEFAULT;
@@ -414,6 +415,47 @@ impl Rig {
                     return head;
                 }
                 Err(_) => self.fetch(&mut pins),
+            }
+        }
+    }
+
+    pub fn attest(&mut self) -> Reply {
+        let attest = Request { tenant: TenantId::SYSTEM, ..request(vec![Operation::Attest]) };
+        self.request(&attest).unwrap()
+    }
+
+    /// Runs a read until it has all pages.
+    pub fn read<T>(&mut self, mut stage: impl FnMut(&Store) -> Result<T, Fault>) -> T {
+        let mut pins = Pins::new();
+        loop {
+            match stage(&self.store) {
+                Ok(value) => {
+                    self.store.unpin(&mut pins);
+                    return value;
+                }
+                Err(_) => self.fetch(&mut pins),
+            }
+        }
+    }
+
+    pub fn state_root(&mut self, tenant: TenantId) -> ChainHash {
+        self.read(|store| store.state_root(tenant))
+    }
+
+    pub fn event(&mut self, tenant: TenantId, position: Position) -> OpenedEvent {
+        let head = self.head(tenant);
+        let mut pins = LogPins::default();
+        loop {
+            match self.logs.read(tenant, &head, position) {
+                Ok(record) => {
+                    self.logs.release(&mut pins);
+                    return open_event(&self.keys, record).unwrap();
+                }
+                Err(_) => {
+                    let mut effects = Effects::new();
+                    self.logs.fetch(&mut pins, &mut effects);
+                    pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+                }
             }
         }
     }
