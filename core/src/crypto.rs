@@ -18,6 +18,7 @@ pub mod hash;
 pub mod keys;
 pub mod merkle;
 pub mod seal;
+pub mod note;
 pub mod signature;
 pub mod tree;
 

@@ -15,7 +15,7 @@ pub mod aggregate;
 pub mod bind;
 pub mod bind_select;
 pub mod bind_write;
-pub mod cbor;
+pub use crate::stdx::cbor;
 pub mod codec;
 pub mod codec_command;
 pub mod coerce;

@@ -4,6 +4,8 @@
 //! no iteration, so the order of its slots can never steer state.
 
 mod bit_set;
+pub mod base64;
+pub mod cbor;
 mod page_map;
 mod queue;
 
