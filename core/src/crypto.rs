@@ -17,8 +17,8 @@ pub mod commitment;
 pub mod hash;
 pub mod keys;
 pub mod merkle;
-pub mod seal;
 pub mod note;
+pub mod seal;
 pub mod signature;
 pub mod tree;
 

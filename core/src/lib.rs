@@ -23,6 +23,7 @@ pub mod keyring;
 pub mod limits;
 pub mod log;
 pub mod node;
+pub mod proof;
 pub mod query;
 pub mod stdx;
 pub mod store;

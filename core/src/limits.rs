@@ -158,6 +158,21 @@ pub const PAGES_DIRTIED_MARGIN: u32 = 16;
 pub const REBUILD_BATCH: usize = 256;
 pub const REBUILD_RECORDS_PER_STEP: usize = 64;
 
+/// A proof file; bounds what a verifier allocates.
+pub const PROOF_SIZE_MAX: usize = 64 << 20;
+/// Levels of a tree in a proof.
+pub const PROOF_LEVELS_MAX: u8 = 16;
+/// Nesting and terms of the filter of a canonical query.
+pub const PROOF_FILTER_DEPTH_MAX: usize = 16;
+pub const PROOF_FILTER_TERMS_MAX: usize = 1_024;
+/// Entries that one proof shows.
+pub const PROOF_ENTRIES_MAX: u64 = 20_000;
+/// A signed note and its signatures.
+pub const NOTE_SIZE_MAX: usize = 64 * 1024;
+pub const NOTE_SIGNATURES_MAX: usize = 64;
+pub const POLICY_SIZE_MAX: usize = 64 * 1024;
+pub const POLICY_LINES_MAX: usize = 1_000;
+
 /// A prepare's timestamp never jumps further than this ahead of the one before it, beside the time
 /// that the monotonic clock saw pass between them.
 pub const CLOCK_STEP_MAX_NS: u64 = 3600 * crate::time::SECOND_NS;

@@ -3,8 +3,8 @@
 //! Invariants: capacities are fixed at creation; nothing here allocates afterwards. [`PageMap`] has
 //! no iteration, so the order of its slots can never steer state.
 
-mod bit_set;
 pub mod base64;
+mod bit_set;
 pub mod cbor;
 mod page_map;
 mod queue;

@@ -243,6 +243,20 @@ pub fn verify_row(
     if columns.len() > COLUMNS_MAX {
         return Err(CommitmentError::TooManyColumns { count: columns.len() });
     }
+    if row_commitment_of(table, schema, columns) == *commitment {
+        Ok(())
+    } else {
+        Err(CommitmentError::Mismatch)
+    }
+}
+
+/// The commitment of a row of which some columns are shown, in the order of the table.
+#[must_use]
+pub fn row_commitment_of(
+    table: TableId,
+    schema: SchemaVersion,
+    columns: &[Column<'_>],
+) -> ChainHash {
     let mut list = CommitmentList::new(table, schema);
     for column in columns {
         list.push(&match column {
@@ -252,7 +266,7 @@ pub fn verify_row(
             }
         });
     }
-    if list.finish() == *commitment { Ok(()) } else { Err(CommitmentError::Mismatch) }
+    list.finish()
 }
 
 /// What hides and binds one column.

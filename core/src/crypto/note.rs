@@ -286,7 +286,8 @@ mod tests {
     fn what_was_signed_verifies_and_nothing_else() {
         let (log, replica) = (SigningKey::new(&[1; 32]), SigningKey::new(&[2; 32]));
         let text = checkpoint().text();
-        let lines = checkpoint().sign(&log) + &checkpoint().cosign("replica-0", &replica, 1_795_000_000);
+        let lines =
+            checkpoint().sign(&log) + &checkpoint().cosign("replica-0", &replica, 1_795_000_000);
         let note = SignedNote::parse(&format!("{text}\n{lines}")).unwrap();
         assert_eq!(note.checkpoint, checkpoint());
         let of_log = Verifier::new("example.org/log", KeyKind::Log, log.verifying_key());

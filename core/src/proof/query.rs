@@ -39,13 +39,28 @@ pub struct CanonicalQuery {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryKind {
-    Rows { scan: Scan, columns: Vec<ColumnId>, descending: bool, offset: u64, limit: Option<u64> },
-    Count { scan: Scan },
+    Rows {
+        scan: Scan,
+        columns: Vec<ColumnId>,
+        descending: bool,
+        offset: u64,
+        limit: Option<u64>,
+    },
+    Count {
+        scan: Scan,
+    },
     /// All versions of the row under a key.
-    History { table: TableId, key: Vec<u8> },
-    Event { position: Position },
+    History {
+        table: TableId,
+        key: Vec<u8>,
+    },
+    Event {
+        position: Position,
+    },
     /// What an idempotency id remembers.
-    Commitment { id: IdempotencyId },
+    Commitment {
+        id: IdempotencyId,
+    },
 }
 
 /// Rows of a table: in ranges of the primary key, that pass a filter, as of a position.
@@ -61,7 +76,10 @@ pub struct Scan {
 pub enum Range {
     Point(Vec<u8>),
     /// Low included, high not.
-    Span { low: Vec<u8>, high: Option<Vec<u8>> },
+    Span {
+        low: Vec<u8>,
+        high: Option<Vec<u8>>,
+    },
 }
 
 impl Range {
@@ -132,16 +150,15 @@ impl Filter {
         column_of: &mut impl FnMut(ColumnId) -> Result<Value, Reject>,
     ) -> Result<Option<bool>, Reject> {
         Ok(match self {
-            Filter::Compare { column, operator, value } => {
-                compare(&column_of(*column)?, value)?.map(|order| match operator {
+            Filter::Compare { column, operator, value } => compare(&column_of(*column)?, value)?
+                .map(|order| match operator {
                     Comparison::Equal => order.is_eq(),
                     Comparison::NotEqual => order.is_ne(),
                     Comparison::Less => order.is_lt(),
                     Comparison::LessOrEqual => order.is_le(),
                     Comparison::Greater => order.is_gt(),
                     Comparison::GreaterOrEqual => order.is_ge(),
-                })
-            }
+                }),
             Filter::In { column, values } => {
                 let found = column_of(*column)?;
                 let mut result = Some(false);
@@ -184,7 +201,9 @@ impl Filter {
     /// Every column that it looks at.
     pub fn for_each_column(&self, visit: &mut impl FnMut(ColumnId)) {
         match self {
-            Filter::Compare { column, .. } | Filter::In { column, .. } | Filter::IsNull { column } => {
+            Filter::Compare { column, .. }
+            | Filter::In { column, .. }
+            | Filter::IsNull { column } => {
                 visit(*column);
             }
             Filter::And(terms) | Filter::Or(terms) => {
@@ -260,7 +279,11 @@ impl Filter {
             5 => (Filter::Not(Box::new(Filter::decode(decoder, depth - 1, left)?)), 2),
             _ => return decoder.error("unknown expression"),
         };
-        if fields == expected { Ok(filter) } else { decoder.error("an expression has other fields") }
+        if fields == expected {
+            Ok(filter)
+        } else {
+            decoder.error("an expression has other fields")
+        }
     }
 }
 
@@ -304,17 +327,17 @@ impl Scan {
                 }
                 _ => return decoder.error("unknown range"),
             };
-            let follows = ranges.last().is_none_or(|last| {
-                last.low() < range.low() && last.is_past(range.low())
-            });
+            let follows = ranges
+                .last()
+                .is_none_or(|last| last.low() < range.low() && last.is_past(range.low()));
             if !follows {
                 return decoder.error("ranges overlap or are not in order");
             }
             ranges.push(range);
         }
         let mut left = PROOF_FILTER_TERMS_MAX;
-        let filter = decoder
-            .option(|decoder| Filter::decode(decoder, PROOF_FILTER_DEPTH_MAX, &mut left))?;
+        let filter =
+            decoder.option(|decoder| Filter::decode(decoder, PROOF_FILTER_DEPTH_MAX, &mut left))?;
         let as_of = decoder.option(|decoder| Ok(Position::new(decoder.uint()?)))?;
         Ok(Scan { table, ranges, filter, as_of })
     }

@@ -252,6 +252,11 @@ impl<'a> Decoder<'a> {
         self.bytes.get(self.at) == Some(&NULL)
     }
 
+    #[must_use]
+    pub fn is_bytes(&self) -> bool {
+        self.bytes.get(self.at).is_some_and(|byte| byte >> 5 == MAJOR_BYTES)
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         if count > self.remaining() {
             return self.error("input ends early");
@@ -428,6 +433,27 @@ impl<'a> Decoder<'a> {
         let bytes = self.take(SIZE)?;
         let Ok(array) = bytes.try_into() else { unreachable!("take gives what was asked") };
         Ok(array)
+    }
+
+    /// Passes over one item and all in it, without recursion.
+    pub fn skip(&mut self) -> Result<(), DecodeError> {
+        let mut left = 1_usize;
+        while left > 0 {
+            left -= 1;
+            match self.peek()? {
+                (MAJOR_BYTES, _) => drop(self.bytes()?),
+                (MAJOR_TEXT, _) => drop(self.text()?),
+                (MAJOR_ARRAY, _) => left += self.array()?,
+                (MAJOR_MAP, _) => left += 2 * self.map()?,
+                (MAJOR_TAG, _) => {
+                    self.tag()?;
+                    left += 1;
+                }
+                (MAJOR_SIMPLE, 24..) => drop(self.double()?),
+                (_, _) => drop(self.head()?),
+            }
+        }
+        Ok(())
     }
 
     pub fn option<T>(

@@ -1,0 +1,663 @@
+//! From trees that were signed for to the answer of one query, or to why it is none.
+//!
+//! Rules, each of which is one attack's end: what is hidden must lie outside the range (*gap*); a
+//! row's key must be that of its columns; the filter must be evaluable on every row in the range;
+//! a count may stand for entries only where all of them lie in the range; with `AS OF`, the version
+//! that covers the position must be the first that ended after it.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::file::{Evidence, Opening, ProofFile};
+use super::query::{CanonicalQuery, Filter, QueryKind, Range, Scan};
+use super::schema::Schema;
+use super::tree::{Cell, Entry, EntryValue, Node, Row, Shown};
+use super::value::{self, Value};
+use super::{
+    CATALOG, IDEMPOTENCY, ROW_PUT, Record, Reject, TenantHead, check_tree, entry_of_forest,
+    open_payload,
+};
+use crate::crypto::ChainHash;
+use crate::ids::{ColumnId, Position, TableId, TreeId};
+use crate::stdx::cbor::Decoder;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Rows(Vec<Vec<AnswerCell>>),
+    Count(u64),
+    /// Oldest first.
+    History(Vec<RowVersion>),
+    Event(ProvedEvent),
+    /// `None`: nothing is remembered under the id.
+    Commitment(Option<CommittedOutcome>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswerCell {
+    Value(Value),
+    /// Taken out of the proof; its hash is still covered.
+    Redacted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowVersion {
+    pub begun_at: Position,
+    /// `None`: it is the current one.
+    pub ended_at: Option<Position>,
+    pub cells: Vec<AnswerCell>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvedEvent {
+    pub position: Position,
+    pub timestamp_ns: u64,
+    pub kind: u16,
+    pub transaction_last: Position,
+    /// What the record says, if it is shown whole.
+    pub payload: Option<Vec<u8>>,
+    /// Table and columns of a row's record.
+    pub row: Option<(TableId, Vec<AnswerCell>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOutcome {
+    /// Of the record that remembers it.
+    pub position: Position,
+    pub op: u64,
+    pub timestamp_ns: u64,
+    pub refused: bool,
+    /// As it lies in the tree: `[position, op, time, outcome]`.
+    pub value: Vec<u8>,
+}
+
+type Checked = (Answer, Option<Schema>);
+
+pub(super) fn check(
+    file: &ProofFile,
+    head: &TenantHead,
+    redacted: &mut bool,
+) -> Result<Checked, Reject> {
+    let CanonicalQuery { tenant, kind } = &file.query;
+    match (kind, &file.evidence) {
+        (
+            QueryKind::Rows { scan, columns, descending, offset, limit },
+            Evidence::Scan { catalog, rows, history, record },
+        ) => {
+            let table = table(file, head, catalog, scan.table)?;
+            for id in columns {
+                table.schema.column(*id)?;
+            }
+            let mut want = Want { skip: *offset, left: limit.unwrap_or(u64::MAX), out: Vec::new() };
+            let project = |row: &FoundRow<'_>| project(&table.schema, row, columns);
+            match (scan.as_of, history, record) {
+                (None, None, None) => {
+                    let nodes = rows.as_slice();
+                    current_rows(&table, scan, nodes, *descending, &mut want, project)?;
+                }
+                (Some(at), Some(history), Some((record, inclusion))) => {
+                    check_position(file, head, record, inclusion, at)?;
+                    let found = rows_as_of(&table, scan, rows, history, at)?;
+                    let mut found: Vec<FoundRow<'_>> = found.into_values().collect();
+                    if *descending {
+                        found.reverse();
+                    }
+                    for row in &found {
+                        if passes(&table.schema, scan.filter.as_ref(), row)? && want.take() {
+                            want.out.push(project(row)?);
+                        }
+                    }
+                }
+                _ => return Err(Reject::NotAsked),
+            }
+            *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
+            Ok((Answer::Rows(want.out), Some(table.schema)))
+        }
+        (QueryKind::Count { scan }, Evidence::Scan { catalog, rows, history, record }) => {
+            let table = table(file, head, catalog, scan.table)?;
+            let count = match (scan.as_of, history, record) {
+                (None, None, None) if scan.filter.is_none() => count(&table, scan, rows)?,
+                (None, None, None) => {
+                    let mut want = Want { skip: 0, left: u64::MAX, out: Vec::new() };
+                    current_rows(&table, scan, rows, false, &mut want, |_| Ok(()))?;
+                    want.out.len() as u64
+                }
+                (Some(at), Some(history), Some((record, inclusion))) => {
+                    check_position(file, head, record, inclusion, at)?;
+                    let mut count = 0;
+                    for row in rows_as_of(&table, scan, rows, history, at)?.values() {
+                        count += u64::from(passes(&table.schema, scan.filter.as_ref(), row)?);
+                    }
+                    count
+                }
+                _ => return Err(Reject::NotAsked),
+            };
+            Ok((Answer::Count(count), Some(table.schema)))
+        }
+        (QueryKind::History { table: id, key }, Evidence::History { catalog, row, versions }) => {
+            let table = table(file, head, catalog, *id)?;
+            let found = versions_of(&table, key, row.as_ref(), versions.as_ref())?;
+            *redacted = found.iter().any(|version| version.cells.contains(&AnswerCell::Redacted));
+            Ok((Answer::History(found), Some(table.schema)))
+        }
+        (QueryKind::Event { position }, Evidence::Event { record, inclusion, opening }) => {
+            if file.state.is_some() {
+                return Err(Reject::NotAsked);
+            }
+            record.check(*tenant, head.size, &head.root, inclusion)?;
+            if record.position() != *position {
+                return Err(Reject::Record { reason: "it has another position" });
+            }
+            Ok((Answer::Event(event(record, opening.as_ref(), redacted)?), None))
+        }
+        (QueryKind::Commitment { id }, Evidence::Commitment { node }) => {
+            let root = tree_root(file, head, IDEMPOTENCY)?;
+            let mut shown = Vec::new();
+            check_tree(node.as_ref(), IDEMPOTENCY, None, &root, &mut shown)?;
+            let range = Range::Point(id.0.to_vec());
+            check_gaps(&shown, |before, after| range_is_whole(&range, before, after))?;
+            let found = entries(&shown).find(|entry| entry.key == id.0);
+            let outcome = match found {
+                None => None,
+                Some(entry) => Some(outcome(entry)?),
+            };
+            Ok((Answer::Commitment(outcome), None))
+        }
+        _ => Err(Reject::AnotherQuery),
+    }
+}
+
+/// A table whose schema and trees are proved.
+struct Table {
+    schema: Schema,
+    rows: (TreeId, super::TreeHash),
+    history: (TreeId, super::TreeHash),
+}
+
+/// A row in the answer's range.
+struct FoundRow<'a> {
+    key: &'a [u8],
+    begun_at: Position,
+    cells: &'a [Cell],
+}
+
+/// OFFSET and LIMIT.
+struct Want<T> {
+    skip: u64,
+    left: u64,
+    out: Vec<T>,
+}
+
+impl<T> Want<T> {
+    fn take(&mut self) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+
+    fn done(&self) -> bool {
+        self.left == 0
+    }
+}
+
+fn tree_root(file: &ProofFile, head: &TenantHead, tree: TreeId) -> Result<super::TreeHash, Reject> {
+    let state = file.state.as_ref().ok_or(Reject::TreeNotShown { tree })?;
+    entry_of_forest(state, &head.state, tree)
+}
+
+fn table(
+    file: &ProofFile,
+    head: &TenantHead,
+    catalog: &Node,
+    id: TableId,
+) -> Result<Table, Reject> {
+    let root = tree_root(file, head, CATALOG)?;
+    let mut shown = Vec::new();
+    check_tree(Some(catalog), CATALOG, None, &root, &mut shown)?;
+    let mut key = alloc::vec![1];
+    key.extend_from_slice(&id.get().to_be_bytes());
+    let entry = entries(&shown).find(|entry| entry.key == key);
+    let Some(Entry { value: EntryValue::Plain { bytes, .. }, .. }) = entry else {
+        return Err(Reject::EntryNotShown { what: "the table's schema" });
+    };
+    let schema = Schema::decode(bytes).map_err(Reject::Malformed)?;
+    if schema.table != id {
+        return Err(Reject::EntryNotShown { what: "the table's schema" });
+    }
+    let rows = (schema.rows, tree_root(file, head, schema.rows)?);
+    // The forest shows the history only to those who look at it.
+    let history = tree_root(file, head, schema.history)
+        .map_or((schema.history, None), |root| (schema.history, Some(root)));
+    let empty = super::TreeHash { height: 0, entries: 0, hash: ChainHash::ZERO };
+    Ok(Table { schema, rows, history: (history.0, history.1.unwrap_or(empty)) })
+}
+
+fn entries<'a, 's>(shown: &'s [Shown<'a>]) -> impl Iterator<Item = &'a Entry> + use<'a, 's> {
+    shown.iter().filter_map(|shown| match shown {
+        Shown::Entry(entry) => Some(*entry),
+        Shown::Gap | Shown::Counted(_) => None,
+    })
+}
+
+/// Every gap lies between keys (none: the tree's edge) for which `may` holds.
+fn check_gaps(
+    shown: &[Shown<'_>],
+    may: impl Fn(Option<&[u8]>, Option<&[u8]>) -> bool,
+) -> Result<(), Reject> {
+    for (at, token) in shown.iter().enumerate() {
+        if !matches!(token, Shown::Gap) {
+            continue;
+        }
+        let key = |shown: Option<&Shown<'_>>| match shown {
+            Some(Shown::Entry(entry)) => Some(entry.key.clone()),
+            Some(Shown::Gap | Shown::Counted(_)) | None => None,
+        };
+        let before = key(at.checked_sub(1).and_then(|at| shown.get(at)));
+        let after = key(shown.get(at + 1));
+        if !may(before.as_deref(), after.as_deref()) {
+            return Err(Reject::Gap);
+        }
+    }
+    Ok(())
+}
+
+/// May something be hidden between these two neighbours, and the range still be whole?
+fn range_is_whole(range: &Range, before: Option<&[u8]>, after: Option<&[u8]>) -> bool {
+    after.is_some_and(|after| after <= range.low()) || before.is_some_and(|key| range.ends_by(key))
+}
+
+/// Current rows that pass, in order, as many as are wanted.
+fn current_rows<'a, T>(
+    table: &Table,
+    scan: &Scan,
+    nodes: &'a [Option<Node>],
+    descending: bool,
+    want: &mut Want<T>,
+    take: impl Fn(&FoundRow<'a>) -> Result<T, Reject>,
+) -> Result<(), Reject> {
+    let mut nodes = nodes.iter();
+    let mut ranges: Vec<&Range> = scan.ranges.iter().collect();
+    if descending {
+        ranges.reverse();
+    }
+    for range in ranges {
+        if want.done() {
+            break;
+        }
+        let node = nodes.next().ok_or(Reject::EntryNotShown { what: "a range" })?;
+        let mut shown = Vec::new();
+        let (tree, root) = &table.rows;
+        check_tree(node.as_ref(), *tree, Some(table.schema.table), root, &mut shown)?;
+        let mut order: Vec<usize> = (0..shown.len()).collect();
+        if descending {
+            order.reverse();
+        }
+        for at in order {
+            match &shown[at] {
+                Shown::Counted(_) => return Err(Reject::Gap),
+                Shown::Gap => {
+                    let one = [at.checked_sub(1), Some(at), Some(at + 1)];
+                    let key = |at: Option<usize>| match at.and_then(|at| shown.get(at)) {
+                        Some(Shown::Entry(entry)) => Some(entry.key.as_slice()),
+                        Some(Shown::Gap | Shown::Counted(_)) | None => None,
+                    };
+                    let whole = range_is_whole(range, key(one[0]), key(one[2]));
+                    if !whole && !want.done() {
+                        return Err(Reject::Gap);
+                    }
+                }
+                Shown::Entry(entry) if range.holds(&entry.key) => {
+                    if want.done() {
+                        // Behind the last row wanted: only as a neighbour, without its columns.
+                        if matches!(&entry.value, EntryValue::Row { .. }) {
+                            return Err(Reject::NotAsked);
+                        }
+                        continue;
+                    }
+                    let row = found(table, entry, &entry.key)?;
+                    if passes(&table.schema, scan.filter.as_ref(), &row)? && want.take() {
+                        want.out.push(take(&row)?);
+                    }
+                }
+                Shown::Entry(_) => {}
+            }
+        }
+    }
+    if nodes.next().is_some() {
+        return Err(Reject::NotAsked);
+    }
+    Ok(())
+}
+
+/// COUNT without a filter.
+fn count(table: &Table, scan: &Scan, nodes: &[Option<Node>]) -> Result<u64, Reject> {
+    if nodes.len() != scan.ranges.len() {
+        return Err(Reject::EntryNotShown { what: "a range" });
+    }
+    let mut total = 0_u64;
+    for (range, node) in scan.ranges.iter().zip(nodes) {
+        let mut shown = Vec::new();
+        let (tree, root) = &table.rows;
+        check_tree(node.as_ref(), *tree, Some(table.schema.table), root, &mut shown)?;
+        check_gaps(&shown, |before, after| range_is_whole(range, before, after))?;
+        for (at, token) in shown.iter().enumerate() {
+            let count = match token {
+                Shown::Gap => 0,
+                Shown::Entry(entry) => u64::from(range.holds(&entry.key)),
+                Shown::Counted(count) => {
+                    if !counted_within(range, &shown[..at], &shown[at + 1..]) {
+                        return Err(Reject::Gap);
+                    }
+                    *count
+                }
+            };
+            total = total.checked_add(count).ok_or(Reject::Tree { reason: "counts overflow" })?;
+        }
+    }
+    Ok(total)
+}
+
+/// Do all entries that a count stands for lie within the range? Told by the nearest entries on both
+/// sides, or the edges of the tree.
+fn counted_within(range: &Range, before: &[Shown<'_>], after: &[Shown<'_>]) -> bool {
+    let Range::Span { low, high } = range else { return false };
+    let entry = |shown: Option<&Shown<'_>>| match shown {
+        None => Ok(None),
+        Some(Shown::Entry(entry)) => Ok(Some(entry.key.clone())),
+        Some(Shown::Gap | Shown::Counted(_)) => Err(()),
+    };
+    let counted = |shown: &&Shown<'_>| matches!(shown, Shown::Counted(_));
+    let left = entry(before.iter().rev().find(|shown| !counted(shown)));
+    let right = entry(after.iter().find(|shown| !counted(shown)));
+    let left = match left {
+        Ok(None) => low.is_empty(),
+        Ok(Some(key)) => key >= *low,
+        Err(()) => false,
+    };
+    let right = match (right, high) {
+        (Ok(None), None) | (Ok(Some(_)), None) => true,
+        (Ok(None), Some(_)) | (Err(()), _) => false,
+        (Ok(Some(key)), Some(high)) => key <= *high,
+    };
+    left && right
+}
+
+/// For each key in the ranges, the version that covers the position.
+fn rows_as_of<'a>(
+    table: &Table,
+    scan: &Scan,
+    rows: &'a [Option<Node>],
+    history: &'a [Option<Node>],
+    at: Position,
+) -> Result<BTreeMap<&'a [u8], FoundRow<'a>>, Reject> {
+    let count = scan.ranges.len();
+    if rows.len() != count || history.len() != count {
+        return Err(Reject::EntryNotShown { what: "a range" });
+    }
+    let mut answer: BTreeMap<&[u8], FoundRow<'_>> = BTreeMap::new();
+    let id = Some(table.schema.table);
+    for (range, (rows, history)) in scan.ranges.iter().zip(rows.iter().zip(history)) {
+        let mut shown = Vec::new();
+        check_tree(rows.as_ref(), table.rows.0, id, &table.rows.1, &mut shown)?;
+        check_gaps(&shown, |before, after| range_is_whole(range, before, after))?;
+        if shown.iter().any(|shown| matches!(shown, Shown::Counted(_))) {
+            return Err(Reject::Gap);
+        }
+        for entry in entries(&shown).filter(|entry| range.holds(&entry.key)) {
+            if begun_at(entry)? <= at {
+                answer.insert(&entry.key, found(table, entry, &entry.key)?);
+            }
+        }
+        let mut shown = Vec::new();
+        check_tree(history.as_ref(), table.history.0, id, &table.history.1, &mut shown)?;
+        check_gaps(&shown, |before, after| history_is_whole(range, at, before, after))?;
+        let mut last: Option<(&[u8], Position)> = None;
+        for token in &shown {
+            let Shown::Entry(entry) = token else {
+                if matches!(token, Shown::Counted(_)) {
+                    return Err(Reject::Gap);
+                }
+                continue;
+            };
+            let (key, ended_at) = split(&entry.key).ok_or(Reject::OutOfOrder)?;
+            let later = last.is_some_and(|(last, ended)| last == key && ended > at);
+            last = Some((key, ended_at));
+            // Of the versions that ended after the position, only the first may have covered it.
+            if !range.holds(key) || ended_at <= at || later {
+                continue;
+            }
+            if begun_at(entry)? <= at {
+                let other = answer.insert(key, found(table, entry, key)?);
+                if other.is_some() {
+                    return Err(Reject::Tree { reason: "two versions of a row at one position" });
+                }
+            }
+        }
+    }
+    Ok(answer)
+}
+
+/// May versions be hidden between these two, and the one that covers the position not be missed?
+fn history_is_whole(
+    range: &Range,
+    at: Position,
+    before: Option<&[u8]>,
+    after: Option<&[u8]>,
+) -> bool {
+    match range {
+        Range::Point(key) => {
+            let mut first = key.clone();
+            first.extend_from_slice(&at.get().saturating_add(1).to_be_bytes());
+            after.is_some_and(|after| after <= first.as_slice())
+                || before.is_some_and(|before| before >= first.as_slice())
+        }
+        Range::Span { low, high } => {
+            let (left, right) = (before.and_then(split), after.and_then(split));
+            let of_one_row = match (left, right) {
+                (Some((left, left_ended)), Some((right, right_ended))) => {
+                    left == right && (right_ended <= at || left_ended > at)
+                }
+                _ => false,
+            };
+            of_one_row
+                || after.is_some_and(|after| after <= low.as_slice())
+                || before
+                    .is_some_and(|key| high.as_ref().is_some_and(|high| key >= high.as_slice()))
+        }
+    }
+}
+
+/// Row key and the position that ended the version.
+fn split(key: &[u8]) -> Option<(&[u8], Position)> {
+    let (key, ended_at) = key.split_last_chunk::<8>()?;
+    Some((key, Position::new(u64::from_be_bytes(*ended_at))))
+}
+
+fn versions_of(
+    table: &Table,
+    key: &[u8],
+    current: Option<&Node>,
+    versions: Option<&Node>,
+) -> Result<Vec<RowVersion>, Reject> {
+    let id = Some(table.schema.table);
+    let every: Vec<ColumnId> = (1..=table.schema.columns.len() as u32).map(ColumnId::new).collect();
+    let mut answer = Vec::new();
+    let mut shown = Vec::new();
+    check_tree(versions, table.history.0, id, &table.history.1, &mut shown)?;
+    let bound = |byte| [key, &[byte; 8]].concat();
+    let (low, high) = (bound(0), bound(0xff));
+    check_gaps(&shown, |before, after| {
+        after.is_some_and(|after| after <= low.as_slice())
+            || before.is_some_and(|before| before >= high.as_slice())
+    })?;
+    if shown.iter().any(|shown| matches!(shown, Shown::Counted(_))) {
+        return Err(Reject::Gap);
+    }
+    for entry in entries(&shown) {
+        let Some((found_key, ended_at)) = split(&entry.key) else { return Err(Reject::OutOfOrder) };
+        if found_key == key {
+            let row = found(table, entry, key)?;
+            let cells = project(&table.schema, &row, &every)?;
+            let begun_at = row.begun_at;
+            answer.push(RowVersion { begun_at, ended_at: Some(ended_at), cells });
+        }
+    }
+    let mut shown = Vec::new();
+    check_tree(current, table.rows.0, id, &table.rows.1, &mut shown)?;
+    let range = Range::Point(key.to_vec());
+    check_gaps(&shown, |before, after| range_is_whole(&range, before, after))?;
+    for entry in entries(&shown).filter(|entry| entry.key == key) {
+        let row = found(table, entry, key)?;
+        let cells = project(&table.schema, &row, &every)?;
+        answer.push(RowVersion { begun_at: row.begun_at, ended_at: None, cells });
+    }
+    Ok(answer)
+}
+
+fn begun_at(entry: &Entry) -> Result<Position, Reject> {
+    match &entry.value {
+        EntryValue::Row { begun_at, .. } => Ok(*begun_at),
+        EntryValue::Hidden(_) | EntryValue::Plain { .. } | EntryValue::Tree(_) => {
+            Err(Reject::EntryNotShown { what: "a row in the range" })
+        }
+    }
+}
+
+/// The row of an entry; its key must be that of its columns.
+fn found<'a>(table: &Table, entry: &'a Entry, key: &'a [u8]) -> Result<FoundRow<'a>, Reject> {
+    let EntryValue::Row { begun_at, row: Row::Columns { columns, .. }, .. } = &entry.value else {
+        return Err(Reject::EntryNotShown { what: "a row in the range" });
+    };
+    if columns.len() > table.schema.columns.len() {
+        return Err(Reject::Tree { reason: "a row has more columns than its table" });
+    }
+    let row = FoundRow { key, begun_at: *begun_at, cells: columns };
+    if table.schema.primary_key.is_empty() {
+        if key.len() != 8 {
+            return Err(Reject::KeyMismatch);
+        }
+    } else if table.schema.key_of(|id| value_of(&table.schema, &row, id))? != key {
+        return Err(Reject::KeyMismatch);
+    }
+    Ok(row)
+}
+
+fn value_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<Value, Reject> {
+    match cell_of(schema, row, id)? {
+        AnswerCell::Value(value) => Ok(value),
+        AnswerCell::Redacted => Err(Reject::ColumnHidden),
+    }
+}
+
+/// A column of the row; NULL if the table gained it since.
+fn cell_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<AnswerCell, Reject> {
+    let column = schema.column(id)?;
+    match row.cells.get(id.get() as usize - 1) {
+        None => Ok(AnswerCell::Value(Value::null())),
+        Some(Cell::Hidden(_)) => Ok(AnswerCell::Redacted),
+        Some(Cell::Shown { value, .. }) if value.tag == column.tag || value.tag == value::NULL => {
+            Ok(AnswerCell::Value(value.clone()))
+        }
+        Some(Cell::Shown { .. }) => Err(Reject::WrongType),
+    }
+}
+
+fn project(
+    schema: &Schema,
+    row: &FoundRow<'_>,
+    columns: &[ColumnId],
+) -> Result<Vec<AnswerCell>, Reject> {
+    columns.iter().map(|id| cell_of(schema, row, *id)).collect()
+}
+
+fn passes(schema: &Schema, filter: Option<&Filter>, row: &FoundRow<'_>) -> Result<bool, Reject> {
+    let Some(filter) = filter else { return Ok(true) };
+    Ok(filter.holds(&mut |id| value_of(schema, row, id))? == Some(true))
+}
+
+/// The state reaches the position, and a transaction ended there.
+fn check_position(
+    file: &ProofFile,
+    head: &TenantHead,
+    record: &Record,
+    inclusion: &[ChainHash],
+    at: Position,
+) -> Result<(), Reject> {
+    if at.get() >= head.size {
+        return Err(Reject::PositionNotReached { position: at });
+    }
+    record.check(file.query.tenant, head.size, &head.root, inclusion)?;
+    if record.position() != at {
+        return Err(Reject::Record { reason: "it has another position" });
+    }
+    if record.transaction_last() != at {
+        return Err(Reject::WithinTransaction { position: at });
+    }
+    Ok(())
+}
+
+fn event(
+    record: &Record,
+    opening: Option<&Opening>,
+    redacted: &mut bool,
+) -> Result<ProvedEvent, Reject> {
+    let mut event = ProvedEvent {
+        position: record.position(),
+        timestamp_ns: record.timestamp_ns(),
+        kind: record.kind(),
+        transaction_last: record.transaction_last(),
+        payload: None,
+        row: None,
+    };
+    match opening {
+        None => {}
+        Some(Opening::Payload { salt, payload }) => {
+            if record.kind() == ROW_PUT {
+                return Err(Reject::Record { reason: "a row is shown by its columns" });
+            }
+            open_payload(record, salt, payload)?;
+            event.payload = Some(payload.clone());
+        }
+        Some(Opening::Row { table, row }) => {
+            if record.kind() != ROW_PUT || row.commitment(*table) != record.commitment() {
+                return Err(Reject::Record { reason: "it does not hold the row shown" });
+            }
+            let Row::Columns { columns, .. } = row else {
+                return Err(Reject::Record { reason: "a row is shown by its columns" });
+            };
+            let cells = columns.iter().map(|cell| match cell {
+                Cell::Hidden(_) => AnswerCell::Redacted,
+                Cell::Shown { value, .. } => AnswerCell::Value(value.clone()),
+            });
+            let cells: Vec<AnswerCell> = cells.collect();
+            *redacted = cells.contains(&AnswerCell::Redacted);
+            event.row = Some((*table, cells));
+        }
+    }
+    Ok(event)
+}
+
+fn outcome(entry: &Entry) -> Result<CommittedOutcome, Reject> {
+    let EntryValue::Plain { bytes, .. } = &entry.value else {
+        return Err(Reject::EntryNotShown { what: "the outcome" });
+    };
+    let parse = || {
+        let decoder = &mut Decoder::new(bytes);
+        decoder.record(4)?;
+        let position = Position::new(decoder.uint()?);
+        let (op, timestamp_ns) = (decoder.uint()?, decoder.uint()?);
+        decoder.record(3)?;
+        decoder.skip()?;
+        let refused = decoder.uint()? != 0;
+        decoder.skip()?;
+        decoder.finish()?;
+        let value = bytes.clone();
+        Ok(CommittedOutcome { position, op, timestamp_ns, refused, value })
+    };
+    parse().map_err(Reject::Malformed)
+}

@@ -1,0 +1,129 @@
+//! A table as its proved catalog entry describes it: what a verifier needs to read rows.
+//!
+//! ```text
+//! [ format, table, name, schema version, created at, stream, rows tree, history tree
+//! , [ [name, type, nullable, default …] … ], [key column …], … ]
+//! type = [number] | [5, precision, scale] | [7, size]
+//! ```
+//!
+//! Fault model: bytes of a stranger until the proof of the entry holds, and bounded before that.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::Reject;
+use super::value::{self, Value, push_key};
+use crate::ids::{ColumnId, TableId, TreeId};
+use crate::limits::COLUMNS_MAX;
+use crate::stdx::cbor::{DecodeError, Decoder};
+
+/// Formats whose first ten fields are those above.
+const FORMATS: core::ops::RangeInclusive<u64> = 1..=8;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    pub table: TableId,
+    pub name: String,
+    pub rows: TreeId,
+    pub history: TreeId,
+    pub columns: Vec<Column>,
+    /// Empty: the key is hidden, the position of the row's insert.
+    pub primary_key: Vec<ColumnId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    /// Type tag of its values.
+    pub tag: u8,
+    /// Of a DECIMAL column.
+    pub scale: u8,
+}
+
+impl Schema {
+    pub fn decode(bytes: &[u8]) -> Result<Schema, DecodeError> {
+        let decoder = &mut Decoder::new(bytes);
+        let fields = decoder.array()?;
+        if fields < 10 || !FORMATS.contains(&decoder.uint()?) {
+            return decoder.error("a schema of another format");
+        }
+        let table = TableId::new(decoder.u32()?);
+        let name = decoder.text()?.to_owned();
+        for _ in 0..3 {
+            decoder.uint()?;
+        }
+        let (rows, history) = (TreeId::new(decoder.u32()?), TreeId::new(decoder.u32()?));
+        let count = decoder.array()?;
+        if count == 0 || count > COLUMNS_MAX {
+            return decoder.error("a bad number of columns");
+        }
+        let mut columns = Vec::with_capacity(count);
+        for _ in 0..count {
+            let fields = decoder.array()?;
+            if fields < 2 {
+                return decoder.error("a column has other fields");
+            }
+            let name = decoder.text()?.to_owned();
+            let (tag, scale) = decode_type(decoder)?;
+            columns.push(Column { name, tag, scale });
+            for _ in 2..fields {
+                decoder.skip()?;
+            }
+        }
+        let mut primary_key = Vec::new();
+        for _ in 0..decoder.array()? {
+            let id = ColumnId::new(decoder.u32()?);
+            if id.get() == 0 || id.get() as usize > count {
+                return decoder.error("a bad primary key");
+            }
+            primary_key.push(id);
+        }
+        Ok(Schema { table, name, rows, history, columns, primary_key })
+    }
+
+    pub(super) fn column(&self, id: ColumnId) -> Result<&Column, Reject> {
+        let ordinal = (id.get() as usize).checked_sub(1);
+        ordinal
+            .and_then(|at| self.columns.get(at))
+            .ok_or(Reject::QueryMeaningless { reason: "the table has no such column" })
+    }
+
+    /// The key of a row, from the values of its key columns.
+    pub(super) fn key_of(
+        &self,
+        mut value_of: impl FnMut(ColumnId) -> Result<Value, Reject>,
+    ) -> Result<Vec<u8>, Reject> {
+        let mut key = Vec::new();
+        for id in &self.primary_key {
+            let column = self.column(*id)?;
+            push_key(&value_of(*id)?, column.tag, column.scale, &mut key)?;
+        }
+        Ok(key)
+    }
+}
+
+fn decode_type(decoder: &mut Decoder<'_>) -> Result<(u8, u8), DecodeError> {
+    let fields = decoder.array()?;
+    let (tag, scale, expected) = match decoder.uint()? {
+        0 => (value::BOOLEAN, 0, 1),
+        1..=3 => (value::INTEGER, 0, 1),
+        4 => (value::DOUBLE, 0, 1),
+        5 => {
+            decoder.u8()?;
+            (value::DECIMAL, decoder.u8()?, 3)
+        }
+        6 => (value::TEXT, 0, 1),
+        7 => {
+            decoder.u32()?;
+            (value::TEXT, 0, 2)
+        }
+        8 => (value::BLOB, 0, 1),
+        9 => (value::DATE, 0, 1),
+        10 => (value::TIMESTAMP, 0, 1),
+        11 => (value::UUID, 0, 1),
+        12 => (value::JSON, 0, 1),
+        _ => return decoder.error("unknown type"),
+    };
+    if fields == expected { Ok((tag, scale)) } else { decoder.error("a type has other fields") }
+}
