@@ -175,7 +175,6 @@ struct Table {
 
 /// A row in the answer's range.
 struct FoundRow<'a> {
-    key: &'a [u8],
     begun_at: Position,
     cells: &'a [Cell],
 }
@@ -529,14 +528,14 @@ fn begun_at(entry: &Entry) -> Result<Position, Reject> {
 }
 
 /// The row of an entry; its key must be that of its columns.
-fn found<'a>(table: &Table, entry: &'a Entry, key: &'a [u8]) -> Result<FoundRow<'a>, Reject> {
+fn found<'a>(table: &Table, entry: &'a Entry, key: &[u8]) -> Result<FoundRow<'a>, Reject> {
     let EntryValue::Row { begun_at, row: Row::Columns { columns, .. }, .. } = &entry.value else {
         return Err(Reject::EntryNotShown { what: "a row in the range" });
     };
     if columns.len() > table.schema.columns.len() {
         return Err(Reject::Tree { reason: "a row has more columns than its table" });
     }
-    let row = FoundRow { key, begun_at: *begun_at, cells: columns };
+    let row = FoundRow { begun_at: *begun_at, cells: columns };
     if table.schema.primary_key.is_empty() {
         if key.len() != 8 {
             return Err(Reject::KeyMismatch);
