@@ -143,6 +143,7 @@ impl Execution {
                 | Payload::Completed
                 | Payload::TenantCreated { .. }
                 | Payload::Recovery(_)
+                | Payload::HeadAttested { .. }
                 | Payload::Checkpoint(_) => continue,
             };
             let catalog = self.catalog_now(context);
