@@ -13,6 +13,7 @@
 pub mod access;
 pub mod aggregate;
 pub mod bind;
+pub mod bind_returning;
 pub mod bind_select;
 pub mod bind_write;
 pub use crate::stdx::cbor;
@@ -38,6 +39,7 @@ pub mod schema;
 pub mod source;
 pub mod stored;
 pub mod value;
+pub mod versions;
 pub mod virtual_tables;
 
 pub use command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};

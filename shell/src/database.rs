@@ -56,6 +56,9 @@ pub struct Rows {
     pub rows: Vec<Vec<Value>>,
     /// The snapshot it was read at: the end of a transaction.
     pub position: Position,
+    /// The position that `AS OF` named, when it lies inside a transaction: what was read is the
+    /// state before that transaction.
+    pub asked: Option<Position>,
 }
 
 /// What a statement of either kind gave.
@@ -123,8 +126,12 @@ impl Verity {
         }
     }
 
-    /// Runs one statement of either kind.
+    /// Runs one statement of either kind. With RETURNING, a write gives rows.
     pub fn run(&self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
+        if reads::returns_rows(self, sql)? {
+            let reply = self.execute(sql, params)?;
+            return reads::returned(self, sql, params, &reply).map(Outcome::Rows);
+        }
         match reads::try_query(self, sql, params)? {
             Some(rows) => Ok(Outcome::Rows(rows)),
             None => self.execute(sql, params).map(Outcome::Committed),

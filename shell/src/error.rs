@@ -82,6 +82,24 @@ impl Error {
         }
     }
 
+    /// A stable code for programs: SQLSTATE, as PostgreSQL uses them where it has one, `VY…` else.
+    #[must_use]
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Error::Request(error) => error.sqlstate(),
+            Error::Directory { .. } | Error::Disk(_) => "58030",
+            Error::NotFormatted { .. } => "3D000",
+            Error::AlreadyFormatted { .. } | Error::NotEmpty { .. } => "42P04",
+            Error::Lock(_) => "55006",
+            Error::MasterKey(_) => "28000",
+            Error::Options(_) => "22023",
+            Error::Halted { .. } => "57P01",
+            Error::Unreadable(_) => "XX001",
+            Error::WrongKind(_) => "42809",
+            Error::Closed => "08003",
+        }
+    }
+
     /// For people: with the line of the statement and a caret, where the error knows its place.
     #[must_use]
     pub fn render(&self, statement: &str) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use verity_core::ids::{IdempotencyId, Position};
-use verity_core::kernel::{Commitment, Operation, RequestError};
+use verity_core::kernel::{Commitment, Operation, Reply, RequestError};
 use verity_core::node::{CommitmentRead, Read, ReadError, ReadResult};
 use verity_core::query::bind_write::{BoundInsert, CellPlan};
 use verity_core::query::{OnConflict, Prepared, SqlState, Statement, TableSchema, Value};
@@ -59,6 +59,7 @@ fn to_rows(result: ReadResult) -> Rows {
         columns: result.prepared.columns.iter().map(|column| column.name.clone()).collect(),
         rows: result.rows,
         position: result.position,
+        asked: result.asked,
     }
 }
 
@@ -105,6 +106,44 @@ fn refuse_write(prepared: &Prepared) -> Result<(), Error> {
 pub fn try_query(database: &Verity, sql: &str, params: &[Value]) -> Result<Option<Rows>, Error> {
     let prepared = prepare(database, sql)?;
     if prepared.is_write() { Ok(None) } else { query(database, &prepared, params).map(Some) }
+}
+
+/// Whether it is a write with RETURNING.
+pub fn returns_rows(database: &Verity, sql: &str) -> Result<bool, Error> {
+    // Binding costs; most statements do not have the word.
+    if !sql.as_bytes().windows(9).any(|word| word.eq_ignore_ascii_case(b"returning")) {
+        return Ok(false);
+    }
+    let prepared = prepare(database, sql)?;
+    Ok(prepared.is_write() && prepared.returning.is_some())
+}
+
+/// The rows of RETURNING, of a statement that has committed.
+pub fn returned(
+    database: &Verity,
+    sql: &str,
+    params: &[Value],
+    reply: &Reply,
+) -> Result<Rows, Error> {
+    loop {
+        let prepared = prepare(database, sql)?;
+        let Some(returning) = &prepared.returning else {
+            return Err(Error::WrongKind("the statement has no RETURNING"));
+        };
+        let names = || returning.columns.iter().map(|column| column.name.clone()).collect();
+        let position = reply.position.unwrap_or(Position::ZERO);
+        if reply.rows_affected() == 0 {
+            return Ok(Rows { columns: names(), rows: Vec::new(), position, asked: None });
+        }
+        let mut params = params.to_vec();
+        params.truncate(usize::from(prepared.parameters));
+        params.push(Value::Integer(i64::try_from(position.get()).unwrap_or(i64::MAX)));
+        match query(database, returning, &params) {
+            // The schema changed in between: bind again, the rows are in the log.
+            Err(error) if error.retryable() => {}
+            result => return result.map(|rows| Rows { position, ..rows }),
+        }
+    }
 }
 
 /// The newest snapshot of the tenant.

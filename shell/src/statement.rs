@@ -49,6 +49,18 @@ impl Statement {
         Ok(Statement { database: database.clone(), sql: sql.to_string(), bound })
     }
 
+    /// Whether it changes data, so that [`Statement::execute`] runs it.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        self.bound().plan.prepared.is_write()
+    }
+
+    /// Whether it is a write with RETURNING, which [`Verity::run`] runs.
+    #[must_use]
+    pub fn returns_rows(&self) -> bool {
+        self.bound().plan.prepared.returning.is_some()
+    }
+
     /// Names of the columns that a SELECT gives.
     #[must_use]
     pub fn columns(&self) -> Vec<String> {
@@ -113,7 +125,7 @@ impl Statement {
         let mut row = Vec::new();
         if let Some(PointRead { found, position }) = self.read_point(params, &mut row) {
             let rows = if found { vec![row] } else { Vec::new() };
-            return Ok(Rows { columns: self.columns(), rows, position });
+            return Ok(Rows { columns: self.columns(), rows, position, asked: None });
         }
         let prepared = self.plan().prepared;
         match reads::query(&self.database, &prepared, params) {

@@ -238,6 +238,34 @@ impl RequestError {
     }
 }
 
+impl RequestError {
+    /// A stable code for programs: SQLSTATE where PostgreSQL has one, `VY…` else.
+    #[must_use]
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            RequestError::Sql(error) => error.code.code(),
+            RequestError::WrongExpectedVersion { .. } => "VY002",
+            RequestError::StreamNameInvalid { .. } => "42602",
+            RequestError::IdempotencyExpired { .. } => "VY010",
+            RequestError::IdempotencyUnknown { .. } => "VY011",
+            RequestError::IdempotencyTooFarAhead { .. } => "VY012",
+            RequestError::IdempotencyReused { .. } => "VY013",
+            RequestError::AfterUnknown { .. } => "VY014",
+            RequestError::LimitExceeded { .. } | RequestError::TooLarge { .. } => "54000",
+            RequestError::GridFull { .. } => "53100",
+            RequestError::Empty => "42601",
+            RequestError::TenantUnknown(_) => "3D000",
+            RequestError::TenantExists(_) => "42P04",
+            RequestError::NotPermitted { .. } => "42501",
+            RequestError::KeyMissing(_) => "VY020",
+            RequestError::Retry(RetryReason::SchemaChanged) => "40001",
+            RequestError::Retry(RetryReason::QueueFull | RetryReason::CheckpointBehind) => "53000",
+            RequestError::Retry(RetryReason::DiskFull) => "53100",
+            RequestError::Retry(RetryReason::NotReady) => "57P03",
+        }
+    }
+}
+
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -71,6 +71,8 @@ pub struct ReadResult {
     pub rows: Vec<Row>,
     /// The snapshot that was read: the last position of a transaction.
     pub position: Position,
+    /// The position that `AS OF` named, when it lies inside a transaction.
+    pub asked: Option<Position>,
 }
 
 /// A SELECT on its way. Drive it with [`crate::node::Node::read`].
@@ -84,6 +86,7 @@ pub struct Read {
     pub(super) past: Option<Arc<Catalog>>,
     /// There is no such table now: what to say unless there was one then.
     pub(super) gone: Option<SqlError>,
+    asked: Option<Position>,
     rows: Vec<Row>,
     pins: Pins,
     log_pins: LogPins,
@@ -209,6 +212,7 @@ impl Read {
             stage: Stage::Bind,
             past: None,
             gone: None,
+            asked: None,
             rows: Vec::new(),
             pins: Pins::new(),
             log_pins: LogPins::default(),
@@ -224,7 +228,7 @@ impl Read {
     pub fn finish(self) -> Result<ReadResult, ReadError> {
         match self.stage {
             Stage::Done(Ok((prepared, position))) => {
-                Ok(ReadResult { prepared, rows: self.rows, position })
+                Ok(ReadResult { prepared, rows: self.rows, position, asked: self.asked })
             }
             Stage::Done(Err(error)) => Err(error),
             Stage::Bind | Stage::Search { .. } | Stage::Snapshot { .. } | Stage::Run(_) => {
@@ -371,6 +375,7 @@ impl Running {
                 let Some(snapshot) = snapshot else {
                     return Err(before_everything("position").into());
                 };
+                read.asked = (snapshot != position).then_some(position);
                 self.start(now, read, prepared, snapshot)
             }
             Stage::Run(_) => self.run_read(read),

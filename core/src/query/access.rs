@@ -49,7 +49,9 @@ fn key_columns(source: &Source) -> Vec<ColumnId> {
         Source::Table(schema) => schema.primary_key.clone(),
         // Events lie in order of position.
         Source::Virtual(VirtualTable::Events) => Vec::from([ColumnId::new(1)]),
-        Source::One | Source::Virtual(VirtualTable::Tables | VirtualTable::Columns) => Vec::new(),
+        Source::One
+        | Source::Versions(_)
+        | Source::Virtual(VirtualTable::Tables | VirtualTable::Columns) => Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::query::expr::{ArithmeticOp, CompareOp, Expr, Function};
 use crate::query::parse::{offset, parameter_index};
 use crate::query::schema::TableSchema;
 use crate::query::value::{ColumnType, TypeTag, Value};
+use crate::query::versions::Versions;
 use crate::query::virtual_tables::VirtualTable;
 use crate::time::Timestamp;
 
@@ -32,6 +33,7 @@ pub enum Source {
     One,
     Table(Arc<TableSchema>),
     Virtual(VirtualTable),
+    Versions(Versions),
 }
 
 impl Source {
@@ -50,6 +52,7 @@ impl Source {
                 .iter()
                 .map(|(name, column_type)| ((*name).to_owned(), *column_type))
                 .collect(),
+            Source::Versions(versions) => versions.columns(),
         }
     }
 
@@ -59,6 +62,9 @@ impl Source {
             Source::One => None,
             Source::Table(schema) => schema.columns.iter().position(|column| column.name == name),
             Source::Virtual(table) => table.columns().iter().position(|column| column.0 == name),
+            Source::Versions(versions) => {
+                versions.columns().iter().position(|column| column.0 == name)
+            }
         };
         at.map(|at| ColumnId::new(at as u32 + 1))
     }
@@ -70,6 +76,7 @@ impl Source {
             Source::One => None,
             Source::Table(schema) => schema.columns.get(at).map(|column| column.column_type),
             Source::Virtual(table) => table.columns().get(at).map(|column| column.1),
+            Source::Versions(versions) => versions.columns().get(at).map(|column| column.1),
         }
     }
 
@@ -79,6 +86,7 @@ impl Source {
             Source::One => "",
             Source::Table(schema) => &schema.name,
             Source::Virtual(table) => table.name(),
+            Source::Versions(versions) => &versions.schema.name,
         }
     }
 }

@@ -18,9 +18,10 @@ use crate::query::bind::{
 };
 use crate::query::error::{SqlError, SqlState};
 use crate::query::expr::Expr;
-use crate::query::parse::{AsOfSyntax, AsOfValue};
+use crate::query::parse::AsOfSyntax;
 use crate::query::schema::Catalog;
 use crate::query::value::{ColumnType, TypeTag, Value};
+use crate::query::versions::{Versions, VersionsKind};
 use crate::query::virtual_tables::VirtualTable;
 
 /// A column of a result.
@@ -290,16 +291,11 @@ impl<'a> Binding<'a> {
             }
         };
         if let (Some((_, place)), false) = (&as_of, matches!(source, Source::Table(_))) {
-            return Err(not_supported("AS OF is for tables; here it is", "leave it out").at(*place));
+            let message = "AS OF, HISTORY OF and DIFF OF are for tables; here they are";
+            return Err(not_supported(message, "leave it out").at(*place));
         }
-        let mut parameters = match &as_of {
-            Some((
-                AsOfSyntax::Position(AsOfValue::Parameter(index))
-                | AsOfSyntax::Timestamp(AsOfValue::Parameter(index)),
-                _,
-            )) => index + 1,
-            _ => 0,
-        };
+        let mut parameters = as_of.as_ref().map_or(0, |(syntax, _)| syntax.parameters());
+        let source = with_versions(source, as_of.as_ref());
         let scope = |aggregates| {
             let mut scope = Scope::new(sql, &source, aggregates);
             scope.alias = alias.clone();
@@ -566,12 +562,33 @@ impl<'a> Binding<'a> {
     }
 }
 
+/// HISTORY OF and DIFF OF are about the table's versions, not about its rows.
+fn with_versions(source: Source, as_of: Option<&(AsOfSyntax, u32)>) -> Source {
+    let kind = match as_of {
+        Some((AsOfSyntax::History, _)) => VersionsKind::History,
+        Some((AsOfSyntax::Diff(..), _)) => VersionsKind::Diff,
+        Some((AsOfSyntax::Returning { deleted, .. }, _)) => {
+            VersionsKind::Returning { deleted: *deleted }
+        }
+        Some((AsOfSyntax::Position(_) | AsOfSyntax::Timestamp(_), _)) | None => return source,
+    };
+    match source {
+        Source::Table(schema) => Source::Versions(Versions { schema, kind }),
+        Source::One | Source::Virtual(_) | Source::Versions(_) => source,
+    }
+}
+
 fn is_plain_wildcard(options: &ast::WildcardAdditionalOptions) -> bool {
     *options == ast::WildcardAdditionalOptions::default()
 }
 
 fn all_columns(source: &Source, outputs: &mut Vec<Expr>, columns: &mut Vec<OutputColumn>) {
-    for ((name, column_type), id) in source.columns().into_iter().zip(1..) {
+    let mut all: Vec<((String, ColumnType), u32)> = source.columns().into_iter().zip(1..).collect();
+    if let Source::Versions(versions) = source {
+        // What is known of a version stands before the row.
+        all.rotate_right(versions.own_columns().len());
+    }
+    for ((name, column_type), id) in all {
         outputs.push(Expr::Column(ColumnId::new(id)));
         columns.push(OutputColumn { name, column_type: Some(column_type) });
     }

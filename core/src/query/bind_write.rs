@@ -373,7 +373,7 @@ pub fn bind_drop(
     };
     match find_source(catalog, sql, name) {
         Ok(Source::Table(schema)) => Ok(Some(schema)),
-        Ok(Source::One | Source::Virtual(_)) => {
+        Ok(Source::One | Source::Virtual(_) | Source::Versions(_)) => {
             Err(with_place(read_only(), position_of(sql, name)))
         }
         Err(error) if error.code == SqlState::UndefinedTable && if_exists => Ok(None),
@@ -388,7 +388,9 @@ fn read_only() -> SqlError {
 fn as_table(source: Source, place: Option<u32>) -> Result<Arc<TableSchema>, SqlError> {
     match source {
         Source::Table(schema) => Ok(schema),
-        Source::One | Source::Virtual(_) => Err(with_place(read_only(), place)),
+        Source::One | Source::Virtual(_) | Source::Versions(_) => {
+            Err(with_place(read_only(), place))
+        }
     }
 }
 

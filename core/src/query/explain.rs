@@ -56,6 +56,7 @@ fn read_line(source: &Source, conditions: &KeyConditions, reverse: bool) -> Stri
         Source::Virtual(VirtualTable::Tables | VirtualTable::Columns) => {
             format!("catalog view {name}")
         }
+        Source::Versions(_) => unreachable!("described with their filter"),
         Source::Table(_) if conditions.is_point() => {
             format!("lookup in {name} by primary key ({})", conditions.describe(source))
         }
@@ -68,8 +69,12 @@ fn read_line(source: &Source, conditions: &KeyConditions, reverse: bool) -> Stri
 
 fn explain_select(select: &Select) -> Vec<String> {
     let reverse = select.order_by_key == Some(true);
-    let mut lines = Vec::from([read_line(&select.source, &select.conditions, reverse)]);
-    if select.as_of.is_some() {
+    let first = match &select.source {
+        Source::Versions(versions) => versions.describe(select.filter.as_ref()),
+        source => read_line(source, &select.conditions, reverse),
+    };
+    let mut lines = Vec::from([first]);
+    if select.as_of.is_some() && !matches!(select.source, Source::Versions(_)) {
         lines.push(String::from("as of an earlier position: versions from history"));
     }
     if select.filter.is_some() && !select.conditions.is_lookup {

@@ -64,6 +64,33 @@ impl Dialect for VerityDialect {
 pub enum AsOfSyntax {
     Position(AsOfValue),
     Timestamp(AsOfValue),
+    /// `HISTORY OF t`: every version.
+    History,
+    /// `DIFF OF t BETWEEN POSITION a AND b`.
+    Diff(AsOfValue, AsOfValue),
+    /// What the transaction that ended at a position made of the rows; never written in SQL.
+    Returning {
+        deleted: bool,
+        at: AsOfValue,
+    },
+}
+
+impl AsOfSyntax {
+    /// How many parameters it needs: the largest number.
+    #[must_use]
+    pub fn parameters(&self) -> u16 {
+        let of = |value: &AsOfValue| match value {
+            AsOfValue::Parameter(index) => index + 1,
+            AsOfValue::Number(_) | AsOfValue::Text(_) | AsOfValue::Null => 0,
+        };
+        match self {
+            AsOfSyntax::Position(value)
+            | AsOfSyntax::Timestamp(value)
+            | AsOfSyntax::Returning { at: value, .. } => of(value),
+            AsOfSyntax::History => 0,
+            AsOfSyntax::Diff(from, to) => of(from).max(of(to)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +151,41 @@ pub fn split(sql: &str) -> Result<Vec<core::ops::Range<usize>>, SqlError> {
         Some(at(first.span.start)..at(last.span.end))
     };
     Ok(tokenize(sql)?.iter().filter_map(range).collect())
+}
+
+/// The statement with `AS OF …` after its table; None: it is no SELECT of a table, or says so
+/// already.
+#[must_use]
+pub fn with_as_of(sql: &str, as_of: &str) -> Option<String> {
+    let statements = tokenize(sql).ok()?;
+    let [tokens] = statements.as_slice() else { return None };
+    let explain = usize::from(word(tokens.first()).as_deref() == Some("explain"));
+    let travels = |pair: &[TokenWithSpan]| {
+        word(pair.get(1)).as_deref() == Some("of")
+            && matches!(word(pair.first()).as_deref(), Some("as" | "history" | "diff"))
+    };
+    if word(tokens.get(explain)).as_deref() != Some("select") || tokens.windows(2).any(travels) {
+        return None;
+    }
+    let mut depth = 0_usize;
+    for (at, token) in tokens.iter().enumerate() {
+        match &token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            other if depth == 0 && keyword(other) == Some(Keyword::FROM) => {
+                let table = tokens.get(at + 1)?;
+                if let Token::Word(name) = &table.token
+                    && !name.value.starts_with("__")
+                {
+                    let end = offset(sql, table.span.end)? as usize;
+                    return Some(format!("{} AS OF {as_of}{}", &sql[..end], &sql[end..]));
+                }
+                return None;
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 fn statements(sql: &str) -> Result<Vec<Vec<TokenWithSpan>>, SqlError> {
@@ -200,7 +262,15 @@ fn parse_statement(sql: &str, mut tokens: Vec<TokenWithSpan>) -> Result<Parsed, 
     refuse_by_first_word(sql, &tokens)?;
     check_shape(sql, &tokens)?;
     number_parameters(sql, &mut tokens)?;
-    let as_of = take_as_of(sql, &mut tokens)?;
+    let versions = take_versions(sql, &mut tokens)?;
+    let as_of = match (versions, take_as_of(sql, &mut tokens)?) {
+        (Some(_), Some((_, place))) => {
+            return Err(syntax("HISTORY OF and DIFF OF take no AS OF")
+                .at(place)
+                .hint("for versions up to a position, add WHERE __position <= n"));
+        }
+        (versions, as_of) => versions.or(as_of),
+    };
     let end = tokens.last().map_or(Location::new(1, 1), |token| token.span.end);
     // The parser reports "end of file" at this place.
     tokens.push(TokenWithSpan { token: Token::EOF, span: Span::new(end, end) });
@@ -266,9 +336,7 @@ fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlEr
         ("show" | "describe" | "desc" | "pragma", _) => {
             refuse("this statement", "query __tables and __columns")
         }
-        ("history" | "diff", "of") => {
-            refuse("this statement", "query __events, or SELECT … AS OF POSITION n")
-        }
+        ("history" | "diff", "of") => Ok(()),
         ("set" | "reset", _) => refuse("SET", "there are no session settings"),
         _ => {
             let shown = tokens.first().map_or(String::new(), |token| token.token.to_string());
@@ -396,6 +464,105 @@ pub fn parameter_index(placeholder: &str) -> Option<u16> {
     placeholder.strip_prefix('$')?.parse::<u16>().ok()?.checked_sub(1)
 }
 
+/// `HISTORY OF t` as a statement reads like `SELECT * FROM HISTORY OF t`; within FROM the two words
+/// are taken out and remembered. `DIFF OF t BETWEEN POSITION a AND b` likewise.
+fn take_versions(
+    sql: &str,
+    tokens: &mut Vec<TokenWithSpan>,
+) -> Result<Option<(AsOfSyntax, u32)>, SqlError> {
+    let is = |tokens: &[TokenWithSpan], at: usize, text: &str| {
+        word(tokens.get(at)).as_deref() == Some(text)
+    };
+    let mut found = None;
+    let mut at = 0;
+    while at + 1 < tokens.len() {
+        let kind = word(tokens.get(at));
+        let kind = kind.as_deref().filter(|kind| matches!(*kind, "history" | "diff"));
+        let after_from = at == 0 || is(tokens, at - 1, "from");
+        let (Some(kind), true, true) = (kind, after_from, is(tokens, at + 1, "of")) else {
+            at += 1;
+            continue;
+        };
+        let is_diff = kind == "diff";
+        let span = tokens[at].span;
+        let place = offset(sql, span.start).unwrap_or(0);
+        if found.is_some() {
+            return Err(syntax("one table at a time").at(place));
+        }
+        tokens.drain(at..at + 2);
+        if at == 0 {
+            let text = |text: &str| TokenWithSpan { token: Token::make_keyword(text), span };
+            let star = TokenWithSpan { token: Token::Mul, span };
+            tokens.splice(0..0, [text("SELECT"), star, text("FROM")]);
+            at = 3;
+        }
+        found = Some(if is_diff {
+            // The table's name, of one part, comes first.
+            (take_between(sql, tokens, at + 1)?, place)
+        } else {
+            (AsOfSyntax::History, place)
+        });
+    }
+    Ok(found)
+}
+
+/// `BETWEEN POSITION a AND b`, which stands at `at`.
+fn take_between(
+    sql: &str,
+    tokens: &mut Vec<TokenWithSpan>,
+    at: usize,
+) -> Result<AsOfSyntax, SqlError> {
+    let end = offset(sql, tokens.last().map_or(Location::new(1, 1), |token| token.span.end));
+    let place = |tokens: &[TokenWithSpan], at: usize| {
+        tokens.get(at).and_then(|token| offset(sql, token.span.start)).or(end).unwrap_or(0)
+    };
+    let expect = |tokens: &[TokenWithSpan], at: usize, text: &str| {
+        if word(tokens.get(at)).as_deref() == Some(text) {
+            return Ok(());
+        }
+        Err(syntax(format!("{} is expected here", text.to_uppercase()))
+            .at(place(tokens, at))
+            .hint("DIFF OF t BETWEEN POSITION 17 AND 42"))
+    };
+    expect(tokens, at, "between")?;
+    expect(tokens, at + 1, "position")?;
+    let mut next = at + 2;
+    let mut values = Vec::new();
+    for last in [false, true] {
+        let Some((value, size)) = as_of_value(&tokens[next.min(tokens.len())..]) else {
+            return Err(syntax("a position is expected here").at(place(tokens, next)));
+        };
+        values.push(value);
+        next += size;
+        if !last {
+            expect(tokens, next, "and")?;
+            next += 1;
+        }
+    }
+    tokens.drain(at..next);
+    let (Some(to), Some(from)) = (values.pop(), values.pop()) else {
+        unreachable!("two values were read")
+    };
+    Ok(AsOfSyntax::Diff(from, to))
+}
+
+/// A number with its sign, a text, a parameter or NULL, and how many tokens it takes.
+fn as_of_value(tokens: &[TokenWithSpan]) -> Option<(AsOfValue, usize)> {
+    let negative = tokens.first().map(|token| &token.token) == Some(&Token::Minus);
+    let at = usize::from(negative);
+    let value = match &tokens.get(at)?.token {
+        Token::Number(number, _) => {
+            let sign = if negative { "-" } else { "" };
+            AsOfValue::Number(format!("{sign}{number}"))
+        }
+        Token::SingleQuotedString(text) if !negative => AsOfValue::Text(text.clone()),
+        Token::Placeholder(text) if !negative => AsOfValue::Parameter(parameter_index(text)?),
+        token if keyword(token) == Some(Keyword::NULL) && !negative => AsOfValue::Null,
+        _ => return None,
+    };
+    Some((value, at + 1))
+}
+
 fn take_as_of(
     sql: &str,
     tokens: &mut Vec<TokenWithSpan>,
@@ -420,26 +587,12 @@ fn take_as_of(
         }
         let is_position = kind == "position";
         let mut size = 3;
-        let mut negative = false;
         // AS OF TIMESTAMP TIMESTAMP '…' is what a careful writer might write.
         if !is_position && word(tokens.get(at + size)).as_deref() == Some("timestamp") {
             size += 1;
         }
-        if tokens.get(at + size).map(|token| &token.token) == Some(&Token::Minus) {
-            negative = true;
-            size += 1;
-        }
-        let value = match tokens.get(at + size).map(|token| &token.token) {
-            Some(Token::Number(number, _)) => {
-                let sign = if negative { "-" } else { "" };
-                Some(AsOfValue::Number(format!("{sign}{number}")))
-            }
-            Some(Token::SingleQuotedString(text)) => Some(AsOfValue::Text(text.clone())),
-            Some(Token::Placeholder(text)) => parameter_index(text).map(AsOfValue::Parameter),
-            Some(token) if keyword(token) == Some(Keyword::NULL) => Some(AsOfValue::Null),
-            Some(_) | None => None,
-        };
-        let Some(value) = value else {
+        let Some((value, value_size)) = as_of_value(&tokens[(at + size).min(tokens.len())..])
+        else {
             let place = tokens.get(at + size).and_then(|token| offset(sql, token.span.start));
             return Err(syntax("AS OF needs a number, a text or a parameter")
                 .at(place.unwrap_or(sql.len() as u32))
@@ -447,7 +600,7 @@ fn take_as_of(
                     "AS OF POSITION 42, AS OF TIMESTAMP '2026-11-21 02:05:04', AS OF POSITION ?",
                 ));
         };
-        tokens.drain(at..=at + size);
+        tokens.drain(at..at + size + value_size);
         let syntax =
             if is_position { AsOfSyntax::Position(value) } else { AsOfSyntax::Timestamp(value) };
         found = Some((syntax, place));

@@ -15,6 +15,7 @@ use sqlparser::ast;
 use crate::ids::{Position, SchemaVersion, TableId};
 use crate::limits::INSERT_BYTES_MAX;
 use crate::query::bind::{Source, with_place};
+use crate::query::bind_returning::{bind_returning, not_alone, take_returning};
 use crate::query::bind_select::{OutputColumn, Select, bind_select};
 use crate::query::bind_write::{
     BoundInsert, CellPlan, bind_create_table, bind_delete, bind_drop, bind_insert, bind_update,
@@ -53,6 +54,9 @@ pub struct Prepared {
     pub columns: Vec<OutputColumn>,
     /// Values it needs.
     pub parameters: u16,
+    /// Of a write: the SELECT of its RETURNING clause, to be run when it has committed. Its last
+    /// parameter is the last position of the transaction.
+    pub returning: Option<Arc<Prepared>>,
 }
 
 /// What a read is as of.
@@ -67,10 +71,15 @@ pub enum AsOf {
 pub fn prepare(catalog: &Catalog, sql: &str) -> Result<Vec<Prepared>, SqlError> {
     let mut catalog = Cow::Borrowed(catalog);
     let mut prepared = Vec::new();
-    for parsed in parse(sql)? {
+    let statements = parse(sql)?;
+    let alone = statements.len() == 1;
+    for parsed in statements {
         let start = parsed.start;
         let next = bind_statement(&catalog, sql, parsed)
             .map_err(|error| with_place(error, Some(start)))?;
+        if next.returning.is_some() && !alone {
+            return Err(not_alone(start));
+        }
         if !next.explain {
             preview(&mut catalog, &next.statement);
         }
@@ -110,7 +119,7 @@ fn preview(catalog: &mut Cow<'_, Catalog>, statement: &Statement) {
 }
 
 fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepared, SqlError> {
-    let Parsed { statement, explain, as_of, start: _ } = parsed;
+    let Parsed { mut statement, explain, as_of, start: _ } = parsed;
     if let (Some((_, place)), false) = (&as_of, matches!(statement, ast::Statement::Query(_))) {
         return Err(SqlError::new(
             SqlState::SyntaxError,
@@ -118,8 +127,14 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
         )
         .at(*place));
     }
-    let write =
-        |statement, parameters| Prepared { statement, explain, columns: Vec::new(), parameters };
+    let clause = take_returning(&mut statement);
+    let write = |statement, parameters| Prepared {
+        statement,
+        explain,
+        columns: Vec::new(),
+        parameters,
+        returning: None,
+    };
     let mut prepared = match statement {
         ast::Statement::Query(query) => {
             let bound = bind_select(catalog, sql, &query, as_of)?;
@@ -128,6 +143,7 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
                 explain,
                 columns: bound.columns,
                 parameters: bound.parameters,
+                returning: None,
             }
         }
         ast::Statement::Insert(insert) => {
@@ -163,6 +179,16 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
             ));
         }
     };
+    if let Some(clause) = clause {
+        let bound = bind_returning(catalog, sql, clause, prepared.parameters)?;
+        prepared.returning = Some(Arc::new(Prepared {
+            statement: Statement::Select(Box::new(bound.select)),
+            explain: false,
+            columns: bound.columns,
+            parameters: bound.parameters,
+            returning: None,
+        }));
+    }
     if prepared.explain {
         prepared.columns = Vec::from([OutputColumn {
             name: String::from("plan"),
@@ -190,6 +216,7 @@ impl Prepared {
             Statement::Insert(insert) => &insert.schema,
             Statement::Select(select) => match &select.source {
                 Source::Table(schema) => schema,
+                Source::Versions(versions) => &versions.schema,
                 Source::One | Source::Virtual(_) => return None,
             },
         };
@@ -223,8 +250,42 @@ impl Prepared {
         let resolved = match syntax {
             AsOfSyntax::Position(value) => as_of_position(value, parameters, head),
             AsOfSyntax::Timestamp(value) => as_of_timestamp(value, parameters),
+            // All versions are read as of now.
+            AsOfSyntax::History => return Ok(None),
+            AsOfSyntax::Diff(..) => return self.diff_between(parameters, head).map(|_| None),
+            AsOfSyntax::Returning { .. } => return Ok(None),
         };
         resolved.map(Some).map_err(|error| error.at(*place))
+    }
+
+    /// The two positions of a DIFF OF; None: it is none.
+    pub fn diff_between(
+        &self,
+        parameters: &[Value],
+        head: Position,
+    ) -> Result<Option<(Position, Position)>, SqlError> {
+        let Statement::Select(select) = &self.statement else { return Ok(None) };
+        let (from, to, place) = match &select.as_of {
+            Some((AsOfSyntax::Diff(from, to), place)) => (from, to, place),
+            // One transaction: both are its last position, until the log tells its first.
+            Some((AsOfSyntax::Returning { at, .. }, place)) => (at, at, place),
+            _ => return Ok(None),
+        };
+        let resolve = |value| match as_of_position(value, parameters, head) {
+            Ok(AsOf::Position(position)) => Ok(position),
+            Ok(AsOf::Timestamp(_)) => unreachable!("a position was asked for"),
+            Err(error) => Err(error.at(*place)),
+        };
+        let (from, to) = (resolve(from)?, resolve(to)?);
+        if from > to {
+            return Err(SqlError::new(
+                SqlState::InvalidPosition,
+                format!("DIFF OF goes from an earlier position to a later one, not {from} to {to}"),
+            )
+            .at(*place)
+            .hint(format!("write BETWEEN POSITION {to} AND {from}")));
+        }
+        Ok(Some((from, to)))
     }
 
     /// The command of a write. `Nothing` when there is nothing to do.

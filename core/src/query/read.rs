@@ -34,6 +34,7 @@ use crate::query::schema::Catalog;
 use crate::query::source::{RowScan, RowSource};
 use crate::query::stored::StoredRow;
 use crate::query::value::Value;
+use crate::query::versions::VersionScan;
 use crate::query::virtual_tables::{EventRow, VirtualTable, catalog_rows};
 use crate::store::{Fault, Store};
 
@@ -117,6 +118,7 @@ enum Stage {
         high: u64,
         reverse: bool,
     },
+    Versions(VersionScan),
     /// All rows were read; results come out.
     Output,
     Done,
@@ -221,13 +223,31 @@ impl ReadTask {
             Stage::Start => self.start(select, world)?,
             Stage::Rows(_) => self.read_rows(select, world)?,
             Stage::Events { .. } => self.read_events(select, world)?,
+            Stage::Versions(_) => self.read_versions(select, world)?,
             Stage::Output => self.output(select)?,
             Stage::Done => {}
         }
         Ok(if self.is_done() { ReadProgress::Done } else { ReadProgress::More })
     }
 
+    fn read_versions(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
+        let Stage::Versions(mut scan) = core::mem::replace(&mut self.stage, Stage::Done) else {
+            unreachable!("the caller matched the stage")
+        };
+        let outcome = scan.scan(world, &mut |row| self.take(select, RowView::Values(row)));
+        match outcome {
+            Ok(ControlFlow::Continue(())) => self.finish(select)?,
+            Ok(ControlFlow::Break(())) => self.stage = Stage::Versions(scan),
+            Err(stop) => {
+                self.stage = Stage::Versions(scan);
+                return Err(stop);
+            }
+        }
+        Ok(())
+    }
+
     fn start(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
+        let prepared = self.prepared.clone();
         let reverse = select.order_by_key == Some(true);
         match &select.source {
             Source::One => {
@@ -246,6 +266,15 @@ impl ReadTask {
                     }
                 }
                 self.stage = Stage::Output;
+            }
+            Source::Versions(versions) => {
+                let between = prepared.diff_between(&self.parameters, self.position)?;
+                let env = Env::constant(&self.parameters, &self.context);
+                let filter = select.filter.as_ref();
+                let (tenant, position) = (self.tenant, self.position);
+                let scan = VersionScan::new(versions, tenant, position, between, filter, &env)?;
+                self.stage = Stage::Versions(scan);
+                self.read_versions(select, world)?;
             }
             Source::Table(schema) => {
                 if schema.created_at > self.position {

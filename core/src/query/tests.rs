@@ -7,3 +7,4 @@ mod fuzz;
 mod logic;
 mod random;
 mod reads;
+mod versions;

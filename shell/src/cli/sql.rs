@@ -1,10 +1,16 @@
-//! `verity sql`: statements from `-c` or standard input, one after the other.
+//! `verity sql`: statements from `-c` or standard input, one after the other; on a terminal a shell
+//! (`interactive`).
 //!
 //! Each statement is a transaction of its own, unless it stands between BEGIN and COMMIT: those run
 //! as one atomic request at COMMIT. The first error ends the run with exit code 1; what committed
 //! before it stays.
 
-use std::io::Read;
+mod input;
+mod interactive;
+mod running;
+mod schema;
+
+use std::io::{IsTerminal, Read};
 
 use serde_json::{Value as Json, json};
 use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value, Verity};
@@ -16,6 +22,16 @@ use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
 const INPUT_BYTES_MAX: u64 = 256 << 20;
 
 pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
+    let on_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if args.command.is_none() && on_terminal && !output.is_json() {
+        let database = open_or_make(&global.options(), &args.data, output)?;
+        let tenant = database.tenant(TenantId::new(args.tenant));
+        let result = interactive::run(&tenant, &args.data, output);
+        drop(tenant);
+        let closed = database.close();
+        result?;
+        return closed.map_err(Failure::from);
+    }
     let text = match &args.command {
         Some(text) => text.clone(),
         None => read_input()?,
@@ -120,12 +136,16 @@ fn error_object(error: &verity::Error) -> Json {
     match error.sql() {
         Some(sql) => json!({
             "error": sql.message,
-            "sqlstate": sql.code.code(),
+            "sqlstate": error.sqlstate(),
             "offset": sql.position,
             "hint": sql.hint,
             "retryable": sql.retryable(),
         }),
-        None => json!({ "error": error.to_string() }),
+        None => json!({
+            "error": error.to_string(),
+            "sqlstate": error.sqlstate(),
+            "retryable": error.retryable(),
+        }),
     }
 }
 
@@ -137,6 +157,8 @@ pub fn show_rows(rows: &Rows, output: &Output) {
             "columns": rows.columns,
             "rows": cells,
             "position": rows.position.get(),
+            // Where AS OF named a position inside a transaction: `position` is the one before.
+            "position_asked": rows.asked.map(|asked| asked.get()),
         }));
         return;
     }
@@ -144,7 +166,11 @@ pub fn show_rows(rows: &Rows, output: &Output) {
         output.line(line);
     }
     let count = rows.rows.len();
-    let note = format!("({count} row{} at position {})", plural(count as u64), rows.position);
+    let asked = rows.asked.map_or(String::new(), |asked| {
+        format!("; {asked} lies inside a transaction, so this is the one before")
+    });
+    let note =
+        format!("({count} row{} at position {}{asked})", plural(count as u64), rows.position);
     output.line(output.dim(&note));
 }
 

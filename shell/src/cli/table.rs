@@ -50,6 +50,12 @@ fn is_number(value: &Value) -> bool {
     matches!(value, Value::Integer(_) | Value::Double(_) | Value::Decimal(_))
 }
 
+/// Without control characters, which could repaint the terminal; line ends stay.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '·' } else { c }).collect()
+}
+
 fn clean(text: &str) -> String {
     let mut out = String::new();
     for (count, c) in text.chars().enumerate() {

@@ -39,6 +39,8 @@ pub struct Database {
     pub keep_past: bool,
     pub past: BTreeMap<Position, Rows>,
     pub now: Rows,
+    /// Records of changes, kept with the past.
+    events: BTreeMap<Position, EventRow>,
     keys: BTreeMap<TenantId, PageKey>,
     disk: BTreeMap<u64, Vec<u8>>,
     /// Forget every page after each step of a read.
@@ -82,6 +84,7 @@ impl Database {
             keep_past: false,
             past: BTreeMap::new(),
             now: Rows::new(),
+            events: BTreeMap::new(),
             keys: (0..2).map(|id| (TenantId::new(id), PageKey::new(&[id as u8; 32]))).collect(),
             disk: BTreeMap::new(),
             evict: false,
@@ -145,7 +148,11 @@ impl Database {
     pub fn step(&mut self, task: &mut ReadTask) -> Result<ReadProgress, SqlError> {
         let mut pins = Pins::new();
         loop {
-            let mut events = event;
+            let recorded = &self.events;
+            let mut events = |position| match recorded.get(&position) {
+                Some(row) => EventRead::Row(row.clone()),
+                None => event(position),
+            };
             let mut world =
                 ReadWorld { store: &self.store, catalog: &self.catalog, events: &mut events };
             let outcome = task.step(&mut world);
@@ -329,6 +336,9 @@ impl Database {
         let rows = TreeRef::new(TENANT, schema.rows);
         let history = TreeRef::new(TENANT, schema.history);
         let old = self.store.get(rows, &key).unwrap().map(|bytes| bytes.into_owned());
+        if self.keep_past {
+            self.record(schema, &key, row.as_deref(), old.is_some());
+        }
         if let Some(old) = old {
             let _ = StoredRow::new(&old);
             self.store.put(history, &history_key(&key, self.next), &old).unwrap();
@@ -348,6 +358,32 @@ impl Database {
         }
         self.catalog.set_changed_at(schema.id, self.next);
         self.passed();
+    }
+
+    fn record(&mut self, schema: &TableSchema, key: &[u8], row: Option<&[Value]>, existed: bool) {
+        let mut columns = Vec::new();
+        match (row, schema.hidden_key()) {
+            (_, true) => {
+                let key = i64::from_be_bytes(key.try_into().unwrap());
+                columns.push((ColumnId::new(0), Value::Integer(key)));
+            }
+            (None, false) => {
+                let values = crate::query::key::decode_key(schema, key).unwrap();
+                columns.extend(schema.primary_key.iter().copied().zip(values));
+            }
+            (Some(_), false) => {}
+        }
+        let row = row.unwrap_or_default().iter().cloned();
+        columns.extend((1..).map(ColumnId::new).zip(row));
+        let kind = match (columns.len() > schema.primary_key.len(), existed) {
+            (true, false) => "insert",
+            (true, true) => "update",
+            (false, _) => "delete",
+        };
+        let EventRead::Row(made_up) = event(self.next) else { unreachable!("not the first") };
+        let (kind, stream) = (kind.into(), schema.stream);
+        let event = EventRow { kind, stream, columns: Some(columns), ..made_up };
+        self.events.insert(self.next, event);
     }
 
     fn passed(&mut self) {

@@ -262,12 +262,12 @@ fn deliberately_missing() {
     "#]],
     );
     check(
-        "INSERT INTO p VALUES (1, 'a') RETURNING id",
+        "DELETE FROM p RETURNING id; SELECT 1",
         &expect![[r#"
-            error 0A000: RETURNING is not supported
-            line 1: INSERT INTO p VALUES (1, 'a') RETURNING id
-                                                            ^
-            hint: the reply names the position: SELECT by key
+            error 0A000: RETURNING in a request of several statements is not supported
+            line 1: DELETE FROM p RETURNING id; SELECT 1
+                    ^
+            hint: send the statement alone, or read the rows AS OF the position of the reply
         "#]],
     );
     check(

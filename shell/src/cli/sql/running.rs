@@ -1,0 +1,104 @@
+//! Running a statement so that Ctrl-C ends the statement and not the shell.
+//!
+//! Invariant: a read is given up at the next slice, and what it pinned is free again. A write that
+//! was sent cannot be called back: its outcome is waited for and told.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+use verity::{Error, Outcome, Verity};
+
+/// How long a wait lasts before the flag is looked at again: the signal wakes nobody.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Set by Ctrl-C.
+#[derive(Clone, Debug)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From now on SIGINT sets the flag instead of ending the process.
+    pub fn install() -> std::io::Result<Interrupt> {
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&flag))?;
+        Ok(Interrupt(flag))
+    }
+
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// How a statement ended.
+#[derive(Debug)]
+pub enum Ended {
+    Done(Box<Outcome>),
+    Failed(Error),
+    Cancelled,
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs one statement of either kind.
+pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
+    interrupt.clear();
+    let statement = match database.prepare(sql) {
+        Ok(statement) => statement,
+        Err(error) => return Ended::Failed(error),
+    };
+    if statement.returns_rows() && statement.is_write() {
+        return match database.run(sql, &[]) {
+            Ok(outcome) => Ended::Done(Box::new(outcome)),
+            Err(error) => Ended::Failed(error),
+        };
+    }
+    let is_write = statement.is_write();
+    if !is_write {
+        return match wait(database.query_async(sql, &[]), || interrupt.take()) {
+            Some(Ok(rows)) => Ended::Done(Box::new(Outcome::Rows(rows))),
+            Some(Err(error)) => Ended::Failed(error),
+            None => Ended::Cancelled,
+        };
+    }
+    let told = || {
+        if interrupt.take() {
+            eprintln!("a write that was sent cannot be called back; waiting for its outcome");
+        }
+        false
+    };
+    match wait(database.execute_async(sql, &[]), told) {
+        Some(Ok(reply)) => Ended::Done(Box::new(Outcome::Committed(reply))),
+        Some(Err(error)) => Ended::Failed(error),
+        None => unreachable!("a write is not given up"),
+    }
+}
+
+/// Drives a future on this thread; None: `give_up` said so.
+fn wait<F: Future>(future: F, mut give_up: impl FnMut() -> bool) -> Option<F::Output> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
+        }
+        if give_up() {
+            return None;
+        }
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
+}
