@@ -89,11 +89,11 @@ impl World {
                     self.files.remove(&file);
                     Input::Done { io, result: Ok(()) }
                 }
-                Effect::Wrap { io, key } => {
-                    Input::Wrapped { io, key: Ok(wrap_key(&self.master, [9; 12], &[], &key)) }
+                Effect::Wrap { io, key, purpose } => {
+                    Input::Wrapped { io, key: Ok(wrap_key(&self.master, [9; 12], purpose, &key)) }
                 }
-                Effect::Unwrap { io, key } => {
-                    Input::Unwrapped { io, key: unwrap_key(&self.master, &[], &key) }
+                Effect::Unwrap { io, key, purpose } => {
+                    Input::Unwrapped { io, key: unwrap_key(&self.master, purpose, &key) }
                 }
                 Effect::Event(_) => continue,
             };
