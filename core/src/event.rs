@@ -54,6 +54,13 @@ events! {
     JournalFull { op: Op },
     /// The wall clock is further ahead than one prepare may step.
     ClockStepLimited { op: Op, ahead_ns: u64 },
+    // vsr, in a cluster
+    /// This replica may have acknowledged more than its disk holds.
+    ReplicaUncertain { op: Op },
+    ViewStarted { view: u64, op: Op },
+    /// A log that a later view excluded is erased above this op.
+    LogTruncated { op: Op },
+    PrepareRepaired { op: Op },
     // store
     PageFault { page: u32 },
     PageCorrupt { page: u32 },

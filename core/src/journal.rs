@@ -66,6 +66,7 @@ pub(crate) mod fake_disk;
 mod format;
 mod prepare;
 mod recovery;
+mod replicated;
 mod ring;
 mod scan;
 mod slots;
@@ -86,6 +87,9 @@ use crate::limits::{
 pub use format::JournalFormat;
 pub use prepare::{Operation, Prepare, PrepareBuffer, PrepareError, PrepareHeader, check_body};
 pub use recovery::JournalRecovery;
+pub use replicated::{
+    ReadBack, RecoveredReplica, ReplicaJournal, ReplicaJournalRecovery, State as EntryState,
+};
 pub use ring::Ring;
 pub use scan::{Scan, walk};
 

@@ -30,5 +30,6 @@ pub mod store;
 pub mod superblock;
 pub mod time;
 pub mod vsr;
+pub mod wire;
 #[cfg(verity_zoo)]
 pub mod zoo;

@@ -135,9 +135,18 @@ pub const JOURNAL_CHUNK_BYTES: usize = PREPARE_SIZE_MAX;
 pub const JOURNAL_CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Writes of redundant headers in flight.
 pub const JOURNAL_HEADER_WRITES_MAX: usize = PIPELINE_MAX;
+/// Erased prepares whose pages are being zeroed at once.
+pub const JOURNAL_ERASES_MAX: usize = PIPELINE_MAX;
 /// With one replica, redundant headers of a quiet journal reach the disk at most this much later
 /// than their prepares.
 pub const JOURNAL_HEADER_DELAY_NS: u64 = 5 * crate::time::MILLISECOND_NS;
+
+/// Header of a message between replicas.
+pub const REPLICA_MESSAGE_HEADER_SIZE: usize = 208;
+/// Payload of a frame: the largest is a prepare on its way to a backup.
+pub const FRAME_PAYLOAD_SIZE_MAX: usize = REPLICA_MESSAGE_HEADER_SIZE + PREPARE_SIZE_MAX;
+/// Prepare headers in one message.
+pub const MESSAGE_HEADERS_MAX: usize = 64;
 
 /// How far ahead `not_after` of an idempotency id may lie.
 pub const IDEMPOTENCY_AHEAD_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
@@ -183,6 +192,41 @@ pub const CLOCK_JUMP_MAX_NS: u64 = 180 * 24 * 3600 * crate::time::SECOND_NS;
 /// yet to compare the clock with.
 pub const CLOCK_FIRST_MAX_NS: u64 = 4_102_444_800 * crate::time::SECOND_NS;
 
+/// How long a sample of a peer's clock counts, and how far two clocks may drift apart meanwhile.
+pub const CLOCK_SAMPLE_AGE_MAX_NS: u64 = 10 * crate::time::SECOND_NS;
+pub const CLOCK_DRIFT_PPM_MAX: u64 = 500;
+
+/// How often a replica of a cluster wants to be woken.
+pub const VSR_TICK_NS: u64 = 10 * crate::time::MILLISECOND_NS;
+/// How often a replica asks each peer how it stands.
+pub const VSR_PING_NS: u64 = 100 * crate::time::MILLISECOND_NS;
+/// How often a primary shows that it is alive, and how far it has committed.
+pub const VSR_HEARTBEAT_NS: u64 = 50 * crate::time::MILLISECOND_NS;
+/// Silence of a primary after which a backup votes for the next view; replica i waits i eighths
+/// longer, so that not all vote at once. Long enough for a peer that shares its core with others.
+pub const VSR_SUSPECT_NS: u64 = 600 * crate::time::MILLISECOND_NS;
+/// How often a vote, or a log offered to a primary, is sent again.
+pub const VSR_VOTE_NS: u64 = 100 * crate::time::MILLISECOND_NS;
+/// How long a view change may take before the next is asked for; doubled each time, up to the
+/// second figure.
+pub const VSR_VIEW_CHANGE_NS: u64 = 500 * crate::time::MILLISECOND_NS;
+pub const VSR_VIEW_CHANGE_MAX_NS: u64 = 8 * crate::time::SECOND_NS;
+/// How long an answer to a request for headers or prepares is waited for.
+pub const VSR_REPAIR_NS: u64 = 50 * crate::time::MILLISECOND_NS;
+/// After this long at boot, answers of f peers are enough.
+pub const VSR_BOOT_TIMEOUT_NS: u64 = crate::time::SECOND_NS;
+/// A primary with a proposal this long uncommitted gives up its view.
+pub const VSR_ABDICATE_NS: u64 = crate::time::SECOND_NS;
+/// How often what was seen of the peers is written to the superblock.
+pub const VSR_EVIDENCE_NS: u64 = crate::time::SECOND_NS;
+/// How long a replica below a quorum's checkpoint tries to repair before it fetches the checkpoint.
+pub const VSR_SYNC_NS: u64 = 2 * crate::time::SECOND_NS;
+/// Headers held until they join the log that is being installed.
+pub const VSR_HEADERS_HELD_MAX: usize = 4 * MESSAGE_HEADERS_MAX;
+/// Prepares that are asked for, or held until those before them are there.
+pub const VSR_REPAIRS_MAX: usize = 2 * PIPELINE_MAX;
+
+const_assert!(VSR_SUSPECT_NS >= 8 * VSR_HEARTBEAT_NS);
 const_assert!(PREPARE_SIZE_MAX.is_multiple_of(PAGE_SIZE));
 const_assert!(ROW_SIZE_MAX + 64 * 1024 <= REQUEST_SIZE_MAX);
 const_assert!(SQL_SIZE_MAX <= REQUEST_SIZE_MAX);

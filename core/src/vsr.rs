@@ -24,8 +24,11 @@
 //!
 //! Start reading at [`Vsr::propose`], then [`Vsr::next_committed`].
 
+mod clock_sync;
+pub mod message;
 mod open;
 mod quorum;
+pub mod replica;
 #[cfg(test)]
 mod tests;
 

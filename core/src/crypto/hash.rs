@@ -201,6 +201,9 @@ pub enum InternalDomain {
     Index,
     /// Identity of something compared for equality only: an import file, a request.
     Fingerprint,
+    /// Header, and body, of a message between replicas.
+    ReplicaHeader,
+    ReplicaBody,
 }
 
 impl InternalDomain {
@@ -214,6 +217,8 @@ impl InternalDomain {
             InternalDomain::Trace => b"verity v1 internal         trace",
             InternalDomain::Index => b"verity v1 internal         index",
             InternalDomain::Fingerprint => b"verity v1 internal   fingerprint",
+            InternalDomain::ReplicaHeader => b"verity v1 internal replicaheader",
+            InternalDomain::ReplicaBody => b"verity v1 internal replica  body",
         }
     }
 }

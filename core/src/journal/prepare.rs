@@ -317,6 +317,11 @@ pub fn check_body(header: &PrepareHeader, bytes: &[u8]) -> Result<(), PrepareErr
     Ok(())
 }
 
+/// Whether the bytes begin with the very prepare of this header, whole.
+pub(super) fn check_whole(header: &PrepareHeader, bytes: &[u8]) -> bool {
+    PrepareHeader::decode(bytes) == Ok(*header) && check_body(header, bytes).is_ok()
+}
+
 /// A reusable buffer in which the body of a prepare grows, with room for the header before it.
 #[derive(Debug)]
 pub struct PrepareBuffer {

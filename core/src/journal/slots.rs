@@ -26,6 +26,30 @@ enum SectorState {
     WritingDirty,
 }
 
+/// What is in one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// Zeros: never used, or erased.
+    Empty,
+    /// A good header, of whatever op.
+    Good,
+    /// Neither: torn or rotten.
+    Damaged,
+}
+
+impl SlotState {
+    pub fn of(slot: &[u8]) -> SlotState {
+        assert_eq!(slot.len(), PREPARE_HEADER_SIZE);
+        if PrepareHeader::decode(slot).is_ok() {
+            SlotState::Good
+        } else if slot.iter().all(|&byte| byte == 0) {
+            SlotState::Empty
+        } else {
+            SlotState::Damaged
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Slots {
     ring: Ring,
@@ -57,6 +81,18 @@ impl Slots {
         let at = self.ring.slot_offset(header.journal_offset);
         let slot = &mut self.image.as_bytes_mut()[at..at + PREPARE_HEADER_SIZE];
         slot.copy_from_slice(&header.encode());
+    }
+
+    /// Zeroes a slot, to be written.
+    pub fn erase(&mut self, offset: u64) {
+        let at = self.ring.slot_offset(offset);
+        self.image.as_bytes_mut()[at..at + PREPARE_HEADER_SIZE].fill(0);
+        self.mark_dirty(self.ring.sector_of(offset));
+    }
+
+    pub fn state(&self, offset: u64) -> SlotState {
+        let at = self.ring.slot_offset(offset);
+        SlotState::of(&self.image.as_bytes()[at..at + PREPARE_HEADER_SIZE])
     }
 
     fn mark_dirty(&mut self, sector: SectorIndex) {

@@ -2,7 +2,7 @@
 //! with crashes that keep any subset of what was not durable.
 
 mod model;
-mod world;
+pub(in crate::vsr) mod world;
 
 use super::*;
 use crate::io::IoError;

@@ -22,7 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["io", "crypto", "keyring", "superblock"]),
     ("query", &["store", "crypto"]),
     ("kernel", &["io", "log", "store", "query", "keyring", "crypto", "journal"]),
-    ("vsr", &["io", "crypto", "journal", "superblock"]),
+    ("wire", &["crypto"]),
+    ("vsr", &["io", "crypto", "journal", "superblock", "wire"]),
     (
         "node",
         &[

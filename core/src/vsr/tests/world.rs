@@ -15,9 +15,9 @@ use crate::superblock::{
 use crate::time::{Clock, Instant, SECOND_NS, Timestamp};
 use crate::vsr::{Committed, Vsr, VsrError};
 
-pub(super) const RELEASE: Release = Release::new(1);
+pub(in crate::vsr) const RELEASE: Release = Release::new(1);
 
-pub(super) fn formatted() -> SuperblockState {
+pub(in crate::vsr) fn formatted() -> SuperblockState {
     let cluster = ClusterId::new(7);
     SuperblockState {
         format_version: FORMAT_VERSION,

@@ -1,0 +1,315 @@
+//! Directed tests of the journal of a replica with peers: what a crash and what rot leave behind.
+
+use alloc::vec::Vec;
+
+use super::*;
+use crate::ids::{ClusterId, Generation, Release, ReplicaId, View};
+use crate::journal::fake_disk::{Completion, FakeDisk, Keep, Random};
+use crate::journal::{JournalStart, Operation, PrepareBuffer};
+use crate::limits::JOURNAL_RING_BYTES_MIN;
+use crate::time::Timestamp;
+
+const CLUSTER: ClusterId = ClusterId::new(7);
+const RING: u64 = JOURNAL_RING_BYTES_MIN;
+
+struct Bench {
+    disk: FakeDisk,
+    effects: Effects,
+    journal: Option<ReplicaJournal>,
+    headers: Vec<PrepareHeader>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (disk, effects) = (FakeDisk::default(), Effects::new());
+        let mut bench = Bench { disk, effects, journal: None, headers: Vec::new() };
+        assert!(bench.open().certain);
+        bench
+    }
+
+    fn with(ops: usize) -> Bench {
+        let mut bench = Bench::new();
+        for _ in 0..ops {
+            bench.append(5_000);
+        }
+        bench.run();
+        bench
+    }
+
+    fn open(&mut self) -> RecoveredReplica {
+        let start = JournalStart {
+            cluster: CLUSTER,
+            ring_bytes: RING,
+            release: Release::new(1),
+            op: Op::ZERO,
+            prepare_checksum: PrepareHeader::root(CLUSTER).checksum,
+            journal_offset: 0,
+            view: View::new(1),
+            committed: Op::ZERO,
+        };
+        let mut recovery = ReplicaJournalRecovery::start(start, &mut self.effects);
+        loop {
+            self.disk.submit(&mut self.effects);
+            let effects = &mut self.effects;
+            match self.disk.complete(0) {
+                Completion::Done { io } => recovery.on_done(io, Ok(()), effects).unwrap(),
+                Completion::Read { io, pages, result } => {
+                    let done = recovery.on_read_done(io, pages, result, effects).unwrap();
+                    if let Some((journal, recovered)) = done {
+                        self.journal = Some(journal);
+                        return recovered;
+                    }
+                }
+                Completion::Write { .. } => panic!("recovery writes nothing"),
+            }
+        }
+    }
+
+    fn journal(&mut self) -> &mut ReplicaJournal {
+        self.journal.as_mut().unwrap()
+    }
+
+    fn prepare(&mut self, size: usize, fill: u8) -> Prepare {
+        let journal = self.journal();
+        let head = journal.head_op();
+        let mut body = PrepareBuffer::new();
+        body.push(&alloc::vec![fill; size]);
+        let header = PrepareHeader {
+            parent: journal.head_checksum(),
+            cluster: CLUSTER,
+            op: head.next(),
+            view: View::new(1),
+            commit: head,
+            journal_offset: journal.place(256 + size),
+            timestamp: Timestamp(head.get() + 1),
+            generation: Generation::ZERO,
+            operation: Operation::Requests,
+            replica: ReplicaId::ZERO,
+            release: Release::new(1),
+            ..PrepareHeader::root(CLUSTER)
+        };
+        body.finish(header)
+    }
+
+    fn append(&mut self, size: usize) {
+        let prepare = self.prepare(size, 7);
+        self.headers.push(*prepare.header());
+        let Some(journal) = &mut self.journal else { panic!("open") };
+        journal.append(prepare, &mut self.effects);
+        self.disk.submit(&mut self.effects);
+        if self.journal().prepares_in_flight == PIPELINE_MAX {
+            self.run();
+        }
+    }
+
+    fn complete(&mut self, index: usize) {
+        let Some(journal) = &mut self.journal else { panic!("open") };
+        match self.disk.complete(index) {
+            Completion::Write { io, pages, result } => {
+                journal.on_write_done(io, pages, result, &mut self.effects).unwrap();
+            }
+            Completion::Read { io, pages, result } => {
+                journal.on_read_done(io, pages, result, &mut self.effects).unwrap();
+            }
+            Completion::Done { .. } => panic!("nothing is synced"),
+        }
+        self.disk.submit(&mut self.effects);
+    }
+
+    fn run(&mut self) {
+        while !self.disk.pending.is_empty() {
+            self.complete(0);
+        }
+    }
+
+    fn reopen(&mut self, keep: impl FnMut() -> Keep) -> RecoveredReplica {
+        self.disk.crash(keep);
+        self.open()
+    }
+
+    fn prepare_offset(&self, op: usize) -> u64 {
+        Ring::new(RING).address(self.headers[op - 1].journal_offset).offset
+    }
+
+    fn slot_offset(&self, op: usize) -> u64 {
+        Ring::new(RING).slot_offset(self.headers[op - 1].journal_offset) as u64
+    }
+
+    fn rot_prepare(&mut self, op: usize) {
+        self.disk.flip(self.prepare_offset(op) + 300);
+    }
+
+    fn rot_header(&mut self, op: usize) {
+        self.disk.flip(self.slot_offset(op) + 100);
+    }
+
+    fn states(&mut self) -> Vec<State> {
+        let journal = self.journal();
+        (1..=journal.head_op().get()).map(|op| journal.state(Op::new(op)).unwrap()).collect()
+    }
+}
+
+use State::{Held, Rotten};
+
+#[test]
+fn what_was_written_is_held_after_a_crash() {
+    let mut bench = Bench::with(3);
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!(bench.states(), [Held, Held, Held]);
+    assert_eq!((recovered.certain, recovered.floor, recovered.rotten), (true, Op::new(2), 0));
+}
+
+#[test]
+fn a_prepare_without_its_header_was_never_acknowledged() {
+    let mut bench = Bench::with(2);
+    bench.append(5_000);
+    bench.complete(0);
+    assert_eq!(bench.journal().state(Op::new(3)), Some(State::Writing));
+    assert!(bench.reopen(|| Keep::Old).certain);
+    assert_eq!(bench.states(), [Held, Held]);
+}
+
+#[test]
+fn a_torn_header_is_written_again_from_its_prepare() {
+    for torn in [1, 31, 100, 180] {
+        let mut bench = Bench::with(2);
+        bench.append(5_000);
+        bench.complete(0);
+        let slot = bench.slot_offset(3) as usize % PAGE_SIZE;
+        let recovered = bench.reopen(|| Keep::Torn(slot + torn));
+        assert!(recovered.certain, "torn at {torn}");
+        assert_eq!((bench.states().len(), recovered.slots_repaired), (3, 1));
+    }
+}
+
+#[test]
+fn a_damaged_prepare_with_a_header_is_rotten_and_can_be_written_again() {
+    let mut bench = Bench::with(3);
+    let copy = {
+        let mut pages = Pages::zeroed(2);
+        bench.disk.read(bench.prepare_offset(2), pages.as_bytes_mut());
+        Prepare::from_pages(&bench.headers[1].clone(), pages).unwrap()
+    };
+    bench.rot_prepare(2);
+    let recovered = bench.reopen(|| Keep::Old);
+    assert!(recovered.certain);
+    assert_eq!(bench.states(), [Held, Rotten, Held]);
+    assert!(bench.journal().wants(copy.header()));
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    journal.rewrite(copy, &mut bench.effects);
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    assert_eq!(bench.states(), [Held, Held, Held]);
+    bench.reopen(|| Keep::Old);
+    assert_eq!(bench.states(), [Held, Held, Held]);
+}
+
+#[test]
+fn header_and_prepare_gone_in_the_middle_leave_a_hole_that_is_named() {
+    let mut bench = Bench::with(4);
+    bench.rot_prepare(2);
+    bench.rot_header(2);
+    assert!(bench.reopen(|| Keep::Old).certain, "the op above names it");
+    assert_eq!(bench.states(), [Held, Rotten, Held, Held]);
+    let checksum = bench.headers[1].checksum;
+    assert_eq!(bench.journal().checksum(Op::new(2)), Some(checksum));
+    assert_eq!(bench.journal().header(Op::new(2)), None);
+}
+
+#[test]
+fn header_and_prepare_gone_at_the_tail_are_not_certain_until_erased() {
+    let mut bench = Bench::with(3);
+    bench.rot_prepare(3);
+    bench.rot_header(3);
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!((recovered.certain, bench.states().len()), (false, 2));
+    // Also the next time, and after something else in its sector was written.
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    assert!(!bench.reopen(|| Keep::Old).certain);
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    assert!(journal.tail_is_damaged());
+    journal.erase_damaged_tail(&mut bench.effects);
+    assert!(journal.erasing());
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    assert!(!bench.journal().erasing());
+    assert!(bench.reopen(|| Keep::Old).certain);
+    assert_eq!(bench.states().len(), 2);
+}
+
+#[test]
+fn a_whole_sector_of_headers_is_replaced_by_the_prepares() {
+    let mut bench = Bench::with(12);
+    for op in 1..=12 {
+        bench.rot_header(op);
+    }
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!((recovered.certain, recovered.slots_repaired), (true, 12));
+    assert_eq!(bench.states(), [Held; 12]);
+}
+
+#[test]
+fn what_is_erased_does_not_come_back_when_its_slot_rots() {
+    let mut bench = Bench::with(4);
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    journal.truncate(Op::new(2), &mut bench.effects);
+    bench.disk.submit(&mut bench.effects);
+    assert!(bench.journal().erasing());
+    bench.run();
+    assert!(!bench.journal().erasing());
+    bench.rot_header(3);
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!(bench.states().len(), 2, "the prepare's first page is gone too");
+    assert!(!recovered.certain, "the rot of an empty slot cannot be told from that of a full one");
+}
+
+/// Any subset of an erasure: what stays is a log that joins, or is named as rotten.
+#[test]
+fn a_crash_in_an_erasure_leaves_a_log() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let mut bench = Bench::with(5);
+        let Some(journal) = &mut bench.journal else { panic!("open") };
+        journal.truncate(Op::new(2), &mut bench.effects);
+        bench.disk.submit(&mut bench.effects);
+        for _ in 0..random.below(4) {
+            if !bench.disk.pending.is_empty() {
+                let index = random.below(bench.disk.pending.len());
+                bench.complete(index);
+            }
+        }
+        let recovered = bench.reopen(|| match random.below(3) {
+            0 => Keep::Old,
+            1 => Keep::New,
+            _ => Keep::Torn(random.below(PAGE_SIZE)),
+        });
+        let states = bench.states();
+        assert!(states.len() >= 2 && states[..2] == [Held, Held], "seed {seed}: {states:?}");
+        assert!(recovered.floor >= Op::new(1));
+    }
+}
+
+#[test]
+fn old_prepares_stay_readable_until_the_ring_needs_their_place() {
+    let mut bench = Bench::with(20);
+    bench.journal().checkpoint_durable(Op::new(15));
+    assert_eq!(bench.journal().first_op(), Op::new(1));
+    let mut wrapped = false;
+    for _ in 0..900 {
+        let head = bench.journal().head_op();
+        bench.append(9_000);
+        bench.run();
+        bench.journal().checkpoint_durable(head.next());
+        wrapped |= bench.journal().first_op() > Op::new(1);
+    }
+    assert!(wrapped);
+    let first = bench.journal().first_op();
+    assert!(bench.journal().is_held(first), "the oldest that is known can still be read");
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    assert!(journal.read(first, Pages::default(), &mut bench.effects));
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    let back = bench.journal().next_read().unwrap();
+    assert_eq!((back.header.op, back.outcome.is_ok()), (first, true));
+}

@@ -1,0 +1,194 @@
+//! Installing the log of a view: join it to our own, erase what it excludes, fetch what is missing.
+//!
+//! The same for a primary that chose the log and for a backup that was told of it. Steps: *link*
+//! (downward by checksums, until our own journal has the op), *merge* (headers into holes, erase
+//! from the first conflict on), *append* (fetched prepares, in op order), *done* (all ops above the
+//! commit durable): then the log view may become the view.
+
+use alloc::collections::BTreeMap;
+
+use super::{Phase, Replica};
+use crate::crypto::hash::InternalHash;
+use crate::event::Event;
+use crate::ids::Op;
+use crate::io::Effects;
+use crate::journal::PrepareHeader;
+use crate::time::Clock;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Link,
+    Merge,
+    Append,
+}
+
+#[derive(Debug)]
+pub(super) struct Install {
+    pub head: Op,
+    pub commit: Op,
+    step: Step,
+    /// Linked so far: from `low` to the head by checksums; below `low` comes `expect`.
+    low: Op,
+    expect: InternalHash,
+    pub wanted: BTreeMap<Op, PrepareHeader>,
+    /// Headers that were sent, by op and checksum, not linked yet.
+    sent: BTreeMap<(Op, InternalHash), PrepareHeader>,
+}
+
+impl Install {
+    pub fn new(
+        head: Op,
+        head_checksum: InternalHash,
+        commit: Op,
+        headers: impl Iterator<Item = PrepareHeader>,
+    ) -> Install {
+        Install {
+            head,
+            commit,
+            step: Step::Link,
+            low: head.next(),
+            expect: head_checksum,
+            wanted: BTreeMap::new(),
+            sent: headers.map(|header| ((header.op, header.checksum), header)).collect(),
+        }
+    }
+
+    /// The header that is needed next: op and checksum.
+    pub fn header_wanted(&self) -> Option<(Op, InternalHash)> {
+        let below = self.low.previous()?;
+        (self.step == Step::Link).then_some((below, self.expect))
+    }
+
+    pub fn take_headers(&mut self, headers: impl Iterator<Item = PrepareHeader>) {
+        for header in headers {
+            if header.op < self.low && self.sent.len() < crate::limits::VSR_HEADERS_HELD_MAX {
+                self.sent.insert((header.op, header.checksum), header);
+            }
+        }
+    }
+
+    pub fn is_appending(&self) -> bool {
+        self.step == Step::Append
+    }
+}
+
+impl Replica {
+    pub(super) fn install_step(&mut self, now: Clock, effects: &mut Effects) {
+        // Rule 8: nothing of a view before the superblock holds it.
+        if self.phase != Phase::ViewChange || self.durable_view != self.view {
+            return;
+        }
+        let Some(mut install) = self.install.take() else { return };
+        if install.step == Step::Link && self.link(&mut install) {
+            install.step = Step::Merge;
+        }
+        if install.step == Step::Merge && self.journal().writes_idle() {
+            self.merge(&install, effects);
+            self.installed = true;
+            install.step = Step::Append;
+        }
+        let appending = install.step == Step::Append && !self.journal().erasing();
+        self.install = Some(install);
+        if !appending {
+            return;
+        }
+        self.append_ready(effects);
+        self.raise_floor();
+        if !self.install_durable() {
+            return;
+        }
+        if !self.certain {
+            if self.journal().tail_is_damaged() {
+                self.journal_mut().erase_damaged_tail(effects);
+                return;
+            }
+            self.certain = true;
+        }
+        if self.log_view == self.view {
+            self.enter_normal(now, effects);
+        }
+    }
+
+    /// Joins the chosen log downward to our own journal. True: it is joined.
+    fn link(&self, install: &mut Install) -> bool {
+        loop {
+            let Some(below) = install.low.previous() else { return true };
+            if let Some(own) = self.journal().checksum(below) {
+                if own == install.expect {
+                    return true;
+                }
+                assert!(
+                    below > self.floor,
+                    "the log of view {} contradicts op {below}, which is committed here",
+                    self.view
+                );
+            }
+            let Some(header) = install.sent.remove(&(below, install.expect)) else {
+                return false;
+            };
+            install.wanted.insert(below, header);
+            (install.low, install.expect) = (below, header.parent);
+        }
+    }
+
+    /// Headers into holes; what conflicts with the log, or lies beyond it, is erased.
+    fn merge(&mut self, install: &Install, effects: &mut Effects) {
+        let mut keep = self.journal().head_op();
+        for (&op, header) in &install.wanted {
+            if op > keep {
+                break;
+            }
+            match self.journal().checksum(op) {
+                Some(own) if own != header.checksum => {
+                    let Some(below) = op.previous() else { unreachable!("op 0 is never sent") };
+                    keep = below;
+                    break;
+                }
+                Some(_) | None => self.journal_mut().set_header(header),
+            }
+        }
+        // Rule 5: with log view = view, what lies beyond the head is of that very log.
+        if self.log_view != self.view {
+            keep = keep.min(install.head);
+        }
+        #[cfg(test)]
+        if self.has_bug(super::tests::Bug::OldStartViewTruncates) {
+            keep = keep.min(install.head);
+        }
+        if keep < self.journal().head_op() {
+            assert!(keep >= self.commit, "nothing committed is erased");
+            assert!(
+                self.journal().header(keep).is_some() || keep == self.journal().checkpoint_op()
+            );
+            effects.event(Event::LogTruncated { op: keep });
+            self.ready.retain(|&op, _| op <= keep);
+            self.journal_mut().truncate(keep, effects);
+        }
+    }
+
+    /// All ops above the commit are durable here.
+    fn install_durable(&self) -> bool {
+        let Some(install) = &self.install else { return false };
+        let journal = self.journal();
+        install.step == Step::Append
+            && !journal.erasing()
+            && journal.head_op() >= install.head
+            && journal.whole_to(install.commit.max(journal.checkpoint_op())) >= install.head
+    }
+
+    /// The log view may become the view.
+    pub(super) fn install_complete(&self) -> bool {
+        let complete = self.phase == Phase::ViewChange && self.certain && self.install_durable();
+        #[cfg(test)]
+        if self.has_bug(super::tests::Bug::LogViewBeforeLog) {
+            return self.phase == Phase::ViewChange && self.install.is_some();
+        }
+        complete
+    }
+
+    /// Our own log is the right one as far as it goes: what is committed in it is known to be.
+    pub(super) fn raise_floor(&mut self) {
+        let known = self.commit_max.min(self.journal().head_op());
+        self.floor = self.floor.max(known);
+    }
+}

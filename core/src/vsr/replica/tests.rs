@@ -1,0 +1,30 @@
+//! The protocol under test: whole clusters of replicas with real journals on fake disks and a
+//! seeded network, in `world`; directed tests in a small notation (`notation`, `directed`); random
+//! runs (`random`); the choice of a log by itself (`choice`); bugs planted to see them caught.
+
+mod choice;
+mod directed;
+mod notation;
+mod random;
+mod world;
+
+/// Deliberate bugs, alive in one replica object, not in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// A rotten op is left out of the offer: a corrupt slot counts as an empty one.
+    NacksRotten,
+    /// An op whose body no offer has is dropped, whoever is silent.
+    TruncatesWithoutNacks,
+    /// What is being written counts as durable.
+    CountsUnsynced,
+    /// An inherited op counts as committed before the view begins.
+    CommitsInherited,
+    /// What peers saw of us is not held against our disk.
+    TrustsOldDisk,
+    /// The end of a `start_view` of our own log view is taken for the end of the log.
+    OldStartViewTruncates,
+    /// A commit number of a later view is taken for one of our own log.
+    BelievesLaterCommits,
+    /// The log view is made durable before the log is.
+    LogViewBeforeLog,
+}

@@ -1,0 +1,498 @@
+//! Rare conjunctions, each on purpose: who crashes, which slots rot, which messages drop, what must
+//! follow. The notation is explained in `notation`.
+
+use super::Bug;
+use super::notation::{caught, check};
+
+#[test]
+fn a_new_cluster_elects_and_writes() {
+    check(3, "write 20\n quiet\n expect converge\n expect view-changes <3");
+    check(5, "write 20\n quiet\n expect converge\n expect view-changes <5");
+}
+
+#[test]
+fn one_backup_down_changes_nothing() {
+    check(3, "write 5\n roles\n crash B\n write 20\n expect primary P\n start B\n expect converge");
+}
+
+#[test]
+fn the_primary_dies_and_another_goes_on() {
+    check(
+        3,
+        "write 5\n roles\n crash P\n expect new primary\n write 10\n start P\n expect converge",
+    );
+    check(5, "write 5\n roles\n crash P B\n write 10\n start P B\n expect converge");
+}
+
+#[test]
+fn the_power_fails() {
+    for style in ["lose", "keep", "torn"] {
+        let script = std::format!(
+            "write 5\n client on\n run 20\n crash {style} 0 1 2\n start 0 1 2\n write 5\n \
+             expect converge"
+        );
+        check(3, &script);
+    }
+}
+
+#[test]
+fn two_of_three_down_is_a_standstill_not_a_loss() {
+    check(
+        3,
+        "write 5\n quiet\n roles\n crash B C\n client on\n run 3000\n crash P\n start P
+         expect stuck\n start B\n write 5\n start C\n expect converge",
+    );
+}
+
+#[test]
+fn a_lonely_vote_moves_nothing() {
+    // Replica C hears nothing from the primary, the others are well.
+    check(
+        3,
+        "write 5\n roles\n cut P>C\n client on\n run 1500\n expect primary P\n heal\n write 5
+         expect primary P\n expect converge\n expect view-changes <4",
+    );
+}
+
+#[test]
+fn a_primary_that_nobody_answers_gives_up() {
+    check(
+        3,
+        "write 5\n roles\n cut B>P\n cut C>P\n client on\n expect new primary\n write 5\n heal
+         expect converge",
+    );
+}
+
+#[test]
+fn a_primary_cut_off_is_replaced_and_its_tail_is_erased() {
+    let script = "write 5\n quiet\n roles\n isolate P\n client on\n run 200\n client off
+         expect new primary\n write 10\n heal\n expect converge\n expect truncated";
+    check(3, script);
+    caught(3, Bug::BelievesLaterCommits, script);
+}
+
+#[test]
+fn a_slow_disk_is_no_view_change() {
+    check(3, "write 5\n roles\n slow B 2\n write 30\n expect primary P\n expect converge");
+}
+
+#[test]
+fn lost_prepares_are_asked_for() {
+    check(
+        3,
+        "write 5\n roles\n lose P>B Prepare\n write 10\n deliver\n quiet\n expect converge
+         expect primary P",
+    );
+}
+
+#[test]
+fn lost_acknowledgements_are_given_again() {
+    check(3, "roles\n crash C\n lose B>P PrepareOk\n client on\n run 300\n deliver\n write 5");
+}
+
+#[test]
+fn a_rotten_prepare_is_repaired_from_a_peer() {
+    check(
+        3,
+        "write 10\n quiet\n roles\n crash B\n rot B prepare 5\n rot B prepare head\n start B
+         write 5\n expect converge\n expect repairs\n expect certain B",
+    );
+}
+
+#[test]
+fn a_rotten_header_alone_is_written_again() {
+    check(
+        3,
+        "write 10\n quiet\n roles\n crash B\n rot B header head\n rot B header head-1\n start B
+         run 50\n expect certain B\n expect converge",
+    );
+}
+
+#[test]
+fn header_and_prepare_in_the_middle_are_fetched_by_what_the_next_says() {
+    check(
+        3,
+        "write 10\n quiet\n roles\n crash B\n rot B both head-3\n rot B both head-4\n start B
+         expect converge\n expect repairs\n expect certain B",
+    );
+}
+
+#[test]
+fn header_and_prepare_at_the_tail_make_a_replica_uncertain_until_it_is_healed() {
+    check(
+        3,
+        "write 10\n quiet\n roles\n crash B\n rot B both head\n start B\n expect converge
+         expect certain B",
+    );
+}
+
+/// The committed tail is on two replicas; one has it rotten, without a trace; the third never had
+/// it. Nothing may begin until the one that holds it is back.
+const ROTTEN_TAIL: &str = "write 5
+    quiet
+    roles
+    crash C
+    write 3
+    quiet
+    crash P B
+    rot B both head
+    start B C
+    expect uncertain B
+    expect stuck
+    start P
+    expect converge
+    write 3";
+
+#[test]
+fn a_rotten_tail_is_never_called_empty() {
+    check(3, ROTTEN_TAIL);
+}
+
+/// The same with the header left: named, not nacked.
+const ROTTEN_BODY: &str = "write 5
+    quiet
+    roles
+    crash C
+    write 3
+    quiet
+    crash P B
+    rot B prepare head
+    start B C
+    expect stuck
+    start P
+    expect converge
+    write 3";
+
+#[test]
+fn a_rotten_body_is_named_and_waited_for() {
+    check(3, ROTTEN_BODY);
+    caught(3, Bug::NacksRotten, ROTTEN_BODY);
+    caught(3, Bug::TruncatesWithoutNacks, ROTTEN_BODY);
+}
+
+#[test]
+fn several_rotten_bodies_at_the_tail() {
+    let script =
+        ROTTEN_BODY.replace("head\n", "head\n rot B prepare head-1\n rot B prepare head-2\n");
+    check(3, &script);
+    caught(3, Bug::NacksRotten, &script);
+}
+
+#[test]
+fn a_minority_of_five_rots_and_the_rest_decides() {
+    check(
+        5,
+        "write 5\n quiet\n roles\n crash D E\n write 3\n quiet\n crash P B C\n rot B prepare head
+         rot C both head\n start B C D E\n expect stuck\n start P\n write 3\n expect converge",
+    );
+}
+
+#[test]
+fn an_older_disk_is_found_out_by_what_the_peers_saw() {
+    let script = "write 5
+        quiet
+        roles
+        save B
+        crash C
+        write 5
+        quiet
+        run 1200
+        crash B
+        old B
+        crash P
+        start P
+        start B
+        start C
+        expect uncertain B
+        expect converge
+        write 3";
+    check(3, script);
+}
+
+/// The newest acknowledgement of B is known to C (by gossip); B comes back with an older disk, the
+/// primary that committed with B stays down: B and C alone may not begin.
+const OLDER_DISK: &str = "write 5
+    quiet
+    roles
+    save B
+    lose P>C Prepare
+    lose B>C Prepare
+    write 3
+    quiet
+    run 1500
+    crash P B C
+    deliver
+    old B
+    start B C
+    expect uncertain B
+    expect stuck
+    start P
+    expect converge
+    write 3";
+
+#[test]
+fn an_older_disk_cannot_vote_away_what_it_acknowledged() {
+    check(3, OLDER_DISK);
+    caught(3, Bug::TrustsOldDisk, OLDER_DISK);
+}
+
+#[test]
+fn an_empty_disk_is_an_older_disk() {
+    check(
+        3,
+        "roles\n save B\n write 10\n quiet\n run 1500\n crash B\n old B\n start B\n expect converge
+         write 3\n expect certain B",
+    );
+}
+
+#[test]
+fn a_restarted_backup_does_not_believe_an_old_start_view() {
+    let script = "write 10
+        quiet
+        roles
+        lose P>B StartView
+        crash B
+        start B
+        run 60
+        replay B
+        run 100
+        deliver
+        expect nothing-truncated
+        expect converge
+        write 3";
+    check(3, script);
+    caught(3, Bug::OldStartViewTruncates, script);
+}
+
+#[test]
+fn what_is_being_written_does_not_count() {
+    let script = "write 5
+        quiet
+        roles
+        crash C
+        slow B 0
+        client on
+        run 400
+        client off
+        crash lose P B
+        slow B 40
+        start B C
+        write 5
+        start P
+        expect converge";
+    check(3, script);
+    caught(3, Bug::CountsUnsynced, script);
+}
+
+/// An op only the old primary holds is inherited by the next view, and is not committed before the
+/// view has begun and a quorum has it.
+const INHERITED: &str = "write 5
+    quiet
+    roles
+    lose P>C Prepare
+    lose P>D Prepare
+    lose P>E Prepare
+    lose B>C Prepare
+    lose B>D Prepare
+    lose B>E Prepare
+    client on
+    run 60
+    client off
+    crash keep P
+    lose B>C StartView
+    lose B>D StartView
+    lose B>E StartView
+    expect view >1
+    run 400
+    crash lose B
+    deliver
+    write 3
+    start P B
+    expect converge
+    expect truncated";
+
+#[test]
+fn an_inherited_op_is_not_committed_before_the_view_begins() {
+    check(5, INHERITED);
+    caught(5, Bug::CommitsInherited, INHERITED);
+}
+
+#[test]
+fn the_log_view_follows_the_log() {
+    check(
+        3,
+        "write 5\n quiet\n roles\n isolate C\n write 5\n quiet\n heal\n crash P\n run 900
+         crash B C\n start B C\n write 3\n start P\n expect converge",
+    );
+}
+
+#[test]
+fn a_backup_far_behind_fetches_headers_downward() {
+    check(
+        3,
+        "write 3\n roles\n crash B\n write 150\n quiet\n start B\n expect converge\n write 3
+         expect primary P",
+    );
+}
+
+#[test]
+fn a_backup_far_behind_after_a_view_change() {
+    check(
+        3,
+        "write 3\n roles\n crash C\n write 100\n quiet\n crash P\n start C\n write 5\n start P
+         expect converge",
+    );
+}
+
+#[test]
+fn rot_below_the_head_while_running_is_repaired_on_read() {
+    check(
+        3,
+        "write 30\n quiet\n roles\n rot P prepare 10\n crash B\n rot B prepare 10\n start B
+         expect converge\n expect repairs",
+    );
+}
+
+#[test]
+fn votes_are_lost_and_repeated() {
+    check(
+        3,
+        "write 5\n roles\n lose B>C StartViewChange\n crash P\n run 2000\n deliver
+         expect new primary\n write 3\n start P\n expect converge",
+    );
+}
+
+#[test]
+fn offers_are_lost_and_repeated() {
+    check(
+        3,
+        "write 5\n roles\n lose C>B DoViewChange\n lose B>C DoViewChange\n crash P\n run 2500
+         deliver\n expect new primary\n write 3\n start P\n expect converge",
+    );
+}
+
+#[test]
+fn a_lost_start_view_is_asked_for() {
+    check(
+        3,
+        "write 5\n roles\n lose B>C StartView\n crash P\n run 1500\n deliver\n write 3\n start P
+         expect converge",
+    );
+}
+
+#[test]
+fn the_new_primary_dies_too() {
+    check(
+        5,
+        "write 5\n roles\n crash P\n run 700\n crash B\n write 5\n start P B\n expect converge",
+    );
+}
+
+#[test]
+fn every_replica_restarts_in_turn_and_writes_go_on() {
+    check(
+        3,
+        "write 5\n crash 0\n run 100\n start 0\n write 5\n crash 1\n run 100\n start 1\n write 5
+         crash 2\n run 100\n start 2\n write 5\n expect converge",
+    );
+}
+
+#[test]
+fn the_elected_primary_is_not_certain_itself() {
+    // View v + 1 belongs to B, whose tail is rotten without a trace.
+    check(
+        3,
+        "write 8\n quiet\n roles\n crash B\n rot B both head\n rot B both head-1\n crash P
+         start B\n run 1200\n start P\n write 3\n expect converge\n expect certain B",
+    );
+}
+
+#[test]
+fn healing_is_cut_short_and_seen_again() {
+    check(
+        3,
+        "write 8\n quiet\n roles\n crash B\n rot B both head\n rot B both head-1\n isolate B
+         start B\n run 1500\n crash B\n heal\n start B\n expect converge\n expect certain B",
+    );
+}
+
+#[test]
+fn one_way_to_the_primary() {
+    check(3, "write 5\n roles\n cut B>P\n write 10\n expect primary P\n heal\n expect converge");
+    check(3, "write 5\n roles\n cut P>B\n write 10\n expect primary P\n heal\n expect converge");
+}
+
+#[test]
+fn a_ring_of_cuts() {
+    check(
+        3,
+        "write 5\n cut 0>1\n cut 1>2\n cut 2>0\n client on\n run 5000\n client off\n heal\n write 3
+         expect converge",
+    );
+}
+
+#[test]
+fn messages_of_two_views_ago_come_late() {
+    check(
+        3,
+        "write 5\n roles\n crash P\n write 5\n start P\n roles\n crash P\n write 5\n start P
+         replay 0\n replay 1\n replay 2\n write 5\n expect converge",
+    );
+}
+
+#[test]
+fn crash_while_erasing() {
+    for run in [1, 3, 6, 10, 15] {
+        let script = std::format!(
+            "write 5\n quiet\n roles\n isolate P\n client on\n run 200\n client off
+             expect new primary\n write 5\n quiet\n slow P 10\n heal\n run {run}\n crash torn P
+             slow P 40\n start P\n expect converge\n write 3"
+        );
+        check(3, &script);
+    }
+}
+
+#[test]
+fn all_crash_in_the_middle_of_a_view_change() {
+    for run in [650, 680, 710, 740, 770, 800] {
+        let script = std::format!(
+            "write 5\n quiet\n roles\n client on\n run 30\n crash torn P\n run {run}
+             crash torn B C\n start P B C\n write 3\n expect converge"
+        );
+        check(3, &script);
+    }
+}
+
+#[test]
+fn checkpoints_free_the_ring_and_it_wraps() {
+    check(3, "write 1600\n quiet\n expect converge");
+}
+
+#[test]
+fn a_replica_behind_every_ring_takes_a_checkpoint() {
+    check(
+        3,
+        "write 3\n quiet\n roles\n crash B\n write 1500\n quiet\n start B\n expect converge
+         expect synced\n write 3\n expect converge\n crash P\n write 3",
+    );
+}
+
+/// Prepares in flight end in any order: the header of a later one may be durable before an earlier
+/// prepare is. Neither was acknowledged, by anybody.
+#[test]
+fn a_gap_that_the_power_cut_left_is_no_rot() {
+    for run in 1..12 {
+        let script = std::format!(
+            "write 5\n quiet\n slow 0 5\n slow 1 5\n slow 2 5\n client on\n run {}\n client off
+             crash lose 0 1 2\n slow 0 40\n slow 1 40\n slow 2 40\n start 0 1 2\n write 3
+             expect converge",
+            run * 7
+        );
+        check(3, &script);
+    }
+}
+
+#[test]
+fn a_single_replica_is_a_cluster_of_one() {
+    check(1, "write 10\n crash torn 0\n start 0\n write 10\n expect converge");
+}

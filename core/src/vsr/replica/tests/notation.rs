@@ -1,0 +1,285 @@
+//! The notation of directed tests: one step a line, read top-down.
+//!
+//! | step | means |
+//! | --- | --- |
+//! | `write N` | the client writes until N more requests are acknowledged |
+//! | `quiet` | the client stops; all that is in flight settles (300 ms) |
+//! | `run N` | N milliseconds pass |
+//! | `crash A B …` | stops replicas; of writes in flight nothing is kept (`lose`), all (`keep`), a part (`torn`) |
+//! | `start A B …` | starts stopped replicas |
+//! | `cut A>B`, `isolate A`, `heal` | links |
+//! | `lose A>B KIND`, `deliver` | drops one kind of message on a link; ends all such losses |
+//! | `slow A PERCENT` | speed of a disk |
+//! | `rot A prepare/header/both OP` | flips a byte; `OP` is a number, `head`, `head-1`, … of that replica |
+//! | `save A`, `old A` | remembers the disk of a replica; puts it back (it must be stopped) |
+//! | `replay A` | delivers every `start_view` ever sent to A once more |
+//! | `client on/off` | whether new requests come |
+//! | `expect …` | `primary A`, `view >N`, `converge`, `stuck`, `uncertain A`, `certain A`, `repairs`, `synced`, `truncated`, `phase A normal/viewchange`, `head A = B`, `nothing-truncated` |
+//!
+//! Replicas are numbers; `P` is the primary at that moment, `B` and `C` the next two after it.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::Bug;
+use super::world::{LONG_MS, World};
+use crate::ids::{Op, View};
+use crate::journal::Ring;
+use crate::journal::fake_disk::{FakeDisk, Keep};
+use crate::limits::{JOURNAL_RING_BYTES_MIN, PAGE_SIZE};
+use crate::superblock::SuperblockState;
+use crate::vsr::replica::Phase;
+use crate::wire::replica::Kind;
+
+/// Runs a script on a new cluster, with a bug or none.
+pub(super) fn check_with(count: usize, bug: Option<Bug>, script: &str) {
+    let mut run = Run {
+        world: World::new(script.len() as u64, count),
+        saved: BTreeMap::new(),
+        roles: [0; 5],
+    };
+    run.world.bug = bug;
+    for member in &mut run.world.members {
+        if let Some(replica) = &mut member.replica {
+            replica.bug = bug;
+        }
+    }
+    run.world.client_active = false;
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        run.step(line);
+    }
+}
+
+pub(super) fn check(count: usize, script: &str) {
+    check_with(count, None, script);
+}
+
+/// The bug must be caught by the script.
+pub(super) fn caught(count: usize, bug: Bug, script: &str) {
+    let outcome = std::panic::catch_unwind(|| check_with(count, Some(bug), script));
+    assert!(outcome.is_err(), "{bug:?} passes");
+}
+
+struct Run {
+    world: World,
+    saved: BTreeMap<usize, (FakeDisk, SuperblockState)>,
+    /// P, B, C, D, E when they were last looked up.
+    roles: [usize; 5],
+}
+
+impl Run {
+    fn step(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["write", count] => self.write(count.parse().unwrap(), line),
+            ["quiet"] => {
+                self.world.client_active = false;
+                self.world.run_ms(300);
+            }
+            ["run", ms] => self.world.run_ms(ms.parse().unwrap()),
+            ["client", what] => self.world.client_active = *what == "on",
+            ["roles"] => self.look_up_roles(line),
+            ["crash", rest @ ..] => self.crash(rest),
+            ["start", rest @ ..] => {
+                for who in rest {
+                    let who = self.who(who);
+                    self.world.start(who);
+                }
+            }
+            ["isolate", who] => {
+                let who = self.who(who);
+                for other in 0..self.world.count() {
+                    if other != who {
+                        self.world.cut[who][other] = true;
+                        self.world.cut[other][who] = true;
+                    }
+                }
+            }
+            ["cut", link] => {
+                let (from, to) = self.link(link);
+                self.world.cut[from][to] = true;
+            }
+            ["heal"] => self.world.cut.iter_mut().flatten().for_each(|cut| *cut = false),
+            ["lose", link, kind] => {
+                let (from, to) = self.link(link);
+                let name = |known: &Kind| std::format!("{known:?}") == *kind;
+                let kind = Kind::ALL.into_iter().find(name).unwrap();
+                self.world.dropped_kinds.insert((from, to, kind.code()));
+            }
+            ["deliver"] => self.world.dropped_kinds.clear(),
+            ["slow", who, percent] => {
+                let who = self.who(who);
+                self.world.members[who].disk_speed = percent.parse().unwrap();
+            }
+            ["rot", who, what, op] => self.rot(who, what, op),
+            ["save", who] => {
+                let who = self.who(who);
+                let member = &self.world.members[who];
+                let mut disk = member.disk.clone();
+                disk.crash(|| Keep::Old);
+                self.saved.insert(who, (disk, member.state));
+            }
+            ["old", who] => {
+                let who = self.who(who);
+                assert!(!self.world.is_up(who), "a disk is put back while its replica is stopped");
+                let (disk, state) = self.saved[&who].clone();
+                self.world.members[who].disk = disk;
+                self.world.members[who].state = state;
+            }
+            ["replay", who] => {
+                let who = self.who(who);
+                for (_, to, frame) in self.world.recorded.clone() {
+                    if to == who {
+                        self.world.receive(to, &frame);
+                    }
+                }
+            }
+            ["expect", rest @ ..] => self.expect(rest, line),
+            _ => panic!("no such step: {line}"),
+        }
+    }
+
+    fn fail(&self, line: &str) -> ! {
+        panic!("`{line}` does not hold\n{}", self.world.describe())
+    }
+
+    fn look_up_roles(&mut self, line: &str) {
+        let up = self.world.run_until(LONG_MS, |world| world.primary().is_some());
+        let Some(primary) = self.world.primary().filter(|_| up) else { self.fail(line) };
+        let count = self.world.count();
+        for (index, role) in self.roles.iter_mut().enumerate() {
+            *role = (primary + index) % count;
+        }
+    }
+
+    fn who(&self, name: &str) -> usize {
+        match name {
+            "P" => self.roles[0],
+            "B" => self.roles[1],
+            "C" => self.roles[2],
+            "D" => self.roles[3],
+            "E" => self.roles[4],
+            number => number.parse().unwrap(),
+        }
+    }
+
+    fn link(&self, link: &str) -> (usize, usize) {
+        let (from, to) = link.split_once('>').unwrap();
+        (self.who(from), self.who(to))
+    }
+
+    fn write(&mut self, count: usize, line: &str) {
+        self.world.client_active = true;
+        let target = self.world.acknowledged.len() + count;
+        let done = self.world.run_until(LONG_MS, |world| world.acknowledged.len() >= target);
+        self.world.client_active = false;
+        if !done {
+            self.fail(line);
+        }
+    }
+
+    fn crash(&mut self, words: &[&str]) {
+        let mut style = "lose";
+        for word in words {
+            match *word {
+                "lose" | "keep" | "torn" => style = word,
+                _ => {}
+            }
+        }
+        for word in words.iter().filter(|word| **word != style) {
+            let who = self.who(word);
+            self.world.crash(who, |random| match style {
+                "keep" => Keep::New,
+                "torn" => match random.below(3) {
+                    0 => Keep::Old,
+                    1 => Keep::New,
+                    _ => Keep::Torn(random.below(PAGE_SIZE)),
+                },
+                _ => Keep::Old,
+            });
+        }
+    }
+
+    fn rot(&mut self, who: &str, what: &str, op: &str) {
+        let who = self.who(who);
+        self.world.remember_headers(who);
+        let member = &mut self.world.members[who];
+        let head = member.headers.keys().next_back().copied().unwrap();
+        let op = match op.strip_prefix("head") {
+            Some("") => head,
+            Some(less) => Op::new(head.get() - less[1..].parse::<u64>().unwrap()),
+            None => Op::new(op.parse().unwrap()),
+        };
+        let header = member.headers[&op];
+        let ring = Ring::new(JOURNAL_RING_BYTES_MIN);
+        if what == "prepare" || what == "both" {
+            member.disk.flip(ring.address(header.journal_offset).offset + 260);
+        }
+        if what == "header" || what == "both" {
+            member.disk.flip(ring.slot_offset(header.journal_offset) as u64 + 100);
+        }
+    }
+
+    fn expect(&mut self, words: &[&str], line: &str) {
+        let world = &mut self.world;
+        let holds = match words {
+            ["converge"] => {
+                world.client_active = false;
+                world.run_until(LONG_MS, World::converged)
+            }
+            ["stuck"] => {
+                let before = world.last();
+                world.run_ms(10_000);
+                world.last() == before && world.primary().is_none()
+            }
+            ["primary", who] => {
+                let who = self.who(who);
+                let world = &mut self.world;
+                world.run_until(LONG_MS, |world| world.primary() == Some(who))
+            }
+            ["new", "primary"] => {
+                let old = self.roles[0];
+                let world = &mut self.world;
+                world.run_until(LONG_MS, |world| {
+                    world.primary().is_some_and(|primary| primary != old)
+                })
+            }
+            ["view", above] => {
+                let above = View::new(above[1..].parse().unwrap());
+                world.run_until(LONG_MS, |world| {
+                    (0..world.count())
+                        .any(|index| world.is_up(index) && world.replica(index).view > above)
+                })
+            }
+            ["uncertain", who] => {
+                let who = self.who(who);
+                let up = |world: &World| world.is_up(who) && !world.replica(who).certain;
+                self.world.run_until(5_000, up)
+            }
+            ["certain", who] => {
+                let who = self.who(who);
+                let up = |world: &World| world.is_up(who) && world.replica(who).certain;
+                self.world.run_until(LONG_MS, up)
+            }
+            ["phase", who, phase] => {
+                let who = self.who(who);
+                let phase = match *phase {
+                    "normal" => Phase::Normal,
+                    "viewchange" => Phase::ViewChange,
+                    "boot" => Phase::Boot,
+                    other => panic!("no phase {other}"),
+                };
+                self.world.run_until(LONG_MS, |world| world.replica(who).phase == phase)
+            }
+            ["synced"] => world.syncs > 0,
+            ["repairs"] => world.repairs > 0,
+            ["truncated"] => world.truncations > 0,
+            ["nothing-truncated"] => world.truncations == 0,
+            ["view-changes", at_most] => world.view_changes <= at_most[1..].parse::<u64>().unwrap(),
+            _ => panic!("no such expectation: {line}"),
+        };
+        if !holds {
+            self.fail(line);
+        }
+    }
+}
