@@ -376,8 +376,11 @@ impl Replica {
         let log_view = if self.install_complete() { self.view } else { self.log_view };
         let urgent = self.view > self.durable_view || log_view > self.log_view;
         let news = peers != self.durable_peers;
-        if !urgent && !(news && due(&mut self.timers.evidence, now, VSR_EVIDENCE_NS)) {
-            return None;
+        if !urgent {
+            let timely = news && due(&mut self.timers.evidence, now, VSR_EVIDENCE_NS);
+            if !timely {
+                return None;
+            }
         }
         let committed = self.floor.max(self.durable_committed);
         let wanted = SuperblockWanted { view: self.view, log_view, committed, peers };

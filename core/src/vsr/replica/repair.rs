@@ -10,7 +10,9 @@ use crate::crypto::hash::InternalHash;
 use crate::ids::{Op, ReplicaId, View};
 use crate::io::{Effects, Pages};
 use crate::journal::PrepareHeader;
-use crate::limits::{MESSAGE_HEADERS_MAX, PREPARE_SIZE_MAX, VSR_REPAIR_NS, VSR_REPAIRS_MAX, VSR_SYNC_NS};
+use crate::limits::{
+    MESSAGE_HEADERS_MAX, PREPARE_SIZE_MAX, VSR_REPAIR_NS, VSR_REPAIRS_MAX, VSR_SYNC_NS,
+};
 use crate::time::Clock;
 use crate::vsr::message::{Payload, bytes_of};
 
@@ -50,12 +52,8 @@ impl Replica {
         }
         let mut wanted: Vec<(Op, InternalHash)> = Vec::new();
         let journal = self.journal();
-        for op in journal.rotten() {
-            match (journal.header(op), journal.checksum(op)) {
-                (_, Some(checksum)) => wanted.push((op, checksum)),
-                (_, None) => {}
-            }
-        }
+        let known = |op| journal.checksum(op).map(|checksum| (op, checksum));
+        wanted.extend(journal.rotten().filter_map(known));
         let head = journal.head_op();
         if let Some(install) = &self.install {
             let missing = install.wanted.range(head.next()..);
