@@ -6,7 +6,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 #[derive(Debug)]
@@ -96,11 +96,15 @@ impl Output {
         );
         let counts = match unit {
             "bytes" => "{bytes}/{total_bytes} {bytes_per_sec} eta {eta}".to_string(),
-            unit => format!("{{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}}"),
+            unit => format!("{{pos}}/{{len}} {unit} {{rate}} eta {{eta}}"),
         };
         let style = ProgressStyle::with_template(&format!("{{msg:16}} {{wide_bar}} {counts}"));
         if let Ok(style) = style {
-            bar.set_style(style);
+            // The `per_sec` of the library shows fractions of a row.
+            let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _cannot_fail = write!(out, "{}/s", HumanCount(state.per_sec() as u64));
+            };
+            bar.set_style(style.with_key("rate", rate));
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         bar

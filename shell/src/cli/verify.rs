@@ -51,8 +51,9 @@ struct Bar(ProgressBar);
 
 impl engine::Progress for Bar {
     fn part(&mut self, name: &str, total: u64) {
-        self.0.set_length(total);
+        // In this order, so that no redraw in between shows more done than there is.
         self.0.set_position(0);
+        self.0.set_length(total);
         self.0.set_message(name.to_string());
     }
 
