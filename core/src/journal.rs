@@ -32,8 +32,8 @@
 //! nor as a redundant header (proof 1). The old d itself had no redundant header on disk, else it
 //! was rotten. By induction over opens, all crashes later.
 //!
-//! **Header damaged, body whole.** A prepare that joins by its redundant header and has the body that
-//! header names was durable and is whole but for its header: it counts, and its first page is
+//! **Header damaged, body whole.** A prepare that joins by its redundant header and has the body
+//! that header names was durable and is whole but for its header: it counts, and its first page is
 //! written again (only header bytes change, so a crash in that write harms nothing) before anything
 //! else is read or written.
 //!

@@ -318,8 +318,8 @@ impl Kernel {
         }
     }
 
-    /// As [`Kernel::snapshot`], without a look into trees when the answer is known. None: neither the
-    /// answer nor the tenant's catalog is at hand.
+    /// As [`Kernel::snapshot`], without a look into trees when the answer is known. None: neither
+    /// the answer nor the tenant's catalog is at hand.
     pub fn snapshot_at_hand(
         &mut self,
         store: &Store,

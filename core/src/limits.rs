@@ -157,8 +157,8 @@ pub const IDEMPOTENCY_TRIM_MAX: u32 = 4;
 /// Bound statements that the primary keeps, and the longest text among them.
 pub const STATEMENTS_CACHED_MAX: usize = 512;
 pub const STATEMENT_CACHED_SIZE_MAX: usize = 4_096;
-/// What a transaction must be allowed for the largest row to fit, superseded: its pages in rows and in history, indexes of pages included, and
-/// what changes with every row.
+/// What a transaction must be allowed for the largest row to fit, superseded: its pages in rows and
+/// in history, indexes of pages included, and what changes with every row.
 pub const LARGEST_ROW_PAGES_DIRTIED: u32 =
     2 * (ROW_SIZE_MAX + VALUE_EXTRA_MAX).div_ceil(PAGE_SIZE - 32) as u32 + 2 + 50;
 /// Pages that must be free beside a transaction's own, for checkpoint records and heads of logs.

@@ -134,9 +134,9 @@ impl Node {
         }
     }
 
-    /// Worth a call before the completion of a write is handed to [`Node::step`], if what this emits
-    /// reaches the disk before that: requests that gathered meanwhile are proposed at once, and
-    /// their write overlaps with applying what has just become durable. Never needed.
+    /// Worth a call before the completion of a write is handed to [`Node::step`], if what this
+    /// emits reaches the disk before that: requests that gathered meanwhile are proposed at once,
+    /// and their write overlaps with applying what has just become durable. Never needed.
     pub fn hurry(&mut self, now: Clock, effects: &mut Effects) {
         if let State::Running(running) = &mut self.state {
             let outcome = running.hurry(now, effects);

@@ -546,8 +546,8 @@ impl Vsr {
     }
 
     /// max(last + 1, wall), but never more than one step ahead of the last and the time that passed
-    /// since. Nobody knows how long the database was closed: the recovery op goes to the wall clock,
-    /// after its proposer asked [`Vsr::clock_is_plausible`].
+    /// since. Nobody knows how long the database was closed: the recovery op goes to the wall
+    /// clock, after its proposer asked [`Vsr::clock_is_plausible`].
     fn timestamp(
         &mut self,
         now: Clock,

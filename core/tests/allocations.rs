@@ -6,10 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::System;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use verity_core::crypto::MasterKey;
 use verity_core::crypto::seal::{unwrap_key, wrap_key};
 use verity_core::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
@@ -20,36 +20,20 @@ use verity_core::node::{CURRENT_RELEASE, Config, Format, FormatOptions, Node, Se
 use verity_core::query::Value;
 use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
 
-struct Counting;
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-static CALLS: AtomicU64 = AtomicU64::new(0);
-static LIVE: AtomicI64 = AtomicI64::new(0);
-
-// SAFETY: every call goes to the system's allocator with the same arguments.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Relaxed);
-        LIVE.fetch_add(layout.size() as i64, Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as i64, Relaxed);
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.fetch_add(1, Relaxed);
-        LIVE.fetch_add(size as i64 - layout.size() as i64, Relaxed);
-        // SAFETY: the caller keeps the contract of `realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
+/// Calls that returned new memory so far.
+fn calls() -> u64 {
+    let stats = ALLOCATOR.stats();
+    (stats.allocations + stats.reallocations) as u64
 }
 
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+/// Bytes that are allocated now.
+fn live() -> i64 {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated as i64 - stats.bytes_deallocated as i64
+}
 
 /// A disk in memory. What it allocates is not counted: it works between the measurements.
 struct World {
@@ -132,20 +116,20 @@ impl World {
 
     /// Feeds completions. Gives the allocations of those turns that commit, apply and append.
     fn settle(&mut self, node: &mut Node) -> u64 {
-        let mut calls = 0;
+        let mut counted = 0;
         while let Some(input) = self.pending.pop_front() {
             self.now.monotonic = self.now.monotonic.plus_ns(10_000);
             self.now.wall = self.now.wall.plus_ns(10_000);
             let commits =
                 matches!(&input, Input::WriteDone { io, .. } if io.owner == Owner::Journal);
-            let before = CALLS.load(Relaxed);
+            let before = calls();
             node.step(self.now, input, &mut self.effects);
             if commits {
-                calls += CALLS.load(Relaxed) - before;
+                counted += calls() - before;
             }
             self.take();
         }
-        calls
+        counted
     }
 
     fn ask(&mut self, node: &mut Node, operation: Operation) -> (u64, u64) {
@@ -156,9 +140,9 @@ impl World {
             after: None,
             operations: vec![operation],
         };
-        let before = CALLS.load(Relaxed);
+        let before = calls();
         node.submit(self.now, request, &mut self.effects);
-        let submitted = CALLS.load(Relaxed) - before;
+        let submitted = calls() - before;
         self.take();
         let applied = self.settle(node);
         let (_, reply) = node.next_reply().expect("a reply");
@@ -188,10 +172,10 @@ fn measure(
     // Until every buffer has the size it needs.
     run(world, node);
     let files: usize = world.files.values().map(Vec::capacity).sum();
-    let live = LIVE.load(Relaxed) - files as i64;
+    let live_before = live() - files as i64;
     let (submitted, applied) = run(world, node);
     let files: usize = world.files.values().map(Vec::capacity).sum();
-    let grown = LIVE.load(Relaxed) - files as i64 - live;
+    let grown = live() - files as i64 - live_before;
     (submitted, applied, grown as f64 / REQUESTS as f64)
 }
 

@@ -101,8 +101,9 @@ impl Statement {
         self.database.transaction(operations)
     }
 
-    /// Reads the first row of a SELECT into `row`, whose memory is used again; false: there is none.
-    /// For a SELECT of plain columns by the whole primary key this is the shortest way there is.
+    /// Reads the first row of a SELECT into `row`, whose memory is used again; false: there is
+    /// none. For a SELECT of plain columns by the whole primary key this is the shortest way there
+    /// is.
     pub fn query_row(&self, params: &[Value], row: &mut Vec<Value>) -> Result<bool, Error> {
         if let Some(read) = self.read_point(params, row) {
             return Ok(read.found);

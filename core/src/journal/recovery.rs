@@ -4,8 +4,8 @@
 //! read but are not durable yet; what recovery builds on must not vanish at the next power cut.
 //!
 //! Invariants: at most `JOURNAL_CHUNKS_IN_FLIGHT_MAX` reads in flight; completions may come in any
-//! order, the scan sees them in order of issue. A chunk that cannot be read is read page by page; the
-//! scan judges what the pages that fail mean.
+//! order, the scan sees them in order of issue. A chunk that cannot be read is read page by page;
+//! the scan judges what the pages that fail mean.
 
 use super::scan::{Scan, chunk_at};
 use super::{Journal, JournalError, JournalStart, Recovered, Ring, to_usize};

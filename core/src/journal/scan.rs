@@ -139,8 +139,8 @@ impl Scan {
         self.judge_redundant(used, offset)
     }
 
-    /// Nothing at `window[used..]` joins as it is. Is it the next prepare of the chain, and only its
-    /// header damaged? Its redundant header says so: it joins, and the body has its checksum.
+    /// Nothing at `window[used..]` joins as it is. Is it the next prepare of the chain, with only
+    /// its header damaged? Its redundant header says so: it joins, and the body has its checksum.
     fn judge_redundant(&mut self, used: usize, offset: u64) -> Option<usize> {
         // Only where the next prepare may begin: most pages end here.
         let (_, end) = self.before(self.joined.len());

@@ -141,9 +141,10 @@ impl Kernel {
         }
     }
 
-    /// Executes the only request of a prepare that is on its way to the disk, so that little is left
-    /// when it commits. All ops before it must be applied. Changes nothing that counts: what it made
-    /// is used if this very prepare is applied next, else forgotten; what it misses is left to apply.
+    /// Executes the only request of a prepare that is on its way to the disk, so that little is
+    /// left when it commits. All ops before it must be applied. Changes nothing that counts: what
+    /// it made is used if this very prepare is applied next, else forgotten; what it misses is left
+    /// to apply.
     pub fn look_ahead(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) {
         assert!(prepare.kind == PrepareKind::Requests && prepare.requests == 1);
         if self.task.is_some() || self.ahead.is_some() {

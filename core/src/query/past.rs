@@ -1,9 +1,10 @@
 //! Tables of the past: what `AS OF` reads when a table of that name was dropped, or made anew.
 //!
 //! A dropped table leaves its trees where they are, and its schema in the catalog tree under
-//! `03` ‖ size of its name u16 ‖ name ‖ position of the drop, big endian. The tables that ever had
-//! one name were there one after the other, so the first entry after a position is the only one that
-//! can have been there at it. Nothing of it is kept in memory: a past is looked up when it is asked.
+//! `03` ‖ size of its name u16 ‖ name ‖ position of the drop, big endian. The tables that ever
+//! had one name were there one after the other, so the first entry after a position is the only one
+//! that can have been there at it. Nothing of it is kept in memory: a past is looked up when it is
+//! asked.
 //!
 //! Invariants: entries are functions of records; a past never changes.
 
