@@ -58,7 +58,7 @@ impl Logs {
         self.rebuilds.insert(
             key,
             Rebuild {
-                verifier: Some(SegmentVerifier::new(start, SegmentExtent::To(end))),
+                verifier: Some(SegmentVerifier::new(start, SegmentExtent::Through(end))),
                 pages: BTreeMap::from([(0, Box::new(header))]),
                 final_pages: VecDeque::from([0]),
                 next_block: 0,

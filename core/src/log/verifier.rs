@@ -25,6 +25,8 @@ use crate::time::Timestamp;
 pub enum SegmentExtent {
     /// All records before this position, or all of the segment if it ends first.
     To(Position),
+    /// The same of a log that goes on: its next record may be in the very block.
+    Through(Position),
     /// Not known: until the segment is full or something is no record.
     Unknown,
 }
@@ -218,7 +220,14 @@ impl SegmentVerifier {
         let in_block = (self.offset % PAGE_SIZE as u64) as usize;
         let left = if in_block == 0 { 0 } else { PAGE_SIZE - in_block };
         if end.next >= self.stop {
-            self.take_padding(taken, left)?;
+            // Full segments end in padding however they are asked for.
+            let goes_on = match self.extent {
+                SegmentExtent::Through(position) => end.next >= position,
+                SegmentExtent::To(_) | SegmentExtent::Unknown => false,
+            };
+            if !goes_on {
+                self.take_padding(taken, left)?;
+            }
             self.done = true;
             return Ok(Step::NeedBytes);
         }
@@ -264,7 +273,7 @@ impl SegmentVerifier {
         }
         let full = Position::new(header.first.get().saturating_add(header.segment_positions));
         self.stop = match self.extent {
-            SegmentExtent::To(position) => full.min(position),
+            SegmentExtent::To(position) | SegmentExtent::Through(position) => full.min(position),
             SegmentExtent::Unknown => full,
         };
         self.end.get_or_insert_with(|| SegmentEnd {

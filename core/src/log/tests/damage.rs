@@ -127,6 +127,38 @@ fn a_lost_index_is_rebuilt_byte_for_byte_with_one_warning() {
     }
 }
 
+/// The rebuild goes up to where the log was when it began; what is appended meanwhile may follow in
+/// the same block and is no damage.
+#[test]
+fn a_log_goes_on_while_its_index_is_rebuilt() {
+    let mut bench = Bench::new(400);
+    for _ in 0..40 {
+        bench.append_sized(TENANT, 30);
+    }
+    bench.checkpoint();
+    bench.disk.files.remove(&index_file(0));
+    bench.restart();
+    for _ in 0..5 {
+        bench.append_sized(TENANT, 30);
+    }
+    let mut pins = LogPins::default();
+    let head = bench.head(TENANT);
+    while bench.logs.read(TENANT, &head, Position::new(7)) == Err(LogFault::Missing) {
+        bench.logs.fetch(&mut pins, &mut bench.effects);
+        // Between any two completions of the rebuild.
+        bench.run(1);
+        if bench.head(TENANT).next.get() < 60 {
+            bench.append_sized(TENANT, 30);
+        }
+    }
+    bench.logs.release(&mut pins);
+    assert_eq!(bench.seen("IndexRebuilt"), 1);
+    assert_eq!(bench.seen("BlockCorrupt"), 0);
+    for position in 0..60 {
+        assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+    }
+}
+
 #[test]
 fn a_rotten_index_is_rebuilt_wherever_it_rots() {
     let mut bench = long();
