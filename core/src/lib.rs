@@ -15,6 +15,8 @@ extern crate std;
 
 pub mod crypto;
 pub mod event;
+#[cfg(test)]
+mod fuzz;
 pub mod ids;
 pub mod io;
 pub mod journal;

@@ -57,6 +57,13 @@ pub const SQL_TOKENS_MAX: usize = 200_000;
 pub const SQL_DEPTH_MAX: usize = 64;
 pub const SQL_PARAMETERS_MAX: usize = 32_766;
 pub const STATEMENTS_MAX: usize = 256;
+/// Operations of one request, each with a result; the results lie beside the largest row in one
+/// record.
+pub const OPERATIONS_MAX: usize = 2_048;
+/// Bytes of one result of an outcome, encoded.
+pub const RESULT_SIZE_MAX: usize = 32;
+/// Bytes of an error's text; more is cut off.
+pub const ERROR_MESSAGE_SIZE_MAX: usize = 1_000;
 /// Encoded rows of one INSERT; what else a request holds fits beside them.
 pub const INSERT_BYTES_MAX: usize = REQUEST_SIZE_MAX - 16 * 1024;
 /// Operators (AND and OR aside) that may follow one another in one expression.
@@ -227,6 +234,9 @@ pub const VSR_HEADERS_HELD_MAX: usize = 4 * MESSAGE_HEADERS_MAX;
 pub const VSR_REPAIRS_MAX: usize = 2 * PIPELINE_MAX;
 
 const_assert!(VSR_SUSPECT_NS >= 8 * VSR_HEARTBEAT_NS);
+const_assert!(
+    OPERATIONS_MAX * RESULT_SIZE_MAX + 8 * 1024 <= LOG_RECORD_DATA_SIZE_MAX - ROW_SIZE_MAX
+);
 const_assert!(PREPARE_SIZE_MAX.is_multiple_of(PAGE_SIZE));
 const_assert!(ROW_SIZE_MAX + 64 * 1024 <= REQUEST_SIZE_MAX);
 const_assert!(SQL_SIZE_MAX <= REQUEST_SIZE_MAX);

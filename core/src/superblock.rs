@@ -43,7 +43,7 @@
 mod layout;
 mod quorum;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::boxed::Box;
 

@@ -29,7 +29,9 @@ use super::request::{Limit, OperationResult, RequestError, ResultDetail};
 use super::trees::{self, TENANTS_TREE};
 use crate::crypto::KekHash;
 use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
-use crate::limits::{ClusterConstants, PAGE_SIZE, TABLES_MAX, TENANTS_MAX};
+use crate::limits::{
+    ClusterConstants, OPERATIONS_MAX, PAGE_SIZE, ROW_SIZE_MAX, TABLES_MAX, TENANTS_MAX,
+};
 use crate::query::command::Command;
 use crate::query::eval::Context;
 use crate::query::{Catalog, SqlError, SqlState, TableSchema, Value};
@@ -162,6 +164,7 @@ impl Execution {
         context: &ExecutionContext<'_>,
         work: &[(u32, Work)],
     ) -> Result<(), Stop> {
+        limit(Limit::Operations, work.len() as u64, OPERATIONS_MAX as u32)?;
         let alone = work.len() == 1;
         while let Some((operation, work)) = work.get(self.at) {
             let (rows_affected, detail) = self.run_work(context, work, alone)?;
@@ -348,7 +351,15 @@ impl Execution {
             Limit::TransactionBytes,
             self.drafts.size_bytes() as u64,
             constants.transaction_bytes_max,
-        )
+        )?;
+        // A schema, which nobody has measured: rows and records of clients were.
+        let last = self.drafts.len().checked_sub(1).map(|last| self.drafts.get(last).1.len());
+        match last {
+            Some(size) if size > ROW_SIZE_MAX + PAYLOAD_EXTRA_MAX => {
+                Err(RequestError::TooLarge { size, max: ROW_SIZE_MAX }.into())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Limit on what scans visited.
@@ -357,6 +368,9 @@ impl Execution {
         limit(Limit::TransactionPagesRead, pages, context.constants.transaction_pages_read_max)
     }
 }
+
+/// What a payload has beside the row or record in it.
+const PAYLOAD_EXTRA_MAX: usize = 1_024;
 
 pub(super) fn limit(limit: Limit, value: u64, max: u32) -> Result<(), Stop> {
     let max = u64::from(max);

@@ -298,6 +298,7 @@ fn decode_limit(decoder: &mut Decoder<'_>) -> Result<Limit, DecodeError> {
         3 => Limit::TransactionBytes,
         4 => Limit::Tenants,
         5 => Limit::Tables,
-        6.. => return decoder.error("unknown limit"),
+        6 => Limit::Operations,
+        7.. => return decoder.error("unknown limit"),
     })
 }

@@ -198,6 +198,8 @@ pub enum Limit {
     TransactionBytes,
     Tenants,
     Tables,
+    /// Of one request.
+    Operations,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,6 +277,7 @@ impl fmt::Display for Limit {
             Limit::TransactionBytes => "transaction_bytes_max",
             Limit::Tenants => "tenants_max",
             Limit::Tables => "tables_max",
+            Limit::Operations => "operations_max",
         })
     }
 }

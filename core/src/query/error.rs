@@ -4,6 +4,7 @@
 //! Invariants: every code is a five-character SQLSTATE that never changes its meaning; `retryable`
 //! is a function of the code; `position` is a byte offset into the statement's own text.
 
+use crate::limits::ERROR_MESSAGE_SIZE_MAX;
 use alloc::string::String;
 use core::fmt;
 
@@ -83,6 +84,16 @@ impl fmt::Display for SqlState {
     }
 }
 
+/// A message may quote what a client sent, and an outcome keeps it for good: it has its bound.
+fn capped(mut message: String) -> String {
+    if message.len() > ERROR_MESSAGE_SIZE_MAX {
+        let end = (0..=ERROR_MESSAGE_SIZE_MAX).rev().find(|&at| message.is_char_boundary(at));
+        message.truncate(end.unwrap_or(0));
+        message.push('…');
+    }
+    message
+}
+
 /// Why a statement was refused or failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlError {
@@ -97,7 +108,7 @@ pub struct SqlError {
 impl SqlError {
     #[must_use]
     pub fn new(code: SqlState, message: impl Into<String>) -> SqlError {
-        SqlError { code, message: message.into(), position: None, hint: None }
+        SqlError { code, message: capped(message.into()), position: None, hint: None }
     }
 
     #[must_use]
@@ -108,7 +119,7 @@ impl SqlError {
 
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> SqlError {
-        self.hint = Some(hint.into());
+        self.hint = Some(capped(hint.into()));
         self
     }
 

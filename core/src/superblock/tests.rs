@@ -503,3 +503,8 @@ fn strangers_and_newer_versions_are_refused_untouched() {
         SuperblockError::NewerFormat { found, known: FORMAT_VERSION },
     );
 }
+
+/// Four good copies of one state, for the fuzz target.
+pub(crate) fn encoded_copies() -> Vec<crate::io::Pages> {
+    (0..SUPERBLOCK_COPIES as u8).map(|copy| layout::encode(&busy_state(), copy)).collect()
+}

@@ -15,7 +15,7 @@ use crate::ids::{Position, TenantId, TreeId};
 use crate::kernel::drafts::Draft;
 use crate::kernel::payload::Payload;
 use crate::kernel::trees::{CATALOG, IDEMPOTENCY, STREAMS, TENANTS_TREE};
-use crate::limits::IDEMPOTENCY_TRIM_MAX;
+use crate::limits::{IDEMPOTENCY_TRIM_MAX, RESULT_SIZE_MAX};
 use crate::log::RecordKind;
 use crate::query::codec::decode_row_key;
 use crate::query::key::history_key;
@@ -34,8 +34,8 @@ pub(super) struct Changes {
 const TREES_CREATED_MAX: u64 = 4;
 /// Entries of the catalog that one change of it puts or removes, at most.
 const CATALOG_ENTRIES_MAX: u64 = 4;
-/// Pages of an outcome: the results of as many statements as a request may have.
-const OUTCOME_OVERFLOW_PAGES: u64 = 8;
+/// Bytes of an outcome beside its results.
+const OUTCOME_FIXED: usize = 128;
 
 impl Execution {
     /// Notes a value that will be put into a tree of a table; `size` at least.
@@ -89,7 +89,8 @@ impl Execution {
         pages += store.pages_at_most(of(CATALOG), notes, 0)?;
         pages += store.pages_at_most(of(STREAMS), 2 * self.streams.len() as u64, 0)?;
         let trims = u64::from(IDEMPOTENCY_TRIM_MAX);
-        pages += store.pages_at_most(of(IDEMPOTENCY), 1, trims)? + OUTCOME_OVERFLOW_PAGES;
+        pages += store.pages_at_most(of(IDEMPOTENCY), 1, trims)?;
+        pages += overflow_pages(OUTCOME_FIXED + RESULT_SIZE_MAX * self.results.len());
         // Beside its tables' trees: catalog, streams, outcomes.
         let created = TREES_CREATED_MAX * catalog_changes;
         pages += store.forest_pages_at_most(tenant, touched + 3, created)?;

@@ -204,3 +204,26 @@ fn large_rows_and_large_batches_fit_a_transaction() {
     rig.commands(&[remove]).unwrap();
     rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
 }
+
+/// What no limit of rows bounds: schemas, results, texts of errors.
+#[test]
+fn nothing_too_large_for_its_tree_gets_past_execution() {
+    let mut rig = Rig::new(Memory::Ample);
+    let mut create = create_table(&rig.catalog(T1), "people", true);
+    let Command::CreateTable { schema, .. } = &mut create else { unreachable!() };
+    let text = "x".repeat(540 * 1024);
+    let (name, expr) = ("long".to_string(), literal(1));
+    schema.checks.push(crate::query::Check { name, text: text.clone(), expr });
+    let refused = rig.commands(&[create]);
+    assert!(matches!(refused, Err(RequestError::TooLarge { .. })), "{refused:?}");
+
+    let many = vec![Command::Nothing; crate::limits::OPERATIONS_MAX + 1];
+    let refused = rig.commands(&many);
+    assert!(matches!(refused, Err(RequestError::LimitExceeded { .. })), "{refused:?}");
+    let answered = rig.commands_as(id(rig.now_ms + 60_000, 1), &many[1..]).unwrap();
+    assert_eq!(answered.results.len(), crate::limits::OPERATIONS_MAX);
+
+    let error = crate::query::SqlError::new(SqlState::CheckViolation, text.clone()).hint(text);
+    assert!(error.message.len() < 1_100 && error.hint.unwrap().len() < 1_100);
+    rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
+}
