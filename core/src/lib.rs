@@ -15,8 +15,6 @@ extern crate std;
 
 pub mod crypto;
 pub mod event;
-#[cfg(test)]
-mod fuzz;
 pub mod ids;
 pub mod io;
 pub mod journal;
@@ -30,6 +28,8 @@ pub mod query;
 pub mod stdx;
 pub mod store;
 pub mod superblock;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod vsr;
 pub mod wire;

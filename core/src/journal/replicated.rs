@@ -234,7 +234,8 @@ impl ReplicaJournal {
             && !self.erasing()
     }
 
-    /// Starts the durable write of the next prepare. [`ReplicaJournal::next_durable`] gives it back.
+    /// Starts the durable write of the next prepare. [`ReplicaJournal::next_durable`] gives it
+    /// back.
     pub fn append(&mut self, prepare: Prepare, effects: &mut Effects) {
         let header = *prepare.header();
         assert!(self.takes(&header), "asked for by the caller");

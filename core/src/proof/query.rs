@@ -16,8 +16,8 @@
 //! value  = [type tag, bytes]
 //! ```
 //!
-//! Invariants: deterministic CBOR, so equal queries are equal bytes; ranges ascend and are disjoint;
-//! depth and size are bounded before anything is built.
+//! Invariants: deterministic CBOR, so equal queries are equal bytes; ranges ascend and are
+//! disjoint; depth and size are bounded before anything is built.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -18,8 +18,8 @@ pub const FOREST: TreeId = TreeId::ZERO;
 
 const SYSTEM_FOREST: TreeRef = TreeRef::new(TenantId::SYSTEM, FOREST);
 
-/// Encoded: reference [28], height u8, flags u8 (1 dropping, 2 rows), shape version u16, count u64, hash [32], zeros
-/// [8].
+/// Encoded: reference [28], height u8, flags u8 (1 dropping, 2 rows), shape version u16, count u64,
+/// hash [32], zeros [8].
 pub(super) const ROOT_SIZE: usize = 80;
 
 /// What a forest keeps of a tree.
@@ -295,7 +295,8 @@ impl Store {
                 bytes[range].copy_from_slice(&root.encode());
             }
         }
-        // A store that is never hashed (a rebuild's, a test's) has no hashes, rather than wrong ones.
+        // A store that is never hashed (a rebuild's, a test's) has no hashes, rather than wrong
+        // ones.
         self.unhashed |= !self.stale.is_empty();
         self.stale.clear();
         for state in self.trees.get_mut().values_mut() {

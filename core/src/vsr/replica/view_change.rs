@@ -102,7 +102,8 @@ impl Replica {
         self.missing = None;
     }
 
-    /// Offers our log to the primary of the view, once the view is durable and nothing is in flight.
+    /// Offers our log to the primary of the view, once the view is durable and nothing is in
+    /// flight.
     pub(super) fn offer_step(&mut self, now: Clock) {
         let ready = self.offering
             && self.install.is_none()
