@@ -36,6 +36,9 @@ use crate::query::value::{ColumnType, Value};
 use crate::query::virtual_tables::EventRow;
 use crate::store::{Cursor, Direction, Fault, TreeRef};
 
+/// Takes a row; `Break` when it wants no more.
+type Visit<'a> = dyn FnMut(&[Value]) -> Result<ControlFlow<()>, SqlError> + 'a;
+
 /// Versions of the rows of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Versions {
@@ -205,7 +208,7 @@ impl VersionScan {
     pub fn scan(
         &mut self,
         world: &mut ReadWorld<'_>,
-        visit: &mut dyn FnMut(&[Value]) -> Result<ControlFlow<()>, SqlError>,
+        visit: &mut Visit<'_>,
     ) -> Result<ControlFlow<()>, Stop> {
         for _ in 0..READ_SLICE_ROWS {
             let flow = match &self.state {
@@ -287,7 +290,7 @@ impl VersionScan {
     fn next_version(
         &mut self,
         world: &mut ReadWorld<'_>,
-        visit: &mut dyn FnMut(&[Value]) -> Result<ControlFlow<()>, SqlError>,
+        visit: &mut Visit<'_>,
     ) -> Result<Flow, Stop> {
         let State::WithinKey { key, ended_at, pending } = &self.state else {
             unreachable!("the caller matched the state")
@@ -477,11 +480,7 @@ impl VersionScan {
     }
 
     /// Compares one row at the two positions.
-    fn compare(
-        &mut self,
-        world: &ReadWorld<'_>,
-        visit: &mut dyn FnMut(&[Value]) -> Result<ControlFlow<()>, SqlError>,
-    ) -> Result<Flow, Stop> {
+    fn compare(&mut self, world: &ReadWorld<'_>, visit: &mut Visit<'_>) -> Result<Flow, Stop> {
         let State::Comparing { from, to, keys } = &self.state else {
             unreachable!("the caller matched the state")
         };
