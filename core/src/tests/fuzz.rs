@@ -183,7 +183,7 @@ fn journal_headers() {
     let prepare = buffer.finish(header);
     let header = *prepare.header();
     let whole = prepare.into_pages().as_bytes().to_vec();
-    run(&[whole.clone()], |bytes, same| {
+    run(core::slice::from_ref(&whole), |bytes, same| {
         let decoded = PrepareHeader::decode(bytes);
         let good = decoded.is_ok_and(|found| check_body(&found, bytes).is_ok());
         assert!(!same || good);
@@ -255,7 +255,7 @@ fn records_and_what_names_them() {
         entries: Vec::new(),
     };
     let image = image.encode();
-    run(&[image.clone()], |bytes, _| {
+    run(core::slice::from_ref(&image), |bytes, _| {
         // As its reader does: the first page tells how much to read.
         let mut read = bytes.to_vec();
         read.resize(read.len().max(PAGE_SIZE), 0);
