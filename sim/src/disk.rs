@@ -379,6 +379,10 @@ impl Disk {
         let first = target.offset / PAGE_SIZE as u64;
         for (index, page) in pages.as_slice().iter().enumerate() {
             self.store((target.file, first + index as u64), Arc::new(page.0), durable);
+            if target != at {
+                // The core did not write this: what lies here now is wrong.
+                self.atlas.force((target.file, first + index as u64));
+            }
         }
         Ok(())
     }
