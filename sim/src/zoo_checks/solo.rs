@@ -51,6 +51,11 @@ impl Rig {
         self.solo.open(self.options, [self.serial as u8; 32]).map_err(text)
     }
 
+    /// From the next `open` on, no page stays in memory longer than it must.
+    pub(super) fn evict_everything(&mut self) {
+        self.options = COLD;
+    }
+
     /// A request of one statement, with an id that is good for ten seconds.
     pub(super) fn request(&mut self, sql: &str) -> Request {
         self.serial += 1;
