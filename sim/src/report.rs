@@ -94,6 +94,10 @@ pub struct Report {
     pub reads: u64,
     /// Lookups of idempotency ids that were answered.
     pub commitments: u64,
+    /// Requests that named another one to follow, and whose order was checked.
+    pub orders: u64,
+    /// Other requests under a used id that were refused as such.
+    pub reused_ids: u64,
     /// Comparisons of the live state with one rebuilt from the logs.
     pub rebuilds: u64,
     /// Transactions without an id whose fate the log had to tell.

@@ -24,6 +24,8 @@ pub struct Solo {
     pub disk: Disk,
     pub master: MasterKey,
     pub wall: Timestamp,
+    /// Requests are executed while their prepare is being written.
+    pub ahead: bool,
     /// Marks seen since the start.
     pub events: BTreeMap<&'static str, u64>,
     now_ns: u64,
@@ -42,6 +44,7 @@ impl Solo {
             disk,
             master,
             wall: Timestamp(1_800_000_000 * SECOND_NS),
+            ahead: false,
             events: BTreeMap::new(),
             now_ns: 0,
             node: None,
@@ -95,6 +98,9 @@ impl Solo {
         let clock = self.clock();
         let Some(node) = &mut self.node else { unreachable!("a process runs") };
         let ticket = node.submit(clock, request, &mut self.effects);
+        if self.ahead {
+            node.work_ahead();
+        }
         self.drain();
         ticket
     }
@@ -105,6 +111,9 @@ impl Solo {
         let clock = self.clock();
         if let Some(node) = &mut self.node {
             node.step(clock, input, &mut self.effects);
+            if self.ahead {
+                node.work_ahead();
+            }
         }
         self.drain();
         true

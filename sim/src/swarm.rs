@@ -51,6 +51,10 @@ pub struct Plan {
     pub ask_ppm: u64,
     /// Chance, in a million, that a request has no idempotency id.
     pub anonymous_ppm: u64,
+    /// Chance, in a million, that a request must follow another one.
+    pub after_ppm: u64,
+    /// Chance, in a million, that another request is sent under an answered id.
+    pub reuse_ppm: u64,
     /// Whether a twin with another cache and other timing replays a stretch of ops.
     pub twin: bool,
 }
@@ -69,6 +73,7 @@ impl Plan {
     pub fn draw(seed: u64, options: &Options) -> Plan {
         let mut random = Random::new(seed).stream("plan");
         let mode = if random.chance(120_000) { Mode::Damage } else { Mode::Safety };
+        let mut order = Random::new(seed).stream("order plan");
         let requests = random.range(60, 240) * options.scale.max(1);
         Plan {
             mode,
@@ -102,6 +107,8 @@ impl Plan {
             rebuild_at_crash_ppm: *random.pick(&[0, 20_000, 200_000]),
             ask_ppm: random.range(5_000, 80_000),
             anonymous_ppm: if random.coin() { random.range(1_000, 100_000) } else { 0 },
+            after_ppm: if order.coin() { order.range(2_000, 200_000) } else { 0 },
+            reuse_ppm: if order.coin() { order.range(2_000, 60_000) } else { 0 },
             twin: random.chance(150_000),
         }
     }

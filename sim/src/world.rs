@@ -10,6 +10,7 @@ mod audit;
 mod boot;
 mod clients;
 mod doubt;
+mod order;
 mod turn;
 mod twin;
 mod watch;
@@ -38,6 +39,7 @@ use crate::trace::Trace;
 use crate::workload::Workload;
 use asking::{Asking, Told};
 use clients::{Client, Pending, Reading};
+use order::Order;
 use watch::Watch;
 
 /// What is counted while a run goes on; shared with a panic hook, which has nothing else.
@@ -55,6 +57,7 @@ pub struct World {
     progress: SharedProgress,
     random: Random,
     crash_random: Random,
+    order_random: Random,
     clock: SimClock,
     disk: Disk,
     master: MasterKey,
@@ -74,6 +77,8 @@ pub struct World {
     askings: Vec<Asking>,
     /// Some of what each tenant's clients were told, to be asked for again.
     told: Vec<Vec<Told>>,
+    /// Which requests must follow which; both without a final answer, or one of them.
+    orders: Vec<Order>,
     /// Of each tenant: a transaction without an id that was lost on its way.
     doubts: Vec<Option<Vec<Statement>>>,
     /// Reads of no client that found no node: asked again.
@@ -142,6 +147,7 @@ impl World {
             ledgers: (0..plan.tenants).map(|_| Ledger::default()).collect(),
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
             crash_random: root.stream("crash"),
+            order_random: root.stream("order"),
             random: root.stream("world"),
             progress: Rc::new(RefCell::new(Progress { seed, trace, report })),
             disk,
@@ -155,6 +161,7 @@ impl World {
             readings: Vec::new(),
             askings: Vec::new(),
             told: (0..plan.tenants).map(|_| Vec::new()).collect(),
+            orders: Vec::new(),
             doubts: (0..plan.tenants).map(|_| None).collect(),
             unread: Vec::new(),
             quota: 0,

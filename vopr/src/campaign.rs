@@ -41,7 +41,7 @@ struct Summary {
     damage_detected: u64,
 }
 
-const SUMMED: [&str; 10] = [
+const SUMMED: [&str; 12] = [
     "crashes",
     "crashes_in_flight",
     "halts",
@@ -50,6 +50,8 @@ const SUMMED: [&str; 10] = [
     "refusals",
     "reads",
     "commitments",
+    "orders",
+    "reused_ids",
     "rebuilds",
     "doubts",
 ];

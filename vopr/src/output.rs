@@ -53,6 +53,8 @@ pub fn report_json(report: &Report, seconds: f64) -> Value {
         "refusals": report.refusals,
         "reads": report.reads,
         "commitments": report.commitments,
+        "orders": report.orders,
+        "reused_ids": report.reused_ids,
         "rebuilds": report.rebuilds,
         "doubts": report.doubts,
         "damage_detected": report.damage_detected,

@@ -40,6 +40,8 @@ pub(super) struct Pending {
     /// An answered request that is sent once more: the answer must be the same.
     pub expect: Option<(u64, Vec<Effect>)>,
     pub attempts: u64,
+    /// Its id was used for another request and answered: it must be refused.
+    pub id_is_used: bool,
     /// Makes the tenant; it has no statements then.
     pub creates_tenant: bool,
 }
@@ -76,6 +78,7 @@ impl Pending {
             refused: None,
             expect: None,
             attempts: 0,
+            id_is_used: false,
             creates_tenant: false,
         }
     }
@@ -128,6 +131,8 @@ impl World {
             && let Some(pending) = self.pending.get_mut(&serial)
         {
             pending.request.idempotency = IdempotencyId::NONE;
+        } else {
+            self.name_another(serial, tenant);
         }
         self.send(serial);
         Ok(())
@@ -163,7 +168,7 @@ impl World {
         self.serial
     }
 
-    fn operations(&mut self, tenant: usize, statements: &[Statement]) -> Vec<Operation> {
+    pub(super) fn operations(&mut self, tenant: usize, statements: &[Statement]) -> Vec<Operation> {
         let always = self.random.coin();
         let mut operations: Vec<Operation> = Vec::new();
         for statement in statements {
@@ -268,6 +273,12 @@ impl World {
         };
         let tenant = pending.tenant;
         let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
+        if pending.id_is_used {
+            return Err(wrong(format!(
+                "the id was used, and yet: {reply:?}: {}",
+                pending.describe()
+            )));
+        }
         if pending.creates_tenant {
             self.tenants_ready.insert(tenant);
             self.release(pending.client);
@@ -297,6 +308,7 @@ impl World {
             timestamp_ns: reply.timestamp.0,
         };
         self.ledgers[tenant].commit(position, committed).map_err(wrong)?;
+        self.check_order(id, position)?;
         self.count(|report| report.commits += 1);
         self.release(pending.client);
         if id.is_none() {
@@ -319,8 +331,16 @@ impl World {
         let now_ns = self.clock.now_ns();
         let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };
         pending.copies = pending.copies.saturating_sub(1);
-        let retry =
-            error.retryable() || matches!(&error, RequestError::Sql(error) if error.retryable());
+        let (id, id_is_used) = (pending.request.idempotency, pending.id_is_used);
+        let retry = match &error {
+            RequestError::AfterUnknown { .. } => self.may_follow_later(id)?,
+            RequestError::Sql(error) => error.retryable(),
+            error => error.retryable(),
+        };
+        if id_is_used && matches!(error, RequestError::IdempotencyReused { .. }) {
+            self.count(|report| report.reused_ids += 1);
+        }
+        let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };
         if retry {
             pending.send_at_ns = Some(now_ns + 1 + self.random.exponential(3_000_000));
             return Ok(());
@@ -329,7 +349,13 @@ impl World {
             let detail = format!("answered before, refused now with {error}: {pending:?}");
             return Err(Failure::new(FailureKind::Lost, shorten(&detail)));
         }
-        let refused = match refusal_of(&error) {
+        let refusal = match &error {
+            RequestError::AfterUnknown { .. } => Ok(Refused::Other(error.to_string())),
+            // Whatever else is wrong with it may be named first.
+            error if id_is_used => Ok(Refused::Other(error.to_string())),
+            error => refusal_of(error),
+        };
+        let refused = match refusal {
             Ok(refused) => refused,
             Err(why) => {
                 let detail = format!("{why}: {error}: {}", pending.describe());
@@ -348,6 +374,9 @@ impl World {
             return;
         }
         let Some(pending) = self.pending.remove(&serial) else { return };
+        if !pending.id_is_used {
+            self.forget_order(pending.request.idempotency);
+        }
         if let Some(refused) = pending.refused {
             self.ledgers[pending.tenant].refuse(pending.sent_at, pending.statements, refused);
         }

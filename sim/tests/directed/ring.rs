@@ -3,7 +3,9 @@
 
 use verity_core::query::Value;
 use verity_core::time::SECOND_NS;
-use verity_sim::disk::Keep;
+use verity_sim::disk::{DiskFaults, Keep};
+use verity_sim::random::Random;
+use verity_sim::rebuild;
 
 use crate::rig::{WARM, closed, count, insert, opened, run, sql};
 
@@ -24,6 +26,33 @@ fn many_checkpoints_and_wraps_of_the_ring() {
     assert_eq!(count(&mut solo), 300);
     assert!(solo.seen("JournalWrapped") >= 3, "{:?}", solo.events);
     assert!(solo.seen("CheckpointDurable") >= 3, "{:?}", solo.events);
+}
+
+/// A request whose work was done ahead may find that the op of a checkpoint went before it.
+#[test]
+fn work_ahead_meets_the_ops_of_checkpoints() {
+    let mut solo = opened(53);
+    solo.ahead = true;
+    run(&mut solo, "CREATE TABLE t (k BIGINT, v TEXT, PRIMARY KEY (k))", 1);
+    let large = "x".repeat(30_000);
+    let rows = 400;
+    for row in 0..rows {
+        let text = "INSERT INTO t (k, v) VALUES ($1, $2)";
+        let params = vec![Value::Integer(row), Value::Text(large.clone())];
+        let ticket = solo.send(sql(text, params, 10 + row as u64));
+        // The background goes on while the next one is sent.
+        while solo.reply(ticket).is_none() {
+            assert!(solo.step(), "row {row} waits for nothing");
+        }
+        assert!(solo.reply(ticket).is_some_and(Result::is_ok), "{:?}", solo.reply(ticket));
+    }
+    assert!(solo.seen("CheckpointDurable") >= 3, "{:?}", solo.events);
+    solo.crash(Keep::Nothing);
+    solo.open(WARM, [77; 32]).unwrap();
+    assert_eq!(count(&mut solo), rows);
+    solo.shutdown().unwrap();
+    let disk = solo.disk.fork(Random::new(0), DiskFaults::NONE);
+    rebuild::check(disk, solo.master.clone()).unwrap();
 }
 
 /// Each boot takes room for its recovery op and dies at once; a hundred of them in a row, on a ring
