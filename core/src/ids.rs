@@ -70,6 +70,12 @@ id!(
     u128
 );
 id!(
+    /// Which grid: 0 for the one of format, random for each that a rebuild made. Binds the keys of
+    /// its pages, so that no two grids share a nonce.
+    GridId,
+    u128
+);
+id!(
     /// Place of a replica in its cluster, from 0.
     ReplicaId,
     u8

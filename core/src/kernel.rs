@@ -37,7 +37,9 @@ pub use events::{EventError, OpenedEvent, open_event};
 pub use outcome::{Commitment, Outcome};
 pub use payload::{Payload, STREAM_SYSTEM};
 pub use prepare::PrepareError;
-pub use rebuild::{Difference, Rebuild, RebuildError, RebuildReport, RebuildStall};
+pub use rebuild::{
+    Difference, Rebuild, RebuildError, RebuildReport, RebuildStall, SideError, Sides,
+};
 pub use recovery::{RecoveryEvidence, RecoveryReason, RecoveryRecord};
 pub use request::{
     ExpectedVersion, Limit, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,
@@ -347,6 +349,11 @@ impl Kernel {
             Some(head) => Ok(head.clone()),
             None => self.stored_head(store, tenant),
         }
+    }
+
+    #[must_use]
+    pub fn constants(&self) -> &ClusterConstants {
+        &self.constants
     }
 
     /// All tenants but the system's, in order. Restartable.

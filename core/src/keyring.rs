@@ -25,7 +25,7 @@ use core::cell::OnceCell;
 
 use crate::crypto::keys::{DataKey, Kek, KekHash, TenantKeys};
 use crate::event::Event;
-use crate::ids::{ClusterId, Generation, KeyId, OriginId, TenantId};
+use crate::ids::{ClusterId, Generation, GridId, KeyId, OriginId, TenantId};
 use crate::io::{
     Effect, Effects, FileId, IoError, IoId, KeyError, KeyPurpose, Owner, Pages, SecretKey,
     WrappedKey,
@@ -94,6 +94,7 @@ pub struct Keyring {
     cluster: ClusterId,
     origin: OriginId,
     generation: Generation,
+    grid: GridId,
     sequence: u64,
     tenants: BTreeMap<TenantId, Ring>,
     state: State,
@@ -159,11 +160,22 @@ impl Keyring {
         keyring
     }
 
+    /// Page keys are those of this grid, as the superblock names it. Before any key is used.
+    #[must_use]
+    pub fn of_grid(mut self, grid: GridId) -> Keyring {
+        self.grid = grid;
+        for slot in self.tenants.values_mut().flat_map(|ring| &mut ring.data_keys) {
+            slot.keys = OnceCell::new();
+        }
+        self
+    }
+
     fn new(cluster: ClusterId, origin: OriginId, generation: Generation) -> Keyring {
         Keyring {
             cluster,
             origin,
             generation,
+            grid: GridId::ZERO,
             sequence: 0,
             tenants: BTreeMap::new(),
             state: State::Idle,
@@ -183,7 +195,7 @@ impl Keyring {
     #[must_use]
     pub fn tenant(&self, tenant: TenantId) -> Option<&TenantKeys> {
         let ring = self.tenants.get(&tenant)?;
-        ring.data_keys.last()?.keys(self.generation)
+        ring.data_keys.last()?.keys(self.generation, self.grid)
     }
 
     /// The keys of a tenant that a record names.
@@ -191,7 +203,7 @@ impl Keyring {
     pub fn tenant_key(&self, tenant: TenantId, id: KeyId) -> Option<&TenantKeys> {
         let ring = self.tenants.get(&tenant)?;
         let at = ring.data_keys.binary_search_by_key(&id, |slot| slot.entry.key).ok()?;
-        ring.data_keys[at].keys(self.generation)
+        ring.data_keys[at].keys(self.generation, self.grid)
     }
 
     /// Of keys that are durable: nobody may act on a key that a crash would still take away.
@@ -531,10 +543,13 @@ impl Ring {
 }
 
 impl DataSlot {
-    fn keys(&self, generation: Generation) -> Option<&TenantKeys> {
+    fn keys(&self, generation: Generation, grid: GridId) -> Option<&TenantKeys> {
         let secret = self.secret.as_ref()?;
         let Entry { origin, tenant, key, .. } = self.entry;
-        let derive = || Box::new(TenantKeys::derive(origin, tenant, key, secret, generation));
+        let derive = || {
+            let keys = TenantKeys::derive(origin, tenant, key, secret, generation);
+            Box::new(if grid == GridId::ZERO { keys } else { keys.of_grid(grid) })
+        };
         Some(self.keys.get_or_init(derive))
     }
 }

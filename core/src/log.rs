@@ -48,7 +48,7 @@ pub use checkpoint_record::{CheckpointRecord, CheckpointRecordError, StateRootAt
 pub use damage::{Damage, DamageReason};
 pub use flush::LogCheckpoint;
 pub use head::{LogHead, LogHeadError};
-pub use index::{IndexEntry, page_is_good};
+pub use index::{IndexEntry, entry_in_page, entry_place, page_is_good};
 pub use read::{LogFault, LogPins, LogScan, OpenClaim, VerifiedRead};
 pub use record::{
     HEADER_SIZE, METADATA_SIZE, Metadata, Record, RecordError, RecordKind, RecordRef, open_record,

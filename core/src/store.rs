@@ -99,8 +99,8 @@ impl core::fmt::Display for StoreError {
             StoreError::Corrupt { tenant, tree, page, checkpoint_op } => write!(
                 f,
                 "grid page {page} (tree {tree} of tenant {tenant}, written at checkpoint \
-                 {checkpoint_op}) is damaged: restore it from a replica or a backup, or rebuild \
-                 the grid from the log"
+                 {checkpoint_op}) is damaged: `verity rebuild` makes the grid anew from the log; \
+                 or restore a copy"
             ),
             StoreError::Io(error) => write!(f, "grid: {error}"),
             StoreError::KeyMissing { tenant } => {
@@ -209,6 +209,23 @@ impl Store {
         let mut store = Store::without_trees(config);
         store.begin_open(from, effects);
         store
+    }
+
+    /// An empty store whose pages come after the first `pages` of the file, which stay as they are:
+    /// a rebuild beside the grid that it is to replace.
+    #[must_use]
+    pub fn behind(config: StoreConfig, pages: u32) -> Store {
+        let mut store = Store::without_trees(config);
+        store.free_set = free_set::FreeSet::behind(pages);
+        store.create_system();
+        store
+    }
+
+    /// What [`Store::behind`] kept is free once the next checkpoint is durable.
+    pub fn give_up(&mut self, pages: u32) {
+        for page in 1..pages {
+            self.free_set.stage(PageNumber::new(page));
+        }
     }
 
     fn without_trees(config: StoreConfig) -> Store {

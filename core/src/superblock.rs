@@ -50,7 +50,9 @@ use alloc::boxed::Box;
 use crate::crypto::hash::{ChainHash, InternalHash};
 use crate::crypto::seal::Tag;
 use crate::event::Event;
-use crate::ids::{ClusterId, Generation, Op, OriginId, PageNumber, Release, ReplicaId, View};
+use crate::ids::{
+    ClusterId, Generation, GridId, Op, OriginId, PageNumber, Release, ReplicaId, View,
+};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Pages, WrappedKey};
 use crate::limits::{
     ClusterConstants, PAGE_SIZE, REPLICA_PEERS_MAX, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SPACING,
@@ -149,6 +151,8 @@ pub struct SuperblockState {
     pub previous: InternalHash,
     pub cluster: ClusterId,
     pub origin: OriginId,
+    /// Whose keys seal the pages of the checkpoint.
+    pub grid: GridId,
     pub replica: ReplicaId,
     pub replica_count: u8,
     /// The newest release that wrote here.

@@ -50,7 +50,10 @@ impl Failure {
 
 impl From<verity::Error> for Failure {
     fn from(error: verity::Error) -> Failure {
-        Failure::Failed(error.to_string())
+        match error {
+            verity::Error::Options(what) => Failure::CannotTell(what),
+            other => Failure::Failed(other.to_string()),
+        }
     }
 }
 

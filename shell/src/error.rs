@@ -118,7 +118,7 @@ impl fmt::Display for Error {
             }
             Error::NotFormatted { path } => write!(
                 f,
-                "{} holds no database; make one with `verity format --data {}`",
+                "{} holds no database; make one with `verity format {}`",
                 path.display(),
                 path.display()
             ),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use verity_core::ids::{ClusterId, ReplicaId};
 use verity_core::io::{Effects, FileId, Input};
-use verity_core::limits::ClusterConstants;
+use verity_core::limits::{ClusterConstants, REPLICA_COUNTS};
 use verity_core::node::format::{Format, FormatOptions};
 use verity_core::node::{CURRENT_RELEASE, Halt, Seed};
 
@@ -24,6 +24,37 @@ pub struct Formatted {
     pub cluster: ClusterId,
     /// The master key file, when a new one was made.
     pub key_file_made: Option<PathBuf>,
+}
+
+/// Whose directory it becomes.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// `None` draws one.
+    pub cluster: Option<ClusterId>,
+    pub replica: ReplicaId,
+    /// 1, 3 or 5.
+    pub replica_count: u8,
+}
+
+impl Identity {
+    /// A cluster of its own, of one replica.
+    pub const ALONE: Identity =
+        Identity { cluster: None, replica: ReplicaId::new(0), replica_count: 1 };
+
+    fn validate(&self) -> Result<(), Error> {
+        let Identity { replica, replica_count, .. } = self;
+        if !REPLICA_COUNTS.contains(replica_count) {
+            return Err(Error::Options(format!(
+                "a cluster has 1, 3 or 5 replicas, not {replica_count}"
+            )));
+        }
+        if replica.get() >= *replica_count {
+            return Err(Error::Options(format!(
+                "there is no replica {replica} of {replica_count}: they are numbered from 0"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Files that a format that was cut off may have left.
@@ -50,7 +81,9 @@ pub fn format(
     backend: IoBackend,
     source: &MasterKeySource,
     constants: ClusterConstants,
+    identity: Identity,
 ) -> Result<Formatted, Error> {
+    identity.validate()?;
     if is_formatted(path)? {
         return Err(Error::AlreadyFormatted { path: path.to_path_buf() });
     }
@@ -68,9 +101,9 @@ pub fn format(
     let disk = Disk::open(path, backend, master_key).map_err(Error::Disk)?;
     let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
     let options = FormatOptions {
-        cluster: None,
-        replica: ReplicaId::new(0),
-        replica_count: 1,
+        cluster: identity.cluster,
+        replica: identity.replica,
+        replica_count: identity.replica_count,
         release: CURRENT_RELEASE,
         constants,
     };
@@ -110,7 +143,7 @@ mod tests {
 
     fn small(path: &Path, backend: IoBackend) -> Result<Formatted, Error> {
         let source = MasterKeySource::Content(vec![b'7'; 64]);
-        format(path, backend, &source, ClusterConstants::SMALL)
+        format(path, backend, &source, ClusterConstants::SMALL, Identity::ALONE)
     }
 
     fn verdict(path: &Path) -> Verdict {

@@ -50,11 +50,11 @@ pub use disk::IoBackend;
 pub use disk::master_key::{MasterKey, MasterKeySource, beside as master_key_beside};
 pub use disk::paths;
 pub use error::Error;
-pub use format::{Formatted, is_formatted};
+pub use format::{Formatted, Identity, is_formatted};
 pub use options::Options;
 pub use statement::Statement;
 
-pub use verity_core::ids::{IdempotencyId, Op, Position, TenantId};
+pub use verity_core::ids::{ClusterId, IdempotencyId, Op, Position, ReplicaId, TenantId};
 pub use verity_core::kernel::{
     Commitment, ExpectedVersion, Operation, OperationResult, Reply, Request, RequestError,
     ResultDetail, RetryReason,

@@ -141,8 +141,17 @@ impl Options {
 
     /// Makes a new database in a missing or empty directory.
     pub fn format(&self, path: impl AsRef<Path>) -> Result<format::Formatted, Error> {
+        self.format_as(path, format::Identity::ALONE)
+    }
+
+    /// The same for one replica of a cluster.
+    pub fn format_as(
+        &self,
+        path: impl AsRef<Path>,
+        identity: format::Identity,
+    ) -> Result<format::Formatted, Error> {
         self.validate()?;
-        format::format(path.as_ref(), self.io, &self.master_key, self.constants)
+        format::format(path.as_ref(), self.io, &self.master_key, self.constants, identity)
     }
 
     /// What the core needs to know.

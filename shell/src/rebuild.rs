@@ -1,12 +1,16 @@
-//! Derives all state again from the logs and compares it with the live state, entry by entry.
+//! Derives all state again from the logs: to compare it with the live state, or to replace it.
 //!
-//! How: a node opens the directory over an overlay ([`Offline`]), so the prepares after the last
-//! checkpoint are replayed and a checkpoint is taken, all in memory: no file is changed. Then every
-//! record of every log is read, opened and applied to an empty store by the same code that applied
-//! it live, and the two states are compared.
+//! Comparing: a node opens the directory over an overlay ([`Offline`]), so the prepares after the
+//! last checkpoint are replayed and a checkpoint is taken, all in memory: no file is changed. Then
+//! every record of every log is read, opened and applied to an empty store by the same code that
+//! applied it live, and the two states are compared. Replacing is in `replace`.
 //!
-//! Invariants: nothing is written to the directory. Memory: the pages that replay changes, and the
-//! rebuilt state. Start reading at [`check`].
+//! Invariants: a comparison writes nothing to the directory. Memory: the pages that replay changes,
+//! and the rebuilt state. Start reading at [`check`] and [`replace`].
+
+mod heads;
+mod indexes;
+mod replace;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,21 +18,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use verity_core::crypto::seal::PageKey;
-use verity_core::ids::{Generation, Op, Position, ReplicaId, TenantId};
+use verity_core::ids::{Position, ReplicaId, TenantId};
 use verity_core::io::{Effects, FileId, Input};
-use verity_core::kernel::{
-    Kernel, Rebuild, RebuildError, RebuildReport, RebuildStall, RequestError,
-};
+use verity_core::kernel::{Kernel, RebuildError, RebuildReport, RequestError, SideError, Sides};
 use verity_core::keyring::Keyring;
 use verity_core::limits::ClusterConstants;
-use verity_core::log::{LogHead, LogPins, Logs};
+use verity_core::log::LogHead;
 use verity_core::node::{Config, Halt, Node, Seed};
 use verity_core::query::eval::Context;
 use verity_core::query::read::Row;
 use verity_core::query::{
     AsOf, EventRead, ReadProgress, ReadTask, ReadWorld, SqlError, Stop, prepare_one,
 };
-use verity_core::store::{PageKeys, Pins, Store, StoreConfig};
+use verity_core::store::{Store, StoreConfig};
 use verity_core::superblock::SuperblockState;
 use verity_core::time::{Clock, Instant, Timestamp};
 
@@ -38,35 +40,49 @@ use crate::error::Error;
 use crate::offline::Offline;
 use crate::verify::{self, grid};
 
+pub use replace::{HeadsFrom, Replaced, replace};
+
 /// Clean pages of each of the two stores.
 const CLEAN_PAGES: u32 = 16 << 10;
+/// What is thrown away afterwards is not limited by what the grid may hold.
+const SCRATCH_PAGES_MAX: u32 = (1 << 30) - 1;
 
-/// Why the comparison could not be made.
+/// Why nothing was derived.
 #[derive(Debug)]
 pub enum Problem {
     Open(Error),
+    /// The master key is missing or another one.
+    Key(String),
+    /// Written by a newer release, or not readable: nothing can be said of the state.
+    CannotTell(String),
     /// The directory does not verify, so there is nothing to derive from.
     Damaged(String),
     Rebuild(RebuildError),
+    /// The disk failed while the new state was written beside the old one.
+    Disk(String),
+}
+
+impl From<SideError> for Problem {
+    fn from(error: SideError) -> Problem {
+        match error {
+            SideError::Rebuild(error) => Problem::Rebuild(error),
+            SideError::Store(_) | SideError::Log(_) | SideError::Heads => {
+                Problem::Damaged(error.to_string())
+            }
+        }
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::Open(error) => write!(f, "{error}"),
+            Problem::Key(what) | Problem::CannotTell(what) => f.write_str(what),
+            Problem::Disk(what) => write!(f, "{what}; the directory is as it was"),
             Problem::Damaged(what) => {
                 write!(f, "{what}; `verity verify` tells what else is damaged")
             }
-            Problem::Rebuild(RebuildError::Log { tenant, position, fault }) => {
-                write!(
-                    f,
-                    "the log of tenant {tenant} cannot be read at position {position}: {fault:?}"
-                )
-            }
-            Problem::Rebuild(RebuildError::Event(error)) => write!(f, "{error:?}"),
-            Problem::Rebuild(RebuildError::Commitment { tenant, position }) => {
-                write!(f, "record {position} of tenant {tenant} does not hold what it commits to")
-            }
+            Problem::Rebuild(error) => write!(f, "{error}"),
         }
     }
 }
@@ -77,14 +93,14 @@ pub fn check(
     master_key: MasterKey,
     told: impl FnMut(u64, u64),
 ) -> Result<RebuildReport, Problem> {
-    derive(root, master_key, told).map(|(_, report)| report)
+    derive(root, master_key, told).map(|derived| derived.report)
 }
 
 /// State that was derived from the logs alone, to be asked. The live state answers nothing here.
 pub struct Derived {
     sides: Sides,
-    /// Reads the catalog of the derived state.
-    kernel: Kernel,
+    files: Offline,
+    scratch_keys: ScratchKeys,
     report: RebuildReport,
     _lock: Option<DirectoryLock>,
 }
@@ -98,9 +114,9 @@ impl fmt::Debug for Derived {
 impl Derived {
     pub fn open(root: &Path, master_key: MasterKey) -> Result<Derived, Problem> {
         let lock = DirectoryLock::shared(root).map_err(|e| Problem::Open(Error::Lock(e)))?;
-        let (sides, report) = derive(root, master_key, |_, _| {})?;
-        let kernel = Kernel::new(sides.constants, sides.generation);
-        Ok(Derived { sides, kernel, report, _lock: lock })
+        let mut derived = derive(root, master_key, |_, _| {})?;
+        derived._lock = lock;
+        Ok(derived)
     }
 
     #[must_use]
@@ -112,9 +128,10 @@ impl Derived {
     pub fn query(&mut self, tenant: TenantId, sql: &str) -> Result<Vec<Row>, Problem> {
         let to_problem = |error: SqlError| Problem::Open(Error::from(error));
         let catalog = loop {
-            match self.kernel.catalog(&self.sides.scratch.store, tenant) {
+            let (kernel, store) = self.sides.scratch();
+            match kernel.catalog(store, tenant) {
                 Ok(catalog) => break catalog,
-                Err(_fault) => self.sides.fetch_scratch()?,
+                Err(_fault) => self.fetch()?,
             }
         };
         let unknown = || Problem::Open(Error::Request(RequestError::TenantUnknown(tenant)));
@@ -123,7 +140,7 @@ impl Derived {
         if prepared.is_write() {
             return Err(Problem::Open(Error::WrongKind("derived state is only read")));
         }
-        let newest = self.sides.logs.head(tenant).and_then(LogHead::last);
+        let newest = self.sides.logs().head(tenant).and_then(LogHead::last);
         let head = newest.unwrap_or(Position::ZERO);
         let position = match prepared.as_of(&[], head).map_err(to_problem)? {
             None => head,
@@ -138,7 +155,7 @@ impl Derived {
         let mut rows = Vec::new();
         loop {
             let mut events = |_| EventRead::Absent;
-            let store = &self.sides.scratch.store;
+            let (_, store) = self.sides.scratch();
             let mut world = ReadWorld { store, catalog: &catalog, events: &mut events };
             match task.step(&mut world) {
                 Ok(progress) => {
@@ -148,7 +165,7 @@ impl Derived {
                         return Ok(rows);
                     }
                 }
-                Err(Stop::Fault(_)) => self.sides.fetch_scratch()?,
+                Err(Stop::Fault(_)) => self.fetch()?,
                 Err(Stop::EventFault) => unreachable!("no event is missing: none is there"),
                 Err(Stop::Sql(error)) => {
                     self.sides.release();
@@ -157,46 +174,79 @@ impl Derived {
             }
         }
     }
+
+    fn fetch(&mut self) -> Result<(), Problem> {
+        let Derived { sides, files, scratch_keys, .. } = self;
+        let mut execute = |effects: &mut Effects, inputs: &mut Vec<Input>| {
+            files.execute(effects, inputs);
+        };
+        Ok(sides.fetch_scratch(scratch_keys, &mut execute)?)
+    }
 }
+
+/// Of one rebuild alone: what they seal shares no key with anything before or after it.
+type ScratchKeys = BTreeMap<TenantId, PageKey>;
 
 fn derive(
     root: &Path,
     master_key: MasterKey,
     mut told: impl FnMut(u64, u64),
-) -> Result<(Sides, RebuildReport), Problem> {
+) -> Result<Derived, Problem> {
     if !crate::format::is_formatted(root).map_err(Problem::Open)? {
         return Err(Problem::Open(Error::NotFormatted { path: root.to_path_buf() }));
     }
     let _lock = DirectoryLock::shared(root).map_err(|e| Problem::Open(Error::Lock(e)))?;
     let mut files = Offline::new(root, Some(master_key));
     replay(&mut files).map_err(Problem::Open)?;
-    let mut told_of = verify::Report::default();
-    let state = verify::parts::superblock(&mut files, &mut told_of);
-    let damaged = |report: &verify::Report| {
-        Problem::Damaged(report.findings.first().map(ToString::to_string).unwrap_or_default())
+    let (state, keyring) = roots(&mut files)?;
+    let mut effects = Effects::new();
+    let config =
+        |file, constants: &ClusterConstants| StoreConfig::new(file, constants, CLEAN_PAGES);
+    let live = match grid::checkpoint(&state) {
+        Some(from) => Store::open(config(FileId::Grid, &state.constants), &from, &mut effects),
+        None => Store::new(config(FileId::Grid, &state.constants)),
     };
-    let Some(state) = state else { return Err(damaged(&told_of)) };
-    let Some(keyring) = verify::parts::keys(&mut files, &state, true, &mut told_of) else {
-        return Err(damaged(&told_of));
+    let random = master_key::random().map_err(|e| Problem::Open(Error::MasterKey(e)))?;
+    let scratch_keys: ScratchKeys = keyring
+        .tenants()
+        .filter_map(|tenant| Some((tenant, keyring.tenant(tenant)?.scratch_page(&random))))
+        .collect();
+    let unlimited = ClusterConstants { grid_pages_max: SCRATCH_PAGES_MAX, ..state.constants };
+    let scratch = Store::new(config(FileId::Scratch, &unlimited));
+    let kernel = Kernel::new(state.constants, state.checkpoint.generation);
+    let mut sides = Sides::to_compare(kernel, keyring, (live, effects), scratch);
+    let mut execute = |effects: &mut Effects, inputs: &mut Vec<Input>| {
+        files.execute(effects, inputs);
     };
-    let mut sides = Sides::open(files, &state, keyring)?;
-    let mut rebuild = Rebuild::new();
-    loop {
-        let (records, entries) = rebuild.progress();
+    sides.open(&mut execute)?;
+    let report = loop {
+        let (records, entries) = sides.progress();
         told(records, entries);
-        let Sides { kernel, live, logs, keyring, scratch, .. } = &mut sides;
-        match rebuild.step(kernel, &live.store, logs, keyring, &mut scratch.store) {
-            Ok(Some(report)) => {
-                sides.release();
-                return Ok((sides, report));
-            }
-            Ok(None) => sides.release(),
-            Err(RebuildStall::Live) => sides.fetch_live()?,
-            Err(RebuildStall::Scratch) => sides.fetch_scratch()?,
-            Err(RebuildStall::Log) => sides.fetch_log()?,
-            Err(RebuildStall::ScratchCheckpoint(op)) => sides.checkpoint_scratch(op)?,
-            Err(RebuildStall::Failed(error)) => return Err(Problem::Rebuild(error)),
+        if let Some(report) = sides.step(&scratch_keys, &mut execute)? {
+            break report;
         }
+    };
+    Ok(Derived { sides, files, scratch_keys, report, _lock: None })
+}
+
+/// Superblock and keys, without which nothing can be read.
+fn roots(files: &mut Offline) -> Result<(SuperblockState, Keyring), Problem> {
+    let mut report = verify::Report::default();
+    let state = verify::parts::superblock(files, &mut report);
+    let Some(state) = state else { return Err(problem_of(&report)) };
+    match verify::parts::keys(files, &state, true, &mut report) {
+        Some(keyring) => Ok((state, keyring)),
+        None => Err(problem_of(&report)),
+    }
+}
+
+/// The worst that was found, in words.
+fn problem_of(report: &verify::Report) -> Problem {
+    let worst = report.findings.iter().max_by_key(|finding| finding.severity);
+    let words = worst.map(ToString::to_string).unwrap_or_default();
+    match worst.map(|finding| finding.severity) {
+        Some(verify::Severity::Unknown) => Problem::CannotTell(words),
+        Some(verify::Severity::Damage | verify::Severity::Note) | None => Problem::Damaged(words),
     }
 }
 
@@ -235,157 +285,4 @@ fn clock(ticks: u64) -> Clock {
     let wall = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
     let wall = u64::try_from(wall.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
     Clock { monotonic: Instant(ticks * 1_000_000), wall: Timestamp(wall) }
-}
-
-/// One store and what it waits for.
-struct Side {
-    store: Store,
-    pins: Pins,
-    effects: Effects,
-}
-
-struct Sides {
-    constants: ClusterConstants,
-    generation: Generation,
-    files: Offline,
-    keyring: Keyring,
-    /// Of this rebuild alone: what it seals shares no key with anything before or after it.
-    scratch_keys: BTreeMap<TenantId, PageKey>,
-    kernel: Kernel,
-    live: Side,
-    scratch: Side,
-    logs: Logs,
-    log_pins: LogPins,
-    log_effects: Effects,
-}
-
-impl Sides {
-    fn open(
-        mut files: Offline,
-        state: &SuperblockState,
-        keyring: Keyring,
-    ) -> Result<Sides, Problem> {
-        let heads = grid::heads(&mut files, state, &keyring).map_err(Problem::Damaged)?;
-        let mut effects = Effects::new();
-        let config = |file| StoreConfig::new(file, &state.constants, CLEAN_PAGES);
-        let store = match grid::checkpoint(state) {
-            Some(from) => Store::open(config(FileId::Grid), &from, &mut effects),
-            None => Store::new(config(FileId::Grid)),
-        };
-        let mut logs = Logs::new(state.constants.segment_positions);
-        for (tenant, head) in heads {
-            open_log(&mut logs, tenant, head);
-        }
-        let scratch = Store::new(config(FileId::Scratch));
-        let random =
-            master_key::random().map_err(|error| Problem::Open(Error::MasterKey(error)))?;
-        let scratch_keys = keyring
-            .tenants()
-            .filter_map(|tenant| Some((tenant, keyring.tenant(tenant)?.scratch_page(&random))))
-            .collect();
-        let mut sides = Sides {
-            constants: state.constants,
-            generation: state.checkpoint.generation,
-            files,
-            keyring,
-            scratch_keys,
-            kernel: Kernel::new(state.constants, state.checkpoint.generation),
-            live: Side { store, pins: Pins::new(), effects },
-            scratch: Side { store: scratch, pins: Pins::new(), effects: Effects::new() },
-            logs,
-            log_pins: LogPins::default(),
-            log_effects: Effects::new(),
-        };
-        sides.settle()?;
-        Ok(sides)
-    }
-
-    fn fetch_live(&mut self) -> Result<(), Problem> {
-        self.live.store.fetch(&mut self.live.pins, &mut self.live.effects);
-        self.settle()
-    }
-
-    fn fetch_scratch(&mut self) -> Result<(), Problem> {
-        self.scratch.store.fetch(&mut self.scratch.pins, &mut self.scratch.effects);
-        self.settle()
-    }
-
-    fn fetch_log(&mut self) -> Result<(), Problem> {
-        self.logs.fetch(&mut self.log_pins, &mut self.log_effects);
-        self.settle()
-    }
-
-    fn release(&mut self) {
-        self.live.store.unpin(&mut self.live.pins);
-        self.scratch.store.unpin(&mut self.scratch.pins);
-        self.logs.release(&mut self.log_pins);
-    }
-
-    fn checkpoint_scratch(&mut self, op: Op) -> Result<(), Problem> {
-        self.scratch.store.checkpoint_begin(op);
-        loop {
-            let Side { store, effects, .. } = &mut self.scratch;
-            store
-                .checkpoint_step(&self.scratch_keys, effects)
-                .map_err(|error| Problem::Damaged(error.to_string()))?;
-            self.settle()?;
-            if self.scratch.store.checkpoint_done().is_some() {
-                self.scratch.store.checkpoint_durable_applied(op);
-                return Ok(());
-            }
-        }
-    }
-
-    /// Carries out what was asked for, until nothing is.
-    fn settle(&mut self) -> Result<(), Problem> {
-        let told = |error: &dyn fmt::Display| Problem::Damaged(error.to_string());
-        let mut inputs = Vec::new();
-        loop {
-            let mut quiet = true;
-            let sides: [(&mut Side, &dyn PageKeys); 2] =
-                [(&mut self.live, &self.keyring), (&mut self.scratch, &self.scratch_keys)];
-            for (side, keys) in sides {
-                self.files.execute(&mut side.effects, &mut inputs);
-                quiet &= inputs.is_empty();
-                for input in inputs.drain(..) {
-                    let store = &mut side.store;
-                    match input {
-                        Input::ReadDone { io, pages, result } => store
-                            .on_read_done(keys, io, pages, result, &mut side.effects)
-                            .map_err(|error| told(&error))?,
-                        Input::WriteDone { io, pages, result } => {
-                            store.on_write_done(io, pages, result).map_err(|error| told(&error))?
-                        }
-                        other => unreachable!("a store asks for reads and writes: {other:?}"),
-                    }
-                }
-                side.store.ready(&side.pins).map_err(|error| told(&error))?;
-            }
-            self.files.execute(&mut self.log_effects, &mut inputs);
-            quiet &= inputs.is_empty();
-            for input in inputs.drain(..) {
-                let (logs, effects) = (&mut self.logs, &mut self.log_effects);
-                let done = match input {
-                    Input::ReadDone { io, pages, result } => {
-                        logs.on_read_done(io, pages, result, effects)
-                    }
-                    Input::WriteDone { io, pages, result } => {
-                        logs.on_write_done(io, pages, result, effects)
-                    }
-                    Input::Done { io, result } => logs.on_done(io, result, effects),
-                    other => unreachable!("a log asks for files only: {other:?}"),
-                };
-                done.map_err(|error| Problem::Damaged(format!("{error:?}")))?;
-            }
-            if quiet {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn open_log(logs: &mut Logs, tenant: TenantId, head: LogHead) {
-    if !logs.is_open(tenant) {
-        logs.open(tenant, head);
-    }
 }

@@ -13,7 +13,7 @@
 //! from being checked. Start reading at [`check`].
 
 pub(crate) mod grid;
-mod logs;
+pub(crate) mod logs;
 pub(crate) mod parts;
 
 use std::fmt;
@@ -204,7 +204,7 @@ pub fn check(
 }
 
 /// Heads of the logs at the checkpoint, by tenant.
-type Heads = Vec<(TenantId, LogHead)>;
+pub(crate) type Heads = Vec<(TenantId, LogHead)>;
 
 /// Where in which log.
 fn segment_name(tenant: TenantId, number: SegmentNumber) -> String {

@@ -19,7 +19,7 @@ use crate::crypto::commitment::{LeafSaltKey, SaltKey};
 use crate::crypto::hash::FingerprintKey;
 use crate::crypto::seal::{self, NONCE_SIZE, PageKey, RecordKey, RequestKey, SealError};
 use crate::crypto::signature::SigningKey;
-use crate::ids::{Generation, KeyId, OriginId, TenantId};
+use crate::ids::{Generation, GridId, KeyId, OriginId, TenantId};
 use crate::io::{SecretKey, WrappedKey};
 
 /// HKDF's salt: public, fixed, names the system and the version of these rules.
@@ -347,12 +347,24 @@ impl TenantKeys {
     /// random: no two of them share a key, and none shares the live grid's.
     #[must_use]
     pub fn scratch_page(&self, rebuild: &[u8; 16]) -> PageKey {
+        self.random_page(b"scratch page", rebuild)
+    }
+
+    /// The same keys, but the page key is that of a grid that a rebuild made.
+    #[must_use]
+    pub fn of_grid(mut self, grid: GridId) -> TenantKeys {
+        assert!(grid != GridId::ZERO, "the grid of format has the page key of `derive`");
+        self.page = self.random_page(b"rebuilt page", &grid.get().to_le_bytes());
+        self
+    }
+
+    fn random_page(&self, label: &[u8; 12], random: &[u8; 16]) -> PageKey {
         let info: [&[u8]; 5] = [
-            b"scratch page",
+            label,
             &self.origin.get().to_le_bytes(),
             &self.tenant.get().to_le_bytes(),
             &self.id.get().to_le_bytes(),
-            rebuild,
+            random,
         ];
         let mut key = SecretKey([0; 32]);
         expand(&prk(&self.root), &info, &mut key.0);

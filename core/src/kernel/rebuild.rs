@@ -1,12 +1,16 @@
 //! State from the logs alone, and its comparison with the live state.
 //!
-//! Purpose: `State = Apply(Initial, Log)`, checked. Every record of every tenant is read from its
-//! log, opened, and given to the same `apply_record` that live apply uses, into a second store that
-//! starts empty; then all trees that are functions of records are compared, entry by entry.
+//! Purpose: `State = Apply(Initial, Log)`, checked or used. Every record of every tenant is read
+//! from its log, opened, and given to the same `apply_record` that live apply uses, into a second
+//! store that starts empty. Then all trees that are functions of records are compared with the live
+//! ones, entry by entry; or there is no live state to trust, and the second store becomes it:
+//! [`Rebuild::finish`] adds the heads of the logs, which are a function of the checkpoint.
 //!
 //! Invariants: the outcome does not depend on batching, caches, or which ops the records came in.
 //! Beside the trees it checks each record's commitment against its payload. Nothing of the live
 //! state changes; the caller applies no prepare meanwhile.
+//!
+//! `sides` drives it: it fetches what a step misses and carries completions to their owners.
 //!
 //! Fault model: the three sources of pages stall independently ([`RebuildStall`]); damage in a log
 //! is told by position, a difference by tenant, tree and key.
@@ -22,17 +26,21 @@ use super::events::{EventError, OpenedEvent, open_event};
 use super::payload::Payload;
 use super::record::{
     OpenRecord, RecordProgress, RecordScratch, announce, apply_record, apply_to_catalog,
-    decode_row_of,
+    decode_row_of, put_head,
 };
 use super::trees::{ATTESTED, OF_EVERY_TENANT, TENANTS};
 use super::{EntrySalts, Kernel, Keys};
 use crate::crypto::commitment::record_commitment;
 use crate::crypto::{ChainHash, InternalDomain, InternalHash, InternalHasher};
 use crate::ids::{KeyId, Op, Position, TenantId, TreeId};
-use crate::limits::{REBUILD_BATCH, REBUILD_RECORDS_PER_STEP};
+use crate::limits::{LARGEST_ROW_PAGES_DIRTIED, REBUILD_BATCH, REBUILD_RECORDS_PER_STEP};
 use crate::log::{LogFault, LogHead, LogScan, Logs};
 use crate::query::Catalog;
-use crate::store::{Cursor, Direction, HashStop, Store, TreeRef};
+use crate::store::{Cursor, Direction, HashStop, RoomError, Store, TreeRef};
+
+mod sides;
+
+pub use sides::{SideError, Sides};
 
 /// Checkpoints of the scratch store have ops that no live page was ever sealed with. Its pages have
 /// keys of their own besides (`TenantKeys::scratch_page`).
@@ -66,6 +74,10 @@ pub enum RebuildError {
     Commitment {
         tenant: TenantId,
         position: Position,
+    },
+    /// The grid may not grow as far as a second state beside the first one needs.
+    GridFull {
+        pages_free: u32,
     },
 }
 
@@ -106,6 +118,8 @@ pub struct Rebuild {
     scratch: RecordScratch,
     value: Vec<u8>,
     checkpoints: u64,
+    /// Ops of the scratch store's checkpoints are above this.
+    ops_from: u64,
     report: RebuildReport,
 }
 
@@ -143,10 +157,21 @@ impl Default for Rebuild {
 }
 
 impl Rebuild {
-    /// `scratch`, given to each step, starts as an empty store.
+    /// `scratch`, given to each step, starts as an empty store, and is thrown away afterwards.
     #[must_use]
     pub fn new() -> Rebuild {
+        Rebuild::with_ops(SCRATCH_OPS)
+    }
+
+    /// `scratch` is to be the state: its checkpoints come before any op that is still to come.
+    #[must_use]
+    pub fn to_keep() -> Rebuild {
+        Rebuild::with_ops(0)
+    }
+
+    fn with_ops(ops_from: u64) -> Rebuild {
         Rebuild {
+            ops_from,
             tenants: None,
             replay: None,
             trees: VecDeque::new(),
@@ -172,26 +197,33 @@ impl Rebuild {
         (self.report.records, self.report.entries)
     }
 
-    /// A bounded slice of work. `Some`: done; the first difference ends it early.
+    /// A bounded slice of work. `Some`: done; the first difference ends it early. Without a live
+    /// state nothing is compared, and every log must be open.
     pub fn step(
         &mut self,
         kernel: &Kernel,
-        live: &Store,
+        live: Option<&Store>,
         logs: &Logs,
         keys: &dyn Keys,
         scratch: &mut Store,
     ) -> Result<Option<RebuildReport>, RebuildStall> {
-        if self.tenants.is_none() {
-            let mut tenants: VecDeque<TenantId> =
-                kernel.tenants(live).map_err(|_| RebuildStall::Live)?.into();
-            tenants.push_front(TenantId::SYSTEM);
-            self.report.tenants = tenants.len() as u64;
-            self.tenants = Some(tenants);
+        if self.tenants.is_none() && self.report.tenants == 1 && self.replay.is_none() {
+            // The system's log is replayed: it says which others there are.
+            let tenants = kernel.tenants(scratch).map_err(|_| RebuildStall::Scratch)?;
+            self.report.tenants += tenants.len() as u64;
+            self.tenants = Some(tenants.into());
         }
         if self.replay.is_none() {
-            let next = self.tenants.as_ref().and_then(|tenants| tenants.front().copied());
+            let next = match &self.tenants {
+                Some(tenants) => tenants.front().copied(),
+                None => Some(TenantId::SYSTEM),
+            };
             if let Some(tenant) = next {
-                let head = kernel.log_head(live, logs, tenant).map_err(|_| RebuildStall::Live)?;
+                let head = match live {
+                    Some(live) => kernel.log_head(live, logs, tenant),
+                    None => Ok(logs.head(tenant).cloned().unwrap_or_else(LogHead::empty)),
+                };
+                let head = head.map_err(|_| RebuildStall::Live)?;
                 self.replay = Some(Replay {
                     tenant,
                     scan: LogScan::new(tenant, Position::ZERO, head.next),
@@ -209,8 +241,13 @@ impl Rebuild {
                 if scratch.dirty_pages() > dirty_max && replay.event.is_none() {
                     hash_scratch(scratch, keys)?;
                     self.checkpoints += 1;
-                    let op = Op::new(SCRATCH_OPS + self.checkpoints);
+                    let op = Op::new(self.ops_from + self.checkpoints);
                     return Err(RebuildStall::ScratchCheckpoint(op));
+                }
+                if let Err(RoomError::GridFull { pages_free }) =
+                    scratch.room_for(LARGEST_ROW_PAGES_DIRTIED)
+                {
+                    return Err(RebuildStall::Failed(RebuildError::GridFull { pages_free }));
                 }
                 let done =
                     replay.record(logs, keys, scratch, &mut self.scratch, &mut self.value)?;
@@ -224,7 +261,7 @@ impl Rebuild {
         }
         if self.report.roots.is_empty() {
             hash_scratch(scratch, keys)?;
-            let mut tenants = kernel.tenants(live).map_err(|_| RebuildStall::Live)?;
+            let mut tenants = kernel.tenants(scratch).map_err(|_| RebuildStall::Scratch)?;
             tenants.insert(0, TenantId::SYSTEM);
             let mut roots = Vec::with_capacity(tenants.len());
             for tenant in tenants {
@@ -238,8 +275,9 @@ impl Rebuild {
 
     fn finish_replay(&mut self) {
         let Some(replay) = self.replay.take() else { unreachable!("it was just run") };
-        if let Some(tenants) = &mut self.tenants {
-            tenants.pop_front();
+        match &mut self.tenants {
+            Some(tenants) => drop(tenants.pop_front()),
+            None => self.report.tenants = 1,
         }
         let tenant = replay.tenant;
         self.trees.extend(OF_EVERY_TENANT.map(|tree| TreeRef::new(tenant, tree)));
@@ -253,9 +291,22 @@ impl Rebuild {
         }
     }
 
+    /// Of a rebuild to keep, after its last step: the heads of the logs at the checkpoint, and all
+    /// hashes. Restartable; then the store is ready for that checkpoint.
+    pub fn finish(
+        heads: &[(TenantId, LogHead)],
+        keys: &dyn Keys,
+        scratch: &mut Store,
+    ) -> Result<(), RebuildStall> {
+        for (tenant, head) in heads {
+            put_head(scratch, *tenant, &head.encode()).map_err(|_| RebuildStall::Scratch)?;
+        }
+        hash_scratch(scratch, keys)
+    }
+
     fn compare(
         &mut self,
-        live: &Store,
+        live: Option<&Store>,
         scratch: &Store,
     ) -> Result<Option<RebuildReport>, RebuildStall> {
         let Some(compare) = &mut self.compare else {
@@ -269,24 +320,21 @@ impl Rebuild {
             return Ok(None);
         };
         let tree = compare.tree;
-        if !live.tree_exists(tree).map_err(|_| RebuildStall::Live)? {
-            let difference = Difference {
-                tenant: tree.tenant,
-                tree: tree.tree,
-                key: Vec::new(),
-                live: false,
-                rebuilt: true,
-            };
-            self.report.difference = Some(difference);
-            return Ok(Some(self.report.clone()));
-        }
-        compare.live.fill(live, tree).map_err(|_| RebuildStall::Live)?;
         compare.rebuilt.fill(scratch, tree).map_err(|_| RebuildStall::Scratch)?;
-        if let Some(difference) = compare.difference() {
-            self.report.difference = Some(difference);
-            return Ok(Some(self.report.clone()));
+        if let Some(live) = live {
+            let difference = if live.tree_exists(tree).map_err(|_| RebuildStall::Live)? {
+                compare.live.fill(live, tree).map_err(|_| RebuildStall::Live)?;
+                compare.difference()
+            } else {
+                let TreeRef { tenant, tree } = tree;
+                Some(Difference { tenant, tree, key: Vec::new(), live: false, rebuilt: true })
+            };
+            if difference.is_some() {
+                self.report.difference = difference;
+                return Ok(Some(self.report.clone()));
+            }
         }
-        let exhausted = compare.live.entries.len() < REBUILD_BATCH;
+        let exhausted = compare.rebuilt.entries.len() < REBUILD_BATCH;
         for (key, value) in &compare.rebuilt.entries {
             for part in [key, value] {
                 self.hasher.update(&(part.len() as u32).to_le_bytes());
@@ -460,6 +508,11 @@ impl fmt::Display for RebuildError {
             RebuildError::Commitment { tenant, position } => write!(
                 f,
                 "the record at {position} of tenant {tenant} does not hold what it commits to"
+            ),
+            RebuildError::GridFull { pages_free } => write!(
+                f,
+                "the grid has no room for a second state beside the first one ({pages_free} pages \
+                 are left); restore a copy of the directory"
             ),
         }
     }

@@ -27,7 +27,7 @@
 //! misdirected page is damage. Slots past the checkpointed length are garbage until replayed.
 
 use crate::crypto::ChainHash;
-use crate::ids::{SegmentNumber, TenantId};
+use crate::ids::{Position, SegmentNumber, TenantId};
 use crate::limits::PAGE_SIZE;
 
 const MAGIC: [u8; 4] = *b"VIX1";
@@ -177,6 +177,24 @@ pub(super) fn stamp(tenant: TenantId, segment: SegmentNumber, number: u32, page:
     page[8..16].fill(0);
     let crc = checksum(tenant, segment, number, page);
     page[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The page of an index file that has the entry of a position, and which entry of it.
+#[must_use]
+pub fn entry_place(segment_positions: u64, position: Position) -> (u32, u64) {
+    let nth = position.get() % segment_positions;
+    (Layout::new(segment_positions).entry(nth).page, nth % ENTRIES_PER_PAGE)
+}
+
+/// What a good page says of a position; None: nothing was appended there when it was written.
+#[must_use]
+pub fn entry_in_page(
+    page: &[u8],
+    segment_positions: u64,
+    position: Position,
+) -> Option<IndexEntry> {
+    let slot = Layout::new(segment_positions).entry(position.get() % segment_positions);
+    decode_entry(page, slot)
 }
 
 /// Is this the page that was written there?

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::crypto::hash::ChainHash;
-use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, TenantId, View};
+use crate::ids::{ClusterId, Generation, GridId, Op, OriginId, Release, ReplicaId, TenantId, View};
 use crate::io::{Effect, Effects, FileId, Input, IoError, IoId, KeyPurpose, Owner, SecretKey};
 use crate::journal::{JournalFormat, PrepareHeader};
 use crate::keyring::{Keyring, KeyringEvent, Mint, MintSecrets};
@@ -257,6 +257,7 @@ impl Format {
             previous: crate::crypto::hash::InternalHash::ZERO,
             cluster: self.cluster,
             origin: self.origin,
+            grid: GridId::ZERO,
             replica: self.options.replica,
             replica_count: self.options.replica_count,
             release: self.options.release,

@@ -165,7 +165,7 @@ impl Opening {
                 // Keys of the generation to come are derived when the recovery op is applied.
                 let generation = state.checkpoint.generation;
                 let keyring = Keyring::open(state.cluster, state.origin, generation, effects);
-                self.keyring = Some(keyring);
+                self.keyring = Some(keyring.of_grid(state.grid));
                 Ok(())
             }
             Some(SuperblockEvent::Updated) => unreachable!("opening updates nothing"),

@@ -41,6 +41,18 @@ impl FreeSet {
         set
     }
 
+    /// All pages below `pages` are acquired.
+    pub(super) fn behind(pages: u32) -> FreeSet {
+        if pages <= 1 {
+            return FreeSet::new();
+        }
+        let mut set = FreeSet::default();
+        set.set_run(0, pages);
+        set.acquired = pages - 1;
+        set.pages = pages;
+        set
+    }
+
     /// The lowest free page. The caller has checked that the grid may grow that far.
     pub(super) fn acquire(&mut self) -> PageNumber {
         let mut index = 0;
@@ -313,6 +325,25 @@ mod tests {
                     assert!(FreeSet::decode(&bytes[..cut], Op::new(step)).is_none());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn behind_pages_that_are_kept() {
+        for kept in [0, 1, 2, 63, 64, 65, 4_095, 4_096, 4_097, 300_000] {
+            let mut set = FreeSet::behind(kept);
+            assert_eq!(set.acquired(), kept.saturating_sub(1));
+            assert_eq!(set.acquire().get(), kept.max(1));
+            for page in 1..kept {
+                set.stage(PageNumber::new(page));
+            }
+            set.begin(Op::new(5));
+            let mut bytes = Vec::new();
+            set.encode(&mut bytes);
+            let mut set = FreeSet::decode(&bytes, Op::new(5)).unwrap();
+            set.durable(Op::new(5));
+            assert_eq!(set.acquired(), 1, "{kept}");
+            assert_eq!(set.acquire().get(), if kept > 1 { 1 } else { 2 }, "{kept}");
         }
     }
 

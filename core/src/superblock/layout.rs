@@ -39,7 +39,8 @@
 //! | 464 | 40 | last cosigned head: size u64, hash [32] |
 //! | 504 | 128 | 8 peers: log view u64, acknowledged op u64 |
 //! | 632 | 8 | segment positions |
-//! | 640 | 3456 | zeros |
+//! | 640 | 16 | grid; zeros for the one of format |
+//! | 656 | 3440 | zeros |
 //!
 //! Invariants: bytes marked zeros are zero; decode and encode are inverse. The first 52 bytes keep
 //! their meaning in every later format, so that an older release can name what it refuses.
@@ -53,7 +54,9 @@ use super::{
 };
 use crate::crypto::hash::{ChainHash, InternalDomain, InternalHash};
 use crate::crypto::seal::Tag;
-use crate::ids::{ClusterId, Generation, Op, OriginId, PageNumber, Release, ReplicaId, View};
+use crate::ids::{
+    ClusterId, Generation, GridId, Op, OriginId, PageNumber, Release, ReplicaId, View,
+};
 use crate::io::{Pages, WrappedKey};
 use crate::limits::{
     ClusterConstants, PAGE_SIZE, REPLICA_COUNTS, REPLICA_PEERS_MAX, SUPERBLOCK_COPIES,
@@ -129,7 +132,8 @@ struct RawSuperblock {
     cosigned_hash: [u8; 32],
     peers: [RawPeer; REPLICA_PEERS_MAX],
     segment_positions: U64,
-    zeros_640: [u8; 3456],
+    grid: U128,
+    zeros_656: [u8; 3440],
 }
 
 const_assert_eq!(size_of::<RawSuperblock>(), PAGE_SIZE);
@@ -194,7 +198,7 @@ fn check_zeros(raw: &RawSuperblock) -> Result<(), DecodeError> {
         &raw.zeros_130,
         &raw.zeros_305,
         &raw.zeros_460,
-        &raw.zeros_640,
+        &raw.zeros_656,
         &raw.forest_root.zeros,
         &raw.free_set_root.zeros,
     ];
@@ -274,6 +278,7 @@ fn raw_of(state: &SuperblockState) -> RawSuperblock {
             op: U64::new(state.peers[peer].op.get()),
         }),
         segment_positions: U64::new(constants.segment_positions),
+        grid: U128::new(state.grid.get()),
         ..RawSuperblock::new_zeroed()
     };
     raw.checksum = covered_hash(&raw).0;
@@ -287,6 +292,7 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
         previous: InternalHash(raw.previous),
         cluster: ClusterId::new(raw.cluster.get()),
         origin: OriginId::new(raw.origin.get()),
+        grid: GridId::new(raw.grid.get()),
         replica: ReplicaId::new(raw.replica),
         replica_count: raw.replica_count,
         release: Release::new(raw.release.get()),

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use verity::{IoBackend, MasterKeySource, Options};
+use verity::{ClusterId, IoBackend, MasterKeySource, Options};
+
+use super::Failure;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -23,30 +25,33 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// In the help, options that every command has come last.
+const COMMON: &str = "Common options";
+
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Print JSON, one object a line, instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub json: bool,
     /// How files are read and written: auto uses io_uring where the kernel allows it
-    #[arg(long, global = true, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
+    #[arg(long, global = true, help_heading = COMMON, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
     pub io: Io,
     /// Memory for the page cache, for example 512MiB
-    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "SIZE", value_parser = parse_memory)]
     #[arg(default_value = "256MiB")]
     pub memory: u64,
     /// File with the master key: 32 raw bytes or 64 hexadecimal digits [default: <DIR>.master-key]
-    #[arg(long, global = true, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
     pub master_key: Option<PathBuf>,
     /// The master key itself, 64 hexadecimal digits; only from the environment
-    #[arg(long, global = true, hide = true, env = "VERITY_MASTER_KEY", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = COMMON, hide = true, env = "VERITY_MASTER_KEY", hide_env_values = true)]
     pub master_key_content: Option<String>,
     /// The clock of this machine is right, though it is half a year or more ahead of the last time
     /// on record
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub accept_clock: bool,
     /// What to log on standard error: error, warn, info, debug, trace
-    #[arg(long, global = true, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
     pub log: String,
 }
 
@@ -98,7 +103,13 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show what a data directory holds
     Inspect(InspectArgs),
-    /// Derive all state again from the logs and compare it with the live state
+    /// Derive all state again from the logs: in place of a damaged one, or to compare
+    #[command(long_about = "Derives all state again from the logs alone.\n\n\
+        Without --check a new grid and new indexes take the place of those there are, damaged or \
+        not: the way back when `verify` finds damage in the grid and there is no copy to restore. \
+        A crash at any moment leaves the old state or the new one. Damage in superblock, keys, \
+        journal or logs is a refusal: from those nothing can be derived.\n\n\
+        Exit codes: 0 rebuilt (or equal), 1 refused or different, 2 could not tell.")]
     Rebuild(RebuildArgs),
     /// Measure this machine and Verity on it, in one run
     Bench(BenchArgs),
@@ -137,7 +148,7 @@ pub struct SqlArgs {
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     pub data: PathBuf,
     /// Statements to run; without it they are read from standard input
-    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    #[arg(short = 'c', long = "command", value_name = "SQL", allow_hyphen_values = true)]
     pub command: Option<String>,
     /// Whose data
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -172,6 +183,27 @@ pub struct ImportArgs {
     pub tenant: u64,
 }
 
+/// A data directory, named by its place on the line or by `--data`.
+#[derive(Clone, Debug, Args)]
+pub struct Directory {
+    /// Data directory
+    #[arg(value_name = "DIR", conflicts_with = "data")]
+    place: Option<PathBuf>,
+    /// The same, where other commands have it [env: VERITY_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Directory {
+    pub fn path(&self) -> Result<PathBuf, Failure> {
+        let named = self.place.clone().or_else(|| self.data.clone());
+        let named = named.or_else(|| std::env::var_os("VERITY_DATA_DIR").map(PathBuf::from));
+        named.ok_or_else(|| {
+            Failure::cannot_tell("which data directory? Name it last on the line, or with --data")
+        })
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Data directory
@@ -181,16 +213,14 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Data directory
-    #[arg(value_name = "DIR")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    pub data: Directory,
 }
 
 #[derive(Debug, Args)]
 pub struct RebuildArgs {
-    /// Data directory
-    #[arg(value_name = "DIR")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    pub data: Directory,
     /// Only compare the rebuilt state with the live one; change nothing
     #[arg(long)]
     pub check: bool,
@@ -232,9 +262,17 @@ pub struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub struct FormatArgs {
-    /// Data directory to make
-    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    pub data: Directory,
+    /// Number of the cluster, 1 to 32 hexadecimal digits; without it one is drawn
+    #[arg(long, value_name = "C", value_parser = parse_cluster)]
+    pub cluster: Option<ClusterId>,
+    /// Which replica of the cluster this is, from 0
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub replica: u8,
+    /// Replicas of the cluster: 1, 3 or 5
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub replica_count: u8,
     /// Bytes of the journal ring
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub journal: Option<u64>,
@@ -251,6 +289,24 @@ pub struct TenantCreateArgs {
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     pub data: PathBuf,
+}
+
+/// A size that a machine may have.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
+    if bytes > MEMORY_MAX { Err("at most 4096 GiB".to_string()) } else { Ok(bytes) }
+}
+
+const MEMORY_MAX: u64 = 4 << 40;
+
+/// As `inspect` prints it; leading zeros may be left out.
+pub fn parse_cluster(text: &str) -> Result<ClusterId, String> {
+    let valid = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = if valid { u128::from_str_radix(text, 16).unwrap_or(0) } else { 0 };
+    if number == 0 {
+        return Err("a cluster's number has 1 to 32 hexadecimal digits and is not 0".to_string());
+    }
+    Ok(ClusterId::new(number))
 }
 
 /// `123`, `64KiB`, `256MiB`, `1GiB`; also `K`, `M`, `G`.
@@ -277,6 +333,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clusters() {
+        assert_eq!(parse_cluster("7"), Ok(ClusterId::new(7)));
+        assert_eq!(parse_cluster("000fF"), Ok(ClusterId::new(255)));
+        for bad in ["", "0", "0x7", "-1", "+1", "one", "100000000000000000000000000000000"] {
+            assert!(parse_cluster(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::json;
 use verity::{Position, Value, Verity};
 
 use super::args::{DemoArgs, Global};
+use super::sql::to_json;
 use super::{Failure, Outcome, Output, table, verify};
 use clinic::Clinic;
 
@@ -26,6 +27,12 @@ pub fn run(args: &DemoArgs, global: &Global, output: &Output) -> Outcome {
     std::fs::create_dir_all(&directory).map_err(|error| {
         Failure::CannotTell(format!("cannot make {}: {error}", directory.display()))
     })?;
+    if std::fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::CannotTell(format!(
+            "{} is not empty; name a new or an empty directory with --dir",
+            directory.display()
+        )));
+    }
     let result = tell(&directory, args.patients, global, output);
     if temporary && !args.keep {
         // Left-overs of a demo in a temporary directory harm nobody.
@@ -101,6 +108,7 @@ fn tell(directory: &Path, patients: u64, global: &Global, output: &Output) -> Ou
     story.step("Verify every byte");
     let report = verify::check(&data, global, output)?;
     report.tell(output);
+    output.object(&json!({"step": "verify", "report": report.to_json(&data)}));
     if !report.holds() {
         return Err(Failure::failed("a database nobody touched does not verify"));
     }
@@ -171,6 +179,8 @@ fn forge(directory: &Path, data: &Path, global: &Global, story: &Story<'_>) -> O
     }
     let report = verify::check(&copy, &forged, output)?;
     report.tell(output);
+    output.object(&json!({"step": "forge", "file": segment.display().to_string(),
+        "byte": offset, "caught": !report.holds(), "report": report.to_json(&copy)}));
     if report.holds() {
         return Err(Failure::failed("the forgery was not caught; this must never happen"));
     }
@@ -257,8 +267,8 @@ impl Story<'_> {
         for line in table::render(&rows.columns, &rows.rows) {
             self.say(&line);
         }
-        let cells: Vec<Vec<String>> =
-            rows.rows.iter().map(|row| row.iter().map(table::text).collect()).collect();
+        let cells: Vec<Vec<serde_json::Value>> =
+            rows.rows.iter().map(|row| row.iter().map(to_json).collect()).collect();
         self.output.object(&json!({"step": "query", "sql": sql, "columns": rows.columns,
             "rows": cells}));
         Ok(())

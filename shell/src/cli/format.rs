@@ -1,12 +1,13 @@
 //! `verity format` and `verity tenant create`.
 
 use serde_json::json;
-use verity::{ClusterConstants, TenantId};
+use verity::{ClusterConstants, Identity, ReplicaId, TenantId};
 
 use super::args::{FormatArgs, Global, TenantCreateArgs};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
+    let data = args.data.path()?;
     let mut constants = ClusterConstants::DEFAULT;
     if let Some(bytes) = args.journal {
         constants.journal_ring_bytes = bytes;
@@ -17,14 +18,24 @@ pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
             u32::try_from(pages).map_err(|_| Failure::cannot_tell("--grid-max: at most 16 TiB"))?;
     }
     constants.validate().map_err(Failure::cannot_tell)?;
-    let formatted = global.options().cluster_constants(constants).format(&args.data)?;
+    let (cluster, replica_count) = (args.cluster, args.replica_count);
+    let identity = Identity { cluster, replica: ReplicaId::new(args.replica), replica_count };
+    let options = global.options().cluster_constants(constants);
+    let formatted = options.format_as(&data, identity)?;
     let key_file = formatted.key_file_made.as_ref().map(|path| path.display().to_string());
     output.object(&json!({
-        "data": args.data.display().to_string(),
+        "data": data.display().to_string(),
         "cluster": format!("{:032x}", formatted.cluster.get()),
+        "replica": args.replica,
+        "replica_count": replica_count,
         "master_key_file_made": key_file,
     }));
-    output.line(format!("formatted {}", args.data.display()));
+    output.line(format!(
+        "formatted {}: replica {} of {replica_count}, cluster {:032x}",
+        data.display(),
+        args.replica,
+        formatted.cluster.get(),
+    ));
     if let Some(path) = key_file {
         output.note(&key_warning(&path));
     }

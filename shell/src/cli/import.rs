@@ -70,7 +70,7 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
         "{}: {} rows imported into {}, {} already there, {} rejected ({seconds:.1} s)",
         args.file.display(),
         summary.imported,
-        args.table,
+        super::table::printable(&args.table),
         summary.skipped,
         summary.rejected,
     ));

@@ -9,7 +9,7 @@ use super::args::{Global, InspectArgs};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
-    let data = &args.data;
+    let data = &args.data.path()?;
     let key = MasterKey::load(&global.master_key(), data).ok();
     let has_key = key.is_some();
     let report = engine::check(data, key, &mut Silent).map_err(Failure::cannot_tell)?;

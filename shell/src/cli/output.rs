@@ -1,7 +1,7 @@
 //! Where a command's words go: JSON lines or text on standard output, errors on standard error.
 //!
 //! Invariant: a reader that goes away (`verity … | head`) ends the command quietly, as it does for
-//! other tools; nothing here panics.
+//! other tools, with exit code 141; nothing here panics.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -116,7 +116,8 @@ fn write_line(text: &str) {
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n"));
     if let Err(error) = written {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
-            std::process::exit(0);
+            // As a signal would have it: 0 would say that what was not read was fine.
+            std::process::exit(141);
         }
         let _nobody_listens = writeln!(std::io::stderr(), "error: standard output: {error}");
         std::process::exit(1);

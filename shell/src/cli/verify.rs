@@ -37,17 +37,27 @@ pub fn check(data: &Path, global: &Global, output: &Output) -> Result<Checked, F
         Ok(key) => (Some(key), None),
         Err(problem) => (None, Some(problem)),
     };
-    let bar = output.progress(0, "bytes");
-    let mut progress = Bar(bar);
+    let mut progress = Bar::new(output);
     let report = engine::check(data, master_key, &mut progress).map_err(Failure::cannot_tell)?;
-    progress.0.finish_and_clear();
+    progress.finish();
     if let Some(problem) = problem {
         output.note(&format!("note: {problem}"));
     }
     Ok(Checked { report, seconds: started.elapsed().as_secs_f64() })
 }
 
-struct Bar(ProgressBar);
+/// A bar of bytes, or of records, part after part.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    pub fn new(output: &Output) -> Bar {
+        Bar(output.progress(0, "bytes"))
+    }
+
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
 
 impl engine::Progress for Bar {
     fn part(&mut self, name: &str, total: u64) {

@@ -119,7 +119,8 @@ fn read_key_copy(files: &mut Offline, copy: usize) -> Result<Image, CopyFault> {
 fn open_keyring(files: &mut Offline, state: &SuperblockState) -> Result<Keyring, KeyringError> {
     let mut effects = Effects::new();
     let mut keyring =
-        Keyring::open(state.cluster, state.origin, state.checkpoint.generation, &mut effects);
+        Keyring::open(state.cluster, state.origin, state.checkpoint.generation, &mut effects)
+            .of_grid(state.grid);
     let mut inputs = Vec::new();
     let mut opened = false;
     loop {

@@ -65,6 +65,38 @@ fn format_refuses_what_is_there() {
 }
 
 #[test]
+fn a_directory_is_named_by_its_place_or_by_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let path = path.to_str().unwrap();
+    let identity = ["--cluster", "c1a5", "--replica", "0", "--replica-count", "1", "--json"];
+    let run = verity(&[&["format", "--journal", "8MiB"], &identity[..], &[path]].concat()).ok();
+    let cluster = format!("{:032x}", 0xc1a5);
+    assert_eq!(run.objects()[0]["cluster"], cluster, "{run:#?}");
+    verity(&["sql", "--data", path, "-c", "CREATE TABLE t (id BIGINT PRIMARY KEY)"]).ok();
+    for command in [&["inspect"][..], &["rebuild", "--check"]] {
+        verity(&[command, &[path]].concat()).ok();
+        verity(&[command, &["--data", path]].concat()).ok();
+        verity(&[command, &["--data", path, path]].concat()).fails(2, "cannot be used with");
+        verity(command).fails(2, "which data directory");
+    }
+    let run = verity(&["inspect", path, "--json"]).ok();
+    assert_eq!(run.objects()[0]["cluster"], cluster, "{run:#?}");
+    let other = dir.path().join("other");
+    let other = other.to_str().unwrap();
+    for wrong in [
+        &["--replica-count", "2"][..],
+        &["--replica-count", "3", "--replica", "3"],
+        &["--cluster", "0"],
+        &["--cluster", "mine"],
+        &["--replica", "-1"],
+    ] {
+        verity(&[&["format"], wrong, &[other]].concat()).fails(2, "error");
+    }
+    assert!(!std::path::Path::new(other).exists(), "a refused format made something");
+}
+
+#[test]
 fn statements_print_one_object_each() {
     let database = Database::new();
     let sql = "CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT, at TIMESTAMP);
@@ -163,6 +195,14 @@ fn the_demo_runs_and_catches_the_forger() {
     let run = verity(&args).ok();
     assert!(run.stdout.contains("caught"), "{run:#?}");
     assert!(run.stdout.contains("not found"), "{run:#?}");
+    let other = dir.path().join("json");
+    let args = ["demo", "--json", "--patients", "20", "--dir", other.to_str().unwrap()];
+    let objects = verity(&args).ok().objects();
+    let step = |name: &str| objects.iter().find(|object| object["step"] == name).unwrap();
+    assert_eq!(step("query")["rows"], serde_json::json!([[20]]));
+    assert_eq!(step("search")["hits"], 0);
+    assert_eq!(step("verify")["report"]["verdict"], "holds");
+    assert_eq!(step("forge")["caught"], true);
     let wide = run.stdout.lines().filter(|line| line.chars().count() > 120).count();
     assert_eq!(wide, 0, "{run:#?}");
 }
@@ -179,4 +219,16 @@ fn a_reader_that_goes_away_is_no_panic() {
         .unwrap();
     drop(child.stdout.take());
     Run::new(child.wait_with_output().unwrap());
+}
+
+#[test]
+fn odd_arguments_are_told() {
+    let database = Database::new();
+    database.run(&["sql", "-c", "-- only a comment"]).ok();
+    database.run(&["sql", "-c", "SELECT 1", "--memory", "99999999GiB"]).fails(2, "4096 GiB");
+    database.run(&["sql", "-c", "SELECT 1", "--memory", "1MiB"]).fails(2, "MiB");
+    let data = database.data();
+    let data = data.to_str().unwrap();
+    verity(&["demo", "--dir", data, "--patients", "5"]).fails(2, "not empty");
+    verity(&["rebuild", "--check", "/nowhere"]).fails(2, "holds no database");
 }

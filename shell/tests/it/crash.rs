@@ -1,8 +1,6 @@
 //! `kill -9` at any moment: what was acknowledged is there, once.
 
-use std::time::Duration;
-
-use crate::run::{Database, command};
+use crate::run::{Database, command, wait_for_prepares};
 
 const ROWS: u64 = 20_000;
 
@@ -25,14 +23,14 @@ fn imports_that_are_killed_again_and_again_lose_and_double_nothing() {
                 .unwrap()
         };
         let mut kills = 0;
-        for attempt in 0..60u64 {
+        for attempt in 0..40usize {
             let mut child = spawn();
-            // Spread over start, replay and load; later attempts get further.
-            std::thread::sleep(Duration::from_millis(20 + attempt * 37 % 400));
-            if let Some(status) = child.try_wait().unwrap() {
-                if !status.success() && !is_io_refused(child) {
-                    panic!("an import failed by itself: {status}");
-                }
+            // Spread over start, replay and load: 0 is before the first write of its own.
+            if !wait_for_prepares(&mut child, &database.data(), attempt % 6) {
+                let output = child.wait_with_output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                let refused = said.contains("io_uring is not available");
+                assert!(output.status.success() || refused, "failed by itself: {said}");
                 break;
             }
             child.kill().unwrap();
@@ -55,11 +53,6 @@ fn imports_that_are_killed_again_and_again_lose_and_double_nothing() {
         assert_eq!(total, ROWS as i64);
         database.verify().ok();
     }
-}
-
-fn is_io_refused(child: std::process::Child) -> bool {
-    let output = child.wait_with_output().unwrap();
-    String::from_utf8_lossy(&output.stderr).contains("io_uring is not available")
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn files_that_are_no_csv_are_refused_before_anything_is_made() {
     import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--primary-key", "z"])
         .fails(2, "no such");
     import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--schema", "CREATE TABLE"])
-        .fails(1, "");
+        .fails(1, "cannot create table");
 }
 
 #[test]
@@ -104,4 +104,83 @@ fn quotes_newlines_and_carriage_returns_are_kept() {
     import(&database, "t.csv", csv.as_bytes(), &["--table", "t"]).ok();
     let run = database.sql("SELECT text FROM t WHERE id = 1").ok();
     assert_eq!(run.objects()[0]["rows"][0][0], "two\nlines, \"quoted\"", "{run:#?}");
+}
+
+#[test]
+fn quoted_names_of_mixed_case_are_found() {
+    let database = Database::new();
+    database
+        .sql("CREATE TABLE \"Staff\" (\"Id\" BIGINT PRIMARY KEY, \"First Name\" TEXT, été TEXT)")
+        .ok();
+    let csv = "Id,First Name,\u{c9}T\u{c9}\n1,Ada,x\n2,Bob,\n";
+    import(&database, "a.csv", csv.as_bytes(), &["--table", "Staff"]).ok();
+    let csv = "ID,first name\n3,Eve\n";
+    import(&database, "b.csv", csv.as_bytes(), &["--table", "Staff"]).ok();
+    let run =
+        database.sql("SELECT \"Id\", \"First Name\", \u{e9}t\u{e9} FROM \"Staff\" ORDER BY 1").ok();
+    let rows = serde_json::json!([[1, "Ada", "x"], [2, "Bob", null], [3, "Eve", null]]);
+    assert_eq!(run.objects()[0]["rows"], rows);
+    // No second table came to be.
+    assert_eq!(database.number("SELECT COUNT(*) FROM __tables"), 1);
+}
+
+#[test]
+fn columns_that_differ_in_case_only() {
+    let database = Database::new();
+    import(&database, "a.csv", b"a,A\n1,2\n", &["--table", "t"]).fails(2, "twice");
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, \"Id\" BIGINT)").ok();
+    import(&database, "b.csv", b"Id,id\n10,1\n", &["--table", "t"]).ok();
+    let run = database.sql("SELECT id, \"Id\" FROM t").ok();
+    assert_eq!(run.objects()[0]["rows"], serde_json::json!([[1, 10]]));
+    import(&database, "c.csv", b"ID,id\n10,1\n", &["--table", "t"]).fails(2, "two columns");
+}
+
+#[test]
+fn a_table_spelled_otherwise_is_the_same_import() {
+    let database = Database::new();
+    import(&database, "a.csv", b"v\n1\n2\n", &["--table", "People"]).ok();
+    let run = import(&database, "a.csv", b"v\n1\n2\n", &["--table", "people"]).ok();
+    assert_eq!(run.objects()[0]["already_there"], 2, "{run:#?}");
+    assert_eq!(database.number("SELECT COUNT(*) FROM people"), 2);
+}
+
+#[test]
+fn rows_that_are_too_large_are_rejected_and_the_rest_is_there() {
+    let database = Database::new();
+    for size in [600_000, 3_000_000] {
+        let csv = format!("id,text\n1,{}\n2,fine\n", "x".repeat(size));
+        let table = format!("t{size}");
+        let run = import(&database, "t.csv", csv.as_bytes(), &["--table", &table]);
+        let run = run.fails(1, "1 row was rejected");
+        assert_eq!(run.objects()[0]["imported"], 1, "{size}");
+        let rejects = std::fs::read_to_string(database.path("rejects.csv")).unwrap();
+        assert!(rejects.contains("bytes, at most"), "{size}: {}", &rejects[..200]);
+        assert_eq!(database.number(&format!("SELECT id FROM {table}")), 2);
+    }
+}
+
+#[test]
+fn a_quote_that_is_never_closed_is_refused() {
+    let database = Database::new();
+    let csv = b"id,text\n1,\"closed\"\n2,\"never\n3,x\n";
+    import(&database, "t.csv", csv, &["--table", "t"]).fails(2, "line 3 is never closed");
+    // Quotes within a field that does not begin with one are just that.
+    let csv = b"id,text\n1,6\" pipe\n2,\"a \"\"b\"\"\"\n3,\"x\"y\n";
+    import(&database, "t.csv", csv, &["--table", "t"]).ok();
+    let run = database.sql("SELECT text FROM t ORDER BY id").ok();
+    let rows = serde_json::json!([["6\" pipe"], ["a \"b\""], ["xy"]]);
+    assert_eq!(run.objects()[0]["rows"], rows);
+}
+
+#[test]
+fn a_schema_creates_a_table_and_does_nothing_else() {
+    let database = Database::new();
+    database.sql("CREATE TABLE kept (id BIGINT PRIMARY KEY)").ok();
+    for schema in ["DROP TABLE kept", "CREATE TABLE t (id BIGINT); DROP TABLE kept", ""] {
+        import(&database, "t.csv", b"id\n1\n", &["--table", "t", "--schema", schema])
+            .fails(2, "--schema");
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM kept"), 0);
+    let schema = "create table T (id BIGINT PRIMARY KEY)";
+    import(&database, "t.csv", b"id\n1\n", &["--table", "t", "--schema", schema]).ok();
 }

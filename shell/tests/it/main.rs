@@ -9,6 +9,8 @@ mod embedded;
 mod full_disk;
 mod import;
 mod keys;
+mod readme;
+mod rebuild;
 mod run;
 mod signals;
 mod synthea;

@@ -1,7 +1,8 @@
 //! Runs the `verity` binary and says what came of it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
@@ -103,6 +104,34 @@ impl Database {
     pub fn verify(&self) -> Run {
         self.run(&["verify"])
     }
+}
+
+/// Prepares that ever reached the journal, until its ring wraps: header slots that are not zero.
+/// Seen from outside, while another process writes.
+pub fn prepares(data: &Path) -> usize {
+    const SLOT: usize = 256;
+    let Ok(mut journal) = std::fs::File::open(data.join("journal")) else { return 0 };
+    let length = journal.metadata().map_or(0, |metadata| metadata.len());
+    let mut headers = vec![0; usize::try_from(length / 17).unwrap()];
+    if std::io::Read::read_exact(&mut journal, &mut headers).is_err() {
+        return 0;
+    }
+    headers.chunks(SLOT).filter(|slot| slot.iter().any(|byte| *byte != 0)).count()
+}
+
+/// Waits until the child made `count` more prepares durable; false: it ended before.
+#[track_caller]
+pub fn wait_for_prepares(child: &mut Child, data: &Path, count: usize) -> bool {
+    let before = prepares(data);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while prepares(data) < before + count {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(Instant::now() < deadline, "the process does not get on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 pub fn copy_directory(from: &Path, to: &Path) {

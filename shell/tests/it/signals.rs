@@ -1,9 +1,8 @@
 //! SIGTERM and SIGINT in the middle of an import: a last checkpoint, a clear line, nothing lost.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use crate::run::{Database, command};
+use crate::run::{Database, command, wait_for_prepares};
 
 #[test]
 fn a_signal_ends_an_import_gracefully_and_it_goes_on_later() {
@@ -19,8 +18,9 @@ fn a_signal_ends_an_import_gracefully_and_it_goes_on_later() {
         import
     };
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
-        let child = import().spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(900));
+        let mut child = import().spawn().unwrap();
+        let under_way = wait_for_prepares(&mut child, &database.data(), 20);
+        assert!(under_way, "{:?}", child.wait_with_output());
         let (signal, id) = (format!("-{signal}"), child.id().to_string());
         let killed = Command::new("kill").args([signal, id]).status().unwrap();
         assert!(killed.success(), "the import was too fast for this test");

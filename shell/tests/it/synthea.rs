@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::run::Database;
+use crate::run::{Database, wait_for_prepares};
 
 /// The folder with the CSV files: `VERITY_DATA`, or `shared/data` beside the repository.
 fn data() -> Option<PathBuf> {
@@ -91,7 +91,7 @@ fn an_import_that_is_killed_and_run_again_is_complete() {
     let database = Database::new();
     let file = folder.join("immunizations.csv");
     let mut killed = 0;
-    for delay in [60, 90, 130, 180, 250] {
+    for prepares in [0, 1, 3, 5, 7] {
         let mut child = crate::run::command()
             .args(["import", "--table", "immunizations", "--data"])
             .arg(database.data())
@@ -100,12 +100,11 @@ fn an_import_that_is_killed_and_run_again_is_complete() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(delay));
-        killed += u32::from(child.try_wait().unwrap().is_none());
+        killed += u32::from(wait_for_prepares(&mut child, &database.data(), prepares));
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    assert!(killed > 0);
+    assert_eq!(killed, 5, "an import was over too soon");
     database.run(&["import", file.to_str().unwrap(), "--table", "immunizations"]).ok();
     assert_eq!(database.number("SELECT COUNT(*) FROM immunizations"), 15_478);
     database.verify().ok();

@@ -473,7 +473,8 @@ impl Rig {
             (Pins::new(), Pins::new(), LogPins::default());
         loop {
             let keys = &self.keys;
-            let stepped = rebuild.step(&self.kernel, &self.store, &self.logs, keys, &mut scratch);
+            let stepped =
+                rebuild.step(&self.kernel, Some(&self.store), &self.logs, keys, &mut scratch);
             match stepped {
                 Ok(Some(report)) => {
                     self.store.unpin(&mut live_pins);

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::crypto::hash::{ChainHash, InternalHash};
-use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, View};
+use crate::ids::{ClusterId, Generation, GridId, Op, OriginId, Release, ReplicaId, View};
 use crate::io::{Effects, WrappedKey};
 use crate::journal::fake_disk::{Completion, FakeDisk, Keep, Random};
 use crate::journal::{Operation, PrepareHeader};
@@ -25,6 +25,7 @@ pub(in crate::vsr) fn formatted() -> SuperblockState {
         previous: InternalHash::ZERO,
         cluster,
         origin: OriginId::new(9),
+        grid: GridId::ZERO,
         replica: ReplicaId::ZERO,
         replica_count: 1,
         release: RELEASE,

@@ -34,7 +34,7 @@ pub struct CsvRow {
 /// Reads the file once: hash, header, types.
 pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
     let bytes = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
-    let hash = hash(path)?;
+    let hash = read_whole(path)?;
     let mut reader = open(path)?;
     let header = header(path, &mut reader)?;
     let mut candidates = vec![Candidates::default(); header.len()];
@@ -159,7 +159,7 @@ fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<Strin
                 path.display()
             )));
         }
-        if names.iter().any(|other| other.eq_ignore_ascii_case(&name)) {
+        if names.contains(&name) {
             return Err(Failure::CannotTell(format!(
                 "{}: column name \"{name}\" appears twice in the first line",
                 path.display()
@@ -170,18 +170,64 @@ fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<Strin
     Ok(names)
 }
 
-fn hash(path: &Path) -> Result<ChainHash, Failure> {
+/// The file's hash. Its quotes are looked at on the way: a quoted field that nobody closes would
+/// swallow all rows behind it, so such a file is refused.
+fn read_whole(path: &Path) -> Result<ChainHash, Failure> {
     let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let mut hasher = ChainHasher::new();
+    let mut quotes = Quotes { place: Place::FieldStart, line: 1, opened: 1 };
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match file.read(&mut buffer) {
+            Ok(0) if quotes.place == Place::Quoted => {
+                return Err(Failure::CannotTell(format!(
+                    "{}: the quoted field that begins in line {} is never closed",
+                    path.display(),
+                    quotes.opened
+                )));
+            }
             Ok(0) => return Ok(hasher.finish()),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
+                quotes.take(&buffer[..count]);
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(unreadable(path, &error)),
+        }
+    }
+}
+
+/// Where in the grammar of CSV a byte stands, as the reader sees it.
+struct Quotes {
+    place: Place,
+    line: u64,
+    /// Line of the last quote that opened a field.
+    opened: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    FieldStart,
+    Field,
+    Quoted,
+    /// Behind a quote within quotes: another one is a quote, anything else ends the quoting.
+    QuoteInQuoted,
+}
+
+impl Quotes {
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.line += u64::from(*byte == b'\n');
+            self.place = match (self.place, byte) {
+                (Place::FieldStart, b'"') => {
+                    self.opened = self.line;
+                    Place::Quoted
+                }
+                (Place::Quoted, b'"') => Place::QuoteInQuoted,
+                (Place::Quoted, _) | (Place::QuoteInQuoted, b'"') => Place::Quoted,
+                (_, b',' | b'\n' | b'\r') => Place::FieldStart,
+                (_, _) => Place::Field,
+            };
         }
     }
 }
@@ -216,7 +262,7 @@ mod tests {
 
     #[test]
     fn headers_must_name_every_column_once() {
-        for bad in ["", "a,,b\n", "a,A\n", "a,\u{fffd}\n"] {
+        for bad in ["", "a,,b\n", "a,a\n", "a,\u{fffd}\n"] {
             let mut bytes = bad.as_bytes().to_vec();
             if bad.contains('\u{fffd}') {
                 bytes = b"a,\xff\n".to_vec();

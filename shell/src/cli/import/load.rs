@@ -5,11 +5,9 @@
 //! version, the rows are good, otherwise the reason is theirs. Bisection over prefixes finds the
 //! first bad row; rows before it count as good, it is rejected, and the search goes on behind it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use verity::{
-    Error, ExpectedVersion, Operation, Reply, RequestError, RetryReason, SqlError, Value, Verity,
-};
+use verity::{Error, ExpectedVersion, Operation, Reply, RequestError, Value, Verity};
 
 use super::Summary;
 use super::batches::{Batches, CsvRow, Survey};
@@ -19,8 +17,11 @@ use super::target::Target;
 use crate::cli::args::ImportArgs;
 use crate::cli::{Failure, Output};
 
-/// How often a request is sent again when the node asks for it.
-const RETRIES_MAX: u32 = 100;
+/// How long a request is sent again when the node asks for it: a disk may be slow, a checkpoint
+/// long.
+const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
+/// The node knows best when to ask again; this only keeps a busy one from being asked in a loop.
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 struct Loader<'a> {
     database: &'a Verity,
@@ -42,7 +43,8 @@ pub fn load(
     output: &Output,
 ) -> Result<Summary, Failure> {
     let hash: String = survey.hash.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    let stream = format!("import/{}/{hash}", args.table);
+    // By the table's own name, however the command line spelled it.
+    let stream = format!("import/{}/{hash}", target.table);
     let loader = Loader { database, target, stream };
     // Batches below this were committed by an earlier run.
     let version = loader.version()?;
@@ -143,7 +145,7 @@ impl Loader<'_> {
                 return Err(Failure::Failed(format!("batch {number} was refused")));
             };
             let candidate = candidates.remove(bad);
-            rejects.add(candidate.row.line, &candidate.row.fields, &reason.to_string())?;
+            rejects.add(candidate.row.line, &candidate.row.fields, &reason)?;
             good = bad;
         }
     }
@@ -154,8 +156,8 @@ impl Loader<'_> {
         candidates: &[Candidate],
         good: usize,
         number: u64,
-        reason: SqlError,
-    ) -> Result<Option<(usize, SqlError)>, Failure> {
+        reason: String,
+    ) -> Result<Option<(usize, String)>, Failure> {
         // Invariant: the prefix of `low` rows is accepted, that of `high` rows is refused.
         let (mut low, mut high) = (good, candidates.len());
         let mut reason = reason;
@@ -196,27 +198,38 @@ impl Loader<'_> {
             expected,
             records: vec![note.into_bytes()],
         });
-        for _ in 0..RETRIES_MAX {
+        let deadline = Instant::now() + RETRY_TIME_MAX;
+        let mut pause = Duration::from_millis(1);
+        loop {
             match self.database.transaction(operations.clone()) {
                 Ok(reply) => return Ok(Sent::Committed(reply)),
                 Err(Error::Request(RequestError::WrongExpectedVersion { actual, .. })) => {
                     return Ok(Sent::OtherVersion { actual });
                 }
                 Err(Error::Request(RequestError::Sql(error))) if !error.retryable() => {
-                    return Ok(Sent::Refused(error));
+                    return Ok(Sent::Refused(error.to_string()));
                 }
-                Err(error) if error.retryable() => {
-                    std::thread::sleep(Duration::from_millis(2));
+                // Batches are cut so that only a row that is too large by itself gets here.
+                Err(Error::Request(RequestError::TooLarge { size, max })) => {
+                    return Ok(Sent::Refused(format!(
+                        "the row takes {size} bytes, at most {max} fit"
+                    )));
+                }
+                Err(error) if error.retryable() && Instant::now() < deadline => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
                 Err(error) => return Err(Failure::from(error)),
             }
         }
-        Err(Failure::from(Error::Request(RequestError::Retry(RetryReason::QueueFull))))
     }
 }
 
 enum Sent {
     Committed(Reply),
-    OtherVersion { actual: u64 },
-    Refused(SqlError),
+    OtherVersion {
+        actual: u64,
+    },
+    /// And why.
+    Refused(String),
 }

@@ -1,8 +1,10 @@
 //! The table an import goes to: as it is, or made from the file's header and types.
 //!
-//! Invariants: names are folded to lower case, as SQL does with names that are not quoted, so that
-//! `SELECT code FROM conditions` works whatever the header says. A column of the file that the
-//! table does not have is an error before anything is imported.
+//! Invariants: names of what is made are folded to lower case, as SQL does with names that are not
+//! quoted, so that `SELECT code FROM conditions` works whatever the header says. A name of what is
+//! there already is taken as it stands, else folded, else in any case if only one fits: quoted
+//! names of mixed case are found. A column of the file that the table does not have, or that two
+//! columns of the file mean, is an error before anything is imported.
 
 use verity::{ColumnType, Error, Verity};
 
@@ -20,12 +22,21 @@ pub struct Target {
 }
 
 pub fn resolve(database: &Verity, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
+    // As it is written: a quoted name may have capitals.
+    if let Some(target) = existing(database, &args.table, survey)? {
+        return Ok(target);
+    }
     let table = args.table.to_lowercase();
     if let Some(target) = existing(database, &table, survey)? {
         return Ok(target);
     }
     let statement = match &args.schema {
-        Some(statement) => statement.clone(),
+        Some(statement) if creates_a_table(statement) => statement.clone(),
+        Some(_) => {
+            return Err(Failure::CannotTell(
+                "--schema takes one CREATE TABLE statement and no other".to_string(),
+            ));
+        }
         None => create_table(&table, args, survey)?,
     };
     if let Err(error) = database.execute(&statement, &[]) {
@@ -34,9 +45,12 @@ pub fn resolve(database: &Verity, args: &ImportArgs, survey: &Survey) -> Result<
             error.render(&statement)
         )));
     }
-    existing(database, &table, survey)?.ok_or_else(|| {
-        Failure::CannotTell(format!("the statement of --schema does not create table {table}"))
-    })
+    for made in [&args.table, &table] {
+        if let Some(target) = existing(database, made, survey)? {
+            return Ok(target);
+        }
+    }
+    Err(Failure::CannotTell(format!("the statement of --schema does not create table {table}")))
 }
 
 fn existing(database: &Verity, table: &str, survey: &Survey) -> Result<Option<Target>, Failure> {
@@ -44,44 +58,72 @@ fn existing(database: &Verity, table: &str, survey: &Survey) -> Result<Option<Ta
         return Ok(None);
     };
     let mut target = Target { table: table.to_string(), columns: Vec::new(), types: Vec::new() };
+    let known: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
     for name in &survey.header {
-        let column = schema
-            .columns
-            .iter()
-            .find(|column| column.name == *name)
-            .or_else(|| schema.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)));
-        let Some(column) = column else {
-            let known: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+        let Some(column) = find(&known, name).map(|number| &schema.columns[number]) else {
             return Err(Failure::CannotTell(format!(
                 "table {table} has no column \"{name}\"; it has {}. Rename it in the first line of \
                  the file, or import into another table",
                 known.join(", ")
             )));
         };
+        if target.columns.contains(&column.name) {
+            return Err(Failure::CannotTell(format!(
+                "two columns of the file mean column \"{}\" of table {table}; rename one in the \
+                 first line of the file",
+                column.name
+            )));
+        }
         target.columns.push(column.name.clone());
         target.types.push(column.column_type);
     }
     Ok(Some(target))
 }
 
+/// One statement, and one that can do no harm.
+fn creates_a_table(text: &str) -> bool {
+    let Ok(statements) = verity::split_statements(text) else { return false };
+    let [range] = &statements[..] else { return false };
+    let mut words = text[range.clone()].split_whitespace().map(str::to_ascii_uppercase);
+    words.next().as_deref() == Some("CREATE") && words.next().as_deref() == Some("TABLE")
+}
+
+/// Which name is meant: the very one, the one in lower case, or the only one in any case.
+fn find(names: &[&str], wanted: &str) -> Option<usize> {
+    let folded = wanted.to_lowercase();
+    let place = |fits: &dyn Fn(&str) -> bool| names.iter().position(|name| fits(name));
+    place(&|name| name == wanted).or_else(|| place(&|name| name == folded)).or_else(|| {
+        let mut fitting = (0..names.len()).filter(|number| names[*number].to_lowercase() == folded);
+        let first = fitting.next()?;
+        fitting.next().is_none().then_some(first)
+    })
+}
+
 fn create_table(table: &str, args: &ImportArgs, survey: &Survey) -> Result<String, Failure> {
     let given = parse_types(args.types.as_deref().unwrap_or_default(), &survey.header)?;
-    let position = |name: &str| survey.header.iter().position(|c| c.eq_ignore_ascii_case(name));
+    let header: Vec<&str> = survey.header.iter().map(String::as_str).collect();
     let mut lines = Vec::new();
     for (number, name) in survey.header.iter().enumerate() {
+        let folded = name.to_lowercase();
+        if survey.header[..number].iter().any(|other| other.to_lowercase() == folded) {
+            return Err(Failure::CannotTell(format!(
+                "column name \"{name}\" appears twice in the first line but for its case; rename \
+                 one, or create the table first"
+            )));
+        }
         let column_type = given[number].unwrap_or_else(|| survey.candidates[number].choose());
         lines.push(format!("  {} {column_type}", quote(&name.to_lowercase())));
     }
     let mut key = Vec::new();
     for name in &args.primary_key {
         let name = name.trim();
-        if position(name).is_none() {
+        let Some(number) = find(&header, name) else {
             return Err(Failure::CannotTell(format!(
                 "--primary-key {name}: the file has no such column; it has {}",
                 survey.header.join(", ")
             )));
-        }
-        key.push(quote(&name.to_lowercase()));
+        };
+        key.push(quote(&header[number].to_lowercase()));
     }
     if !key.is_empty() {
         lines.push(format!("  PRIMARY KEY ({})", key.join(", ")));
@@ -104,7 +146,8 @@ fn parse_types(text: &str, header: &[String]) -> Result<Vec<Option<ColumnType>>,
             )));
         };
         let name = name.trim();
-        let Some(number) = header.iter().position(|c| c.eq_ignore_ascii_case(name)) else {
+        let names: Vec<&str> = header.iter().map(String::as_str).collect();
+        let Some(number) = find(&names, name) else {
             return Err(Failure::CannotTell(format!(
                 "--types {name}: the file has no such column; it has {}",
                 header.join(", ")
@@ -128,6 +171,22 @@ fn quote(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_found_as_written_then_folded_then_in_any_case() {
+        let names = ["Id", "id", "First Name", "ÄRA", "Both", "BOTH"];
+        for (wanted, found) in [
+            ("Id", Some(0)),
+            ("id", Some(1)),
+            ("ID", Some(1)),
+            ("first name", Some(2)),
+            ("ära", Some(3)),
+            ("both", None),
+            ("nothing", None),
+        ] {
+            assert_eq!(find(&names, wanted), found, "{wanted}");
+        }
+    }
 
     #[test]
     fn types_may_hold_commas() {
