@@ -25,33 +25,31 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// In the help, options that every command has come last.
-const COMMON: &str = "Common options";
-
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Common options")]
 pub struct Global {
     /// Print JSON, one object a line, instead of text
-    #[arg(long, global = true, help_heading = COMMON)]
+    #[arg(long, global = true)]
     pub json: bool,
     /// How files are read and written: auto uses io_uring where the kernel allows it
-    #[arg(long, global = true, help_heading = COMMON, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
+    #[arg(long, global = true, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
     pub io: Io,
     /// Memory for the page cache, for example 512MiB
-    #[arg(long, global = true, help_heading = COMMON, value_name = "SIZE", value_parser = parse_memory)]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_memory)]
     #[arg(default_value = "256MiB")]
     pub memory: u64,
     /// File with the master key: 32 raw bytes or 64 hexadecimal digits [default: <DIR>.master-key]
-    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
     pub master_key: Option<PathBuf>,
     /// The master key itself, 64 hexadecimal digits; only from the environment
-    #[arg(long, global = true, help_heading = COMMON, hide = true, env = "VERITY_MASTER_KEY", hide_env_values = true)]
+    #[arg(long, global = true, hide = true, env = "VERITY_MASTER_KEY", hide_env_values = true)]
     pub master_key_content: Option<String>,
     /// The clock of this machine is right, though it is half a year or more ahead of the last time
     /// on record
-    #[arg(long, global = true, help_heading = COMMON)]
+    #[arg(long, global = true)]
     pub accept_clock: bool,
     /// What to log on standard error: error, warn, info, debug, trace
-    #[arg(long, global = true, help_heading = COMMON, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
+    #[arg(long, global = true, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
     pub log: String,
 }
 

@@ -1,9 +1,10 @@
 //! Where the logs stood at a checkpoint, from their own records: for when the grid, which holds
 //! their heads, cannot be read.
 //!
-//! How: every record names the op that made it, so those up to the checkpoint's op belong to it. The
-//! first that does not, or none, ends the log. That none is missing there is what the index shows:
-//! it was durable with the checkpoint, so its page of the next position must be whole and empty.
+//! How: every record names the op that made it, so those up to the checkpoint's op belong to it.
+//! The first that does not, or none, ends the log. That none is missing there is what the index
+//! shows: it was durable with the checkpoint, so its slot of the next position must be empty, in a
+//! page that is whole.
 //!
 //! Invariants: a head is given only when the end of the log is certain; a log with damage before
 //! its end gives none. Constant memory. Fault model: files hold anything; index and segment damaged

@@ -1,16 +1,16 @@
 //! `verity rebuild`: a new grid and new indexes from the logs alone, in place of damaged ones.
 //!
-//! How: the logs are checked up to the checkpoint that the superblock names. Every record is applied
-//! to a second store whose pages lie in `data/grid` behind all that the first one ever used, sealed
-//! under keys of a grid of their own. When they are durable and read back whole, the indexes take
-//! their places, and the superblock names the new grid. The prepares after the checkpoint stay in
-//! the journal; the next open replays them.
+//! How: the logs are checked up to the checkpoint that the superblock names. Every record is
+//! applied to a second store whose pages lie in `data/grid` behind all that the first one ever
+//! used, sealed under keys of a grid of their own. When they are durable and read back whole, the
+//! indexes take their places, and the superblock names the new grid. The prepares after the
+//! checkpoint stay in the journal; the next open replays them.
 //!
 //! Invariants: until the superblock is written nothing that the old state needs is changed, so a
 //! crash at any moment leaves the old state or the new one; the old grid's pages are free once the
 //! new state is the last durable checkpoint. What does not verify is not derived from: damage in
-//! superblock, keys, journal or logs is a refusal. Grids of a cluster's replicas are the same bytes,
-//! which one made alone is not: a replica of a cluster is repaired by its peers instead.
+//! superblock, keys, journal or logs is a refusal. Grids of a cluster's replicas are the same
+//! bytes, which one made alone is not: a replica of a cluster is repaired by its peers instead.
 //!
 //! Fault model: a grid in any condition, or none.
 

@@ -9,7 +9,7 @@ const README: &str = include_str!("../../../README.md");
 
 #[test]
 fn the_snippet_is_what_runs_here() {
-    let code = include_str!("readme_snippet.rs");
+    let (_header, code) = include_str!("readme_snippet.rs").split_once("\n\n").unwrap();
     assert!(
         README.contains(&format!("```rust\n{code}```")),
         "copy readme_snippet.rs into the README"

@@ -1,3 +1,5 @@
+//! What the README shows, behind this line.
+
 use verity::{Error, Value, Verity};
 
 pub fn remember(directory: &str) -> Result<(), Error> {
