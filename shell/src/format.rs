@@ -96,6 +96,7 @@ pub fn format(
         }
     }
     let _lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
+    check_room(path, &constants).map_err(directory)?;
     let (master_key, key_file_made) =
         MasterKey::load_or_create(source, path).map_err(Error::MasterKey)?;
     let disk = Disk::open(path, backend, master_key).map_err(Error::Disk)?;
@@ -109,6 +110,23 @@ pub fn format(
     };
     let cluster = run(disk, options, &seed)?;
     Ok(Formatted { cluster, key_file_made })
+}
+
+/// The journal is written whole at format: better refused than found out by filling the disk.
+fn check_room(path: &Path, constants: &ClusterConstants) -> std::io::Result<()> {
+    let wanted = constants.journal_ring_bytes.saturating_add(constants.journal_ring_bytes / 16);
+    let Ok(stat) = rustix::fs::statvfs(path) else { return Ok(()) };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if wanted <= free {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    Err(std::io::Error::other(format!(
+        "no space for a journal of {} MiB, {} MiB are free; name a smaller one with --journal, or \
+         another disk",
+        mib(wanted),
+        mib(free)
+    )))
 }
 
 fn run(mut disk: Disk, options: FormatOptions, seed: &Seed) -> Result<ClusterId, Error> {

@@ -229,6 +229,9 @@ fn odd_arguments_are_told() {
     database.run(&["sql", "-c", "SELECT 1", "--memory", "1MiB"]).fails(2, "MiB");
     let data = database.data();
     let data = data.to_str().unwrap();
+    let large = database.path("large");
+    verity(&["format", "--journal", "99999999G", large.to_str().unwrap()]).fails(1, "no space");
+    assert!(!large.join("journal").exists() && !database.path("large.master-key").exists());
     verity(&["demo", "--dir", data, "--patients", "5"]).fails(2, "not empty");
     verity(&["rebuild", "--check", "/nowhere"]).fails(2, "holds no database");
 }
