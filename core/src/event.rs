@@ -85,6 +85,8 @@ events! {
     ReplayStarted { from: Op, to: Op },
     ReplayFinished { op: Op },
     ApplyStalled { op: Op },
+    /// Changed pages wait for those of the checkpoint under way to be written.
+    CheckpointAwaited { op: Op },
     ReadStalled,
     Halted,
     ShutdownComplete,

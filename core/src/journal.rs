@@ -354,6 +354,11 @@ impl Journal {
     }
 
     #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.memory_bytes()
+    }
+
+    #[must_use]
     pub fn ring_bytes(&self) -> u64 {
         self.ring.bytes()
     }

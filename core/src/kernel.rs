@@ -150,6 +150,9 @@ pub enum Stall {
     Fault(Fault),
     /// The logs hold too much that is not written: let them flush, then call again.
     LogRoom,
+    /// The pages of the checkpoint under way take the memory that this transaction needs: let some
+    /// be written, then call again.
+    PageRoom,
     /// The replica must stop.
     Halt(KernelError),
 }

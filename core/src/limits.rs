@@ -79,8 +79,19 @@ pub const KEY_RANGES_MAX: usize = 1_000;
 pub const READ_SLICE_ROWS: usize = 1_000;
 /// Rows that a read copies out of their pages at a time.
 pub const READ_BATCH_ROWS: usize = 64;
-/// Bytes of rows that a read holds for ORDER BY, DISTINCT or GROUP BY.
+/// Bytes of rows that a read holds for ORDER BY, DISTINCT or GROUP BY; all reads together hold at
+/// most the share that `--memory` leaves them, between the next figure and this one.
 pub const READ_MEMORY_MAX: usize = 64 << 20;
+pub const READ_MEMORY_MIN: u64 = 8 << 20;
+/// Bytes of requests that wait to be sealed, in the smallest `--memory`; a request that finds none
+/// waiting is taken whatever its size.
+pub const REQUESTS_BYTES_MIN: u64 = 4 << 20;
+/// Bytes of requests that are sealed and wait for a place in a prepare.
+pub const SEALED_BYTES_MAX: usize = 2 * PREPARE_BODY_SIZE_MAX + REQUEST_SIZE_MAX;
+/// A page in the cache with what is kept about it.
+pub const FRAME_BYTES: u64 = PAGE_SIZE as u64 + 96;
+/// Code, stacks, and what the allocator cannot give out: measured, then rounded up.
+pub const PROCESS_BYTES: u64 = 24 << 20;
 
 /// Positions per segment file.
 pub const SEGMENT_POSITIONS: u64 = 1_000_000;
@@ -89,9 +100,19 @@ pub const LOG_RECORD_DATA_SIZE_MAX: usize = ROW_SIZE_MAX + 128 * 1024;
 /// Records gather in memory until this many bytes make one write.
 pub const LOG_RUN_SIZE: usize = 64 * PAGE_SIZE;
 /// Bytes of all logs that wait in memory to be written; `Logs::room` counts down from it.
-pub const LOG_BUFFER_SIZE_MAX: usize = 64 << 20;
-/// What a transaction may add after `Logs::room` said there is some.
+pub const LOG_BUFFER_SIZE_MAX: usize = 8 << 20;
+/// What a transaction may add after `Logs::room` said there is some: the largest that any cluster
+/// constants allow.
 pub const LOG_BUFFER_SLACK: usize = 32 << 20;
+/// What a record takes in a segment and its index beside its data, at most.
+pub const LOG_RECORD_EXTRA_SIZE: usize = 384;
+/// Bytes of copies whose writes are in flight; one write is always allowed.
+pub const LOG_WRITING_BYTES_MAX: usize = 8 << 20;
+/// Bytes of buffers that are kept for the next write.
+pub const LOG_BUFFERS_KEPT_BYTES: usize = 2 << 20;
+/// Records after which a checkpoint is asked for, so that a restart replays no more of them: the
+/// smallest fill the ring, and the pages they change, only after seconds of replay.
+pub const CHECKPOINT_RECORDS: u64 = 250_000;
 /// Writes, and at a checkpoint creates and syncs, that logs have in flight.
 pub const LOG_IO_IN_FLIGHT_MAX: usize = 32;
 /// Blocks of segments and indexes that are kept after a read, those pinned not counted.
@@ -114,6 +135,10 @@ pub const STORE_ROOTS_CACHED_MAX: usize = 4_096;
 pub const STORE_CHECKPOINT_STEP_PAGES: usize = 32;
 /// Pages of a checkpoint whose writes are in flight.
 pub const STORE_WRITES_IN_FLIGHT_MAX: usize = 256;
+/// Pages of the grid that are being read for all tasks.
+pub const STORE_READS_IN_FLIGHT_MAX: usize = 1_024;
+/// Pages of buffers that are kept for the next read or write.
+pub const STORE_BUFFERS_KEPT_PAGES: usize = 256;
 
 pub const SUPERBLOCK_COPIES: usize = 4;
 /// Bytes from the start of one copy to the next: far enough that one bad spot takes one copy.
@@ -170,6 +195,8 @@ pub const LARGEST_ROW_PAGES_DIRTIED: u32 =
     2 * (ROW_SIZE_MAX + VALUE_EXTRA_MAX).div_ceil(PAGE_SIZE - 32) as u32 + 2 + 50;
 /// Pages that must be free beside a transaction's own, for checkpoint records and heads of logs.
 pub const PAGES_DIRTIED_MARGIN: u32 = 16;
+/// Pages changed by what asks for no room: heads of logs, recoveries, attestations.
+pub const BUSY_PAGES_MARGIN: u32 = 256;
 /// Entries of a tree that a rebuild compares at once, and records it applies in one step.
 pub const REBUILD_BATCH: usize = 256;
 pub const REBUILD_RECORDS_PER_STEP: usize = 64;
@@ -270,11 +297,23 @@ impl ClusterConstants {
     pub const DEFAULT: ClusterConstants = ClusterConstants {
         journal_ring_bytes: 256 << 20,
         grid_pages_max: 64 << 20,
-        dirty_pages_max: 64 << 10,
+        dirty_pages_max: 16 << 10,
         transaction_events_max: 20_000,
         transaction_pages_read_max: 8 << 10,
-        transaction_pages_dirtied_max: 8 << 10,
+        transaction_pages_dirtied_max: 4 << 10,
         transaction_bytes_max: 8 << 20,
+        segment_positions: SEGMENT_POSITIONS,
+    };
+
+    /// For machines with little memory: 128 MiB are enough for the process.
+    pub const COMPACT: ClusterConstants = ClusterConstants {
+        journal_ring_bytes: 32 << 20,
+        grid_pages_max: 8 << 20,
+        dirty_pages_max: 4 << 10,
+        transaction_events_max: 5_000,
+        transaction_pages_read_max: 2 << 10,
+        transaction_pages_dirtied_max: 1 << 10,
+        transaction_bytes_max: 3 << 20,
         segment_positions: SEGMENT_POSITIONS,
     };
 
@@ -289,6 +328,28 @@ impl ClusterConstants {
         transaction_bytes_max: 2 << 20,
         segment_positions: 2_000,
     };
+
+    /// Clean pages without which a transaction's reads find no room: all that one may read, and an
+    /// eighth that nobody may pin.
+    #[must_use]
+    pub const fn clean_pages_min(&self) -> u32 {
+        let read = self.transaction_pages_read_max;
+        if read < 56 { 64 } else { read + read / 7 + 1 }
+    }
+
+    /// Pages that are changed, or part of the checkpoint under way and not yet written: apply waits
+    /// before it passes that, so a checkpoint costs time and no memory.
+    #[must_use]
+    pub const fn busy_pages_max(&self) -> u32 {
+        self.dirty_pages_max + BUSY_PAGES_MARGIN
+    }
+
+    /// What the largest transaction adds to a log.
+    #[must_use]
+    pub const fn log_bytes_of_a_transaction(&self) -> usize {
+        self.transaction_bytes_max as usize
+            + (self.transaction_events_max as usize + 2) * LOG_RECORD_EXTRA_SIZE
+    }
 
     /// The relations that every other module relies on. An unmet one names itself.
     pub fn validate(&self) -> Result<(), &'static str> {
@@ -308,6 +369,9 @@ impl ClusterConstants {
         if self.transaction_bytes_max < 2 * ROW_SIZE_MAX as u32 {
             return Err("transaction_bytes_max must be at least 1 MiB");
         }
+        if self.log_bytes_of_a_transaction() > LOG_BUFFER_SLACK {
+            return Err("transaction_bytes_max and transaction_events_max: at most 32 MiB of log");
+        }
         if self.segment_positions == 0 || self.segment_positions > SEGMENT_POSITIONS {
             return Err("segment_positions must be 1 to 1,000,000");
         }
@@ -324,9 +388,10 @@ mod tests {
 
     #[test]
     fn presets_hold_their_own_relations() {
-        assert_eq!(ClusterConstants::DEFAULT.validate(), Ok(()));
-        assert_eq!(ClusterConstants::SMALL.validate(), Ok(()));
-        for preset in [ClusterConstants::DEFAULT, ClusterConstants::SMALL] {
+        let presets =
+            [ClusterConstants::DEFAULT, ClusterConstants::COMPACT, ClusterConstants::SMALL];
+        for preset in presets {
+            assert_eq!(preset.validate(), Ok(()));
             assert!(preset.transaction_pages_dirtied_max >= LARGEST_ROW_PAGES_DIRTIED);
         }
     }

@@ -117,6 +117,11 @@ pub struct Logs {
     /// Marks of calls that have no effects to put them in.
     events: Vec<Event>,
     buffers: Vec<Pages>,
+    buffers_bytes: usize,
+    /// Bytes of copies whose writes are in flight.
+    writing_bytes: usize,
+    /// Records appended since the last checkpoint began.
+    appended: u64,
 }
 
 impl Logs {
@@ -142,6 +147,9 @@ impl Logs {
             unbuildable: BTreeMap::new(),
             events: Vec::new(),
             buffers: Vec::new(),
+            buffers_bytes: 0,
+            writing_bytes: 0,
+            appended: 0,
         }
     }
 
@@ -170,6 +178,28 @@ impl Logs {
     #[must_use]
     pub fn room(&self) -> usize {
         LOG_BUFFER_SIZE_MAX.saturating_sub(self.buffered_bytes)
+    }
+
+    /// Records appended since the last checkpoint began: what a restart would have to append again.
+    #[must_use]
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Bytes held, for the memory budget.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let spare: usize = self
+            .open
+            .values()
+            .flat_map(|log| &log.runs)
+            .map(|run| run.bytes.capacity() - run.bytes.len())
+            .sum();
+        self.buffered_bytes
+            + spare
+            + self.writing_bytes
+            + self.buffers_bytes
+            + self.cache.memory_bytes()
     }
 
     /// Half of the buffer is taken by unfinished blocks and pages, which only a checkpoint writes.
@@ -223,11 +253,15 @@ impl Logs {
 
     fn pages(&mut self, count: usize) -> Pages {
         let at = self.buffers.iter().position(|pages| pages.count() == count);
-        at.map_or_else(|| Pages::zeroed(count), |at| self.buffers.swap_remove(at))
+        let Some(at) = at else { return Pages::zeroed(count) };
+        let pages = self.buffers.swap_remove(at);
+        self.buffers_bytes -= pages.size_bytes();
+        pages
     }
 
     fn give_back(&mut self, pages: Pages) {
-        if self.buffers.len() < crate::limits::LOG_IO_IN_FLIGHT_MAX {
+        if self.buffers_bytes + pages.size_bytes() <= crate::limits::LOG_BUFFERS_KEPT_BYTES {
+            self.buffers_bytes += pages.size_bytes();
             self.buffers.push(pages);
         }
     }

@@ -10,6 +10,7 @@ mod apply;
 mod checkpoint;
 pub mod format;
 mod halt;
+pub mod memory;
 mod opening;
 mod past;
 mod reads;
@@ -35,6 +36,7 @@ use crate::time::{Clock, Instant};
 
 pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
+pub use memory::{Memory, MemoryPlan, MemoryTooSmall, MemoryUse};
 pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};
 
 use opening::Opening;
@@ -302,12 +304,21 @@ impl Node {
         }
     }
 
-    /// Bytes of the page cache in use, for the memory budget.
+    /// What memory is divided into; `None` until the superblock is read.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
+    pub fn memory_plan(&self) -> Option<MemoryPlan> {
         match &self.state {
-            State::Running(running) => running.store.memory_bytes(),
-            State::Opening(..) | State::Halted(_) => 0,
+            State::Running(running) => Some(running.memory),
+            State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// What is held now of each part.
+    #[must_use]
+    pub fn memory_use(&self) -> MemoryUse {
+        match &self.state {
+            State::Running(running) => running.memory_use(),
+            State::Opening(..) | State::Halted(_) => MemoryUse::default(),
         }
     }
 

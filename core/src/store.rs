@@ -156,14 +156,14 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// `clean_pages`: the cache proper, which `--memory` sizes. It must hold what the tasks that
-    /// run at once may pin; two dirty budgets (dirty and frozen) come on top.
+    /// `clean_pages`: the cache proper, what `--memory` leaves. It must hold what the tasks that
+    /// run at once may pin; pages changed or under checkpoint come on top.
     #[must_use]
     pub fn new(file: FileId, constants: &ClusterConstants, clean_pages: u32) -> StoreConfig {
-        let clean = clean_pages.max(2 * constants.transaction_pages_read_max).max(64);
+        let clean = clean_pages.max(constants.clean_pages_min());
         StoreConfig {
             file,
-            frames_max: clean + 2 * constants.dirty_pages_max,
+            frames_max: clean.saturating_add(constants.busy_pages_max()),
             dirty_pages_max: constants.dirty_pages_max,
             grid_pages_max: constants.grid_pages_max,
         }
@@ -256,6 +256,14 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.cache.memory_bytes()
+    }
+
+    /// What is held beside the cache: pages on their way, buffers, tags.
+    #[must_use]
+    pub fn memory_bytes_beside(&self) -> usize {
+        self.checkpoints.memory_bytes()
+            + self.fetches.pages_in_flight() * crate::limits::PAGE_SIZE
+            + self.free_set.memory_bytes()
     }
 
     /// Pages changed since the last checkpoint began: a function of the ops applied.

@@ -502,6 +502,18 @@ impl Vsr {
         Ok(())
     }
 
+    /// Bytes held, for the memory budget.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let journal = match &self.stage {
+            Stage::Open(journal) => journal.memory_bytes(),
+            Stage::Recovering(_) | Stage::Failed => 0,
+        };
+        // Those that are not here are with the disk, or being applied.
+        assert!(self.buffers.len() <= PREPARE_BUFFERS_MAX);
+        journal + PREPARE_BUFFERS_MAX * PREPARE_SIZE_MAX
+    }
+
     fn collect_durable(&mut self, effects: &mut Effects) {
         let Stage::Open(journal) = &mut self.stage else { return };
         let mut arrived = false;

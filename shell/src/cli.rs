@@ -66,6 +66,7 @@ pub fn open_or_make(
     output: &Output,
 ) -> Result<verity::Verity, Failure> {
     if !verity::is_formatted(data)? {
+        options.check_memory()?;
         let formatted = options.format(data)?;
         output.note(&format!("note: made a new database in {}", data.display()));
         if let Some(path) = &formatted.key_file_made {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use verity_core::ids::ReplicaId;
 use verity_core::io::Effects;
-use verity_core::limits::{ClusterConstants, PAGE_SIZE};
-use verity_core::node::{Config, Node, Seed};
+use verity_core::limits::ClusterConstants;
+use verity_core::node::{Config, Halt, Memory, MemoryPlan, Node, Seed};
 
 use crate::disk::lock::DirectoryLock;
 use crate::disk::master_key::{self, MasterKey, MasterKeySource};
@@ -15,18 +15,13 @@ use crate::driver::Driver;
 use crate::error::Error;
 use crate::{Verity, format};
 
-/// Memory for the page cache when nothing is said.
-const MEMORY_DEFAULT: u64 = 256 << 20;
-/// Smallest cache that a transaction's pages fit into.
-const MEMORY_MIN: u64 = 64 << 20;
-
 /// Builder of an open database.
 ///
 /// ```
 /// # fn main() -> Result<(), verity::Error> {
 /// # let dir = std::env::temp_dir().join(format!("verity-doc-options-{}", std::process::id()));
 /// let options = verity::Options::new()
-///     .memory(128 << 20)
+///     .memory(256 << 20)
 ///     .io(verity::IoBackend::Threads)
 ///     .cluster_constants(verity::ClusterConstants::SMALL);
 /// let database = options.open(&dir)?;
@@ -38,7 +33,7 @@ const MEMORY_MIN: u64 = 64 << 20;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    memory: u64,
+    memory: Memory,
     io: IoBackend,
     master_key: MasterKeySource,
     constants: ClusterConstants,
@@ -57,7 +52,7 @@ impl Options {
     #[must_use]
     pub fn new() -> Options {
         Options {
-            memory: MEMORY_DEFAULT,
+            memory: Memory::DEFAULT,
             io: IoBackend::Auto,
             master_key: MasterKeySource::Beside,
             constants: ClusterConstants::DEFAULT,
@@ -67,10 +62,12 @@ impl Options {
         }
     }
 
-    /// Bytes for the cache of clean pages.
+    /// Bytes for the whole process, its own code included; the cache of pages gets what is left of
+    /// them. What this program itself keeps, the rows of answers included, is not counted. Too few
+    /// for the directory are refused by [`Options::open`], with the least that would do.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Options {
-        self.memory = bytes;
+        self.memory = Memory::Process(bytes);
         self
     }
 
@@ -125,6 +122,7 @@ impl Options {
             if !self.create {
                 return Err(Error::NotFormatted { path: path.to_path_buf() });
             }
+            self.check_memory()?;
             self.format(path)?;
         }
         let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
@@ -135,8 +133,19 @@ impl Options {
         let mut effects = Effects::new();
         let node = Node::open(&self.config(), &seed, &mut effects);
         let driver = Arc::new(Driver::new(node, disk, effects));
-        driver.start()?;
+        driver.start().map_err(|error| match error {
+            Error::Halted { halt: halt @ Halt::Memory(_), .. } => Error::Options(halt.to_string()),
+            error => error,
+        })?;
         Verity::start(driver, lock)
+    }
+
+    /// Is the memory enough for a directory that is formatted with these options?
+    pub fn check_memory(&self) -> Result<(), Error> {
+        match MemoryPlan::new(self.memory, &self.constants) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Options(error.to_string())),
+        }
     }
 
     /// Makes a new database in a missing or empty directory.
@@ -157,9 +166,8 @@ impl Options {
     /// What the core needs to know.
     #[must_use]
     pub fn config(&self) -> Config {
-        let pages = (self.memory / PAGE_SIZE as u64).min(u64::from(u32::MAX));
         let mut config = Config::new(ReplicaId::new(0));
-        config.cache_pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        config.memory = self.memory;
         config.accept_clock = self.accept_clock;
         config.evict_everything = self.evict_everything;
         config
@@ -178,13 +186,6 @@ impl Options {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        if self.memory < MEMORY_MIN {
-            return Err(Error::Options(format!(
-                "{} bytes of memory are too few; give at least {} MiB",
-                self.memory,
-                MEMORY_MIN >> 20
-            )));
-        }
         self.constants.validate().map_err(|what| Error::Options(what.to_string()))
     }
 }

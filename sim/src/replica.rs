@@ -3,7 +3,9 @@
 use verity_core::ids::ReplicaId;
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{CommitmentRead, Config, Halt, Node, Progress, Read, Seed, Status, Ticket};
+use verity_core::node::{
+    CommitmentRead, Config, Halt, Memory, Node, Progress, Read, Seed, Status, Ticket,
+};
 use verity_core::time::{Clock, Instant};
 
 /// What may differ from boot to boot.
@@ -22,7 +24,7 @@ impl Replica {
     #[must_use]
     pub fn open(options: BootOptions, seed: [u8; 32], effects: &mut Effects) -> Replica {
         let mut config = Config::new(ReplicaId::ZERO);
-        config.cache_pages = options.cache_pages;
+        config.memory = Memory::CleanPages(options.cache_pages);
         config.evict_everything = options.evict_everything;
         // Jumps of the wall clock add up over a run; the directed tests know the refusal.
         config.accept_clock = true;
@@ -86,7 +88,8 @@ impl Replica {
     }
 
     #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        self.node.memory_bytes() as u64
+    /// The part of the memory plan that holds more than it may: name, what it holds, its bound.
+    pub fn memory_exceeded(&self) -> Option<(&'static str, u64, u64)> {
+        self.node.memory_plan()?.exceeded_by(&self.node.memory_use())
     }
 }

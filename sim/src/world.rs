@@ -109,8 +109,6 @@ pub struct World {
     tenants_asked: BTreeSet<usize>,
     shutting_down: bool,
     watch: Watch,
-    /// Of the running process.
-    cache_pages: u64,
 }
 
 /// Without any answer for so long the run is stuck.
@@ -182,7 +180,6 @@ impl World {
             tenants_asked: BTreeSet::from([0]),
             shutting_down: false,
             watch: Watch::default(),
-            cache_pages: 0,
             plan,
         }
     }

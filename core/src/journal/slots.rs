@@ -70,6 +70,11 @@ impl Slots {
         Slots { ring, image, states, dirty: VecDeque::with_capacity(ring.sectors()), buffers }
     }
 
+    pub fn memory_bytes(&self) -> usize {
+        let buffers = JOURNAL_HEADER_WRITES_MAX * crate::limits::PAGE_SIZE;
+        self.image.size_bytes() + self.states.len() * (1 + size_of::<SectorIndex>()) + buffers
+    }
+
     /// Puts the header of a durable prepare in its slot, to be written.
     pub fn set(&mut self, header: &PrepareHeader) {
         self.set_clean(header);

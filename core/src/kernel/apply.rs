@@ -349,6 +349,11 @@ impl Kernel {
                     self.begin_execution(running, prepare, index);
                 }
                 Stage::Execute(_) => self.execute(running, world)?,
+                Stage::Executed { pages_dirtied, .. }
+                    if world.store.must_wait_for_writes(*pages_dirtied + PAGES_DIRTIED_MARGIN) =>
+                {
+                    return Err(Stall::PageRoom);
+                }
                 Stage::Executed { .. } => {
                     let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
                     let Stage::Executed { drafts, pages_dirtied, answer } = stage else {

@@ -26,6 +26,28 @@ pub struct Request {
     pub operations: Vec<Operation>,
 }
 
+impl Request {
+    /// Bytes it takes in memory, for limits.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let values = |values: &Vec<Value>| {
+            values.iter().map(|value| size_of::<Value>() + value.heap_bytes()).sum::<usize>()
+        };
+        let of = |operation: &Operation| match operation {
+            Operation::Sql { text, params } => text.len() + values(params),
+            Operation::InsertRows { rows, .. } => {
+                rows.iter().map(|row| size_of::<Vec<Value>>() + values(row)).sum()
+            }
+            Operation::Append { records, .. } => {
+                records.iter().map(|record| size_of::<Vec<u8>>() + record.len()).sum()
+            }
+            Operation::CreateTenant { .. } | Operation::Attest => 0,
+        };
+        let operations: usize = self.operations.iter().map(of).sum();
+        size_of::<Request>() + self.operations.len() * size_of::<Operation>() + operations
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
     /// One or several statements that write, separated by semicolons.

@@ -34,6 +34,10 @@ impl BlockCache {
         BlockCache { blocks: BTreeMap::new(), order: VecDeque::new() }
     }
 
+    pub fn memory_bytes(&self) -> usize {
+        self.blocks.len() * crate::limits::PAGE_SIZE
+    }
+
     pub fn get(&self, file: FileId, number: u64) -> Option<&Page> {
         self.blocks.get(&(file, number))?.page.as_deref()
     }

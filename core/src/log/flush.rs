@@ -22,7 +22,7 @@ use super::tail::{PageBase, RunState};
 use super::{LogError, LogHead, Logs};
 use crate::ids::{Op, SegmentNumber, TenantId};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Pages};
-use crate::limits::{LOG_BUFFER_SIZE_MAX, LOG_IO_IN_FLIGHT_MAX, PAGE_SIZE};
+use crate::limits::{LOG_BUFFER_SIZE_MAX, LOG_IO_IN_FLIGHT_MAX, LOG_WRITING_BYTES_MAX, PAGE_SIZE};
 
 /// Full index pages that gather before they are written, outside of a checkpoint.
 const PAGES_GATHERED: usize = 16;
@@ -115,6 +115,7 @@ impl Logs {
                 }
             }
         }
+        self.appended = 0;
         self.checkpoint = Some(CheckpointWork {
             op,
             runs_below: self.run_sequence + 1,
@@ -235,6 +236,7 @@ impl Logs {
     ) -> Result<(), LogError> {
         match self.take_purpose(io) {
             Purpose::WriteRun { tenant, sequence, file } => {
+                self.writing_bytes -= pages.size_bytes();
                 self.give_back(pages);
                 result.map_err(|error| LogError { file, error })?;
                 self.run_written(tenant, sequence, file);
@@ -328,6 +330,10 @@ impl Logs {
             };
             assert!(run.state == RunState::Queued && run.bytes.len().is_multiple_of(PAGE_SIZE));
             let (number, start, size) = (run.segment, run.start, run.bytes.len());
+            if self.writing_bytes > 0 && self.writing_bytes + size > LOG_WRITING_BYTES_MAX {
+                self.runs_queued.push_front((tenant, sequence));
+                return;
+            }
             let file = FileId::Segment { tenant, number };
             if start > 0 {
                 // A segment that has begun was created before.
@@ -351,6 +357,7 @@ impl Logs {
             // Readers use the run until the write is done: the write takes a copy.
             pages.as_bytes_mut().copy_from_slice(&run.bytes);
             run.state = RunState::Writing;
+            self.writing_bytes += size;
             let io = self.io(Purpose::WriteRun { tenant, sequence, file });
             effects.push(Effect::Write {
                 io,

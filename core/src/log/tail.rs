@@ -19,7 +19,9 @@ use crate::crypto::merkle::leaf_hash;
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
 use crate::io::Page;
-use crate::limits::{LOG_BUFFER_SIZE_MAX, LOG_BUFFER_SLACK, LOG_RUN_SIZE, PAGE_SIZE};
+use crate::limits::{
+    LOG_BUFFER_SIZE_MAX, LOG_BUFFER_SLACK, LOG_RECORD_EXTRA_SIZE, LOG_RUN_SIZE, PAGE_SIZE,
+};
 use zerocopy::FromZeros;
 
 /// A log that takes appends.
@@ -174,8 +176,14 @@ impl Logs {
         if left < LENGTH_SIZE {
             run.bytes.resize(run.bytes.len() + left, 0);
         }
+        // By quarters: doubling could take twice the memory that is planned.
+        let size = data.len() + LOG_RECORD_EXTRA_SIZE;
+        if run.bytes.capacity() - run.bytes.len() < size {
+            run.bytes.reserve_exact(size + run.bytes.len() / 4);
+        }
         let offset = run.end();
         let hash = encode_record(&log.head.chain, metadata, data, &mut run.bytes);
+        self.appended += 1;
         self.buffered_bytes += run.bytes.len() - before;
         let run_full = run.bytes.len() >= LOG_RUN_SIZE;
 

@@ -5,6 +5,7 @@ use alloc::string::String;
 use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, View};
 use crate::io::{IoError, KeyError};
 use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
+use crate::node::memory::{Memory, MemoryTooSmall};
 use crate::query::datetime::write_timestamp;
 use crate::time::Timestamp;
 
@@ -26,8 +27,8 @@ pub struct Config {
     pub cluster: Option<ClusterId>,
     pub replica: ReplicaId,
     pub release: Release,
-    /// Clean pages kept in memory; dirty pages have a budget of their own (cluster constants).
-    pub cache_pages: u32,
+    /// The budget that the clean cache gets what is left of.
+    pub memory: Memory,
     /// Evict every unpinned page after every turn. Results must not change; only speed does.
     pub evict_everything: bool,
     /// The operator's word that a superblock with one surviving copy may be opened.
@@ -38,15 +39,13 @@ pub struct Config {
 }
 
 impl Config {
-    pub const CACHE_PAGES_DEFAULT: u32 = 64 << 10;
-
     #[must_use]
     pub fn new(replica: ReplicaId) -> Config {
         Config {
             cluster: None,
             replica,
             release: CURRENT_RELEASE,
-            cache_pages: Config::CACHE_PAGES_DEFAULT,
+            memory: Memory::DEFAULT,
             evict_everything: false,
             accept_single_superblock_copy: false,
             accept_clock: false,
@@ -85,6 +84,8 @@ pub enum Halt {
     /// The wall clock is too far ahead of what is recorded to be believed without the operator's
     /// word; `last` is none before the first prepare. Nothing was written but a view number.
     Clock { last: Option<Timestamp>, wall: Timestamp },
+    /// The memory given does not suffice for this directory's constants. Nothing was written.
+    Memory(MemoryTooSmall),
     /// A graceful shutdown is complete.
     Shutdown,
 }
@@ -102,6 +103,7 @@ impl core::fmt::Display for Halt {
             }
             Halt::Data { what, detail } => write!(f, "{what}: {detail}"),
             Halt::Clock { last, wall } => write_clock(f, *last, *wall),
+            Halt::Memory(error) => error.fmt(f),
             Halt::Shutdown => f.write_str("shut down"),
         }
     }

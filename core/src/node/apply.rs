@@ -82,10 +82,12 @@ impl Running {
                 Ok(true)
             }
             Err(stall) => {
+                let writes = stall == Stall::PageRoom;
                 self.on_stall(stall, &mut applying, effects)?;
                 // Another task's read may have brought the page already: then no completion comes.
-                let again =
-                    self.store.ready(&applying.pins).map_err(store_halt)? && self.logs.room() > 0;
+                let again = !writes
+                    && self.store.ready(&applying.pins).map_err(store_halt)?
+                    && self.logs.room() > 0;
                 self.applying = Some(applying);
                 Ok(again)
             }
@@ -113,6 +115,11 @@ impl Running {
             // Writes in flight make room; their completions bring the next turn.
             Stall::LogRoom => {
                 self.logs.flush_step(effects);
+                Ok(())
+            }
+            // The checkpoint under way is written by this turn and those after it.
+            Stall::PageRoom => {
+                effects.event(Event::CheckpointAwaited { op });
                 Ok(())
             }
             Stall::Halt(error) => Err(kernel_halt(&error)),

@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::ids::{Generation, Op};
 use crate::io::{Effect, Effects, FileId, IoError};
 use crate::journal::{Operation, PrepareHeader};
+use crate::limits::CHECKPOINT_RECORDS;
 use crate::log::LogCheckpoint;
 use crate::node::api::Halt;
 use crate::node::format::own;
@@ -140,14 +141,21 @@ impl Running {
         effects.event(Event::CheckpointDurable { op: task.op });
     }
 
-    /// Proposes a checkpoint when ring, dirty pages or log buffers are half full.
+    /// Log buffers are half full of what only a checkpoint writes, or a restart would have so many
+    /// records to append again.
+    fn checkpoint_wanted_by_logs(&self) -> bool {
+        self.logs.checkpoint_wanted() || self.logs.appended() >= CHECKPOINT_RECORDS
+    }
+
+    /// Proposes a checkpoint when ring, dirty pages or log buffers are half full, or after so many
+    /// records that replaying more would take long.
     pub(super) fn propose_checkpoint(&mut self, now: Clock, effects: &mut Effects) -> bool {
         if self.phase != Phase::Serving || self.checkpoint.is_some() {
             return false;
         }
         let dirty_max = self.superblock_state().constants.dirty_pages_max;
         let wanted = self.vsr.checkpoint_wanted(self.store.dirty_pages(), dirty_max)
-            || self.logs.checkpoint_wanted();
+            || self.checkpoint_wanted_by_logs();
         if !wanted || !self.vsr.can_propose(Operation::Checkpoint, 0) {
             return false;
         }

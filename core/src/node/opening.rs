@@ -8,6 +8,7 @@ use crate::io::{Effects, FileId, Input, IoId, Owner};
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::node::api::{Config, Halt};
 use crate::node::halt::{keyring_halt, store_halt, superblock_halt, vsr_halt};
+use crate::node::memory::MemoryPlan;
 use crate::store::{Store, StoreCheckpoint, StoreConfig};
 use crate::superblock::{
     OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState,
@@ -21,6 +22,7 @@ pub(super) struct Opened {
     pub keyring: Keyring,
     pub store: Store,
     pub vsr: Vsr,
+    pub memory: MemoryPlan,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(super) struct Opening {
     keyring: Option<Keyring>,
     store: Option<Store>,
     vsr: Option<Vsr>,
+    memory: Option<MemoryPlan>,
 }
 
 impl Opening {
@@ -44,6 +47,7 @@ impl Opening {
             keyring: None,
             store: None,
             vsr: None,
+            memory: None,
         }
     }
 
@@ -56,12 +60,13 @@ impl Opening {
     pub fn finish(&mut self) -> Option<Opened> {
         // The journal is read whole when consensus knows which view comes next.
         self.vsr.as_ref()?.view_wanted()?;
-        let (Some(superblock), Some(keyring), Some(store), Some(vsr)) =
-            (self.superblock.take(), self.keyring.take(), self.store.take(), self.vsr.take())
+        let Opening { superblock, keyring, store, vsr, memory } = self;
+        let (Some(superblock), Some(keyring), Some(store), Some(vsr), Some(memory)) =
+            (superblock.take(), keyring.take(), store.take(), vsr.take(), memory.take())
         else {
             unreachable!("the journal is opened last")
         };
-        Some(Opened { superblock, keyring, store, vsr })
+        Some(Opened { superblock, keyring, store, vsr, memory })
     }
 
     pub fn step(
@@ -195,7 +200,9 @@ impl Opening {
 
     fn open_store(&mut self, config: &Config, effects: &mut Effects) -> Result<(), Halt> {
         let state = self.opened_state();
-        let store_config = StoreConfig::new(FileId::Grid, &state.constants, config.cache_pages);
+        let plan = MemoryPlan::new(config.memory, &state.constants).map_err(Halt::Memory)?;
+        self.memory = Some(plan);
+        let store_config = StoreConfig::new(FileId::Grid, &state.constants, plan.clean_pages);
         self.store = Some(match store_checkpoint(&state) {
             None => Store::new(store_config),
             Some(checkpoint) => Store::open(store_config, &checkpoint, effects),

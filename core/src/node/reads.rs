@@ -88,6 +88,8 @@ pub struct Read {
     pub(super) gone: Option<SqlError>,
     asked: Option<Position>,
     rows: Vec<Row>,
+    /// Of `Running::reads_bytes`.
+    bytes: usize,
     pins: Pins,
     log_pins: LogPins,
 }
@@ -214,6 +216,7 @@ impl Read {
             gone: None,
             asked: None,
             rows: Vec::new(),
+            bytes: 0,
             pins: Pins::new(),
             log_pins: LogPins::default(),
         }
@@ -355,6 +358,7 @@ impl Running {
     ) {
         self.store.unpin(&mut read.pins);
         self.logs.release(&mut read.log_pins);
+        self.reads_bytes -= core::mem::take(&mut read.bytes);
         read.stage = Stage::Done(outcome);
     }
 
@@ -504,7 +508,11 @@ impl Running {
         };
         let catalog = read.past.as_ref().unwrap_or(&catalog);
         let mut world = ReadWorld { store: &self.store, catalog, events: &mut events };
+        let others = self.reads_bytes - read.bytes;
+        task.limit_memory((self.memory.reads as usize).saturating_sub(others));
         let outcome = task.step(&mut world);
+        read.bytes = task.memory_bytes();
+        self.reads_bytes = others + read.bytes;
         if let Some(damage) = damage {
             return Err(ReadError::Log(damage).into());
         }

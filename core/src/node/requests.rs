@@ -28,11 +28,13 @@ pub(super) struct Waiting {
     ticket: Ticket,
     request: Request,
     pins: Pins,
+    /// What it takes in memory.
+    pub bytes: usize,
 }
 
 impl Waiting {
-    pub fn new(ticket: Ticket, request: Request) -> Waiting {
-        Waiting { ticket, request, pins: Pins::new() }
+    pub fn new(ticket: Ticket, request: Request, bytes: usize) -> Waiting {
+        Waiting { ticket, request, pins: Pins::new(), bytes }
     }
 }
 
@@ -79,6 +81,7 @@ impl Running {
                 }
             }
             self.store.unpin(&mut waiting.pins);
+            self.waiting_bytes -= waiting.bytes;
             moved = true;
         }
         Ok(moved)
@@ -250,5 +253,6 @@ impl Running {
             self.replies.push_back((ticket, Err(RequestError::Retry(reason))));
         }
         self.queue_bytes = 0;
+        self.waiting_bytes = 0;
     }
 }

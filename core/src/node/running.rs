@@ -18,12 +18,13 @@ use crate::kernel::{
     SealedRequest,
 };
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
-use crate::limits::{REQUEST_QUEUE_MAX, SPACE_RESERVE_BYTES, TICKETS_MAX};
+use crate::limits::{REQUEST_QUEUE_MAX, SEALED_BYTES_MAX, SPACE_RESERVE_BYTES, TICKETS_MAX};
 use crate::log::Logs;
 use crate::node::api::{Config, Halt, Ticket};
 use crate::node::apply::Applying;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
+use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
 use crate::node::requests::{Queued, Waiting};
 use crate::store::Store;
@@ -61,6 +62,7 @@ pub(super) enum SuperblockUse {
 #[derive(Debug)]
 pub(super) struct Running {
     pub config: Config,
+    pub memory: MemoryPlan,
     pub random: ChaCha20Rng,
     pub superblock: Superblock,
     pub superblock_use: SuperblockUse,
@@ -78,6 +80,9 @@ pub(super) struct Running {
     pub checkpoint_due: Option<CheckpointTask>,
     /// Submitted, not sealed yet: pages or keys are missing.
     pub waiting: VecDeque<Waiting>,
+    pub waiting_bytes: usize,
+    /// What all reads together sort and group.
+    pub reads_bytes: usize,
     /// Sealed, not proposed yet.
     pub queue: VecDeque<Queued>,
     pub queue_bytes: usize,
@@ -93,11 +98,12 @@ pub(super) struct Running {
 
 impl Running {
     pub fn new(config: &Config, random: ChaCha20Rng, opened: Opened) -> Running {
-        let Opened { superblock, keyring, store, vsr } = opened;
+        let Opened { superblock, keyring, store, vsr, memory } = opened;
         let Some(state) = superblock.state() else { unreachable!("it was opened") };
         let kernel = Kernel::new(state.constants, state.checkpoint.generation);
         Running {
             config: config.clone(),
+            memory,
             random,
             logs: Logs::new(state.constants.segment_positions),
             recovery_point: state.checkpoint.op,
@@ -113,6 +119,8 @@ impl Running {
             #[cfg(verity_zoo)]
             checkpoint_due: None,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            reads_bytes: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
             hurry: false,
@@ -146,12 +154,17 @@ impl Running {
 
     pub fn submit(&mut self, ticket: Ticket, request: Request) {
         let disk_full = self.free_bytes.is_some_and(|free| free < SPACE_RESERVE_BYTES);
+        let bytes = request.memory_bytes();
+        // The two prepares' worth that are sealed already have a share of their own.
+        let room = self.memory.requests as usize - SEALED_BYTES_MAX;
+        let crowded = !self.waiting.is_empty() && self.waiting_bytes + bytes > room;
         let refusal = if !self.accepts() {
             Some(RetryReason::NotReady)
         } else if disk_full {
             Some(RetryReason::DiskFull)
         } else if self.waiting.len() + self.queue.len() >= REQUEST_QUEUE_MAX
             || self.replies.len() >= TICKETS_MAX
+            || crowded
         {
             Some(RetryReason::QueueFull)
         } else {
@@ -159,7 +172,24 @@ impl Running {
         };
         match refusal {
             Some(reason) => self.replies.push_back((ticket, Err(RequestError::Retry(reason)))),
-            None => self.waiting.push_back(Waiting::new(ticket, request)),
+            None => {
+                self.waiting_bytes += bytes;
+                self.waiting.push_back(Waiting::new(ticket, request, bytes));
+            }
+        }
+    }
+
+    /// What is held now of each part of the memory plan.
+    pub fn memory_use(&self) -> MemoryUse {
+        // A request that found none waiting was taken whatever its size: it is its caller's.
+        let alone = self.waiting.front().map_or(0, |waiting| waiting.bytes);
+        MemoryUse {
+            pages: self.store.memory_bytes() as u64,
+            grid: self.store.memory_bytes_beside() as u64,
+            logs: self.logs.memory_bytes() as u64,
+            journal: self.vsr.memory_bytes() as u64,
+            requests: (self.waiting_bytes - alone + self.queue_bytes) as u64,
+            reads: self.reads_bytes as u64,
         }
     }
 

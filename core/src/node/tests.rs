@@ -154,7 +154,7 @@ impl Disk {
 }
 
 fn config() -> Config {
-    Config { cache_pages: 256, ..Config::new(ReplicaId::ZERO) }
+    Config { memory: Memory::CleanPages(256), ..Config::new(ReplicaId::ZERO) }
 }
 
 fn append(stream: &str, expected: ExpectedVersion, records: &[&str]) -> Request {

@@ -132,6 +132,8 @@ struct Sink {
     /// Rows to sort, with hidden sort columns; and how many bytes they take.
     sorting: Vec<Row>,
     bytes: usize,
+    /// What `bytes` may come to; beyond, the statement is refused.
+    bytes_max: usize,
     skip: u64,
     left: u64,
     /// What `sorting` may be cut down to: LIMIT + OFFSET.
@@ -167,6 +169,7 @@ impl ReadTask {
             let env = Env::constant(&task.parameters, &task.context);
             let skip = count_of(select.offset.as_ref(), &env)?.unwrap_or(0);
             let limit = count_of(select.limit.as_ref(), &env)?;
+            task.sink.bytes_max = READ_MEMORY_MAX;
             task.sink.skip = skip;
             task.sink.left = limit.unwrap_or(u64::MAX);
             task.sink.keep =
@@ -183,6 +186,17 @@ impl ReadTask {
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// Bytes that it holds to sort, group or tell apart.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.sink.bytes
+    }
+
+    /// From now on it may hold no more than that, and never more than `READ_MEMORY_MAX`.
+    pub fn limit_memory(&mut self, bytes: usize) {
+        self.sink.bytes_max = bytes.min(READ_MEMORY_MAX);
     }
 
     /// Rows that are ready, in order. Take them after every step.
@@ -540,10 +554,10 @@ fn size_of_row(row: &[Value]) -> usize {
     row.iter().map(|value| core::mem::size_of::<Value>() + value.heap_bytes()).sum::<usize>() + 32
 }
 
-fn too_much(what: &str) -> SqlError {
+fn too_much(what: &str, bytes_max: usize) -> SqlError {
     SqlError::new(
         SqlState::LimitExceeded,
-        format!("{what} needs more than {} MiB of memory", READ_MEMORY_MAX >> 20),
+        format!("{what} needs more than {} MiB of memory, beside other reads", bytes_max >> 20),
     )
 }
 
@@ -564,8 +578,8 @@ impl Sink {
                 aggregate.argument.as_ref().map(|argument| eval(argument, env)).transpose()?;
             self.bytes += accumulator.add(value)?;
         }
-        if self.bytes > READ_MEMORY_MAX {
-            return Err(too_much("GROUP BY or DISTINCT")
+        if self.bytes > self.bytes_max {
+            return Err(too_much("GROUP BY or DISTINCT", self.bytes_max)
                 .hint("narrow the WHERE, so that fewer groups are left"));
         }
         Ok(())
@@ -583,8 +597,8 @@ impl Sink {
                 return Ok(ControlFlow::Continue(()));
             }
             self.bytes += size_of_row(&row);
-            if self.bytes > READ_MEMORY_MAX {
-                return Err(too_much("DISTINCT").hint("narrow the WHERE"));
+            if self.bytes > self.bytes_max {
+                return Err(too_much("DISTINCT", self.bytes_max).hint("narrow the WHERE"));
             }
             self.seen.insert(row.clone());
         }
@@ -601,8 +615,8 @@ impl Sink {
                 self.bytes -= size_of_row(&dropped);
             }
         }
-        if self.bytes > READ_MEMORY_MAX {
-            return Err(too_much("ORDER BY").hint(order_hint(select)));
+        if self.bytes > self.bytes_max {
+            return Err(too_much("ORDER BY", self.bytes_max).hint(order_hint(select)));
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -7,8 +7,9 @@
 //! frames leave. Eviction is CLOCK with `Cell` reference bits, so a read needs `&self` only; what
 //! it evicts can never change a result, only cost a fault.
 //!
-//! `frames_max` holds a full dirty budget twice (dirty and frozen) and the clean frames besides;
-//! what readers pin is bounded by half of the latter (`Cache::room_to_pin`). A change reserves its
+//! `frames_max` holds a dirty budget (dirty and frozen together: apply waits for the checkpoint
+//! before it passes that) and the clean frames besides; what readers pin is bounded by 7/8 of the
+//! latter (`Cache::room_to_pin`). A change reserves its
 //! frames *before* it plans what it will touch, so that nothing is evicted between plan and deed.
 
 use alloc::vec;
@@ -19,6 +20,7 @@ use zerocopy::FromZeros;
 use super::page::{self, Bytes};
 use crate::ids::PageNumber;
 use crate::io::Page;
+use crate::limits::{BUSY_PAGES_MARGIN, FRAME_BYTES};
 use crate::stdx::PageMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +71,9 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn new(frames_max: u32, dirty_pages_max: u32) -> Cache {
         let frames_max = frames_max as usize;
-        let busy = 2 * dirty_pages_max as usize;
-        assert!(frames_max > busy, "the cache holds two dirty budgets and clean pages besides");
+        let busy = (dirty_pages_max + BUSY_PAGES_MARGIN) as usize;
+        assert!(frames_max > busy, "the cache holds a dirty budget and clean pages besides");
+        let clean = frames_max - busy;
         Cache {
             pages: Vec::with_capacity(frames_max),
             frames: Vec::with_capacity(frames_max),
@@ -81,7 +84,7 @@ impl Cache {
             dirty: Vec::with_capacity(dirty_pages_max as usize),
             hand: 0,
             frames_max,
-            pinned_max: (frames_max - busy).div_ceil(2),
+            pinned_max: (clean - clean / 8).max(1),
             pinned: 0,
             incarnation: 0,
             evictions: 0,
@@ -324,8 +327,16 @@ impl Cache {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.frames.len() * (crate::limits::PAGE_SIZE + size_of::<Frame>() + 1)
-            + self.guesses.len() * 4
-            + self.frames_max * 24 // the map, the free list and the dirty list
+        // Reserved tables are memory only where they were written.
+        self.frames.len() * FRAME_BYTES as usize
     }
 }
+
+/// Of the map: at most five places of 8 bytes a frame.
+const MAP_BYTES: usize = 5 * 8;
+/// Free list, dirty list, reference bit; two guesses.
+const LISTS_BYTES: usize = 4 + 4 + 1 + 8;
+
+static_assertions::const_assert!(
+    crate::limits::PAGE_SIZE + size_of::<Frame>() + MAP_BYTES + LISTS_BYTES <= FRAME_BYTES as usize
+);

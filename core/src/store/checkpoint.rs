@@ -34,7 +34,10 @@ use crate::crypto::ChainHash;
 use crate::event::Event;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
 use crate::io::{Effect, Effects, IoError, IoId, Page, Pages};
-use crate::limits::{STORE_CHECKPOINT_STEP_PAGES, STORE_IO_PAGES_MAX, STORE_WRITES_IN_FLIGHT_MAX};
+use crate::limits::{
+    PAGE_SIZE, STORE_BUFFERS_KEPT_PAGES, STORE_CHECKPOINT_STEP_PAGES, STORE_IO_PAGES_MAX,
+    STORE_WRITES_IN_FLIGHT_MAX,
+};
 use crate::superblock::{ForestRoot, FreeSetRoot, PageRef};
 
 /// What pages of the free set's chain name as their tree.
@@ -99,6 +102,9 @@ pub(super) struct Checkpoints {
     free_runs: u64,
     forest: Option<TreeRoot>,
     buffers: Vec<Pages>,
+    buffers_pages: usize,
+    /// Pages that are frozen or being written.
+    unwritten: usize,
 }
 
 impl Checkpoints {
@@ -114,17 +120,27 @@ impl Checkpoints {
 
     pub(super) fn take_buffer(&mut self, pages: usize) -> Pages {
         let found = self.buffers.iter().position(|buffer| buffer.count() == pages);
-        found.map_or_else(|| Pages::zeroed(pages), |at| self.buffers.swap_remove(at))
+        let Some(at) = found else { return Pages::zeroed(pages) };
+        self.buffers_pages -= pages;
+        self.buffers.swap_remove(at)
     }
 
     pub(super) fn give_buffer(&mut self, pages: Pages) {
-        if self.buffers.len() < BUFFERS_MAX {
+        if self.buffers_pages + pages.count() <= STORE_BUFFERS_KEPT_PAGES {
+            self.buffers_pages += pages.count();
             self.buffers.push(pages);
         }
     }
-}
 
-const BUFFERS_MAX: usize = 64;
+    pub(super) fn memory_bytes(&self) -> usize {
+        let tags = self.sealed.len() + self.sealed_before.len();
+        let pages = self.writes_pages + self.buffers_pages;
+        pages * PAGE_SIZE
+            + tags * (size_of::<PageNumber>() + size_of::<PageRef>())
+            + self.order.len() * size_of::<u64>()
+            + self.encoded.len()
+    }
+}
 
 /// Reading the free set at open.
 #[derive(Debug)]
@@ -153,6 +169,16 @@ impl Store {
         Ok(())
     }
 
+    /// Would `pages` more changed pages pass the memory that changed and frozen pages share? Only
+    /// while a checkpoint is being written, and its writes make room: wait for them. A matter of
+    /// memory and time, never of results.
+    #[must_use]
+    pub fn must_wait_for_writes(&self, pages: u32) -> bool {
+        let unwritten = self.checkpoints.unwritten as u64;
+        let busy = u64::from(self.dirty_pages()) + unwritten + u64::from(pages);
+        unwritten > 0 && busy > u64::from(self.config.dirty_pages_max)
+    }
+
     /// Freezes the state after `op`. The checkpoint before must be done.
     pub fn checkpoint_begin(&mut self, op: Op) {
         assert!(self.is_open());
@@ -176,6 +202,7 @@ impl Store {
             this.order.push(order | u64::from(page.get()));
         });
         this.order.sort_unstable();
+        this.unwritten = this.order.len();
         this.sealed_before = core::mem::take(&mut this.sealed);
         self.checkpoints.forest = Some(self.system_forest());
         self.encode_free_set(op);
@@ -333,6 +360,7 @@ impl Store {
         self.checkpoints.give_buffer(pages);
         result.map_err(StoreError::Io)?;
         if self.checkpoints.sealed.contains_key(&first) {
+            self.checkpoints.unwritten -= count;
             for page in first.get()..first.get() + count as u32 {
                 self.cache.set_state(PageNumber::new(page), State::Writing, State::Clean);
             }

@@ -3,7 +3,7 @@
 //! A *task* is one stage of work that may run several times ([`Pins`] names it). What it missed is
 //! read in one batch, neighbours in one read, and stays pinned for it until it unpins: so every run
 //! gets further, even if all else is evicted at once. A page that two tasks miss is read once.
-//! A stage must need less than half of the clean frames at once; a scan, which moves on with its
+//! A stage must need less than 7/8 of the clean frames at once; a scan, which moves on with its
 //! cursor, may pass over any number: its oldest pins go when the room for pins runs out.
 //!
 //! Fault model: a read returns anything. A page enters the cache only if its tag opens it and its
@@ -22,7 +22,7 @@ use crate::crypto::Tag;
 use crate::event::Event;
 use crate::ids::PageNumber;
 use crate::io::{Address, Effect, Effects, IoError, IoId, Owner, Page, Pages};
-use crate::limits::{PAGE_SIZE, STORE_IO_PAGES_MAX, STORE_MISSES_MAX};
+use crate::limits::{PAGE_SIZE, STORE_IO_PAGES_MAX, STORE_MISSES_MAX, STORE_READS_IN_FLIGHT_MAX};
 use crate::superblock::PageRef;
 
 /// What a task holds in memory. Give it back with [`Store::unpin`].
@@ -83,6 +83,10 @@ impl Fetches {
                 read.abandoned = true;
             }
         }
+    }
+
+    pub(super) fn pages_in_flight(&self) -> usize {
+        self.in_flight
     }
 
     pub(super) fn forget_misses(&mut self) {
@@ -156,7 +160,7 @@ impl Store {
                 continue;
             }
             let planned = self.fetches.in_flight + run.len();
-            if planned >= self.cache.room_to_pin() {
+            if planned >= self.cache.room_to_pin().min(STORE_READS_IN_FLIGHT_MAX) {
                 break; // Others hold the cache; this task asks again when they are done.
             }
             effects.event(Event::PageFault { page: page.get() });

@@ -119,6 +119,12 @@ impl FreeSet {
         self.levels[0].get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
+    pub(super) fn memory_bytes(&self) -> usize {
+        let words: usize = self.levels.iter().map(Vec::len).sum();
+        let pending = self.pending.as_ref().map_or(0, |(_, pages)| pages.len());
+        words * size_of::<u64>() + (self.staged.len() + pending) * size_of::<PageNumber>()
+    }
+
     pub(super) fn acquired(&self) -> u32 {
         self.acquired
     }

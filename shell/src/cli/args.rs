@@ -34,9 +34,10 @@ pub struct Global {
     /// How files are read and written: auto uses io_uring where the kernel allows it
     #[arg(long, global = true, value_enum, default_value_t = Io::Auto, value_name = "BACKEND")]
     pub io: Io,
-    /// Memory for the page cache, for example 512MiB
+    /// Memory for the whole process, at least 256MiB (128MiB with `format --profile compact`); the
+    /// page cache gets what is left of it
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_memory)]
-    #[arg(default_value = "256MiB")]
+    #[arg(default_value = "512MiB")]
     pub memory: u64,
     /// File with the master key: 32 raw bytes or 64 hexadecimal digits [default: <DIR>.master-key]
     #[arg(long, global = true, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
@@ -271,12 +272,24 @@ pub struct FormatArgs {
     /// Replicas of the cluster: 1, 3 or 5
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub replica_count: u8,
+    /// Limits that steer state: they last as long as the directory, and decide how much memory the
+    /// process needs at least
+    #[arg(long, value_enum, default_value_t = Profile::Default, value_name = "PROFILE")]
+    pub profile: Profile,
     /// Bytes of the journal ring
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub journal: Option<u64>,
     /// Bytes the grid may grow to
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub grid_max: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Profile {
+    /// Works from 256MiB of memory on
+    Default,
+    /// Works from 128MiB on; smaller transactions, a smaller journal, a grid of 32 GiB at most
+    Compact,
 }
 
 #[derive(Debug, Args)]

@@ -3,12 +3,15 @@
 use serde_json::json;
 use verity::{ClusterConstants, Identity, ReplicaId, TenantId};
 
-use super::args::{FormatArgs, Global, TenantCreateArgs};
+use super::args::{FormatArgs, Global, Profile, TenantCreateArgs};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
     let data = args.data.path()?;
-    let mut constants = ClusterConstants::DEFAULT;
+    let mut constants = match args.profile {
+        Profile::Default => ClusterConstants::DEFAULT,
+        Profile::Compact => ClusterConstants::COMPACT,
+    };
     if let Some(bytes) = args.journal {
         constants.journal_ring_bytes = bytes;
     }

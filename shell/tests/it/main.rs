@@ -9,6 +9,7 @@ mod embedded;
 mod full_disk;
 mod import;
 mod keys;
+mod memory;
 mod readme;
 mod rebuild;
 mod run;

@@ -64,7 +64,7 @@ impl Engine {
     fn open(&mut self) {
         let constants =
             ClusterConstants { journal_ring_bytes: 16 << 20, ..ClusterConstants::DEFAULT };
-        let options = Options::new().cluster_constants(constants).memory(64 << 20);
+        let options = Options::new().cluster_constants(constants).memory(256 << 20);
         let options = options.evict_everything(self.evict_everything);
         self.database = Some(options.open(self.folder.path().join("data")).unwrap());
     }

@@ -88,7 +88,6 @@ impl World {
             evict_everything: self.random.chance(self.plan.evict_everything_ppm),
         };
         self.faults_at_boot = self.blamable_faults();
-        self.cache_pages = u64::from(options.cache_pages);
         self.note(|| format!("boot {options:?}"));
         let seed = self.random.seed_bytes();
         self.node = Some(Replica::open(options, seed, &mut self.effects));

@@ -1,7 +1,6 @@
 //! One thing at a time: completions, clients, ticks, boots and crashes, in order of time.
 
 use verity_core::io::{Effect, Input};
-use verity_core::limits::PAGE_SIZE;
 use verity_core::node::Halt;
 
 use super::{STUCK_NS, TURNS_MAX, World};
@@ -10,9 +9,6 @@ use crate::report::{Failure, FailureKind};
 
 /// Crashes in a row without any answer between them before the rate goes down.
 const FRUITLESS_BOOTS: u32 = 12;
-/// Pages beside the budgets: those of reads under way.
-const MEMORY_SLACK_PAGES: u64 = 1_024;
-
 /// What is due next. The order breaks ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
@@ -194,18 +190,12 @@ impl World {
         Ok(())
     }
 
-    /// Pages in memory: the clean cache, what may be dirty, and what a task may pin.
+    /// Every part of the memory plan: pages (clean, changed, under checkpoint), what is on its way to
+    /// and from the disk, log, journal, requests, reads.
     fn check_memory(&mut self) -> Result<(), Failure> {
         let Some(node) = &self.node else { return Ok(()) };
-        let constants = &self.plan.constants;
-        let pages = self.cache_pages
-            + 2 * u64::from(constants.dirty_pages_max)
-            + 2 * u64::from(constants.transaction_pages_read_max)
-            + MEMORY_SLACK_PAGES;
-        let budget = pages * PAGE_SIZE as u64;
-        let used = node.memory_bytes();
-        if used > budget {
-            let detail = format!("{used} bytes of pages, the budget is {budget}");
+        if let Some((part, holds, bound)) = node.memory_exceeded() {
+            let detail = format!("{holds} bytes of {part}, the budget is {bound}");
             return Err(Failure::new(FailureKind::Budget, detail));
         }
         Ok(())
@@ -329,6 +319,9 @@ impl World {
             Halt::Clock { .. } => {
                 let detail = format!("the simulator's operator accepts the clock, but: {halt}");
                 return Err(Failure::new(FailureKind::Halted, detail));
+            }
+            Halt::Memory(error) => {
+                return Err(Failure::new(FailureKind::Halted, error.to_string()));
             }
             Halt::Io { .. } | Halt::Data { .. } => {}
         }

@@ -240,6 +240,7 @@ impl Rig {
                     assert_eq!(self.store.ready(&pins), Ok(true));
                 }
                 Err(Stall::LogRoom) => self.logs.flush_step(&mut effects),
+                Err(Stall::PageRoom) => unreachable!("a checkpoint is written before the next op"),
                 Err(Stall::Halt(error)) => panic!("{error}"),
             }
         };
