@@ -16,7 +16,7 @@ use verity_core::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
 use verity_core::io::{Effect, Effects, FileId, Input, Owner};
 use verity_core::kernel::{ExpectedVersion, Operation, Request};
 use verity_core::limits::ClusterConstants;
-use verity_core::node::{CURRENT_RELEASE, Config, Format, FormatOptions, Node, Seed};
+use verity_core::node::{CURRENT_RELEASE, Config, Format, FormatOptions, Memory, Node, Seed};
 use verity_core::query::Value;
 use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
 
@@ -106,7 +106,7 @@ impl World {
             format.step(input, &mut world.effects).unwrap();
             world.take();
         }
-        let config = Config { cache_pages: 4_096, ..Config::new(ReplicaId::ZERO) };
+        let config = Config { memory: Memory::CleanPages(4_096), ..Config::new(ReplicaId::ZERO) };
         let mut node = Node::open(&config, &Seed([2; 32]), &mut world.effects);
         world.take();
         world.settle(&mut node);
