@@ -169,6 +169,8 @@ pub struct SuperblockState {
     /// The replica's cosigning key, wrapped by the master key.
     pub signing_key: WrappedKey,
     pub cosigned: CosignedHead,
+    /// What was seen of the peers. At this replica's own place: the record of an erasure, that
+    /// nothing above the op counts of what it acknowledged in that log view.
     pub peers: [PeerEvidence; REPLICA_PEERS_MAX],
 }
 

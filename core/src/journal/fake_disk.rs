@@ -136,11 +136,16 @@ impl FakeDisk {
 
     /// The machine stops; `keep` decides for each sector of each write in flight.
     pub(crate) fn crash(&mut self, mut keep: impl FnMut() -> Keep) {
+        self.crash_at(|_| keep());
+    }
+
+    /// The same; `keep` is told where in the file the sector is.
+    pub(crate) fn crash_at(&mut self, mut keep: impl FnMut(u64) -> Keep) {
         for pending in core::mem::take(&mut self.pending) {
             let Pending::Write { offset, pages, .. } = pending else { continue };
             for (index, page) in pages.as_slice().iter().enumerate() {
                 let at = offset + (index * PAGE_SIZE) as u64;
-                match keep() {
+                match keep(at) {
                     Keep::Old => {}
                     Keep::New => self.put(at, page.0),
                     Keep::Torn(bytes) => {

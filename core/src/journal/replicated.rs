@@ -45,10 +45,12 @@ pub use recovery::{RecoveredReplica, ReplicaJournalRecovery};
 pub enum State {
     /// Prepare and redundant header are durable.
     Held,
-    /// Being written.
+    /// Being written for the first time.
     Writing,
     /// It was held, and is damaged: to be repaired from a peer, never to be called missing.
     Rotten,
+    /// It was rotten, and is being written again.
+    Rewriting,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +184,16 @@ impl ReplicaJournal {
         op
     }
 
+    /// The highest op such that all to it were durable, be some of them rotten now.
+    #[must_use]
+    pub fn written_to(&self) -> Op {
+        let writing = self.entries.iter().position(|entry| entry.state == State::Writing);
+        match writing {
+            Some(index) => Op::new(self.first.get() + index as u64 - 1),
+            None => self.head_op(),
+        }
+    }
+
     /// Ops above the checkpoint that are rotten, lowest first.
     pub fn rotten(&self) -> impl Iterator<Item = Op> + '_ {
         (self.checkpoint_op.next().get()..=self.head_op().get())
@@ -271,7 +283,7 @@ impl ReplicaJournal {
         self.set_header(&header);
         let Some(entry) = self.entry_mut(header.op) else { unreachable!("asked by the caller") };
         assert_eq!(entry.state, State::Rotten);
-        entry.state = State::Writing;
+        entry.state = State::Rewriting;
         self.write(prepare, effects);
     }
 
@@ -498,7 +510,8 @@ impl ReplicaJournal {
             let Some(entry) = self.entry_mut(header.op) else {
                 unreachable!("nothing is erased while it is written")
             };
-            assert_eq!((entry.state, entry.checksum), (State::Writing, Some(header.checksum)));
+            assert!(matches!(entry.state, State::Writing | State::Rewriting));
+            assert_eq!(entry.checksum, Some(header.checksum));
             entry.state = State::Held;
             self.durable.push_back(prepare);
         }

@@ -111,6 +111,8 @@ struct Peer {
     vote: Option<(View, Instant)>,
     /// Highest op it acknowledged in this view, when we are its primary.
     acknowledged: Op,
+    /// Since when it says that it is in a later view than we are.
+    ahead_since: Option<Instant>,
 }
 
 /// The checkpoint this replica started from, or took last: what the first op above is made from.
@@ -188,6 +190,8 @@ pub struct Replica {
     offering: bool,
     offers: [Option<DoViewChange>; REPLICA_COUNT_MAX],
     install: Option<install::Install>,
+    /// What the superblock must say of an erasure before it begins (rule 5).
+    erasure_wanted: Option<PeerEvidence>,
     /// What the last choice of a log dropped.
     discarded: Option<Discarded>,
     /// View changes in a row that came to nothing.
@@ -213,13 +217,17 @@ impl Replica {
         nonce: u64,
         effects: &mut Effects,
     ) -> Replica {
-        let recovery = ReplicaJournalRecovery::start(journal_start(state, release), effects);
+        let own = state.peers[usize::from(state.replica.get())];
+        let erased_to = (own.log_view == state.log_view).then_some(own.op);
+        let start = journal_start(state, release);
+        let recovery = ReplicaJournalRecovery::start(start, erased_to, effects);
         let checkpoint = &state.checkpoint;
         let mut peers = [Peer::default(); REPLICA_COUNT_MAX];
         for (peer, evidence) in peers.iter_mut().zip(state.peers) {
             peer.evidence = evidence;
         }
-        peers[usize::from(state.replica.get())].checkpoint_durable = checkpoint.op;
+        peers[usize::from(state.replica.get())] =
+            Peer { checkpoint_durable: checkpoint.op, ..Peer::default() };
         Replica {
             cluster: state.cluster,
             me: state.replica,
@@ -259,6 +267,7 @@ impl Replica {
             offering: false,
             offers: [const { None }; REPLICA_COUNT_MAX],
             install: None,
+            erasure_wanted: None,
             discarded: None,
             attempts: 0,
             round: 0,
@@ -292,11 +301,11 @@ impl Replica {
         }
         match payload {
             Payload::Ping { monotonic, nonce, standing } => {
-                self.see(from, view, standing);
+                self.see(now, from, view, standing);
                 self.pong(now, from, monotonic, nonce);
             }
             Payload::Pong { monotonic, nonce, wall, seen, standing } => {
-                self.see(from, view, standing);
+                self.see(now, from, view, standing);
                 if nonce == self.nonce {
                     self.clock_sync.sample(now, from, monotonic, wall);
                     self.on_boot_answer(now, from, seen);
@@ -374,7 +383,13 @@ impl Replica {
             }
         }
         let log_view = if self.install_complete() { self.view } else { self.log_view };
-        let urgent = self.view > self.durable_view || log_view > self.log_view;
+        if let Some(erasure) = self.erasure_wanted {
+            assert_eq!(erasure.log_view, log_view, "erased before the new log is whole");
+            peers[usize::from(self.me.get())] = erasure;
+        }
+        let urgent = self.view > self.durable_view
+            || log_view > self.log_view
+            || self.erasure_wanted.is_some();
         let news = peers != self.durable_peers;
         if !urgent {
             let timely = news && due(&mut self.timers.evidence, now, VSR_EVIDENCE_NS);
@@ -382,7 +397,11 @@ impl Replica {
                 return None;
             }
         }
-        let committed = self.floor.max(self.durable_committed);
+        // What is being written is not on this disk yet.
+        let written = self.floor.min(self.journal().written_to());
+        #[cfg(test)]
+        let written = if self.has_bug(tests::Bug::RecordsUnwritten) { self.floor } else { written };
+        let committed = written.max(self.durable_committed);
         let wanted = SuperblockWanted { view: self.view, log_view, committed, peers };
         self.writing_superblock = Some(wanted);
         Some(wanted)
@@ -590,9 +609,15 @@ impl Replica {
     }
 
     /// What a peer says of itself.
-    fn see(&mut self, from: ReplicaId, view: View, standing: Standing) {
+    fn see(&mut self, now: Clock, from: ReplicaId, view: View, standing: Standing) {
         self.learn_commit(view, standing.commit);
+        let ahead = view > self.view;
         let peer = &mut self.peers[usize::from(from.get())];
+        peer.ahead_since = ahead.then(|| peer.ahead_since.unwrap_or(now.monotonic));
+        if ahead && peer.vote.is_none_or(|(vote, _)| vote <= view) {
+            // It went there because f + 1 asked for that view; it still does.
+            peer.vote = Some((view, now.monotonic));
+        }
         remember(&mut peer.evidence, standing.acknowledged);
         peer.checkpoint_durable = peer.checkpoint_durable.max(standing.checkpoint_durable);
         self.count_checkpoints();

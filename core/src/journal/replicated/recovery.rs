@@ -8,7 +8,10 @@
 //! The walk ends at the first op of which nothing is known. A damaged slot at a place where it
 //! could begin, without a whole prepare behind it, means that it may have been acknowledged: the
 //! replica is not *certain*. So does a superblock that knows more as committed, and a header that
-//! does not join.
+//! does not join. But the end of a log may have been erased, on the superblock's record: down to
+//! the op recorded, nothing that is missing counts.
+//!
+//! A disk that lost nothing it was told to keep is always certain, wherever the replica crashed.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -46,11 +49,15 @@ pub struct ReplicaJournalRecovery {
     phase: Phase,
     /// Headers found, by op; more than one only after a lost write.
     found: BTreeMap<Op, Vec<PrepareHeader>>,
+    /// The same, of ops that are checkpointed: peers may still ask for them.
+    below: BTreeMap<Op, Vec<PrepareHeader>>,
     entries: Vec<Entry>,
     restored: Vec<PrepareHeader>,
     /// Where headers lie that do not count.
     dropped: Vec<u64>,
     certain: bool,
+    /// Ops above this one were erased, or never acknowledged, in the superblock's log view.
+    erased_to: Option<Op>,
     /// Entries whose bodies are still to be read, and reads in flight, by slot.
     bodies: VecDeque<PrepareHeader>,
     reading: BTreeMap<u64, PrepareHeader>,
@@ -71,8 +78,13 @@ enum Phase {
 }
 
 impl ReplicaJournalRecovery {
-    /// Starts with a sync.
-    pub fn start(start: JournalStart, effects: &mut Effects) -> ReplicaJournalRecovery {
+    /// Starts with a sync. `erased_to`: the superblock's record that what was acknowledged above
+    /// this op does not count.
+    pub fn start(
+        start: JournalStart,
+        erased_to: Option<Op>,
+        effects: &mut Effects,
+    ) -> ReplicaJournalRecovery {
         let ring = Ring::new(start.ring_bytes);
         effects.push(Effect::Sync { io: io_id(0), file: FileId::Journal });
         ReplicaJournalRecovery {
@@ -81,10 +93,12 @@ impl ReplicaJournalRecovery {
             area: Pages::zeroed(ring.sectors()),
             phase: Phase::Sync,
             found: BTreeMap::new(),
+            below: BTreeMap::new(),
             entries: Vec::new(),
             restored: Vec::new(),
             dropped: Vec::new(),
             certain: true,
+            erased_to,
             bodies: VecDeque::new(),
             reading: BTreeMap::new(),
             next_slot: 1,
@@ -172,7 +186,11 @@ impl ReplicaJournalRecovery {
                 continue;
             };
             let placed = self.ring.slot_offset(header.journal_offset) == slot;
-            if !placed || header.cluster != self.start.cluster || header.op <= self.start.op {
+            if !placed || header.cluster != self.start.cluster {
+                continue;
+            }
+            if header.op <= self.start.op {
+                self.below.entry(header.op).or_default().push(header);
                 continue;
             }
             if header.release > self.start.release {
@@ -243,12 +261,45 @@ impl ReplicaJournalRecovery {
     /// dropped, and erased. Not so a header in the very next place that does not join.
     fn end_of_log(&mut self) {
         let head = Op::new(self.start.op.get() + self.entries.len() as u64);
-        if self.found.contains_key(&head.next()) || self.start.committed > head {
+        if self.found.contains_key(&head.next()) && !self.erased(head) {
+            self.certain = false;
+        }
+        if self.start.committed > head {
             self.certain = false;
         }
         let above = self.found.split_off(&head.next());
         self.dropped = above.into_values().flatten().map(|header| header.journal_offset).collect();
         self.phase = Phase::Bodies;
+    }
+
+    /// Whether nothing above `head` counts.
+    fn erased(&self, head: Op) -> bool {
+        self.erased_to.is_some_and(|to| to <= head)
+    }
+
+    /// Above the op to which the log was erased, it ends at the first op that is not whole: nothing
+    /// there counts, and what is half erased is with nobody to be repaired from.
+    fn drop_half_erased(&mut self) {
+        let Some(to) = self.erased_to else { return };
+        let above = |entry: usize| self.start.op.get() + entry as u64 + 1 > to.get();
+        let broken = (0..self.entries.len())
+            .find(|&entry| above(entry) && self.entries[entry].state == State::Rotten);
+        let Some(cut) = broken else { return };
+        if cut > 0 && self.entries[cut - 1].header.is_none() {
+            return; // that hole is not of our making
+        }
+        let half_erased = self.entries.drain(cut..).filter_map(|entry| entry.header);
+        self.dropped.extend(half_erased.map(|header| header.journal_offset));
+    }
+
+    /// Damaged slots beyond the end of a log that is certain: torn headers of prepares that do not
+    /// join, torn erasures. The prepare behind such a slot must not stand in for it one day.
+    fn drop_damaged(&mut self) {
+        let (_, Some(end)) = self.last() else { unreachable!("the head is never a hole") };
+        let used = end - self.start.journal_offset;
+        let places = (0..self.ring.bytes() - used).step_by(PAGE_SIZE).map(|more| end + more);
+        let damaged: Vec<u64> = places.filter(|&place| self.is_damaged(place)).collect();
+        self.dropped.extend(damaged);
     }
 
     fn probe(&mut self, place: u64, second: bool, effects: &mut Effects) {
@@ -287,8 +338,29 @@ impl ReplicaJournalRecovery {
             self.walk(effects);
             return;
         }
-        self.certain = false;
+        let head = Op::new(next.get() - 1);
+        self.certain &= self.erased(head);
         self.end_of_log();
+    }
+
+    /// Prepares at and below the checkpoint that are still in the ring, by the checksum that the one
+    /// above names. Their bodies are judged when they are read.
+    fn add_below(&mut self, journal: &mut ReplicaJournal) {
+        let head_end = journal.head_end();
+        let (mut op, mut checksum) = (self.start.op, self.start.prepare_checksum);
+        loop {
+            let mut candidates = self.below.get(&op).into_iter().flatten();
+            let Some(header) = candidates.find(|header| header.checksum == checksum) else { break };
+            if header.journal_offset + self.ring.bytes() < head_end {
+                break;
+            }
+            let known = Some(header.checksum);
+            let entry = Entry { checksum: known, header: Some(*header), state: State::Held };
+            journal.entries.push_front(entry);
+            journal.first = op;
+            let Some(next) = op.previous() else { break };
+            (op, checksum) = (next, header.parent);
+        }
     }
 
     fn push(
@@ -330,6 +402,10 @@ impl ReplicaJournalRecovery {
     }
 
     fn finish(&mut self) -> (ReplicaJournal, RecoveredReplica) {
+        self.drop_half_erased();
+        if self.certain {
+            self.drop_damaged();
+        }
         // The head is never a hole: a hole exists only because a later op does.
         assert!(self.entries.last().is_none_or(|entry| entry.header.is_some()));
         let mut slots = Slots::new(self.ring, core::mem::take(&mut self.area));
@@ -365,10 +441,11 @@ impl ReplicaJournalRecovery {
             durable: VecDeque::new(),
             read: VecDeque::new(),
         };
+        self.add_below(&mut journal);
         for offset in core::mem::take(&mut self.dropped) {
             journal.erase_at(offset);
         }
-        assert!(recovered.floor <= head);
+        assert!(recovered.floor <= head && journal.head_op() == head);
         (journal, recovered)
     }
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::ids::{ClusterId, Generation, Release, ReplicaId, View};
-use crate::journal::fake_disk::{Completion, FakeDisk, Keep, Random};
+use crate::journal::fake_disk::{Completion, FakeDisk, Keep, Pending, Random};
 use crate::journal::{JournalStart, Operation, PrepareBuffer};
 use crate::limits::JOURNAL_RING_BYTES_MIN;
 use crate::time::Timestamp;
@@ -17,12 +17,17 @@ struct Bench {
     effects: Effects,
     journal: Option<ReplicaJournal>,
     headers: Vec<PrepareHeader>,
+    erased_to: Option<Op>,
+    /// Op of the checkpoint that the superblock holds.
+    checkpoint: usize,
 }
 
 impl Bench {
     fn new() -> Bench {
         let (disk, effects) = (FakeDisk::default(), Effects::new());
-        let mut bench = Bench { disk, effects, journal: None, headers: Vec::new() };
+        let headers = Vec::new();
+        let (erased_to, checkpoint) = (None, 0);
+        let mut bench = Bench { disk, effects, journal: None, headers, erased_to, checkpoint };
         assert!(bench.open().certain);
         bench
     }
@@ -37,17 +42,19 @@ impl Bench {
     }
 
     fn open(&mut self) -> RecoveredReplica {
+        let base = self.checkpoint.checked_sub(1).map(|index| self.headers[index]);
+        let base = base.unwrap_or(PrepareHeader::root(CLUSTER));
         let start = JournalStart {
             cluster: CLUSTER,
             ring_bytes: RING,
             release: Release::new(1),
-            op: Op::ZERO,
-            prepare_checksum: PrepareHeader::root(CLUSTER).checksum,
-            journal_offset: 0,
+            op: base.op,
+            prepare_checksum: base.checksum,
+            journal_offset: if self.checkpoint == 0 { 0 } else { base.journal_end() },
             view: View::new(1),
             committed: Op::ZERO,
         };
-        let mut recovery = ReplicaJournalRecovery::start(start, &mut self.effects);
+        let mut recovery = ReplicaJournalRecovery::start(start, self.erased_to, &mut self.effects);
         loop {
             self.disk.submit(&mut self.effects);
             let effects = &mut self.effects;
@@ -125,6 +132,22 @@ impl Bench {
     fn reopen(&mut self, keep: impl FnMut() -> Keep) -> RecoveredReplica {
         self.disk.crash(keep);
         self.open()
+    }
+
+    fn reopen_at(&mut self, mut keep: impl FnMut(u64) -> Keep) -> RecoveredReplica {
+        self.disk.crash_at(&mut keep);
+        self.open()
+    }
+
+    /// The prepare of an op whose write is in flight.
+    fn prepare_of(&self, op: usize) -> Prepare {
+        let header = &self.headers[op - 1];
+        let at = self.prepare_offset(op);
+        let pages = self.disk.pending.iter().find_map(|pending| match pending {
+            Pending::Write { offset, pages, .. } if *offset == at => Some(pages.clone()),
+            Pending::Write { .. } | Pending::Read { .. } | Pending::Sync { .. } => None,
+        });
+        Prepare::from_pages(header, pages.unwrap()).unwrap()
     }
 
     fn prepare_offset(&self, op: usize) -> u64 {
@@ -312,4 +335,66 @@ fn old_prepares_stay_readable_until_the_ring_needs_their_place() {
     bench.run();
     let back = bench.journal().next_read().unwrap();
     assert_eq!((back.header.op, back.outcome.is_ok()), (first, true));
+}
+
+#[test]
+fn old_prepares_stay_readable_after_a_restart() {
+    let mut bench = Bench::with(20);
+    bench.checkpoint = 15;
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!((recovered.certain, recovered.rotten), (true, 0));
+    let journal = bench.journal();
+    assert_eq!((journal.first_op(), journal.head_op()), (Op::new(1), Op::new(20)));
+    assert_eq!(journal.checksum(Op::new(15)), Some(bench.headers[14].checksum));
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    assert!(journal.read(Op::new(3), Pages::default(), &mut bench.effects));
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    let back = bench.journal().next_read().unwrap();
+    assert_eq!((back.header.op, back.outcome.is_ok()), (Op::new(3), true));
+}
+
+/// The end of a log that was erased on the superblock's record: where the crash left the first
+/// pages gone and half of a header, nothing is named that nobody could repair.
+#[test]
+fn a_recorded_erasure_leaves_no_rot() {
+    for (recorded, states) in [(false, 5), (true, 2)] {
+        let mut bench = Bench::with(5);
+        let Some(journal) = &mut bench.journal else { panic!("open") };
+        journal.truncate(Op::new(2), &mut bench.effects);
+        bench.disk.submit(&mut bench.effects);
+        bench.erased_to = recorded.then_some(Op::new(2));
+        let torn = Keep::Torn(bench.slot_offset(3) as usize % PAGE_SIZE + 100);
+        let header_area = Ring::new(RING).header_area_bytes();
+        let recovered =
+            bench.reopen_at(|offset| if offset < header_area { torn } else { Keep::New });
+        assert_eq!((recovered.certain, bench.states().len()), (true, states));
+    }
+}
+
+/// Prepare 4 and a part of its header are durable, prepare 3 is not. Op 4 is dropped; when another
+/// view writes the same op 3 again, it must not come back.
+#[test]
+fn a_torn_header_beyond_a_gap_is_erased() {
+    let mut bench = Bench::with(2);
+    bench.append(5_000);
+    bench.append(5_000);
+    let third = bench.prepare_of(3);
+    // Of what is in flight, op 4 is written first.
+    bench.complete(1);
+    let torn = bench.slot_offset(4) as usize % PAGE_SIZE + 100;
+    let header_area = Ring::new(RING).header_area_bytes();
+    let recovered =
+        bench.reopen_at(|offset| if offset < header_area { Keep::Torn(torn) } else { Keep::Old });
+    assert_eq!((recovered.certain, bench.states()), (true, alloc::vec![Held, Held]));
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    journal.flush_headers(&mut bench.effects);
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    journal.append(third, &mut bench.effects);
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    bench.reopen(|| Keep::Old);
+    assert_eq!(bench.states(), [Held, Held, Held]);
 }

@@ -44,6 +44,8 @@ impl Replica {
     fn weigh(&mut self, seen: PeerEvidence) {
         let older = seen.log_view > self.log_view
             || (seen.log_view == self.log_view && seen.op > self.journal().head_op());
+        // It was erased on purpose, because a later view excluded it.
+        let older = older && !self.erasure_explains(seen.log_view, self.journal().head_op());
         #[cfg(test)]
         let older = older && !self.has_bug(super::tests::Bug::TrustsOldDisk);
         if older {

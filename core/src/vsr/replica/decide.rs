@@ -2,7 +2,9 @@
 //!
 //! An op is dropped only when f + 1 *certain* offers do not name it (a nack quorum), or when the
 //! log of a later view has another op in its place. An op that is named and whose body nobody who
-//! offered has is waited for: whoever is still silent may have acknowledged it.
+//! offered has is waited for: whoever is still silent may have acknowledged it. So is an op that a
+//! later log view holds and cannot name: two holes side by side, of which only the upper one is
+//! named by the op above it.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -40,6 +42,16 @@ pub(super) enum Choice {
     Log(Log),
 }
 
+/// What all offers together say of one op.
+#[derive(Clone, Copy, Debug)]
+enum Candidate {
+    /// All logs end below it.
+    Nobody,
+    /// Somebody of the highest log view holds it, and does not know which op it is.
+    Unnamed,
+    Named(Named),
+}
+
 /// What one offer says of one op.
 #[derive(Clone, Copy, Debug)]
 struct Named {
@@ -63,22 +75,30 @@ pub(super) fn decide(
     let commit = known.chain(headers.clone().map(|header| header.commit)).max();
     let Some(commit) = commit else { unreachable!("a quorum is at least one") };
     // One of them acknowledged what is committed, unless it says so itself by its silence.
-    let Some(at_commit) = candidate(offers, commit) else {
+    let Candidate::Named(at_commit) = candidate(offers, quorum, commit) else {
         return Choice::Wait { missing: Some(commit) };
     };
     let mut log: BTreeMap<Op, PrepareHeader> = BTreeMap::new();
     let (mut head, mut head_checksum) = (commit, at_commit.checksum);
     loop {
         let next = head.next();
-        let Some(named) = candidate(offers, next) else { break };
-        let nacks = offers.iter().filter(|offer| offer.certain && !names(offer, next, &named));
+        let candidate = candidate(offers, quorum, next);
+        let named = match candidate {
+            Candidate::Nobody => break,
+            Candidate::Unnamed => None,
+            Candidate::Named(named) => Some(named),
+        };
+        let nacks = offers.iter().filter(|offer| offer.certain && !names(offer, next, &candidate));
         let nack_quorum = nacks.count() >= quorum;
         #[cfg(test)]
         let nack_quorum = nack_quorum
-            || (bug == Some(super::tests::Bug::TruncatesWithoutNacks) && !named.present);
+            || (bug == Some(super::tests::Bug::TruncatesWithoutNacks)
+                && named.is_none_or(|named| !named.present))
+            || (bug == Some(super::tests::Bug::NacksUnnamed) && named.is_none());
         if nack_quorum {
             break;
         }
+        let Some(named) = named else { return Choice::Wait { missing: Some(next) } };
         let Some(header) = named.header else { return Choice::Wait { missing: Some(next) } };
         if header.parent != head_checksum {
             break;
@@ -97,11 +117,30 @@ pub(super) fn decide(
 }
 
 /// What the offer with the highest log view says of an op (then: the highest view of the header).
-fn candidate(offers: &[&DoViewChange], op: Op) -> Option<Named> {
+fn candidate(offers: &[&DoViewChange], quorum: usize, op: Op) -> Candidate {
     let best = offers
         .iter()
         .filter_map(|offer| named_by(offer, op))
-        .max_by_key(|named| (named.log_view, named.header.map(|header| header.view)))?;
+        .max_by_key(|named| (named.log_view, named.header.map(|header| header.view)));
+    let unnamed = offers
+        .iter()
+        .filter(|offer| op > offer.floor && op <= offer.head && named_by(offer, op).is_none())
+        .map(|offer| offer.log_view)
+        .max();
+    let best = match (best, unnamed) {
+        (None, None) => return Candidate::Nobody,
+        (None, Some(_)) => return Candidate::Unnamed,
+        // What a lower log view names may be what this one has dropped; but not if a quorum never
+        // was in it: then nothing was committed there that a lower one does not name.
+        (Some(best), Some(unnamed)) if unnamed > best.log_view => {
+            let never = |offer: &&&DoViewChange| offer.certain && offer.log_view < unnamed;
+            if offers.iter().filter(never).count() < quorum {
+                return Candidate::Unnamed;
+            }
+            best
+        }
+        (Some(best), Some(_) | None) => best,
+    };
     // Header and body may be with another that names the same.
     let same = || {
         offers
@@ -111,7 +150,7 @@ fn candidate(offers: &[&DoViewChange], op: Op) -> Option<Named> {
     };
     let header = same().find_map(|named| named.header);
     let present = same().any(|named| named.present);
-    Some(Named { header, present, ..best })
+    Candidate::Named(Named { header, present, ..best })
 }
 
 fn named_by(offer: &DoViewChange, op: Op) -> Option<Named> {
@@ -131,10 +170,12 @@ fn named_by(offer: &DoViewChange, op: Op) -> Option<Named> {
 }
 
 /// Whether an offer names this very op, or cannot exclude that it holds it: holes between holes.
-fn names(offer: &DoViewChange, op: Op, candidate: &Named) -> bool {
-    match named_by(offer, op) {
-        Some(named) => named.checksum == candidate.checksum,
-        None => op <= offer.head,
+fn names(offer: &DoViewChange, op: Op, candidate: &Candidate) -> bool {
+    match (named_by(offer, op), candidate) {
+        (Some(named), Candidate::Named(candidate)) => named.checksum == candidate.checksum,
+        (Some(_), Candidate::Unnamed) => true,
+        (Some(_), Candidate::Nobody) => unreachable!("it is named"),
+        (None, _) => op <= offer.head,
     }
 }
 

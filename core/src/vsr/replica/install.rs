@@ -10,9 +10,10 @@ use alloc::collections::BTreeMap;
 use super::{Phase, Replica};
 use crate::crypto::hash::InternalHash;
 use crate::event::Event;
-use crate::ids::Op;
+use crate::ids::{Op, View};
 use crate::io::Effects;
 use crate::journal::PrepareHeader;
+use crate::superblock::PeerEvidence;
 use crate::time::Clock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +84,15 @@ impl Replica {
             install.step = Step::Merge;
         }
         if install.step == Step::Merge && self.journal().writes_idle() {
-            self.merge(&install, effects);
-            self.installed = true;
-            install.step = Step::Append;
+            let keep = self.kept(&install);
+            if self.erasure_on_record(keep) {
+                self.erasure_wanted = None;
+                self.merge(&install, keep, effects);
+                self.installed = true;
+                install.step = Step::Append;
+            } else {
+                self.erasure_wanted = Some(PeerEvidence { log_view: self.log_view, op: keep });
+            }
         }
         let appending = install.step == Step::Append && !self.journal().erasing();
         self.install = Some(install);
@@ -131,21 +138,17 @@ impl Replica {
         }
     }
 
-    /// Headers into holes; what conflicts with the log, or lies beyond it, is erased.
-    fn merge(&mut self, install: &Install, effects: &mut Effects) {
-        let mut keep = self.journal().head_op();
-        for (&op, header) in &install.wanted {
-            if op > keep {
-                break;
-            }
-            match self.journal().checksum(op) {
-                Some(own) if own != header.checksum => {
-                    let Some(below) = op.previous() else { unreachable!("op 0 is never sent") };
-                    keep = below;
-                    break;
-                }
-                Some(_) | None => self.journal_mut().set_header(header),
-            }
+    /// Our own log as far as it is that of the view: what conflicts with it, or lies beyond it, is
+    /// to be erased.
+    fn kept(&self, install: &Install) -> Op {
+        let journal = self.journal();
+        let mut keep = journal.head_op();
+        let conflict = install.wanted.iter().find(|&(&op, header)| {
+            op <= keep && journal.checksum(op).is_some_and(|own| own != header.checksum)
+        });
+        if let Some((op, _)) = conflict {
+            let Some(below) = op.previous() else { unreachable!("op 0 is never sent") };
+            keep = below;
         }
         // Rule 5: with log view = view, what lies beyond the head is of that very log.
         if self.log_view != self.view {
@@ -155,8 +158,53 @@ impl Replica {
         if self.has_bug(super::tests::Bug::OldStartViewTruncates) {
             keep = keep.min(install.head);
         }
+        keep
+    }
+
+    /// Rule 5: whether ops above `keep` may be erased. The superblock says first that nothing above
+    /// it counts of what was acknowledged in our log view: a crash in the erasure, or between it
+    /// and the new log view, must not look like an older disk.
+    fn erasure_on_record(&self, keep: Op) -> bool {
+        let nothing = keep >= self.journal().head_op();
+        let record = self.durable_peers[usize::from(self.me.get())];
+        let recorded = record.log_view == self.log_view && record.op <= keep;
+        #[cfg(test)]
+        let recorded = recorded
+            || self.has_bug(super::tests::Bug::ErasesUnrecorded)
+            || self.has_bug(super::tests::Bug::OldStartViewTruncates);
+        nothing || recorded
+    }
+
+    /// Whether our disk, whose log ends at `head`, is excused from holding what was acknowledged in
+    /// `log_view`: it was erased on purpose, to no less than this.
+    pub(super) fn erasure_explains(&self, log_view: View, head: Op) -> bool {
+        let record = self.durable_peers[usize::from(self.me.get())];
+        record.log_view == log_view && log_view == self.log_view && record.op <= head
+    }
+
+    /// What the superblock must say of this replica when it takes a checkpoint from a peer: where
+    /// its own log was another one, what it acknowledged above is excluded.
+    #[must_use]
+    pub fn erasure_by_sync(&self, op: Op, checksum: InternalHash) -> PeerEvidence {
+        let own = self.durable_peers[usize::from(self.me.get())];
+        match self.journal().checksum(op) {
+            Some(known) if known != checksum => PeerEvidence { log_view: self.log_view, op },
+            Some(_) | None => own,
+        }
+    }
+
+    /// Headers into holes; erases what is not kept.
+    fn merge(&mut self, install: &Install, keep: Op, effects: &mut Effects) {
+        for header in install.wanted.values().take_while(|header| header.op <= keep) {
+            self.journal_mut().set_header(header);
+        }
         if keep < self.journal().head_op() {
             assert!(keep >= self.commit, "nothing committed is erased");
+            #[cfg(test)]
+            let planted = self.has_bug(super::tests::Bug::OldStartViewTruncates);
+            #[cfg(not(test))]
+            let planted = false;
+            assert!(planted || self.log_view < self.view, "acknowledged in this very view");
             assert!(
                 self.journal().header(keep).is_some() || keep == self.journal().checkpoint_op()
             );
@@ -166,13 +214,13 @@ impl Replica {
         }
     }
 
-    /// All ops above the commit are durable here.
+    /// Nothing is being written any more, and all ops above the commit are durable here.
     fn install_durable(&self) -> bool {
         let Some(install) = &self.install else { return false };
         let journal = self.journal();
         install.step == Step::Append
             && !journal.erasing()
-            && journal.head_op() >= install.head
+            && journal.written_to() >= install.head
             && journal.whole_to(install.commit.max(journal.checkpoint_op())) >= install.head
     }
 

@@ -134,7 +134,13 @@ impl Replica {
                 }
                 return;
             }
-            self.voting = false;
+            self.voting = self.sees_stranded(now);
+            if self.voting && due(&mut self.timers.vote, now, crate::limits::VSR_VOTE_NS) {
+                self.vote(now);
+                if !self.is_primary() {
+                    return;
+                }
+            }
             if due(&mut self.timers.heartbeat, now, VSR_HEARTBEAT_NS) {
                 let (head, head_checksum) =
                     (self.journal().head_op(), self.journal().head_checksum());
@@ -144,7 +150,8 @@ impl Replica {
             return;
         }
         let patience = VSR_SUSPECT_NS + VSR_SUSPECT_NS / 8 * u64::from(self.me.get());
-        if now.monotonic.since_ns(self.timers.heard) > patience
+        let suspects = now.monotonic.since_ns(self.timers.heard) > patience;
+        if (suspects || self.sees_stranded(now))
             && due(&mut self.timers.vote, now, crate::limits::VSR_VOTE_NS)
         {
             self.vote(now);
@@ -155,6 +162,17 @@ impl Replica {
         self.timers
             .waiting_since
             .is_some_and(|(_, since)| now.monotonic.since_ns(since) > VSR_ABDICATE_NS)
+    }
+
+    /// Whether a peer has been in a later view for long, alone: it went there with the vote of one
+    /// that then heard its primary again, and cannot come back (rule 13).
+    fn sees_stranded(&self, now: Clock) -> bool {
+        #[cfg(test)]
+        if self.has_bug(super::tests::Bug::LeavesStranded) {
+            return false;
+        }
+        let long = |since| now.monotonic.since_ns(since) > VSR_ABDICATE_NS;
+        self.peers.iter().any(|peer| peer.ahead_since.is_some_and(long))
     }
 
     pub(super) fn on_heartbeat(&mut self, now: Clock, from: ReplicaId, view: View, head: Op) {
@@ -170,7 +188,7 @@ impl Replica {
         }
         self.timers.heard = now.monotonic;
         if self.phase == Phase::Normal {
-            self.voting = false;
+            self.voting = self.sees_stranded(now);
             self.primary_head = self.primary_head.max(head);
             self.send_prepare_ok();
         } else {
@@ -218,7 +236,7 @@ impl Replica {
                 }
                 if self.primary_of(self.view) == from {
                     self.timers.heard = now.monotonic;
-                    self.voting = false;
+                    self.voting = self.sees_stranded(now);
                     self.primary_head = self.primary_head.max(header.op);
                 }
                 if self.holds_room(header.op) {
@@ -265,14 +283,20 @@ impl Replica {
         }
     }
 
-    /// All ops to this one are durable here, or committed.
+    /// All ops to this one are durable here; one that is committed may have rotted since.
     fn durable_to(&self) -> Op {
         let journal = self.journal();
         #[cfg(test)]
         if self.has_bug(super::tests::Bug::CountsUnsynced) {
             return journal.head_op();
         }
-        journal.whole_to(self.commit_max.min(journal.head_op()).max(self.floor))
+        #[cfg(test)]
+        if self.has_bug(super::tests::Bug::AcknowledgesCommitted) {
+            return journal.whole_to(self.commit_max.min(journal.head_op()).max(self.floor));
+        }
+        // What is being written is not acknowledged, be it committed by others: a crash would lose
+        // it, and a peer would remember our word.
+        journal.whole_to(self.commit_max.max(self.floor).min(journal.written_to()))
     }
 
     /// What became durable is acknowledged: to the primary, or to ourselves.

@@ -25,13 +25,15 @@ pub(super) struct ReadFor {
 
 impl Replica {
     /// The checkpoint to be fetched from peers, when what we need is in nobody's ring any more: a
-    /// quorum has it, we are below, and nothing has moved for a while. The node fetches its pages
-    /// and segments, writes it to the superblock, and opens the replica anew.
+    /// peer has it, we are below, and nothing has moved for a while. The node fetches its pages and
+    /// segments, writes it to the superblock, and opens the replica anew. One peer is enough: it
+    /// may be the only one that is whole, and only committed ops are checkpointed.
     #[must_use]
     pub fn sync_wanted(&self, now: Clock) -> Option<Op> {
         let (_, _, since) = self.progress?;
         let stalled = now.monotonic.since_ns(since) > VSR_SYNC_NS;
-        (stalled && self.applied < self.checkpoint_quorum).then_some(self.checkpoint_quorum)
+        let newest = self.peers.iter().map(|peer| peer.checkpoint_durable).max()?;
+        (stalled && self.applied < newest).then_some(newest)
     }
 
     pub(super) fn repair_tick(&mut self, now: Clock) {

@@ -27,4 +27,14 @@ pub(super) enum Bug {
     BelievesLaterCommits,
     /// The log view is made durable before the log is.
     LogViewBeforeLog,
+    /// What others committed is acknowledged before it is durable here.
+    AcknowledgesCommitted,
+    /// An op that a replica holds and cannot name ends the log.
+    NacksUnnamed,
+    /// What is committed by others and being written here counts as on disk in the superblock.
+    RecordsUnwritten,
+    /// A peer alone in a later view is left there.
+    LeavesStranded,
+    /// The superblock does not say that the end of the log is erased.
+    ErasesUnrecorded,
 }

@@ -93,6 +93,10 @@ impl Replica {
     fn leave_old_view(&mut self) {
         self.voting = false;
         self.install = None;
+        self.erasure_wanted = None;
+        for peer in &mut self.peers {
+            peer.ahead_since = None;
+        }
         self.offers = [const { None }; crate::limits::REPLICA_COUNT_MAX];
         self.bodies.clear();
         self.discarded = None;

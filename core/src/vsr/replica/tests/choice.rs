@@ -151,3 +151,18 @@ fn what_is_committed_stays_also_if_only_one_knows_it() {
     assert_eq!(chosen(2, &["1: a b|", "1: a b"]), "ab");
     assert_eq!(chosen(2, &["1: a b|", "1: a"]), "ab", "no op at or below a commit is nacked");
 }
+
+/// Two holes side by side: the lower one has no name. (Seed 2305 of the campaign took it for the
+/// end of the log.)
+#[test]
+fn a_hole_without_a_name_is_no_nack() {
+    assert_eq!(chosen(2, &["1: a b_ c_ d", "1: a b c d"]), "abcd", "the same log view names it");
+    assert_eq!(chosen(2, &["1: a b_ c_ d", "1: a"]), "wait 2");
+    assert_eq!(chosen(2, &["1: a b_ c_ d", "1: a", "1: a"]), "a", "a nack quorum, whatever it is");
+    assert_eq!(chosen(3, &["1: a b_ c_ d", "1: a", "1: a"]), "wait 2");
+    assert_eq!(chosen(2, &["2: a B_ C_ D", "1: a b c"]), "wait 2", "b may be what view 2 dropped");
+    assert_eq!(chosen(3, &["2: a B_ C_ D", "1: a b c", "1: a", "1: a"]), "ab", "no quorum in 2");
+    assert_eq!(chosen(2, &["2: a B_ C_ D", "1: a b c", "1: a b c"]), "ab", "no quorum in 2");
+    assert_eq!(chosen(3, &["2: a B_ C_ D", "1: a b c", "1: a b c"]), "wait 2");
+    assert_eq!(chosen(2, &["1: a b_ c_ d", "2: a b c"]), "abcd", "one nack of d is not two");
+}

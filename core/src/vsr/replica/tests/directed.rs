@@ -2,7 +2,7 @@
 //! follow. The notation is explained in `notation`.
 
 use super::Bug;
-use super::notation::{caught, check};
+use super::notation::{catches, caught, check};
 
 #[test]
 fn a_new_cluster_elects_and_writes() {
@@ -176,6 +176,15 @@ fn several_rotten_bodies_at_the_tail() {
         ROTTEN_BODY.replace("head\n", "head\n rot B prepare head-1\n rot B prepare head-2\n");
     check(3, &script);
     caught(3, Bug::NacksRotten, &script);
+}
+
+/// Two ops side by side without header and body, below others: seed 2305 of the campaign.
+#[test]
+fn a_hole_without_a_name_is_waited_for() {
+    let script =
+        ROTTEN_BODY.replace("rot B prepare head\n", "rot B both head-1\n rot B both head-2\n");
+    check(3, &script);
+    caught(3, Bug::NacksUnnamed, &script);
 }
 
 #[test]
@@ -440,16 +449,88 @@ fn messages_of_two_views_ago_come_late() {
     );
 }
 
+/// The old primary erases its tail, crashes on the way, and comes back: nothing it was told to keep
+/// is gone, so it is certain of its log, or more than f such replicas would stop the cluster.
+fn crash_while_erasing(run: u64) -> std::string::String {
+    std::format!(
+        "write 5\n quiet\n roles\n isolate P\n client on\n run 200\n client off
+         expect new primary\n write 5\n quiet\n slow P 10\n heal\n run {run}\n crash torn P
+         slow P 40\n start P\n expect converge\n write 3"
+    )
+}
+
 #[test]
-fn crash_while_erasing() {
-    for run in [1, 3, 6, 10, 15] {
-        let script = std::format!(
-            "write 5\n quiet\n roles\n isolate P\n client on\n run 200\n client off
-             expect new primary\n write 5\n quiet\n slow P 10\n heal\n run {run}\n crash torn P
-             slow P 40\n start P\n expect converge\n write 3"
-        );
-        check(3, &script);
+fn a_crash_while_erasing_is_no_loss() {
+    let mut seen = 0;
+    for run in [1, 3, 6, 10, 15, 20, 30, 40, 60] {
+        check(3, &crash_while_erasing(run));
+        seen += u64::from(catches(3, Bug::ErasesUnrecorded, &crash_while_erasing(run)));
     }
+    assert!(seen > 0, "an erasure without a record passes");
+}
+
+/// B is slow: the others commit what it still writes. It acknowledges what is on its disk, and its
+/// superblock claims no more, so that a crash loses nothing it spoke of.
+#[test]
+fn what_others_committed_is_not_acknowledged_before_it_is_here() {
+    let script = "write 5
+        quiet
+        roles
+        slow B 1
+        write 20
+        crash lose B
+        slow B 40
+        start B
+        run 50
+        write 3
+        expect converge";
+    check(3, script);
+    caught(3, Bug::AcknowledgesCommitted, script);
+}
+
+#[test]
+fn a_superblock_claims_only_what_is_written() {
+    let script = "write 5
+        quiet
+        roles
+        slow B 0
+        client on
+        run 1500
+        client off
+        crash lose B
+        slow B 40
+        start B
+        run 50
+        write 3
+        expect converge";
+    check(3, script);
+    caught(3, Bug::RecordsUnwritten, script);
+}
+
+/// C votes with B and then hears its primary again; B has moved, alone, and cannot come back.
+#[test]
+fn a_replica_alone_in_a_later_view_is_followed() {
+    let script = "write 5
+        quiet
+        roles
+        lose B>C StartViewChange
+        lose B>P StartViewChange
+        lose C>P StartViewChange
+        lose B>C Ping
+        lose B>C Pong
+        cut P>B
+        cut P>C
+        run 950
+        heal
+        run 50
+        deliver
+        expect phase P normal
+        expect phase C normal
+        expect phase B viewchange
+        expect converge
+        write 3";
+    check(3, script);
+    caught(3, Bug::LeavesStranded, script);
 }
 
 #[test]

@@ -56,8 +56,11 @@ pub(super) fn check(count: usize, script: &str) {
 
 /// The bug must be caught by the script.
 pub(super) fn caught(count: usize, bug: Bug, script: &str) {
-    let outcome = std::panic::catch_unwind(|| check_with(count, Some(bug), script));
-    assert!(outcome.is_err(), "{bug:?} passes");
+    assert!(catches(count, bug, script), "{bug:?} passes");
+}
+
+pub(super) fn catches(count: usize, bug: Bug, script: &str) -> bool {
+    std::panic::catch_unwind(|| check_with(count, Some(bug), script)).is_err()
 }
 
 struct Run {
@@ -124,6 +127,7 @@ impl Run {
                 assert!(!self.world.is_up(who), "a disk is put back while its replica is stopped");
                 let (disk, state) = self.saved[&who].clone();
                 self.world.members[who].disk = disk;
+                self.world.members[who].damaged = true;
                 self.world.members[who].state = state;
             }
             ["replay", who] => {
@@ -204,6 +208,7 @@ impl Run {
         let who = self.who(who);
         self.world.remember_headers(who);
         let member = &mut self.world.members[who];
+        member.damaged = true;
         let head = member.headers.keys().next_back().copied().unwrap();
         let op = match op.strip_prefix("head") {
             Some("") => head,

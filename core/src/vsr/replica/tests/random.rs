@@ -21,6 +21,7 @@ struct Seen {
     uncertain: u64,
     committed: u64,
     rots: u64,
+    ambushes: u64,
     checkpoints: u64,
     syncs: u64,
 }
@@ -59,7 +60,7 @@ fn run(seed: u64, bug: Option<Bug>, seen: &mut Seen) {
             if world.is_up(index) && random.chance(crash_chance) {
                 crash(&mut world, &mut random, index);
                 if rotten.contains(&index) && random.chance(rot_chance) {
-                    seen.rots += rot(&mut world, &mut random, index);
+                    seen.rots += rot(&mut world, &mut random, index, 3);
                 }
             } else if !world.is_up(index) && random.chance(40) {
                 world.start(index);
@@ -72,6 +73,10 @@ fn run(seed: u64, bug: Option<Bug>, seen: &mut Seen) {
                     crash(&mut world, &mut random, index);
                 }
             }
+        }
+        if rot_chance > 0 && random.chance(4) {
+            seen.ambushes += 1;
+            seen.rots += ambush(&mut world, &mut random, &rotten);
         }
         for from in 0..count {
             for to in 0..count {
@@ -114,6 +119,48 @@ fn run(seed: u64, bug: Option<Bug>, seen: &mut Seen) {
     seen.syncs += world.syncs;
 }
 
+/// The rare conjunction that a nack quorum is about: some replicas lag, the power fails, the newest
+/// prepares rot where they may, and the laggards wake up with the rotten ones alone.
+fn ambush(world: &mut World, random: &mut Random, rotten: &[usize]) -> u64 {
+    let count = world.count();
+    let holder = loop {
+        let index = random.below(count);
+        if !rotten.contains(&index) {
+            break index;
+        }
+    };
+    let laggard = |index: usize| index != holder && !rotten.contains(&index);
+    for index in 0..count {
+        if !world.is_up(index) {
+            world.start(index);
+        }
+    }
+    world.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+    world.run_ms(500 + random.next() % 2_000);
+    for index in (0..count).filter(|&index| laggard(index)) {
+        for other in 0..count {
+            if other != index {
+                (world.cut[index][other], world.cut[other][index]) = (true, true);
+            }
+        }
+    }
+    world.run_ms(random.next() % 800);
+    let mut rots = 0;
+    for index in 0..count {
+        crash(world, random, index);
+        if rotten.contains(&index) {
+            let kinds = 1 + random.below(3);
+            rots += rot(world, random, index, kinds);
+        }
+    }
+    world.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+    for index in (0..count).filter(|&index| index != holder) {
+        world.start(index);
+    }
+    world.run_ms(1_000 + random.next() % 4_000);
+    rots
+}
+
 fn crash(world: &mut World, random: &mut Random, index: usize) {
     let style = random.below(4);
     world.crash(index, |random| match style {
@@ -127,28 +174,35 @@ fn crash(world: &mut World, random: &mut Random, index: usize) {
     });
 }
 
-/// Rots some of the newest ops of a stopped replica: headers, prepares, or both.
-fn rot(world: &mut World, random: &mut Random, index: usize) -> u64 {
+/// Rots some of the newest ops of a stopped replica: prepares, headers, or both, the first `kinds`
+/// of these.
+fn rot(world: &mut World, random: &mut Random, index: usize, kinds: usize) -> u64 {
     let ring = Ring::new(JOURNAL_RING_BYTES_MIN);
     let member = &mut world.members[index];
     let newest: Vec<_> = member.headers.values().rev().take(12).copied().collect();
-    let mut rots = 0;
+    let (mut rots, mut rotten) = (0, Vec::new());
+    member.damaged = true;
     for header in newest {
         if !random.chance(30) {
             continue;
         }
-        let what = random.below(3);
+        let what = random.below(kinds);
+        let named = ["prepare", "header", "both"][what];
+        rotten.push(std::format!("rots: {named} {}", header.op));
         let address = ring.address(header.journal_offset);
         assert_eq!(address.file, FileId::Journal);
-        if what != 0 {
+        if what != 1 {
             member.disk.flip(address.offset + random.below(header.size as usize) as u64);
             rots += 1;
         }
-        if what != 1 {
+        if what != 0 {
             let slot = ring.slot_offset(header.journal_offset) as u64;
             member.disk.flip(slot + random.below(200) as u64);
             rots += 1;
         }
+    }
+    for line in rotten {
+        world.note(index, &line);
     }
     rots
 }
@@ -178,6 +232,7 @@ fn cluster_campaign() {
             run(seed, None, &mut seen);
         }));
         if outcome.is_err() {
+            std::eprintln!("seed {seed} failed");
             failed.push(seed);
         }
     }
@@ -195,6 +250,11 @@ fn planted_bugs_in_random_runs() {
         Bug::CountsUnsynced,
         Bug::CommitsInherited,
         Bug::LogViewBeforeLog,
+        Bug::NacksUnnamed,
+        Bug::RecordsUnwritten,
+        Bug::LeavesStranded,
+        Bug::ErasesUnrecorded,
+        Bug::AcknowledgesCommitted,
     ];
     for bug in bugs {
         let caught = (0..400).find(|&seed| {

@@ -1,7 +1,8 @@
 //! A cluster: replicas, their disks and superblocks, a network, clocks, one client.
 //!
 //! Time goes in steps of a millisecond. What is checked at every step: one history of committed
-//! ops; what was acknowledged to the client is in it. What the caller asks: progress.
+//! ops; what was acknowledged to the client is in it; a replica whose disk lost nothing that it was
+//! told to keep is certain of its log. What the caller asks: progress.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
@@ -54,6 +55,8 @@ pub(super) struct Member {
     /// Chance, in percent, that a disk access in flight completes in a step.
     pub disk_speed: usize,
     pub wall_offset_ms: i64,
+    /// Something durable rotted, or an older disk was put back.
+    pub damaged: bool,
     booted_ms: u64,
 }
 
@@ -105,6 +108,7 @@ impl World {
             headers: BTreeMap::new(),
             disk_speed: 40,
             wall_offset_ms: 0,
+            damaged: false,
             booted_ms: 0,
         };
         let mut world = World {
@@ -169,6 +173,7 @@ impl World {
         assert!(member.replica.take().is_some());
         member.effects = Effects::new();
         member.checkpoint_due = None;
+        self.log.push(std::format!("{} ms, replica {index} stops", self.now_ms));
         self.crashes += 1;
         self.crashes_in_flight += u64::from(member.disk.unsynced() > 0);
         if let Some((_, state, _)) = member.update.take()
@@ -230,8 +235,14 @@ impl World {
                 self.tick(index);
                 self.drive(index);
                 self.sync(index);
+                self.check_certain(index);
             }
         }
+    }
+
+    /// A line for [`World::describe`].
+    pub fn note(&mut self, index: usize, text: &str) {
+        self.log.push(std::format!("{} ms, replica {index} {text}", self.now_ms));
     }
 
     /// Stands for state sync: the pages and segments of a peer's checkpoint, then its place in the
@@ -250,13 +261,22 @@ impl World {
             (linked && checkpoint.op >= wanted).then_some(checkpoint)
         });
         let Some(checkpoint) = source else { return };
+        let erasure =
+            self.replica(index).erasure_by_sync(checkpoint.op, checkpoint.prepare_checksum);
         self.crash(index, |_| Keep::Old);
         self.crashes -= 1;
         self.syncs += 1;
         let state = &mut self.members[index].state;
         state.checkpoint = checkpoint;
+        state.peers[index] = erasure;
         state.committed = state.committed.max(checkpoint.op);
         self.start(index);
+    }
+
+    /// Or a cluster could stop for ever with all its data there.
+    fn check_certain(&self, index: usize) {
+        let sound = self.members[index].damaged || self.replica(index).certain;
+        assert!(sound, "replica {index} is not certain of a sound disk\n{}", self.describe());
     }
 
     fn deliver(&mut self) {
@@ -387,10 +407,13 @@ impl World {
     fn check_committed(&mut self, index: usize, header: PrepareHeader) {
         let last = self.history.keys().next_back().copied().unwrap_or(Op::ZERO);
         match self.history.get(&header.op) {
-            Some(known) => assert_eq!(
-                known.checksum, header.checksum,
-                "two histories: op {} of view {} and, at replica {index}, of view {}",
-                header.op, known.view, header.view
+            Some(known) => assert!(
+                known.checksum == header.checksum,
+                "two histories: op {} of view {} and, at replica {index}, of view {}\n{}",
+                header.op,
+                known.view,
+                header.view,
+                self.describe()
             ),
             None => {
                 assert_eq!(header.op, last.next(), "the history has no gap");
@@ -514,7 +537,9 @@ impl World {
                 }
             }
         }
-        for line in self.log.iter().rev().take(40).rev() {
+        let proposals = |line: &&std::string::String| !line.contains("PrepareProposed");
+        let lines: Vec<&std::string::String> = self.log.iter().filter(proposals).collect();
+        for line in &lines[lines.len().saturating_sub(60)..] {
             let _ = writeln!(text, "  {line}");
         }
         text
