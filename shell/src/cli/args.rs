@@ -223,6 +223,9 @@ pub struct RebuildArgs {
     /// Only compare the rebuilt state with the live one; change nothing
     #[arg(long)]
     pub check: bool,
+    /// When the grid is too damaged to say how far the logs go: no file of a log is gone as a whole
+    #[arg(long, conflicts_with = "check")]
+    pub accept_missing_logs: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value as Json, json};
-use verity::MasterKey;
 use verity::rebuild::{self as engine, HeadsFrom, Problem, Replaced};
+use verity::{Error, MasterKey};
+
+use verity_core::node::Halt;
 
 use super::args::{Global, RebuildArgs};
 use super::verify::Bar;
@@ -14,11 +16,15 @@ use super::{Failure, Outcome, Output};
 
 pub fn run(args: &RebuildArgs, global: &Global, output: &Output) -> Outcome {
     let data = args.data.path()?;
-    if args.check { check(&data, global, output) } else { replace(&data, global, output) }
+    if args.check { check(&data, global, output) } else { replace(&data, args, global, output) }
 }
 
 fn failure(problem: Problem) -> Failure {
     match problem {
+        // The state that was to be compared with is damaged: that is an answer.
+        Problem::Open(Error::Halted {
+            halt: Halt::Data { what: "grid" | "journal", .. }, ..
+        }) => Failure::failed(problem),
         Problem::Open(_) | Problem::Key(_) | Problem::CannotTell(_) => {
             Failure::cannot_tell(problem)
         }
@@ -30,10 +36,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn replace(data: &Path, global: &Global, output: &Output) -> Outcome {
+fn replace(data: &Path, args: &RebuildArgs, global: &Global, output: &Output) -> Outcome {
     let started = Instant::now();
     let mut bar = Bar::new(output);
-    let replaced = engine::replace(data, global.io.into(), &global.master_key(), &mut bar);
+    let (io, key) = (global.io.into(), global.master_key());
+    let replaced = engine::replace(data, io, &key, args.accept_missing_logs, &mut bar);
     bar.finish();
     let replaced = replaced.map_err(|problem| match problem {
         Problem::Damaged(_) | Problem::Rebuild(_) => Failure::failed(format!(

@@ -20,6 +20,7 @@ use verity_core::log::{
     SegmentStart, SegmentVerifier, entry_in_page, entry_place, page_is_good,
 };
 
+use super::Problem;
 use crate::disk::paths;
 use crate::offline::Offline;
 use crate::verify::Progress;
@@ -45,10 +46,31 @@ pub fn at(
             heads.push((tenant, scan.head));
         }
     }
-    if heads.is_empty() {
-        return Err("there is no log".to_string());
+    // Every directory has one, from its first open on.
+    if !heads.iter().any(|(tenant, _)| *tenant == TenantId::SYSTEM) {
+        return Err("the log of tenant 0 is missing: restore a copy of the directory".to_string());
     }
     Ok(heads)
+}
+
+/// A log that ends with a full segment may have had another one, with its index.
+pub fn refuse_full(heads: &[(TenantId, LogHead)], segment_positions: u64) -> Result<(), Problem> {
+    let full = |head: &LogHead| head.next.get().is_multiple_of(segment_positions);
+    match heads.iter().find(|(_, head)| full(head)) {
+        None => Ok(()),
+        Some((tenant, _)) => Err(missing(&format!(
+            "the log of tenant {tenant} ends with a full segment, and there is no next one"
+        ))),
+    }
+}
+
+/// Files that are gone as a whole leave no trace beside the grid.
+pub fn missing(what: &str) -> Problem {
+    Problem::CannotTell(format!(
+        "{what}: either nothing was ever written there, or it is lost, and the grid that would \
+         tell is damaged. If nothing is lost, run again with --accept-missing-logs; nothing was \
+         changed"
+    ))
 }
 
 struct Scan {

@@ -63,11 +63,13 @@ pub enum Replaced {
     },
 }
 
-/// Replaces grid and indexes of a directory by what its logs give.
+/// Replaces grid and indexes of a directory by what its logs give. `accept_missing_logs`: the
+/// operator's word, for when the grid cannot say it, that no file of a log is gone as a whole.
 pub fn replace(
     root: &Path,
     backend: IoBackend,
     master_key: &MasterKeySource,
+    accept_missing_logs: bool,
     progress: &mut dyn Progress,
 ) -> Result<Replaced, Problem> {
     if !crate::format::is_formatted(root).map_err(Problem::Open)? {
@@ -98,7 +100,12 @@ pub fn replace(
         files,
     };
     let grid = GridId::new(u128::from_le_bytes(random()?));
-    let (report, checkpoint) = work.derive(&state, grid, &heads, heads_from, progress)?;
+    let proven = heads_from == HeadsFrom::Grid;
+    if !proven && !accept_missing_logs {
+        heads::refuse_full(&heads, state.constants.segment_positions)?;
+    }
+    let certain = proven || accept_missing_logs;
+    let (report, checkpoint) = work.derive(&state, grid, &heads, (proven, certain), progress)?;
     let new = with_grid(&state, grid, &checkpoint);
     let pages = read_back(&mut Offline::new(root, Some(load()?)), &new, &heads, progress)?;
     let mut made = 0;
@@ -200,7 +207,7 @@ impl Work {
         state: &SuperblockState,
         grid: GridId,
         heads: &[(TenantId, LogHead)],
-        heads_from: HeadsFrom,
+        (proven, certain): (bool, bool),
         progress: &mut dyn Progress,
     ) -> Result<(RebuildReport, StoreCheckpoint), Problem> {
         self.create_grid()?;
@@ -223,7 +230,13 @@ impl Work {
                 break report;
             }
         };
-        if heads_from == HeadsFrom::Logs {
+        let has_log = |tenant| heads.iter().any(|(of, _)| *of == tenant);
+        if !certain
+            && let Some((tenant, _)) = report.roots.iter().find(|(tenant, _)| !has_log(*tenant))
+        {
+            return Err(heads::missing(&format!("tenant {tenant} has no log")));
+        }
+        if !proven {
             let attested = sides
                 .attested(&seals, &mut |effects, inputs| self.execute(effects, inputs))
                 .map_err(|error| self.problem(error.into()))?;

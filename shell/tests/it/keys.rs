@@ -127,6 +127,7 @@ fn another_cluster_and_a_newer_release_are_refused() {
     rewrite(&copy, |state| state.release = Release::new(1_000));
     crate::run::verity(&["sql", "--data", path, "-c", "SELECT 1"]).fails(1, "newer release");
     crate::run::verity(&["verify", "--data", path]).fails(2, "");
+    crate::run::verity(&["rebuild", path]).fails(2, "newer release");
 
     let copy = database.path("other");
     copy_directory(&database.data(), &copy);

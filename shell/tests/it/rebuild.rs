@@ -61,8 +61,12 @@ fn verdict(data: &Path) -> Option<i32> {
 
 /// A copy of the directory, with its key, to be damaged.
 fn copy(database: &Database, name: &str) -> std::path::PathBuf {
+    copy_of(database, &database.data(), name)
+}
+
+fn copy_of(database: &Database, data: &Path, name: &str) -> std::path::PathBuf {
     let copy = database.path(name);
-    copy_directory(&database.data(), &copy);
+    copy_directory(data, &copy);
     std::fs::copy(database.path("data.master-key"), database.path(&format!("{name}.master-key")))
         .unwrap();
     copy
@@ -126,9 +130,24 @@ fn a_damaged_or_missing_grid_is_made_anew() {
     assert_ne!(verdict(&damaged), Some(0));
     let run = verity(&["sql", "--data", damaged.to_str().unwrap(), "-c", "SELECT 1"]);
     assert!(run.stderr.contains("verity rebuild"), "{run:#?}");
+    let check = verity(&["rebuild", "--check", damaged.to_str().unwrap()]);
+    check.fails(1, "verity rebuild");
     let run = rebuild(&damaged);
     assert_eq!(run.objects()[0]["heads_from"], "logs", "{run:#?}");
     is_whole(&damaged, run, &before, &digest_before);
+    // What the old grid had is used before the file grows.
+    let grid_pages = || {
+        let run = verity(&["inspect", "--json", damaged.to_str().unwrap()]).ok();
+        run.objects()[0]["checkpoint"]["grid_pages"].as_u64()
+    };
+    let pages = grid_pages();
+    let file = database.path("more.csv");
+    let mut csv = "id,name\n".to_string();
+    (10_000..13_000).for_each(|n| csv.push_str(&format!("{n},later {n}\n")));
+    std::fs::write(&file, csv).unwrap();
+    let (file, path) = (file.to_str().unwrap(), damaged.to_str().unwrap());
+    verity(&["import", "--data", path, "--table", "rows", file]).ok();
+    assert_eq!(grid_pages(), pages);
 
     // No grid at all, and no index.
     let damaged = copy(&database, "gone");
@@ -201,6 +220,34 @@ fn from_a_damaged_log_nothing_is_derived() {
 }
 
 #[test]
+fn a_log_that_is_gone_is_not_taken_for_an_empty_one() {
+    let database = filled();
+    let (before, digest_before) = (answers(&database.data()), digest(&database.data()));
+    // While the grid knows the heads, a missing log is damage.
+    let damaged = copy(&database, "grid");
+    std::fs::remove_dir_all(damaged.join("log/1")).unwrap();
+    rebuild(&damaged).fails(1, "nothing was changed");
+    // Without it nobody can tell.
+    std::fs::remove_file(damaged.join("grid")).unwrap();
+    rebuild(&damaged).fails(2, "--accept-missing-logs");
+    std::fs::remove_dir_all(damaged.join("log/0")).unwrap();
+    rebuild(&damaged).fails(1, "tenant 0 is missing");
+    std::fs::remove_dir_all(damaged.join("log")).unwrap();
+    rebuild(&damaged).fails(1, "tenant 0 is missing");
+
+    // A tenant that never wrote: the operator says so.
+    database.run(&["tenant", "create", "9"]).ok();
+    let damaged = copy(&database, "quiet");
+    let digest_with_tenant = digest(&damaged);
+    assert_ne!(digest_with_tenant, digest_before);
+    spoil(&damaged, 1);
+    rebuild(&damaged).fails(2, "tenant 9 has no log");
+    let path = damaged.to_str().unwrap();
+    let run = verity(&["rebuild", "--json", "--accept-missing-logs", path]);
+    is_whole(&damaged, run, &before, &digest_with_tenant);
+}
+
+#[test]
 fn it_says_why_it_cannot() {
     let database = filled();
     let data = database.data();
@@ -253,9 +300,18 @@ fn what_came_after_the_checkpoint_is_replayed() {
 #[test]
 fn a_kill_at_any_moment_leaves_the_old_state_or_the_new_one() {
     let database = filled();
-    let data = database.data();
-    let (before, digest_before) = (answers(&data), digest(&data));
-    spoil(&data, 1);
+    let (before, digest_before) = (answers(&database.data()), digest(&database.data()));
+    for damaged in [false, true] {
+        let data = copy(&database, if damaged { "damaged" } else { "whole" });
+        if damaged {
+            spoil(&data, 1);
+        }
+        kill_rebuilds(&database, &data, damaged);
+        is_whole(&data, rebuild(&data), &before, &digest_before);
+    }
+}
+
+fn kill_rebuilds(database: &Database, data: &Path, damaged: bool) {
     let superblock = || std::fs::read(data.join("superblock")).unwrap();
     let grid_length = || std::fs::metadata(data.join("grid")).unwrap().len();
     let (old, length) = (superblock(), grid_length());
@@ -278,11 +334,13 @@ fn a_kill_at_any_moment_leaves_the_old_state_or_the_new_one() {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        match verdict(&data) {
-            Some(0) => assert!(superblock() != old, "moment {number}"),
-            _old => assert!(rebuild(&copy(&database, "again")).code == Some(0), "moment {number}"),
+        let again = copy_of(database, data, "again");
+        if !damaged {
+            // A superblock that was being written is repaired by the next open.
+            verity(&["sql", "--data", again.to_str().unwrap(), "-c", QUERIES[0]]).ok();
+            assert_eq!(verdict(&again), Some(0), "moment {number}");
         }
-        let _gone = std::fs::remove_dir_all(database.path("again"));
+        rebuild(&again).ok();
+        std::fs::remove_dir_all(again).unwrap();
     }
-    is_whole(&data, rebuild(&data), &before, &digest_before);
 }
