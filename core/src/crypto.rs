@@ -24,6 +24,6 @@ pub mod tree;
 
 pub use commitment::{LeafSaltKey, RowCommitment, RowSeed, SaltKey};
 pub use hash::{ChainHash, ChainHasher, InternalDomain, InternalHash, InternalHasher};
-pub use keys::{DataKey, Kek, KekHash, MasterKey, TenantKeys};
+pub use keys::{DataKey, Kek, KekHash, MasterKey, RequestKeys, TenantKeys};
 pub use merkle::Frontier;
 pub use seal::{PageKey, RecordKey, RequestKey, Tag};

@@ -27,6 +27,7 @@ mod rebuild;
 mod record;
 mod recovery;
 mod request;
+mod sealer;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -45,6 +46,7 @@ pub use request::{
     ExpectedVersion, Limit, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,
     RetryReason,
 };
+pub use sealer::Sealer;
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;

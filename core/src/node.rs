@@ -29,7 +29,7 @@ use rand_core::SeedableRng;
 use crate::event::Event;
 use crate::ids::{Generation, Op, TenantId, View};
 use crate::io::{Effects, Input};
-use crate::kernel::{Reply, Request, RequestError, RetryReason};
+use crate::kernel::{Reply, Request, RequestError, RetryReason, SealedRequest, Sealer};
 use crate::limits::REQUEST_QUEUE_MAX;
 use crate::query::{PointScratch, Prepared, Value};
 use crate::time::{Clock, Instant};
@@ -40,6 +40,7 @@ pub use memory::{Memory, MemoryPlan, MemoryTooSmall, MemoryUse};
 pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};
 
 use opening::Opening;
+use requests::Work;
 use running::{Phase, Running};
 
 /// One replica of a Verity database.
@@ -108,13 +109,59 @@ impl Node {
                 let error = RequestError::Retry(RetryReason::QueueFull);
                 self.replies.push_back((ticket, Err(error)));
             }
-            State::Running(running) => running.submit(ticket, request),
+            State::Running(running) => running.submit(ticket, Work::Request(request)),
             State::Halted(_) => {
                 let error = RequestError::Retry(RetryReason::NotReady);
                 self.replies.push_back((ticket, Err(error)));
             }
         }
         ticket
+    }
+
+    /// As `enqueue`, for a request that its caller has sealed with [`Node::sealer`].
+    pub fn enqueue_sealed(&mut self, sealed: SealedRequest) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        match &mut self.state {
+            State::Running(running) => running.submit(ticket, Work::Sealed(sealed)),
+            State::Opening(..) | State::Halted(_) => {
+                let error = RequestError::Retry(RetryReason::NotReady);
+                self.replies.push_back((ticket, Err(error)));
+            }
+        }
+        ticket
+    }
+
+    /// With it callers seal their own requests, beside the node. `None`: not at hand, submit the
+    /// request itself. Never needed.
+    #[must_use]
+    pub fn sealer(&self, tenant: TenantId) -> Option<Sealer> {
+        match &self.state {
+            State::Running(running) if running.phase == Phase::Serving => {
+                running.kernel.sealer(&running.keyring, tenant)
+            }
+            State::Running(_) | State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// False: the schema or the keys have changed; ask for another one. A caller that was answered
+    /// may not use an older one.
+    #[must_use]
+    pub fn sealer_holds(&self, sealer: &Sealer) -> bool {
+        match &self.state {
+            State::Running(running) => running.kernel.sealer_holds(&running.keyring, sealer),
+            State::Opening(..) | State::Halted(_) => false,
+        }
+    }
+
+    /// A prepare is on its way to the disk: requests gather until it is there, so whoever leaves
+    /// one need not hurry.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        match &self.state {
+            State::Running(running) => running.vsr.status().in_flight > 0,
+            State::Opening(..) | State::Halted(_) => false,
+        }
     }
 
     /// Does what can be done without a new input.
@@ -333,7 +380,7 @@ impl Node {
         {
             let mut running = Running::new(&self.config, random.clone(), opened);
             for (ticket, request) in self.early.drain(..) {
-                running.submit(ticket, request);
+                running.submit(ticket, Work::Request(request));
             }
             let status = running.vsr.status();
             if let Some(to) = status.replaying_to {

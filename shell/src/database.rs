@@ -14,17 +14,15 @@ use verity_core::node::Status;
 use verity_core::query::{TableSchema, Value};
 
 use crate::disk::lock::DirectoryLock;
-use crate::disk::master_key::{self, MasterKeyProblem};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::options::Options;
+use crate::random::RandomPool;
 use crate::reads;
 use crate::statement::Statement;
 
 /// How long an idempotency id is good for retries.
 const ID_VALID_MS: u64 = 24 * 3600 * 1000;
-/// Bytes of one draw from the operating system.
-const RANDOM_POOL_SIZE: usize = 640;
 /// How often a statement that met a change of schema, or a full queue, is sent again.
 const RETRIES_MAX: u32 = 8;
 
@@ -275,26 +273,6 @@ impl Verity {
     fn request(&self, idempotency: IdempotencyId, operations: Vec<Operation>) -> Request {
         let principal = PrincipalId::ZERO;
         Request { tenant: self.tenant, principal, idempotency, after: None, operations }
-    }
-}
-
-/// Random bytes for ids, drawn from the operating system many at a time.
-#[derive(Default)]
-struct RandomPool {
-    left: Mutex<Vec<u8>>,
-}
-
-impl RandomPool {
-    fn draw<const N: usize>(&self) -> Result<[u8; N], MasterKeyProblem> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.len() < N {
-            *left = master_key::random::<RANDOM_POOL_SIZE>()?.to_vec();
-        }
-        let rest = left.len() - N;
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&left[rest..]);
-        left.truncate(rest);
-        Ok(bytes)
     }
 }
 

@@ -41,14 +41,32 @@ const SEQUENTIAL_IN_FLIGHT: u64 = 8;
 /// Time for each measurement of arithmetic.
 const ARITHMETIC: Duration = Duration::from_millis(100);
 
-/// Measures beside `data`, on the same file system, and cleans up.
-pub fn measure(data: &Path, options: &Options) -> Result<Limits, Error> {
+/// Mean of durable 4 KiB writes one after the other, measured beside `data` once more: the disk of a
+/// shared machine changes from one second to the next.
+pub fn measure_durable_write(data: &Path, options: &Options) -> Result<f64, Error> {
+    let durable = beside(data, |scratch| {
+        let mut probe = Probe::open(scratch, options)?;
+        probe.fill()?;
+        probe.durable_writes()
+    })?;
+    let total: Duration = durable.iter().sum();
+    Ok(total.as_secs_f64() * 1e6 / durable.len() as f64)
+}
+
+/// Runs in a directory of its own on the file system of `data`, which is gone afterwards.
+fn beside<T>(data: &Path, run: impl FnOnce(&Path) -> Result<T, Error>) -> Result<T, Error> {
     let scratch = data.with_extension("bench-scratch");
     let directory = |error| Error::Directory { path: scratch.clone(), error };
     std::fs::create_dir_all(&scratch).map_err(directory)?;
-    let result = measure_disk(&scratch, options);
+    let result = run(&scratch);
     std::fs::remove_dir_all(&scratch).map_err(directory)?;
-    let (mut durable, sequential_write_mib_s) = result?;
+    result
+}
+
+/// Measures beside `data`, on the same file system, and cleans up.
+pub fn measure(data: &Path, options: &Options) -> Result<Limits, Error> {
+    let (mut durable, sequential_write_mib_s) =
+        beside(data, |scratch| measure_disk(scratch, options))?;
     durable.sort_unstable();
     let total: Duration = durable.iter().sum();
     let (sha256_mib_s, sha256_200_ns, seal_200_ns) = measure_arithmetic();
@@ -68,6 +86,48 @@ struct Probe {
 }
 
 impl Probe {
+    fn open(scratch: &Path, options: &Options) -> Result<Probe, Error> {
+        let disk = options.open_disk_for_measuring(scratch)?;
+        let mut probe = Probe { disk, inputs: Vec::new() };
+        let io = IoId { owner: Owner::Node, slot: 0 };
+        probe.start(Effect::Create { io, file: FileId::Journal });
+        probe.wait()?;
+        Ok(probe)
+    }
+
+    /// Writes the file once from its beginning, in large pieces, several in flight, and syncs it.
+    fn fill(&mut self) -> Result<(), Error> {
+        let chunk = Pages::from_bytes(&vec![0x5A; CHUNK_PAGES * PAGE_SIZE]);
+        let mut in_flight = 0;
+        for number in 0..SEQUENTIAL_CHUNKS {
+            if in_flight == SEQUENTIAL_IN_FLIGHT {
+                self.wait()?;
+                in_flight -= 1;
+            }
+            let offset = number * (CHUNK_PAGES * PAGE_SIZE) as u64;
+            self.write(number, offset, chunk.clone(), false);
+            in_flight += 1;
+        }
+        for _ in 0..in_flight {
+            self.wait()?;
+        }
+        self.sync()
+    }
+
+    /// Times of durable writes of a page, one after the other, on blocks written before.
+    fn durable_writes(&mut self) -> Result<Vec<Duration>, Error> {
+        let mut durable = Vec::new();
+        for number in 0..DURABLE_WRITES {
+            let offset = (number % DURABLE_REGION_PAGES as u64) * PAGE_SIZE as u64;
+            let pages = Pages::from_bytes(&[0xA5; PAGE_SIZE]);
+            let started = Instant::now();
+            self.write(number, offset, pages, true);
+            self.wait()?;
+            durable.push(started.elapsed());
+        }
+        Ok(durable)
+    }
+
     fn start(&mut self, effect: Effect) {
         let mut effects = Effects::new();
         effects.push(effect);
@@ -108,38 +168,12 @@ impl Probe {
 }
 
 fn measure_disk(scratch: &Path, options: &Options) -> Result<(Vec<Duration>, f64), Error> {
-    let mut probe = Probe { disk: options.open_disk_for_measuring(scratch)?, inputs: Vec::new() };
-    let io = IoId { owner: Owner::Node, slot: 0 };
-    probe.start(Effect::Create { io, file: FileId::Journal });
-    probe.wait()?;
-    let chunk = Pages::from_bytes(&vec![0x5A; CHUNK_PAGES * PAGE_SIZE]);
+    let mut probe = Probe::open(scratch, options)?;
     let started = Instant::now();
-    let mut in_flight = 0;
-    for number in 0..SEQUENTIAL_CHUNKS {
-        if in_flight == SEQUENTIAL_IN_FLIGHT {
-            probe.wait()?;
-            in_flight -= 1;
-        }
-        let offset = number * (CHUNK_PAGES * PAGE_SIZE) as u64;
-        probe.write(number, offset, chunk.clone(), false);
-        in_flight += 1;
-    }
-    for _ in 0..in_flight {
-        probe.wait()?;
-    }
-    probe.sync()?;
+    probe.fill()?;
     let bytes = SEQUENTIAL_CHUNKS * (CHUNK_PAGES * PAGE_SIZE) as u64;
     let sequential = bytes as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64();
-    let mut durable = Vec::new();
-    for number in 0..DURABLE_WRITES {
-        let offset = (number % DURABLE_REGION_PAGES as u64) * PAGE_SIZE as u64;
-        let pages = Pages::from_bytes(&[0xA5; PAGE_SIZE]);
-        let started = Instant::now();
-        probe.write(number, offset, pages, true);
-        probe.wait()?;
-        durable.push(started.elapsed());
-    }
-    Ok((durable, sequential))
+    Ok((probe.durable_writes()?, sequential))
 }
 
 /// SHA-256 in MiB/s, SHA-256 of 200 B in ns, sealing of 200 B in ns.

@@ -40,6 +40,7 @@ mod format;
 pub mod hardware;
 mod offline;
 mod options;
+mod random;
 mod reads;
 pub mod rebuild;
 mod statement;

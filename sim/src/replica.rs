@@ -39,6 +39,21 @@ impl Replica {
         self.node.submit(now, request, effects)
     }
 
+    /// As `submit`, by a caller that seals for itself. `None`: it cannot, or not such a request.
+    pub fn submit_sealed(
+        &mut self,
+        now: Clock,
+        request: &Request,
+        nonce: [u8; 12],
+        effects: &mut Effects,
+    ) -> Option<Ticket> {
+        let sealer = self.node.sealer(request.tenant)?;
+        let sealed = sealer.seal(request, now.wall, nonce)?;
+        let ticket = self.node.enqueue_sealed(sealed);
+        self.node.run(now, effects);
+        Some(ticket)
+    }
+
     pub fn hurry(&mut self, now: Clock, effects: &mut Effects) {
         self.node.hurry(now, effects);
     }

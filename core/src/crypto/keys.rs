@@ -8,6 +8,7 @@
 //! Invariants: secrets are wiped when dropped and never printed. Keys are minted once, from random
 //! bytes that the caller hands in; nothing here draws any.
 
+use alloc::sync::Arc;
 use core::fmt;
 use core::ops::Deref;
 
@@ -232,9 +233,36 @@ pub struct TenantKeys {
     record: RecordKey,
     salt: SaltKey,
     page: PageKey,
+    requests: Arc<RequestKeys>,
+    leaf_salt: LeafSaltKey,
+}
+
+/// What of a tenant's keys a request is sealed with: all that a caller needs to seal its own.
+#[derive(Debug)]
+pub struct RequestKeys {
+    id: KeyId,
     request: RequestKey,
     fingerprint: FingerprintKey,
-    leaf_salt: LeafSaltKey,
+}
+
+impl RequestKeys {
+    /// The id that sealed requests name.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    #[must_use]
+    pub fn request(&self) -> &RequestKey {
+        &self.request
+    }
+
+    /// Keyed hash of request bodies: an idempotency id with another body is told by it, and nobody
+    /// without the key can guess at bodies.
+    #[must_use]
+    pub fn fingerprint(&self) -> &FingerprintKey {
+        &self.fingerprint
+    }
 }
 
 /// HKDF's pseudorandom key: what `expand` needs of a data key.
@@ -284,8 +312,11 @@ impl TenantKeys {
             record: RecordKey::new(&subkey(Purpose::Record, generation).0),
             salt: SaltKey::new(subkey(Purpose::Salt, generation).0),
             page: PageKey::new(&subkey(Purpose::Page, timeless).0),
-            request: RequestKey::new(&subkey(Purpose::Request, timeless).0),
-            fingerprint: FingerprintKey::new(subkey(Purpose::Fingerprint, timeless).0),
+            requests: Arc::new(RequestKeys {
+                id,
+                request: RequestKey::new(&subkey(Purpose::Request, timeless).0),
+                fingerprint: FingerprintKey::new(subkey(Purpose::Fingerprint, timeless).0),
+            }),
             leaf_salt: LeafSaltKey::new(subkey(Purpose::LeafSalt, timeless).0),
             origin,
             tenant,
@@ -335,7 +366,13 @@ impl TenantKeys {
 
     #[must_use]
     pub fn request(&self) -> &RequestKey {
-        &self.request
+        &self.requests.request
+    }
+
+    /// What requests are sealed with, for callers that seal their own.
+    #[must_use]
+    pub fn requests(&self) -> &Arc<RequestKeys> {
+        &self.requests
     }
 
     #[must_use]
@@ -371,11 +408,10 @@ impl TenantKeys {
         PageKey::new(&key.0)
     }
 
-    /// Keyed hash of request bodies: an idempotency id with another body is told by it, and nobody
-    /// without the key can guess at bodies.
+    /// See [`RequestKeys::fingerprint`].
     #[must_use]
     pub fn fingerprint(&self) -> &FingerprintKey {
-        &self.fingerprint
+        &self.requests.fingerprint
     }
 
     /// Salts the hashes of entries in the tenant's trees.

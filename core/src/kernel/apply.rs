@@ -85,6 +85,8 @@ pub(super) struct Ahead {
     seed: [u8; 32],
     running: Running,
     next: usize,
+    /// Sealed already: what must fit when it is applied, or all of this is forgotten.
+    pages_dirtied: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,8 @@ impl Kernel {
         let Ok((mut running, next)) = self.open_request(world, prepare, 0) else { return };
         if let Ok(true) = self.execute_ahead(&mut running, world, prepare) {
             let Prepare { op, timestamp, seed, .. } = *prepare;
-            self.ahead = Some(Ahead { op, timestamp, seed, running, next });
+            let pages_dirtied = self.seal_ahead(&mut running, world, prepare);
+            self.ahead = Some(Ahead { op, timestamp, seed, running, next, pages_dirtied });
             return;
         }
         world.store.forget_misses();
@@ -185,13 +188,46 @@ impl Kernel {
         Ok(true)
     }
 
-    /// What was executed ahead, if it was this request of this prepare.
-    fn take_ahead(&mut self, prepare: &Prepare<'_>) -> Option<(Running, usize)> {
+    /// Seals the record of a request that was executed ahead: its place is known. Gives the pages
+    /// that it can dirty. What was refused, or leaves no record, is left as it is. What is sealed
+    /// here and not used after all leaves the process with nobody: its nonce counts as unused.
+    fn seal_ahead(
+        &mut self,
+        running: &mut Running,
+        world: &World<'_>,
+        prepare: &Prepare<'_>,
+    ) -> Option<u32> {
+        let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
+        let (drafts, pages_dirtied, answer) = match stage {
+            Stage::Executed { drafts, pages_dirtied, answer: Ok(results) }
+                if !drafts.is_empty() =>
+            {
+                (drafts, pages_dirtied, Ok(results))
+            }
+            other => {
+                running.stage = other;
+                return None;
+            }
+        };
+        let mut stage = self.conclude(running, drafts, answer, world, prepare, &mut Effects::new());
+        if let Stage::Commit { transaction, .. } = &mut stage
+            && let Some(keys) = world.keys.newest(running.header.tenant)
+        {
+            transaction.estimated(pages_dirtied.saturating_add(PAGES_DIRTIED_MARGIN));
+            transaction.seal_ahead(keys, &mut self.scratch);
+        }
+        running.stage = stage;
+        Some(pages_dirtied)
+    }
+
+    /// What was executed ahead, if it was this request of this prepare, and it fits.
+    fn take_ahead(&mut self, store: &Store, prepare: &Prepare<'_>) -> Option<(Running, usize)> {
         let ahead = self.ahead.take()?;
         let same = ahead.op == prepare.op
             && ahead.timestamp == prepare.timestamp
             && ahead.seed == prepare.seed;
-        same.then_some((ahead.running, ahead.next))
+        let fits = ahead.pages_dirtied.is_none_or(|pages| room_for(store, pages).is_ok());
+        (same && fits).then_some((ahead.running, ahead.next))
     }
 
     fn begin(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) -> Result<Task, Stall> {
@@ -241,7 +277,7 @@ impl Kernel {
                     if *offset == prepare.body.len() {
                         return Ok(());
                     }
-                    let (running, next) = match self.take_ahead(prepare) {
+                    let (running, next) = match self.take_ahead(world.store, prepare) {
                         Some(ahead) => ahead,
                         None => self.open_request(world, prepare, *offset)?,
                     };
@@ -378,10 +414,12 @@ impl Kernel {
                 }
                 Stage::Commit { transaction, answer } => {
                     self.commit(transaction, world, effects)?;
-                    let reply = answer.clone().map(|results| Reply {
+                    let position = Some(transaction.last());
+                    let answer = core::mem::replace(answer, Ok(Vec::new()));
+                    let reply = answer.map(|results| Reply {
                         op: prepare.op,
                         timestamp: prepare.timestamp,
-                        position: Some(transaction.last()),
+                        position,
                         results,
                         replayed: false,
                     });
@@ -391,7 +429,7 @@ impl Kernel {
                         self.scratch.drafts = transaction.into_drafts();
                     }
                 }
-                Stage::Checkpoint { reply, transaction } => {
+                Stage::Checkpoint { transaction, .. } => {
                     self.commit_checkpoint_record(
                         tenant,
                         false,
@@ -400,7 +438,11 @@ impl Kernel {
                         prepare,
                         effects,
                     )?;
-                    return Ok(reply.clone());
+                    let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
+                    let Stage::Checkpoint { reply, .. } = stage else {
+                        unreachable!("matched above");
+                    };
+                    return Ok(reply);
                 }
             }
         }
@@ -518,8 +560,9 @@ impl Kernel {
             return Stage::Checkpoint { reply, transaction: None };
         }
         if !id.is_none() {
-            let request = running.envelope.request;
-            drafts.set_outcome(&Outcome { request, result: answer.clone() });
+            let outcome = Outcome { request: running.envelope.request, result: answer };
+            drafts.set_outcome(&outcome);
+            answer = outcome.result;
         }
         let origin = Origin {
             tenant,

@@ -99,6 +99,15 @@ impl SealedRequest {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The key that opens it, and whose.
+    #[must_use]
+    pub fn sealed_with(&self) -> (TenantId, KeyId) {
+        let Ok((header, _)) = RequestHeaderBytes::read_from_prefix(&self.bytes) else {
+            unreachable!("a request has a header");
+        };
+        (TenantId::new(header.tenant.get()), KeyId::new(header.key.get()))
+    }
 }
 
 impl fmt::Debug for SealedRequest {

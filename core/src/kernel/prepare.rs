@@ -16,7 +16,7 @@ use super::envelope::{EnvelopeWriter, fingerprint_bytes};
 use super::execute::check_append;
 use super::request::{Operation, Reply, Request, RequestError};
 use super::{Kernel, Keys};
-use crate::crypto::{InternalHash, TenantKeys};
+use crate::crypto::{InternalHash, RequestKeys};
 use crate::ids::TenantId;
 use crate::limits::{
     IDEMPOTENCY_AHEAD_MAX_MS, REQUEST_SIZE_MAX, STATEMENT_CACHED_SIZE_MAX, STATEMENTS_CACHED_MAX,
@@ -86,7 +86,8 @@ impl Kernel {
             return Ok(None);
         }
         let commitment = self.commitment(store, tenant, id)?;
-        Ok(commitment.map(|commitment| commitment.answer(&fingerprint(request, tenant_keys))))
+        Ok(commitment
+            .map(|commitment| commitment.answer(&fingerprint(request, tenant_keys.requests()))))
     }
 
     fn lower_and_seal(
@@ -139,8 +140,8 @@ impl Kernel {
             }
             check_size(writer.size())?;
         }
-        let fingerprint = fingerprint(request, tenant_keys);
-        Ok(seal(request, writer, &fingerprint, tenant_keys, nonce)?)
+        let fingerprint = fingerprint(request, tenant_keys.requests());
+        Ok(seal(request, writer, &fingerprint, tenant_keys.requests(), nonce)?)
     }
 }
 
@@ -149,7 +150,7 @@ const FINGERPRINT_BYTES_USUAL: usize = 1_024;
 const CELL_BYTES_USUAL: usize = 32;
 
 /// What tells the same request from another one with the same id.
-fn fingerprint(request: &Request, keys: &TenantKeys) -> InternalHash {
+pub(super) fn fingerprint(request: &Request, keys: &RequestKeys) -> InternalHash {
     if request.idempotency.is_none() {
         return InternalHash::ZERO;
     }
@@ -163,7 +164,7 @@ pub(super) fn seal(
     request: &Request,
     writer: EnvelopeWriter,
     fingerprint: &InternalHash,
-    keys: &TenantKeys,
+    keys: &RequestKeys,
     nonce: [u8; 12],
 ) -> Result<SealedRequest, RequestError> {
     let mut bytes = Vec::with_capacity(REQUEST_HEADER_SIZE + writer.size() + 128);
@@ -192,7 +193,7 @@ pub(super) fn seal(
 }
 
 /// What needs no state to be refused.
-fn check(request: &Request, now: Timestamp) -> Result<(), RequestError> {
+pub(super) fn check(request: &Request, now: Timestamp) -> Result<(), RequestError> {
     if request.operations.is_empty() {
         return Err(RequestError::Empty);
     }
@@ -276,7 +277,7 @@ impl Statements {
 }
 
 /// What `INSERT INTO table (columns) VALUES …` lowers to, without text.
-fn lower_rows(
+pub(super) fn lower_rows(
     catalog: &Catalog,
     table: &str,
     columns: &[String],
@@ -323,7 +324,7 @@ fn lower_rows(
     }))
 }
 
-fn check_size(size: usize) -> Result<(), RequestError> {
+pub(super) fn check_size(size: usize) -> Result<(), RequestError> {
     if size <= REQUEST_SIZE_MAX {
         return Ok(());
     }

@@ -42,6 +42,8 @@ pub struct Transaction {
     first: Position,
     /// Draft whose turn it is.
     next: usize,
+    /// The first record, sealed before its turn.
+    sealed_ahead: Option<(Metadata, Vec<u8>)>,
     /// It is in the log already, its tree changes under way.
     appended: Option<(Metadata, Appended)>,
     progress: RecordProgress,
@@ -68,6 +70,7 @@ impl Transaction {
             drafts,
             first,
             next: 0,
+            sealed_ahead: None,
             appended: None,
             progress: RecordProgress::default(),
             pages_estimated: None,
@@ -181,6 +184,18 @@ impl Transaction {
         }
     }
 
+    /// Seals the first record, of a transaction whose place in the log is certain if it is applied
+    /// at all.
+    pub fn seal_ahead(&mut self, keys: &TenantKeys, scratch: &mut TransactionScratch) {
+        assert!(self.next == 0 && self.appended.is_none(), "before it is run");
+        let Origin { tenant, generation, .. } = self.origin;
+        let salt = keys.salt(generation);
+        let context = DraftContext { tenant, first: self.first, salt: &salt };
+        let mut sealed = core::mem::take(&mut scratch.sealed);
+        let metadata = self.seal_next(keys, &context, &mut sealed);
+        self.sealed_ahead = Some((metadata, sealed));
+    }
+
     fn append(
         &mut self,
         world: &mut World<'_>,
@@ -188,6 +203,24 @@ impl Transaction {
         context: &DraftContext<'_>,
         sealed: &mut Vec<u8>,
     ) {
+        let metadata = match self.sealed_ahead.take() {
+            Some((metadata, ahead)) => {
+                *sealed = ahead;
+                metadata
+            }
+            None => self.seal_next(keys, context, sealed),
+        };
+        let appended = world.logs.append(&metadata, sealed);
+        assert_eq!(appended.position, metadata.position, "positions are dense");
+        self.appended = Some((metadata, appended));
+    }
+
+    fn seal_next(
+        &self,
+        keys: &TenantKeys,
+        context: &DraftContext<'_>,
+        sealed: &mut Vec<u8>,
+    ) -> Metadata {
         let (draft, plaintext) = self.drafts.get(self.next);
         let mut metadata = Metadata {
             position: Position::new(self.first.get() + self.next as u64),
@@ -210,8 +243,6 @@ impl Transaction {
         sealed.clear();
         sealed.extend_from_slice(plaintext);
         seal_record(&keys.record(self.origin.generation), &mut metadata, sealed);
-        let appended = world.logs.append(&metadata, sealed);
-        assert_eq!(appended.position, metadata.position, "positions are dense");
-        self.appended = Some((metadata, appended));
+        metadata
     }
 }

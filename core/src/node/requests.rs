@@ -22,19 +22,36 @@ use crate::store::Pins;
 use crate::time::Clock;
 use crate::vsr::Busy;
 
-/// A request that is not sealed yet.
+/// A request that is not in the queue yet.
 #[derive(Debug)]
 pub(super) struct Waiting {
     ticket: Ticket,
-    request: Request,
+    work: Work,
     pins: Pins,
     /// What it takes in memory.
     pub bytes: usize,
 }
 
+/// What was submitted.
+#[derive(Debug)]
+pub(super) enum Work {
+    Request(Request),
+    /// By its caller, with a [`crate::kernel::Sealer`].
+    Sealed(SealedRequest),
+}
+
+impl Work {
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Work::Request(request) => request.memory_bytes(),
+            Work::Sealed(sealed) => sealed.size(),
+        }
+    }
+}
+
 impl Waiting {
-    pub fn new(ticket: Ticket, request: Request, bytes: usize) -> Waiting {
-        Waiting { ticket, request, pins: Pins::new(), bytes }
+    pub fn new(ticket: Ticket, work: Work, bytes: usize) -> Waiting {
+        Waiting { ticket, work, pins: Pins::new(), bytes }
     }
 }
 
@@ -68,35 +85,56 @@ impl Running {
         }
         let mut moved = false;
         while self.queue_bytes < 2 * PREPARE_BODY_SIZE_MAX {
-            let Some(mut waiting) = self.waiting.pop_front() else { break };
-            match self.seal(&mut waiting, now, effects)? {
+            let Some(Waiting { ticket, work, mut pins, bytes }) = self.waiting.pop_front() else {
+                break;
+            };
+            let step = match work {
+                Work::Sealed(sealed) => self.take_sealed(sealed),
+                Work::Request(mut request) => {
+                    let step = self.seal(&mut request, &mut pins, now, effects)?;
+                    if let SealStep::Later = step {
+                        let work = Work::Request(request);
+                        self.waiting.push_front(Waiting { ticket, work, pins, bytes });
+                        break;
+                    }
+                    step
+                }
+            };
+            match step {
                 SealStep::Sealed(sealed) => {
                     self.queue_bytes += sealed.size();
-                    self.queue.push_back(Queued { ticket: waiting.ticket, sealed });
+                    self.queue.push_back(Queued { ticket, sealed });
                 }
-                SealStep::Answered(answer) => self.replies.push_back((waiting.ticket, answer)),
-                SealStep::Later => {
-                    self.waiting.push_front(waiting);
-                    break;
-                }
+                SealStep::Answered(answer) => self.replies.push_back((ticket, answer)),
+                SealStep::Later => unreachable!("put back above"),
             }
-            self.store.unpin(&mut waiting.pins);
-            self.waiting_bytes -= waiting.bytes;
+            self.store.unpin(&mut pins);
+            self.waiting_bytes -= bytes;
             moved = true;
         }
         Ok(moved)
     }
 
+    /// A request is sealed with a key that apply will find, or it halts every replica.
+    fn take_sealed(&self, sealed: SealedRequest) -> SealStep {
+        let (tenant, key) = sealed.sealed_with();
+        match self.keyring.tenant_key(tenant, key) {
+            Some(_) => SealStep::Sealed(sealed),
+            None => SealStep::Answered(Err(RequestError::KeyMissing(tenant))),
+        }
+    }
+
     fn seal(
         &mut self,
-        waiting: &mut Waiting,
+        request: &mut Request,
+        pins: &mut Pins,
         now: Clock,
         effects: &mut Effects,
     ) -> Result<SealStep, Halt> {
         // A miss that another task's read has cured brings no completion: look again at once.
         for _ in 0..SEAL_TRIES_MAX {
-            match self.try_seal(waiting, now, effects)? {
-                SealStep::Later if self.store.ready(&waiting.pins).map_err(store_halt)? => {}
+            match self.try_seal(request, pins, now, effects)? {
+                SealStep::Later if self.store.ready(pins).map_err(store_halt)? => {}
                 step => return Ok(step),
             }
         }
@@ -105,14 +143,15 @@ impl Running {
 
     fn try_seal(
         &mut self,
-        waiting: &mut Waiting,
+        request: &mut Request,
+        pins: &mut Pins,
         now: Clock,
         effects: &mut Effects,
     ) -> Result<SealStep, Halt> {
-        if !self.store.ready(&waiting.pins).map_err(store_halt)? {
+        if !self.store.ready(pins).map_err(store_halt)? {
             return Ok(SealStep::Later);
         }
-        if !self.mint_keys(&mut waiting.request, effects)? {
+        if !self.mint_keys(request, effects)? {
             return Ok(SealStep::Later);
         }
         let mut nonce = [0; 12];
@@ -124,14 +163,13 @@ impl Running {
         }
         // Of the two clocks that will judge it, the later: the prepare's time never goes back.
         let wall = now.wall.max(self.vsr.status().timestamp);
-        let sealed =
-            self.kernel.prepare_request(&self.store, &self.keyring, &waiting.request, wall, nonce);
+        let sealed = self.kernel.prepare_request(&self.store, &self.keyring, request, wall, nonce);
         Ok(match sealed {
             Ok(sealed) => SealStep::Sealed(sealed),
             Err(PrepareError::Refused(error)) => SealStep::Answered(Err(error)),
             Err(PrepareError::Remembered(answer)) => SealStep::Answered(*answer),
             Err(PrepareError::Fault(_)) => {
-                self.store.fetch(&mut waiting.pins, effects);
+                self.store.fetch(pins, effects);
                 SealStep::Later
             }
         })

@@ -14,8 +14,7 @@ use crate::ids::{Op, TenantId};
 use crate::io::{Effects, Input, IoError, IoId, Owner};
 use crate::journal::Operation;
 use crate::kernel::{
-    Kernel, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError, RetryReason,
-    SealedRequest,
+    Kernel, RecoveryEvidence, RecoveryReason, Reply, RequestError, RetryReason, SealedRequest,
 };
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::limits::{REQUEST_QUEUE_MAX, SEALED_BYTES_MAX, SPACE_RESERVE_BYTES, TICKETS_MAX};
@@ -26,7 +25,7 @@ use crate::node::checkpoint::CheckpointTask;
 use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
-use crate::node::requests::{Queued, Waiting};
+use crate::node::requests::{Queued, Waiting, Work};
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
 use crate::time::{Clock, Timestamp};
@@ -78,7 +77,7 @@ pub(super) struct Running {
     pub checkpoint: Option<CheckpointTask>,
     #[cfg(verity_zoo)]
     pub checkpoint_due: Option<CheckpointTask>,
-    /// Submitted, not sealed yet: pages or keys are missing.
+    /// Submitted, not in the queue yet: to be sealed, or pages or keys are missing for that.
     pub waiting: VecDeque<Waiting>,
     pub waiting_bytes: usize,
     /// What all reads together sort and group.
@@ -152,9 +151,9 @@ impl Running {
         }
     }
 
-    pub fn submit(&mut self, ticket: Ticket, request: Request) {
+    pub fn submit(&mut self, ticket: Ticket, work: Work) {
         let disk_full = self.free_bytes.is_some_and(|free| free < SPACE_RESERVE_BYTES);
-        let bytes = request.memory_bytes();
+        let bytes = work.memory_bytes();
         // The two prepares' worth that are sealed already have a share of their own.
         let room = self.memory.requests as usize - SEALED_BYTES_MAX;
         let crowded = !self.waiting.is_empty() && self.waiting_bytes + bytes > room;
@@ -174,7 +173,7 @@ impl Running {
             Some(reason) => self.replies.push_back((ticket, Err(RequestError::Retry(reason)))),
             None => {
                 self.waiting_bytes += bytes;
-                self.waiting.push_back(Waiting::new(ticket, request, bytes));
+                self.waiting.push_back(Waiting::new(ticket, work, bytes));
             }
         }
     }

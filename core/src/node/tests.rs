@@ -258,6 +258,81 @@ fn sql_writes_are_transactions() {
     assert_eq!(disk.ask(&mut node, sql("DELETE FROM patients", &[])).unwrap().rows_affected(), 1);
 }
 
+impl Disk {
+    fn ask_sealed(
+        &mut self,
+        node: &mut Node,
+        sealed: SealedRequest,
+    ) -> Result<Reply, RequestError> {
+        let mut effects = Effects::new();
+        let ticket = node.enqueue_sealed(sealed);
+        node.run(self.now, &mut effects);
+        self.take(&mut effects);
+        // The record is sealed while the disk works; what follows must find it right.
+        node.work_ahead();
+        self.settle(node);
+        let (answered, reply) = node.next_reply().expect("a reply");
+        assert_eq!(answered, ticket);
+        reply
+    }
+}
+
+fn insert_row(table: &str, id: i64, name: &str) -> Request {
+    let operation = Operation::InsertRows {
+        table: table.to_string(),
+        columns: vec!["id".to_string(), "name".to_string()],
+        rows: vec![vec![Value::Integer(id), Value::text(name)]],
+    };
+    Request { operations: vec![operation], ..append("-", ExpectedVersion::Any, &["-"]) }
+}
+
+#[test]
+fn callers_seal_what_the_node_would_seal_and_nothing_else() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    let create = "CREATE TABLE p (id BIGINT PRIMARY KEY, name TEXT NOT NULL)";
+    disk.ask(&mut node, sql(create, &[])).unwrap();
+    let sealer = node.sealer(TenantId::DEFAULT).expect("the schema is at hand");
+    assert!(node.sealer_holds(&sealer));
+    let now = disk.now.wall;
+    let seal = |request: &Request, nonce: u8| sealer.seal(request, now, [nonce; 12]);
+
+    let id = dated(&disk, 1).idempotency;
+    let row = Request { idempotency: id, ..insert_row("p", 1, "Ana") };
+    let first = disk.ask_sealed(&mut node, seal(&row, 1).unwrap()).unwrap();
+    assert_eq!(first.rows_affected(), 1);
+    // The same request, sealed by the node: the same fingerprint, so it is known.
+    let again = disk.ask(&mut node, row).unwrap();
+    assert!(again.replayed && again.position == first.position);
+    // A duplicate is refused when it is applied.
+    let doubled = disk.ask_sealed(&mut node, seal(&insert_row("p", 1, "Bo"), 2).unwrap());
+    assert!(matches!(doubled, Err(RequestError::Sql(_))), "{doubled:?}");
+    let record = append("visits", ExpectedVersion::Exact(0), &["a"]);
+    assert!(disk.ask_sealed(&mut node, seal(&record, 3).unwrap()).is_ok());
+    // What must be refused, or parsed, is the node's business.
+    assert!(seal(&insert_row("nowhere", 1, "x"), 4).is_none());
+    assert!(seal(&sql("DELETE FROM p", &[]), 5).is_none());
+    assert!(seal(&Request { operations: Vec::new(), ..record }, 6).is_none());
+    let rows = select(&mut disk, &mut node, "SELECT name FROM p").unwrap();
+    assert_eq!(rows.rows, vec![vec![Value::text("Ana")]]);
+
+    // After a change of schema it is told, and does no harm.
+    let stale = seal(&insert_row("p", 2, "Cy"), 7).unwrap();
+    disk.ask(&mut node, sql("DROP TABLE p", &[])).unwrap();
+    disk.ask(&mut node, sql(create, &[])).unwrap();
+    assert!(!node.sealer_holds(&sealer));
+    let Err(RequestError::Sql(error)) = disk.ask_sealed(&mut node, stale) else {
+        panic!("a row of a table that is gone")
+    };
+    assert_eq!(error.code, SqlState::SchemaChanged);
+    let count = select(&mut disk, &mut node, "SELECT COUNT(*) FROM p").unwrap();
+    assert_eq!(count.rows, vec![vec![Value::Integer(0)]]);
+
+    assert!(node.sealer(TenantId::new(77)).is_none());
+    disk.shut_down(node);
+}
+
 fn select(disk: &mut Disk, node: &mut Node, text: &str) -> Result<ReadResult, ReadError> {
     let mut read = Read::sql(TenantId::DEFAULT, text, Vec::new());
     let mut effects = Effects::new();

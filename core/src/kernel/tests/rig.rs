@@ -352,7 +352,7 @@ impl Rig {
         let nonce = self.nonce();
         let keys = &self.keys.0[&request.tenant];
         let fingerprint = keys.fingerprint().of(&[&bytes]);
-        seal(request, writer, &fingerprint, keys, nonce).unwrap()
+        seal(request, writer, &fingerprint, keys.requests(), nonce).unwrap()
     }
 
     pub fn commands(&mut self, commands: &[Command]) -> Result<Reply, RequestError> {

@@ -1,0 +1,189 @@
+//! What the lock guards: the node, its disk, and who waits for what.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use verity_core::ids::TenantId;
+use verity_core::io::{Effects, Input};
+use verity_core::node::{Halt, Node, Progress, Ticket};
+use verity_core::time::{self, Clock};
+
+use super::sealers::{Asked, Sealers};
+use super::slot::{Answer, Slot};
+use crate::disk::Disk;
+use crate::error::Error;
+
+/// How often the node is told of the free space.
+const SPACE_EVERY_NS: u64 = time::SECOND_NS;
+
+/// Who steps the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Nobody,
+    Caller,
+    Background,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub node: Node,
+    pub disk: Disk,
+    pub effects: Effects,
+    pub inputs: Vec<Input>,
+    pub waiting: Waiters,
+    /// Readers that wait for pages; all look again after any completion.
+    pub readers: Vec<Arc<Slot>>,
+    /// Buffer of `Driver::take_left`.
+    pub taken: Vec<(Asked, Arc<Slot>)>,
+    pub sealers: Arc<Sealers>,
+    /// Whose request came unsealed: the next ones need not.
+    pub unsealed: Option<TenantId>,
+    /// Answered in this turn; woken after the lock is released.
+    pub answered: Vec<Arc<Slot>>,
+    pub role: Role,
+    pub background_idles: bool,
+    /// Turns in which a completion came in.
+    pub progress: u64,
+    pub space_told: Option<time::Instant>,
+    pub stop: bool,
+}
+
+/// Tickets that are not answered, and who waits for them. Tickets are dense.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    /// Ticket of the first slot.
+    first: u64,
+    slots: VecDeque<Option<Arc<Slot>>>,
+}
+
+impl Waiters {
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    fn insert(&mut self, ticket: Ticket, slot: Arc<Slot>) {
+        if self.slots.is_empty() {
+            self.first = ticket.0;
+        }
+        assert_eq!(ticket.0, self.first + self.slots.len() as u64, "tickets are dense");
+        self.slots.push_back(Some(slot));
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Arc<Slot> {
+        let at = ticket.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let Some(slot) = at.and_then(|at| self.slots.get_mut(at)).and_then(Option::take) else {
+            unreachable!("every ticket has a slot");
+        };
+        while let Some(None) = self.slots.front() {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+        slot
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = Arc<Slot>> {
+        self.slots.drain(..).flatten()
+    }
+}
+
+impl Inner {
+    pub fn submit(
+        &mut self,
+        now: Clock,
+        asked: Asked,
+        slot: Arc<Slot>,
+    ) -> Result<Arc<Slot>, Error> {
+        if self.stop || self.node.halted().is_some() {
+            return Err(self.why_halted());
+        }
+        self.enqueue(asked, Arc::clone(&slot));
+        self.run(now);
+        Ok(slot)
+    }
+
+    pub fn enqueue(&mut self, asked: Asked, slot: Arc<Slot>) {
+        if self.stop || self.node.halted().is_some() {
+            slot.answer(Answer::Halted);
+            self.answered.push(slot);
+            return;
+        }
+        let ticket = match asked {
+            Asked::Sealed(sealed) => self.node.enqueue_sealed(sealed),
+            Asked::Request(request) => {
+                self.unsealed = Some(request.tenant);
+                self.node.enqueue(request)
+            }
+        };
+        self.waiting.insert(ticket, slot);
+    }
+
+    /// What was enqueued goes its way.
+    pub fn run(&mut self, now: Clock) {
+        self.node.run(now, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        if let Some(tenant) = self.unsealed.take() {
+            self.sealers.learn(&self.node, tenant);
+        }
+    }
+
+    pub fn slice(
+        &mut self,
+        now: Clock,
+        slice: impl FnOnce(&mut Node, Clock, &mut Effects) -> Progress,
+    ) -> Result<Progress, Error> {
+        if self.stop || self.node.halted().is_some() {
+            return Err(self.why_halted());
+        }
+        let progress = slice(&mut self.node, now, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        Ok(progress)
+    }
+
+    /// Completions in, effects out, replies to their slots. Never waits.
+    pub fn turn(&mut self, now: Clock) {
+        self.disk.poll(&mut self.inputs);
+        if !self.inputs.is_empty() {
+            self.progress += 1;
+            self.answered.extend(self.readers.drain(..).inspect(|slot| {
+                slot.answer(Answer::LookAgain);
+            }));
+        }
+        for input in self.inputs.drain(..) {
+            self.node.step(now, input, &mut self.effects);
+        }
+        let due = |told: time::Instant| now.monotonic.since_ns(told) >= SPACE_EVERY_NS;
+        if self.space_told.is_none_or(due) {
+            self.space_told = Some(now.monotonic);
+            if let Some(free_bytes) = self.disk.free_bytes() {
+                self.node.step(now, Input::Space { free_bytes }, &mut self.effects);
+            }
+        }
+        if self.node.deadline().is_some_and(|deadline| deadline <= now.monotonic) {
+            self.node.step(now, Input::Tick, &mut self.effects);
+        }
+        self.disk.execute(&mut self.effects);
+        // Whoever is answered below may seal at once.
+        self.sealers.check(&self.node);
+        while let Some((ticket, reply)) = self.node.next_reply() {
+            let slot = self.waiting.remove(ticket);
+            slot.answer(Answer::Reply(reply));
+            self.answered.push(slot);
+        }
+        if self.node.halted().is_some() {
+            for slot in self.waiting.drain() {
+                slot.answer(Answer::Halted);
+                self.answered.push(slot);
+            }
+        }
+    }
+
+    pub fn why_halted(&self) -> Error {
+        match self.node.halted() {
+            None | Some(Halt::Shutdown) => Error::Closed,
+            Some(halt) => Error::Halted {
+                halt: halt.clone(),
+                problem: self.disk.problem().map(str::to_string),
+            },
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Reads on their callers' threads: a bounded slice under the lock, then the next.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use verity_core::ids::TenantId;
+use verity_core::io::Effects;
+use verity_core::node::{CommitmentRead, Node, PointRead, Progress, Read};
+use verity_core::query::{PointScratch, Prepared, Value};
+use verity_core::time::Clock;
+
+use super::slot::{Slot, Wake};
+use super::{Driver, Role};
+use crate::error::Error;
+
+impl Driver {
+    /// The hot path of a lookup by primary key; `None`: run a [`Read`].
+    pub fn read_point(
+        &self,
+        tenant: TenantId,
+        prepared: &Prepared,
+        params: &[Value],
+        scratch: &mut PointScratch,
+        row: &mut Vec<Value>,
+    ) -> Option<PointRead> {
+        let mut inner = self.lock();
+        if inner.stop {
+            return None;
+        }
+        let read = inner.node.read_point(tenant, prepared, params, scratch, row);
+        drop(inner);
+        self.after_unlock();
+        read
+    }
+
+    /// Runs a read to its end, slice by slice, on this thread.
+    pub fn read(&self, read: &mut Read) -> Result<(), Error> {
+        self.slices(|node, now, effects| node.read(now, read, effects))
+    }
+
+    pub fn read_commitment(&self, read: &mut CommitmentRead) -> Result<(), Error> {
+        self.slices(|node, _, effects| node.read_commitment(read, effects))
+    }
+
+    fn slices(
+        &self,
+        mut slice: impl FnMut(&mut Node, Clock, &mut Effects) -> Progress,
+    ) -> Result<(), Error> {
+        loop {
+            let mut inner = self.lock();
+            match inner.slice(self.now(), &mut slice)? {
+                Progress::Ready => {
+                    drop(inner);
+                    self.after_unlock();
+                    return Ok(());
+                }
+                Progress::Yielded => {
+                    drop(inner);
+                    self.after_unlock();
+                    std::thread::yield_now();
+                }
+                Progress::Waiting if inner.role == Role::Nobody => {
+                    inner.role = Role::Caller;
+                    self.gathered.set_driven(true);
+                    let seen = inner.progress;
+                    let inner = self.drive(inner, |inner| inner.progress != seen);
+                    self.leave(inner);
+                }
+                Progress::Waiting => {
+                    let slot = Slot::for_this_thread();
+                    inner.readers.push(Arc::clone(&slot));
+                    let started_io = inner.disk.take_unsubmitted();
+                    drop(inner);
+                    if started_io {
+                        self.bell.submit();
+                    }
+                    self.after_unlock();
+                    slot.park();
+                }
+            }
+        }
+    }
+
+    /// One slice of a read; `Some` when it is done. The waker is called when it is worth trying on.
+    pub fn poll_read(&self, read: &mut Read, waker: &Waker) -> Option<Result<(), Error>> {
+        let mut inner = self.lock();
+        match inner.slice(self.now(), |node, now, effects| node.read(now, read, effects)) {
+            Err(error) => Some(Err(error)),
+            Ok(Progress::Ready) => Some(Ok(())),
+            Ok(Progress::Yielded) => {
+                waker.wake_by_ref();
+                None
+            }
+            Ok(Progress::Waiting) => {
+                inner.readers.push(Slot::new(Wake::Task(waker.clone())));
+                self.background_drives(&mut inner);
+                let started_io = inner.disk.take_unsubmitted();
+                drop(inner);
+                if started_io {
+                    self.bell.submit();
+                }
+                self.after_unlock();
+                None
+            }
+        }
+    }
+
+    /// Gives up a read: what it pins is free again.
+    pub fn cancel(&self, read: &mut Read) {
+        self.lock().node.cancel(read);
+        self.after_unlock();
+    }
+}
