@@ -42,6 +42,11 @@ pub const COLUMNS_MAX: usize = 256;
 pub const IDENTIFIER_SIZE_MAX: usize = 128;
 pub const STREAM_NAME_SIZE_MAX: usize = 256;
 pub const TABLES_MAX: usize = 1_024;
+/// Secondary indexes of one table, and columns of one index.
+pub const INDEXES_MAX: usize = 64;
+pub const INDEX_COLUMNS_MAX: usize = 32;
+/// Rows that enter an index between two looks at the table.
+pub const INDEX_BUILD_BATCH: usize = 64;
 pub const TENANTS_MAX: usize = 65_536;
 /// Wrapped keys of one tenant: its KEK and its data keys.
 pub const KEYS_PER_TENANT_MAX: usize = 4;
@@ -92,6 +97,14 @@ pub const SEALED_BYTES_MAX: usize = 2 * PREPARE_BODY_SIZE_MAX + REQUEST_SIZE_MAX
 pub const FRAME_BYTES: u64 = PAGE_SIZE as u64 + 96;
 /// Code, stacks, and what the allocator cannot give out: measured, then rounded up.
 pub const PROCESS_BYTES: u64 = 24 << 20;
+/// Index entries that a read gathers before it looks their rows up.
+pub const READ_LOOKUPS: usize = 64;
+/// Ranges whose entries the planner counts, for each way to find rows.
+pub const PLAN_RANGES_COUNTED: usize = 8;
+/// Rows that the planner does not like to sort.
+pub const PLAN_SORT_ROWS: u64 = 100_000;
+/// Sides of an OR that are looked up one by one.
+pub const UNION_BRANCHES_MAX: usize = 32;
 
 /// Positions per segment file.
 pub const SEGMENT_POSITIONS: u64 = 1_000_000;

@@ -13,6 +13,7 @@
 pub mod access;
 pub mod aggregate;
 pub mod bind;
+pub mod bind_index;
 pub mod bind_returning;
 pub mod bind_select;
 pub mod bind_write;
@@ -28,13 +29,16 @@ pub mod eval;
 pub mod explain;
 pub mod expr;
 pub mod functions;
+pub mod index;
 pub mod json;
 pub mod key;
 pub mod like;
 pub mod parse;
 pub mod past;
+pub mod plan;
 pub mod prepared;
 pub mod read;
+pub mod rows;
 pub mod schema;
 pub mod source;
 pub mod stored;
@@ -42,10 +46,14 @@ pub mod value;
 pub mod versions;
 pub mod virtual_tables;
 
-pub use command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
+pub use command::{
+    Assignment, Command, ConflictTarget, CreateIndex, Delete, Insert, InsertRows, OnConflict,
+    Update,
+};
 pub use decimal::Decimal;
 pub use error::{SqlError, SqlState};
 pub use expr::Expr;
+pub use index::Index;
 pub use prepared::{AsOf, Prepared, Statement, prepare, prepare_one};
 pub use read::{EventRead, PointScratch, ReadProgress, ReadTask, ReadWorld, Stop, read_point};
 pub use schema::{Catalog, CatalogKey, Check, Column, HIDDEN_KEY_COLUMN, TableSchema};

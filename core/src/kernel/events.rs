@@ -101,6 +101,8 @@ impl OpenedEvent {
             }
             Payload::TableCreated { .. }
             | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
             | Payload::StreamCreated { .. }
             | Payload::Appended { .. }
             | Payload::Refused
@@ -116,6 +118,8 @@ impl OpenedEvent {
             | Payload::RowDelete { .. }
             | Payload::TableCreated { .. }
             | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
             | Payload::StreamCreated { .. }
             | Payload::Refused
             | Payload::Completed

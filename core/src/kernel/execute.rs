@@ -15,9 +15,11 @@ mod change;
 mod estimate;
 mod insert;
 mod row;
+mod schema;
 mod stream;
+mod unique;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -32,6 +34,7 @@ use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
 use crate::limits::{
     ClusterConstants, OPERATIONS_MAX, PAGE_SIZE, ROW_SIZE_MAX, TABLES_MAX, TENANTS_MAX,
 };
+use crate::query::bind_index::duplicate_index;
 use crate::query::command::Command;
 use crate::query::eval::Context;
 use crate::query::{Catalog, SqlError, SqlState, TableSchema, Value};
@@ -41,7 +44,9 @@ use crate::time::Timestamp;
 use change::Changing;
 use estimate::Changes;
 use insert::Inserting;
+use schema::Building;
 pub use stream::check_append;
+use unique::UniqueOverlay;
 
 /// Why a step did not get to its end.
 #[derive(Debug)]
@@ -59,6 +64,16 @@ impl From<Fault> for Stop {
 impl From<RequestError> for Stop {
     fn from(error: RequestError) -> Stop {
         Stop::Refused(error)
+    }
+}
+
+impl From<crate::query::Stop> for Stop {
+    fn from(stop: crate::query::Stop) -> Stop {
+        match stop {
+            crate::query::Stop::Fault(fault) => Stop::Fault(fault),
+            crate::query::Stop::Sql(error) => error.into(),
+            crate::query::Stop::EventFault => unreachable!("plans read no records"),
+        }
     }
 }
 
@@ -100,6 +115,7 @@ enum Step {
     Begin,
     Inserting(Inserting),
     Changing(Changing),
+    Building(Building),
 }
 
 #[derive(Debug)]
@@ -114,6 +130,7 @@ pub struct Execution {
     at: usize,
     step: Step,
     rows: BTreeMap<TableId, BTreeMap<Vec<u8>, OverlayRow>>,
+    unique: BTreeMap<TreeId, UniqueOverlay>,
     streams: BTreeMap<String, OverlayStream>,
     tenants: BTreeMap<TenantId, KekHash>,
     /// Set once the request changed the schema.
@@ -121,6 +138,8 @@ pub struct Execution {
     bytes_scanned: u64,
     /// Changes of the table's trees so far, for the estimate of pages.
     changes: BTreeMap<TreeId, Changes>,
+    /// Indexes that this request builds.
+    built: BTreeSet<TreeId>,
     scratch: Vec<u8>,
 }
 
@@ -137,11 +156,13 @@ impl Execution {
             at: 0,
             step: Step::Begin,
             rows: BTreeMap::new(),
+            unique: BTreeMap::new(),
             streams: BTreeMap::new(),
             tenants: BTreeMap::new(),
             catalog: None,
             bytes_scanned: 0,
             changes: BTreeMap::new(),
+            built: BTreeSet::new(),
             scratch: Vec::new(),
         }
     }
@@ -229,6 +250,19 @@ impl Execution {
                 self.check_drafts(context)?;
                 Ok((0, ResultDetail::Schema))
             }
+            Command::CreateIndex(create) => {
+                self.create_index(context, create)?;
+                Ok((0, ResultDetail::Schema))
+            }
+            Command::DropIndex { table, entries } => {
+                self.drop_index(context, *table, *entries)?;
+                Ok((0, ResultDetail::Schema))
+            }
+            Command::AddColumn { table, schema_version, column } => {
+                let schema = self.table(context, *table, *schema_version)?;
+                self.add_column(context, &schema, column)?;
+                Ok((0, ResultDetail::Schema))
+            }
             Command::Insert(insert) => {
                 let rows = self.insert(context, insert)?;
                 Ok((rows, ResultDetail::Rows))
@@ -281,6 +315,18 @@ impl Execution {
             schema.schema_version = catalog.version.next();
         }
         schema.created_at = context.drafts.next_position(&self.drafts);
+        for column in &mut schema.columns {
+            column.added_at = schema.created_at;
+        }
+        let mut tree = schema.history.next();
+        for index in &mut schema.indexes {
+            if catalog.index_named(&index.name).is_some() {
+                return Err(duplicate_index(&index.name).into());
+            }
+            (index.entries, index.ended) = (tree, tree.next());
+            tree = index.ended.next();
+            index.ready_at = Some(schema.created_at);
+        }
         let mut catalog = catalog.clone();
         let bytes = schema.encode();
         let payload = Payload::TableCreated { table: schema.id, schema: &bytes };

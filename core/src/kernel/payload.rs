@@ -14,7 +14,7 @@ use super::outcome::Outcome;
 use super::recovery::RecoveryRecord;
 use super::trees::AttestedHead;
 use crate::crypto::KekHash;
-use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId};
+use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
 use crate::log::{CheckpointRecord, RecordKind};
 use crate::query::cbor::{
     DecodeError, Decoder, Encoder, MAJOR_ARRAY, MAJOR_BYTES, MAJOR_MAP, MAJOR_SIMPLE, MAJOR_TAG,
@@ -37,6 +37,38 @@ const KEY_OUTCOME: u64 = 15;
 const CHANGE_TABLE_CREATED: u64 = 1;
 const CHANGE_STREAM_CREATED: u64 = 2;
 const CHANGE_TABLE_DROPPED: u64 = 3;
+const CHANGE_INDEX_BUILT: u64 = 8;
+
+/// What became of a table's schema. The codes are changes of the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TableChange {
+    /// Its trees are there, and rows that change enter it; those that lie still do not yet.
+    IndexCreated = 4,
+    /// Every row has its entry.
+    IndexReady = 5,
+    IndexDropped = 6,
+    ColumnAdded = 7,
+}
+
+impl TableChange {
+    const ALL: [TableChange; 4] = [
+        TableChange::IndexCreated,
+        TableChange::IndexReady,
+        TableChange::IndexDropped,
+        TableChange::ColumnAdded,
+    ];
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            TableChange::IndexCreated => "create index",
+            TableChange::IndexReady => "index ready",
+            TableChange::IndexDropped => "drop index",
+            TableChange::ColumnAdded => "add column",
+        }
+    }
+}
 
 /// A decoded payload; borrows from the record's plaintext.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +97,24 @@ pub enum Payload<'a> {
     TableDropped {
         table: TableId,
         schema_version: SchemaVersion,
+    },
+    /// Changes 4 to 7.
+    TableAltered {
+        table: TableId,
+        change: TableChange,
+        /// The table's schema after it.
+        schema: &'a [u8],
+    },
+    /// Change 8: the rows of a range of keys enter an index, in the order of their keys, unless
+    /// they are in it already.
+    IndexBuilt {
+        table: TableId,
+        /// The index, by its tree.
+        entries: TreeId,
+        /// Rows above this key; `None`: from the first one on.
+        after: Option<&'a [u8]>,
+        /// Rows up to this key, which is one of them; `None`: all the rest.
+        to: Option<&'a [u8]>,
     },
     /// Change 2: a name got a stream.
     StreamCreated {
@@ -100,6 +150,8 @@ impl Payload<'_> {
             Payload::RowDelete { .. } => RecordKind::RowDelete,
             Payload::TableCreated { .. }
             | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
             | Payload::StreamCreated { .. } => RecordKind::CatalogChange,
             Payload::Appended { .. } => RecordKind::Append,
             Payload::Refused => RecordKind::Refused,
@@ -120,6 +172,8 @@ impl Payload<'_> {
             Payload::RowDelete { .. } => "delete",
             Payload::TableCreated { .. } => "create table",
             Payload::TableDropped { .. } => "drop table",
+            Payload::TableAltered { change, .. } => change.name(),
+            Payload::IndexBuilt { .. } => "index built",
             Payload::StreamCreated { .. } => "create stream",
             Payload::Appended { .. } => "append",
             Payload::Refused => "refused",
@@ -134,7 +188,12 @@ impl Payload<'_> {
     /// Must the catalog in memory follow?
     #[must_use]
     pub fn changes_catalog(&self) -> bool {
-        matches!(self, Payload::TableCreated { .. } | Payload::TableDropped { .. })
+        matches!(
+            self,
+            Payload::TableCreated { .. }
+                | Payload::TableDropped { .. }
+                | Payload::TableAltered { .. }
+        )
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -164,6 +223,23 @@ impl Payload<'_> {
                 encoder.uint(0).uint(CHANGE_TABLE_DROPPED);
                 encoder.uint(1).uint(u64::from(table.get()));
                 encoder.uint(2).uint(u64::from(schema_version.get()));
+            }
+            Payload::TableAltered { table, change, schema } => {
+                encoder.map(3);
+                encoder.uint(0).uint(u64::from(*change as u8));
+                encoder.uint(1).uint(u64::from(table.get()));
+                encoder.uint(2).out.extend_from_slice(schema);
+            }
+            Payload::IndexBuilt { table, entries, after, to } => {
+                encoder.map(5);
+                encoder.uint(0).uint(CHANGE_INDEX_BUILT);
+                encoder.uint(1).uint(u64::from(table.get()));
+                encoder.uint(2).uint(u64::from(entries.get()));
+                for (field, key) in [(3, after), (4, to)] {
+                    encoder.uint(field).option(*key, |encoder, key| {
+                        encoder.bytes(key);
+                    });
+                }
             }
             Payload::StreamCreated { stream, name } => {
                 encoder.map(3);
@@ -232,7 +308,23 @@ impl Payload<'_> {
                     table: TableId::new(fields.need(1)?.u32()?),
                     schema_version: SchemaVersion::new(fields.need(2)?.u32()?),
                 },
-                _ => return fields.decoder.error("unknown change of the catalog"),
+                CHANGE_INDEX_BUILT => Payload::IndexBuilt {
+                    table: TableId::new(fields.need(1)?.u32()?),
+                    entries: TreeId::new(fields.need(2)?.u32()?),
+                    after: fields.need(3)?.option(Decoder::bytes)?,
+                    to: fields.need(4)?.option(Decoder::bytes)?,
+                },
+                code => {
+                    let mut all = TableChange::ALL.into_iter();
+                    let Some(change) = all.find(|change| u64::from(*change as u8) == code) else {
+                        return fields.decoder.error("unknown change of the catalog");
+                    };
+                    Payload::TableAltered {
+                        table: TableId::new(fields.need(1)?.u32()?),
+                        change,
+                        schema: item(fields.need(2)?)?,
+                    }
+                }
             },
             RecordKind::Append => Payload::Appended {
                 stream: StreamId::new(fields.need(1)?.u32()?),

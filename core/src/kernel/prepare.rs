@@ -21,6 +21,7 @@ use crate::ids::TenantId;
 use crate::limits::{
     IDEMPOTENCY_AHEAD_MAX_MS, REQUEST_SIZE_MAX, STATEMENT_CACHED_SIZE_MAX, STATEMENTS_CACHED_MAX,
 };
+use crate::query::bind_index::{with_column, with_index, without_index};
 use crate::query::{
     Catalog, Column, Command, Insert, InsertRows, OnConflict, Prepared, SqlError, SqlState, Value,
     prepare,
@@ -229,6 +230,30 @@ fn follow(command: &Command, catalog: &Catalog, changed: &mut Option<Catalog>) {
         Command::DropTable { table, .. } => {
             changed.get_or_insert_with(|| catalog.clone()).drop_table(*table);
         }
+        Command::CreateIndex(create) => {
+            let catalog = changed.get_or_insert_with(|| catalog.clone());
+            let next = catalog.next_tree;
+            if catalog.index_named(&create.name).is_none()
+                && let Some(schema) = catalog.table(create.table)
+            {
+                let altered = with_index(schema, create, next);
+                catalog.alter(altered);
+            }
+        }
+        Command::DropIndex { table, entries } => {
+            let catalog = changed.get_or_insert_with(|| catalog.clone());
+            if let Some(schema) = catalog.table(*table) {
+                let altered = without_index(schema, *entries);
+                catalog.alter(altered);
+            }
+        }
+        Command::AddColumn { table, column, .. } => {
+            let catalog = changed.get_or_insert_with(|| catalog.clone());
+            if let Some(schema) = catalog.table(*table) {
+                let altered = with_column(schema, column, catalog);
+                catalog.alter(altered);
+            }
+        }
         Command::Insert(_) | Command::Update(_) | Command::Delete(_) | Command::Nothing => {}
     }
 }
@@ -260,7 +285,7 @@ impl Statements {
         }
         let key = (tenant, text.to_string());
         if let Some(bound) = self.bound.get(&key)
-            && bound.iter().all(|statement| statement.still_holds(catalog))
+            && bound.iter().all(|statement| statement.is_fresh(catalog))
         {
             return Ok(bound.clone());
         }

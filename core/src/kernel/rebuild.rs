@@ -286,8 +286,7 @@ impl Rebuild {
             self.trees.push_back(TreeRef::new(tenant, ATTESTED));
         }
         for schema in replay.catalog.tables() {
-            self.trees.push_back(TreeRef::new(tenant, schema.rows));
-            self.trees.push_back(TreeRef::new(tenant, schema.history));
+            self.trees.extend(schema.trees().into_iter().map(|tree| TreeRef::new(tenant, tree)));
         }
     }
 
@@ -432,6 +431,8 @@ impl Replay {
             Payload::RowDelete { .. }
             | Payload::TableCreated { .. }
             | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
             | Payload::StreamCreated { .. }
             | Payload::Refused
             | Payload::Completed

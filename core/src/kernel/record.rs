@@ -9,6 +9,10 @@
 //! repeats nothing. The superseded version enters history before the current one is replaced: a
 //! reader at an older position finds one of the two at any moment.
 
+mod index;
+
+pub use index::whole_row;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -44,10 +48,13 @@ pub struct OpenRecord<'a> {
 }
 
 /// How much of one record has become tree changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordProgress {
     done: u32,
     trimmed: u32,
+    /// Of a record that builds an index: the last row that is in it.
+    built_to: Option<Vec<u8>>,
+    built: u32,
 }
 
 /// Buffers that are used again for every record.
@@ -98,6 +105,12 @@ pub fn apply_record(
             if let Some(replaces) = replaces {
                 steps.step(|| supersede(store, schema, metadata, key, replaces, scratch))?;
             }
+            if !schema.indexes.is_empty() {
+                let made = record.made.as_ref().map(|made| whole_row(schema, made.value));
+                let opened = opened.as_ref().map(|(_, row)| row.as_slice());
+                let after = made.as_deref().or(opened);
+                index::follow(&mut steps, store, schema, metadata, key, replaces, after)?;
+            }
             steps.step(|| {
                 scratch.value.clear();
                 match (&record.made, &opened) {
@@ -134,6 +147,7 @@ pub fn apply_record(
                 }
                 supersede(store, schema, metadata, &key, replaces, scratch)
             })?;
+            index::follow(&mut steps, store, schema, metadata, &key, Some(replaces), None)?;
             steps.step(|| {
                 let removed = store.remove(TreeRef::new(tenant, schema.rows), &key)?;
                 assert!(removed, "the record says that the row was there");
@@ -145,6 +159,13 @@ pub fn apply_record(
         }
         Payload::TableDropped { table, schema_version } => {
             drop_table(&mut steps, store, catalog, metadata, table, schema_version)?;
+        }
+        Payload::TableAltered { table, change: _, schema } => {
+            alter_table(&mut steps, store, catalog, tenant, table, schema)?;
+        }
+        Payload::IndexBuilt { table, entries, after, to } => {
+            let schema = schema_of(catalog, table);
+            index::build(steps.progress, store, tenant, schema, entries, after, to)?;
         }
         Payload::StreamCreated { stream, name } => {
             let tree = TreeRef::new(tenant, STREAMS);
@@ -207,7 +228,9 @@ pub fn apply_to_catalog(catalog: &mut Catalog, payload: &Payload<'_>) {
         Payload::TableDropped { table, .. } => {
             catalog.drop_table(*table);
         }
-        Payload::RowPut { .. }
+        Payload::TableAltered { schema, .. } => catalog.alter(open_schema(schema)),
+        Payload::IndexBuilt { .. }
+        | Payload::RowPut { .. }
         | Payload::RowDelete { .. }
         | Payload::StreamCreated { .. }
         | Payload::Appended { .. }
@@ -239,9 +262,36 @@ fn create_table(
     let tree = TreeRef::new(tenant, CATALOG);
     steps.step(|| store.create_rows_tree(TreeRef::new(tenant, schema.rows)))?;
     steps.step(|| store.create_rows_tree(TreeRef::new(tenant, schema.history)))?;
+    for tree in schema.trees().into_iter().skip(2) {
+        steps.step(|| store.create_tree(TreeRef::new(tenant, tree)))?;
+    }
     steps.step(|| {
         let mut after = catalog.clone();
         after.create(schema.clone());
+        store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
+    })?;
+    steps.step(|| store.put(tree, &CatalogKey::Table(table).encode(), bytes).map(drop))
+}
+
+/// The schema becomes another one; trees that it names anew are created.
+fn alter_table(
+    steps: &mut Steps<'_>,
+    store: &mut Store,
+    catalog: &Catalog,
+    tenant: TenantId,
+    table: TableId,
+    bytes: &[u8],
+) -> Result<(), Fault> {
+    let schema = open_schema(bytes);
+    assert_eq!(schema.id, table);
+    let known = schema_of(catalog, table).trees();
+    for new in schema.trees().into_iter().filter(|tree| !known.contains(tree)) {
+        steps.step(|| store.create_tree(TreeRef::new(tenant, new)))?;
+    }
+    let tree = TreeRef::new(tenant, CATALOG);
+    steps.step(|| {
+        let mut after = catalog.clone();
+        after.alter(schema.clone());
         store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
     })?;
     steps.step(|| store.put(tree, &CatalogKey::Table(table).encode(), bytes).map(drop))
@@ -352,7 +402,7 @@ fn trim_outcomes(
 impl RecordProgress {
     #[must_use]
     pub fn steps(&self) -> u64 {
-        u64::from(self.done + self.trimmed)
+        u64::from(self.done + self.trimmed) + u64::from(self.built)
     }
 
     /// Outcomes forgotten by this record.
@@ -373,15 +423,20 @@ pub fn prefetch_record(
     let (table, key, replaces) = match *payload {
         Payload::RowPut { table, replaces, row } => {
             let Some(schema) = catalog.table(table) else { return };
-            (schema, open_row(schema, row).0, replaces.is_some())
+            let (key, row) = open_row(schema, row);
+            index::prefetch(store, tenant, schema, &key, Some(&row));
+            (schema, key, replaces.is_some())
         }
         Payload::RowDelete { table, key, .. } => {
             let Some(schema) = catalog.table(table) else { return };
             let Ok(key) = decode_row_key(schema, key) else { return };
+            index::prefetch(store, tenant, schema, &key, None);
             (schema, key, true)
         }
         Payload::TableCreated { .. }
         | Payload::TableDropped { .. }
+        | Payload::TableAltered { .. }
+        | Payload::IndexBuilt { .. }
         | Payload::StreamCreated { .. }
         | Payload::Appended { .. }
         | Payload::Refused

@@ -16,7 +16,7 @@ use crate::query::coerce::assign;
 use crate::query::error::SqlError;
 use crate::query::eval::{Env, eval};
 use crate::query::expr::{CompareOp, Expr};
-use crate::query::key::{encode_key_value, prefix_end};
+use crate::query::key::{PRESENT, encode_key_value, prefix_end};
 use crate::query::schema::TableSchema;
 use crate::query::value::{ColumnType, Value};
 use crate::query::virtual_tables::VirtualTable;
@@ -24,14 +24,24 @@ use crate::query::virtual_tables::VirtualTable;
 /// What a filter says about each column of the key, as constant expressions.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct KeyConditions {
+    /// The columns that the tree is ordered by, each once.
+    pub key: Vec<ColumnId>,
+    /// For each of them.
     pub columns: Vec<ColumnConditions>,
     /// The filter is nothing but one equality for every column of the key.
     pub is_lookup: bool,
+    /// The columns tell every two rows apart, so an order by all of them is whole.
+    pub complete: bool,
+    /// Every term of the filter is in `columns`.
+    all_noted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct ColumnConditions {
+    /// An equality, or IS NULL.
     pub equal: Option<Expr>,
+    /// `equal` is NULL, and means it.
+    pub is_null: bool,
     pub list: Option<Vec<Expr>>,
     /// `column op constant`.
     pub bounds: Vec<(CompareOp, Expr)>,
@@ -40,6 +50,12 @@ pub struct ColumnConditions {
 impl ColumnConditions {
     fn is_empty(&self) -> bool {
         self.equal.is_none() && self.list.is_none() && self.bounds.is_empty()
+    }
+
+    /// At most one of equality, list and bounds: then a range can say all of it.
+    fn is_one_kind(&self) -> bool {
+        let kinds = [self.equal.is_some(), self.list.is_some(), !self.bounds.is_empty()];
+        kinds.into_iter().filter(|kind| *kind).count() <= 1
     }
 }
 
@@ -51,27 +67,34 @@ fn key_columns(source: &Source) -> Vec<ColumnId> {
         Source::Virtual(VirtualTable::Events) => Vec::from([ColumnId::new(1)]),
         Source::One
         | Source::Versions(_)
-        | Source::Virtual(VirtualTable::Tables | VirtualTable::Columns) => Vec::new(),
+        | Source::Virtual(VirtualTable::Tables | VirtualTable::Columns | VirtualTable::Indexes) => {
+            Vec::new()
+        }
     }
 }
 
 impl KeyConditions {
     #[must_use]
     pub fn new(source: &Source, filter: Option<&Expr>) -> KeyConditions {
+        let terms: Vec<&Expr> = conjuncts(filter).iter().collect();
         let key = key_columns(source);
+        let complete = !key.is_empty();
+        KeyConditions::over(key, complete, &terms)
+    }
+
+    /// What the terms, all of which must hold, say about these columns.
+    #[must_use]
+    pub fn over(key: Vec<ColumnId>, complete: bool, terms: &[&Expr]) -> KeyConditions {
         let mut columns: Vec<ColumnConditions> = Vec::new();
         columns.resize_with(key.len(), ColumnConditions::default);
-        let conjuncts: &[Expr] = match filter {
-            None => &[],
-            Some(Expr::And(list)) => list,
-            Some(other) => core::slice::from_ref(other),
-        };
-        for conjunct in conjuncts {
-            note(conjunct, &key, &mut columns);
+        let mut all_noted = true;
+        for term in terms {
+            all_noted &= note(term, &key, &mut columns);
         }
-        let lookups = columns.iter().filter(|column| column.equal.is_some()).count();
-        let is_lookup = !key.is_empty() && lookups == key.len() && conjuncts.len() == key.len();
-        KeyConditions { columns, is_lookup }
+        let lookups =
+            columns.iter().filter(|column| column.equal.is_some() && !column.is_null).count();
+        let is_lookup = !key.is_empty() && lookups == key.len() && terms.len() == key.len();
+        KeyConditions { key, columns, is_lookup, complete, all_noted }
     }
 
     /// Whether every column of the key has one value.
@@ -83,11 +106,18 @@ impl KeyConditions {
     /// The ranges of keys to read, ascending and disjoint. A value that the column cannot hold
     /// exactly narrows nothing.
     pub fn ranges(&self, schema: &TableSchema, env: &Env<'_>) -> Result<Vec<KeyRange>, SqlError> {
+        self.key_ranges(schema, env).map(|ranges| ranges.list)
+    }
+
+    /// As `ranges`, and whether they say all that the filter does.
+    pub fn key_ranges(&self, schema: &TableSchema, env: &Env<'_>) -> Result<KeyRanges, SqlError> {
         let mut prefixes: Vec<Vec<u8>> = Vec::from([Vec::new()]);
         let mut bound_columns = 0;
+        let mut exact = self.all_noted;
         let mut last: Option<(&ColumnConditions, ColumnType)> = None;
-        for (conditions, id) in self.columns.iter().zip(&schema.primary_key) {
+        for (conditions, id) in self.columns.iter().zip(&self.key) {
             let column_type = schema.column(*id).column_type;
+            exact &= conditions.is_one_kind();
             let values = match (&conditions.equal, &conditions.list) {
                 (Some(expr), _) => {
                     constant(expr, column_type, env)?.map(|value| Vec::from([value]))
@@ -98,14 +128,15 @@ impl KeyConditions {
                 (None, _) => None,
             };
             let Some(values) = values else {
+                exact &= conditions.equal.is_none() && conditions.list.is_none();
                 last = Some((conditions, column_type));
                 break;
             };
             let mut extended = Vec::with_capacity(prefixes.len() * values.len());
             for prefix in &prefixes {
                 for value in &values {
-                    // Nothing equals NULL.
-                    if !value.is_null() {
+                    // Nothing equals NULL, but IS NULL finds it.
+                    if !value.is_null() || conditions.is_null {
                         let mut key = prefix.clone();
                         encode_key_value(value, column_type, &mut key);
                         extended.push(key);
@@ -117,31 +148,37 @@ impl KeyConditions {
         }
         prefixes.sort_unstable();
         prefixes.dedup();
-        if bound_columns == schema.primary_key.len() && bound_columns > 0 {
-            return Ok(prefixes.into_iter().map(KeyRange::point).collect());
+        let beyond = bound_columns + usize::from(last.is_some());
+        exact &= self.columns[beyond..].iter().all(ColumnConditions::is_empty);
+        if bound_columns == self.key.len() && bound_columns > 0 {
+            let point = |key| KeyRange { is_point: self.complete, ..KeyRange::point(key) };
+            return Ok(KeyRanges { list: prefixes.into_iter().map(point).collect(), exact });
         }
-        let mut ranges = Vec::with_capacity(prefixes.len());
+        let mut list = Vec::with_capacity(prefixes.len());
         for prefix in prefixes {
             let mut range = KeyRange { high: prefix_end(&prefix), low: prefix, is_point: false };
-            if let Some((conditions, column_type)) = last
-                && !narrow(&mut range, conditions, column_type, env)?
-            {
-                continue;
+            if let Some((conditions, column_type)) = last {
+                match narrow(&mut range, conditions, column_type, env)? {
+                    Narrowed::Nothing => continue,
+                    Narrowed::Whole => {}
+                    Narrowed::Partly => exact = false,
+                }
             }
-            ranges.push(range);
+            list.push(range);
         }
-        Ok(ranges)
+        Ok(KeyRanges { list, exact })
     }
 
     /// For people: which columns of the key are used, and how.
     #[must_use]
     pub fn describe(&self, source: &Source) -> String {
         let names = source.columns();
-        let key = key_columns(source);
         let mut parts: Vec<String> = Vec::new();
-        for (conditions, id) in self.columns.iter().zip(&key) {
+        for (conditions, id) in self.columns.iter().zip(&self.key) {
             let name = names.get(id.get() as usize - 1).map_or("?", |(name, _)| name.as_str());
-            if conditions.equal.is_some() {
+            if conditions.is_null {
+                parts.push(format!("{name} is null"));
+            } else if conditions.equal.is_some() {
                 parts.push(format!("{name} ="));
             } else if let Some(list) = &conditions.list {
                 parts.push(format!("{name} in {} values", list.len()));
@@ -156,8 +193,18 @@ impl KeyConditions {
     }
 }
 
-/// Notes what one term of the filter says about the key.
-fn note(conjunct: &Expr, key: &[ColumnId], columns: &mut [ColumnConditions]) {
+/// The terms of a filter that must all hold.
+#[must_use]
+pub fn conjuncts(filter: Option<&Expr>) -> &[Expr] {
+    match filter {
+        None => &[],
+        Some(Expr::And(list)) => list,
+        Some(other) => core::slice::from_ref(other),
+    }
+}
+
+/// Notes what one term of the filter says about the key. False: not all of it is noted.
+fn note(conjunct: &Expr, key: &[ColumnId], columns: &mut [ColumnConditions]) -> bool {
     let place = |expr: &Expr| match expr {
         Expr::Column(id) => key.iter().position(|key| key == id),
         _ => None,
@@ -167,19 +214,31 @@ fn note(conjunct: &Expr, key: &[ColumnId], columns: &mut [ColumnConditions]) {
             let (at, op, value) = match (place(left), place(right)) {
                 (Some(at), _) if right.is_constant() => (at, *op, right),
                 (_, Some(at)) if left.is_constant() => (at, op.flipped(), left),
-                _ => return,
+                _ => return false,
             };
             match op {
                 CompareOp::Equal if columns[at].equal.is_none() => {
                     columns[at].equal = Some((**value).clone());
+                    true
                 }
                 CompareOp::Less
                 | CompareOp::LessOrEqual
                 | CompareOp::Greater
-                | CompareOp::GreaterOrEqual => columns[at].bounds.push((op, (**value).clone())),
-                CompareOp::Equal | CompareOp::NotEqual => {}
+                | CompareOp::GreaterOrEqual => {
+                    columns[at].bounds.push((op, (**value).clone()));
+                    true
+                }
+                CompareOp::Equal | CompareOp::NotEqual => false,
             }
         }
+        Expr::IsNull { value, negated: false } => match place(value) {
+            Some(at) if columns[at].equal.is_none() => {
+                columns[at].equal = Some(Expr::Literal(Value::Null));
+                columns[at].is_null = true;
+                true
+            }
+            Some(_) | None => false,
+        },
         Expr::Between { value, low, high, negated: false } => {
             if let Some(at) = place(value)
                 && low.is_constant()
@@ -187,7 +246,9 @@ fn note(conjunct: &Expr, key: &[ColumnId], columns: &mut [ColumnConditions]) {
             {
                 columns[at].bounds.push((CompareOp::GreaterOrEqual, (**low).clone()));
                 columns[at].bounds.push((CompareOp::LessOrEqual, (**high).clone()));
+                return true;
             }
+            false
         }
         Expr::In { value, list, negated: false } => {
             if let Some(at) = place(value)
@@ -195,9 +256,11 @@ fn note(conjunct: &Expr, key: &[ColumnId], columns: &mut [ColumnConditions]) {
                 && list.iter().all(Expr::is_constant)
             {
                 columns[at].list = Some(list.clone());
+                return true;
             }
+            false
         }
-        _ => {}
+        _ => false,
     }
 }
 
@@ -208,6 +271,10 @@ fn constant(
     env: &Env<'_>,
 ) -> Result<Option<Value>, SqlError> {
     let value = eval(expr, env)?;
+    // Compared as doubles, several decimals may equal one double: leave them to the filter.
+    if matches!((&value, column_type), (Value::Double(_), ColumnType::Decimal { .. })) {
+        return Ok(None);
+    }
     // A double that stands for an integer too large for it would round: leave it to the filter.
     Ok(assign(value.clone(), column_type).ok().filter(|assigned| {
         value.is_null()
@@ -230,18 +297,35 @@ fn constants(
     Ok(Some(values))
 }
 
-/// Applies the bounds of the column after the prefix. False: nothing is left.
+/// What the bounds of a column left of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Narrowed {
+    Nothing,
+    /// Some bound could not be applied.
+    Partly,
+    Whole,
+}
+
+/// Applies the bounds of the column after the prefix.
 fn narrow(
     range: &mut KeyRange,
     conditions: &ColumnConditions,
     column_type: ColumnType,
     env: &Env<'_>,
-) -> Result<bool, SqlError> {
+) -> Result<Narrowed, SqlError> {
     let prefix = range.low.clone();
+    let mut narrowed = Narrowed::Whole;
+    if !conditions.bounds.is_empty() {
+        // No comparison holds for NULL.
+        range.low.push(PRESENT);
+    }
     for (op, expr) in &conditions.bounds {
-        let Some(value) = constant(expr, column_type, env)? else { continue };
+        let Some(value) = constant(expr, column_type, env)? else {
+            narrowed = Narrowed::Partly;
+            continue;
+        };
         if value.is_null() {
-            return Ok(false);
+            return Ok(Narrowed::Nothing);
         }
         let mut key = prefix.clone();
         encode_key_value(&value, column_type, &mut key);
@@ -249,14 +333,15 @@ fn narrow(
             CompareOp::GreaterOrEqual => raise(&mut range.low, key),
             CompareOp::Greater => match prefix_end(&key) {
                 Some(after) => raise(&mut range.low, after),
-                None => return Ok(false),
+                None => return Ok(Narrowed::Nothing),
             },
             CompareOp::Less => lower(&mut range.high, Some(key)),
             CompareOp::LessOrEqual => lower(&mut range.high, prefix_end(&key)),
             CompareOp::Equal | CompareOp::NotEqual => unreachable!("not bounds"),
         }
     }
-    Ok(range.high.as_ref().is_none_or(|high| range.low < *high))
+    let left = range.high.as_ref().is_none_or(|high| range.low < *high);
+    Ok(if left { narrowed } else { Narrowed::Nothing })
 }
 
 fn raise(low: &mut Vec<u8>, to: Vec<u8>) {
@@ -271,6 +356,14 @@ fn lower(high: &mut Option<Vec<u8>>, to: Option<Vec<u8>>) {
     {
         *high = Some(to);
     }
+}
+
+/// Ranges of keys, ascending and disjoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRanges {
+    pub list: Vec<KeyRange>,
+    /// Every row in them passes the filter.
+    pub exact: bool,
 }
 
 /// Keys from `low` (included) to `high` (excluded).
@@ -297,12 +390,12 @@ impl KeyRange {
 /// Whether rows read in key order (Some(false)) or backwards (Some(true)) are in the wanted order.
 #[must_use]
 pub fn order_of_keys(
-    source: &Source,
     conditions: &KeyConditions,
     order: &[OrderKey],
     outputs: &[Expr],
+    nullable: impl Fn(ColumnId) -> bool,
 ) -> Option<bool> {
-    let key = key_columns(source);
+    let key = &conditions.key;
     if order.is_empty() || key.is_empty() {
         return None;
     }
@@ -319,8 +412,15 @@ pub fn order_of_keys(
             at += 1;
         }
         if at == key.len() {
-            // All of the key is fixed or ordered: the rest cannot matter.
-            break;
+            // All of the key is fixed or ordered: the rest cannot matter, if no two rows share it.
+            if conditions.complete {
+                break;
+            }
+            return None;
+        }
+        // NULL is the lowest key.
+        if nullable(*id) && wanted.nulls_first == wanted.descending {
+            return None;
         }
         if key[at] != *id || direction.is_some_and(|known| known != wanted.descending) {
             return None;

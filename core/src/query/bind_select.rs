@@ -11,7 +11,7 @@ use sqlparser::ast;
 
 use crate::ids::ColumnId;
 use crate::limits::COLUMNS_MAX;
-use crate::query::access::{KeyConditions, order_of_keys};
+use crate::query::access::KeyConditions;
 use crate::query::bind::{
     Aggregate, AggregateFunction, Scope, Source, fold, infer, not_supported, position_of, shorten,
     simple_name, with_place,
@@ -19,6 +19,7 @@ use crate::query::bind::{
 use crate::query::error::{SqlError, SqlState};
 use crate::query::expr::Expr;
 use crate::query::parse::AsOfSyntax;
+use crate::query::plan::{Candidates, Wanted};
 use crate::query::schema::Catalog;
 use crate::query::value::{ColumnType, TypeTag, Value};
 use crate::query::versions::{Versions, VersionsKind};
@@ -63,6 +64,8 @@ pub struct Select {
     pub conditions: KeyConditions,
     /// The order is the key's (false) or the key's backwards (true): no sort.
     pub order_by_key: Option<bool>,
+    /// Every way to find the rows; the first is by the primary key.
+    pub candidates: Candidates,
     /// All outputs are plain columns: their places in the row.
     pub plain: Option<Vec<usize>>,
 }
@@ -375,12 +378,25 @@ impl<'a> Binding<'a> {
         let (limit, skip) = bind_limit(&mut limit_scope, limit_clause)?;
         parameters = parameters.max(limit_scope.parameters);
 
-        let conditions = KeyConditions::new(&source, filter.as_ref());
-        let order_by_key = if grouping.is_none() && !distinct {
-            order_of_keys(&source, &conditions, &order, &outputs)
-        } else {
-            None
+        let in_order = grouping.is_none() && !distinct;
+        let looked_at = match &grouping {
+            None => outputs.iter().collect(),
+            Some(grouping) => {
+                let arguments = grouping.aggregates.iter().filter_map(|a| a.argument.as_ref());
+                grouping.keys.iter().chain(arguments).collect()
+            }
         };
+        let candidates = Candidates::new(
+            &source,
+            &Wanted {
+                filter: filter.as_ref(),
+                order: if in_order { &order } else { &[] },
+                outputs: &outputs,
+                looked_at: Some(looked_at),
+            },
+        );
+        let conditions = candidates.primary().lookups[0].conditions.clone();
+        let order_by_key = candidates.primary().order;
         let plain = outputs
             .iter()
             .map(|output| match output {
@@ -401,6 +417,7 @@ impl<'a> Binding<'a> {
             offset: skip,
             conditions,
             order_by_key,
+            candidates,
             plain,
         };
         Ok(BoundSelect { select, columns, parameters })

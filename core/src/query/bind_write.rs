@@ -14,9 +14,10 @@ use crate::query::bind::{
     Scope, Source, column_type, fold, infer, not_supported, position_of, simple_name,
     undefined_column, with_place,
 };
+use crate::query::bind_index::{unique_constraint, unique_index_over};
 use crate::query::bind_select::{bind_table, find_source, must_be_condition};
 use crate::query::coerce::assign;
-use crate::query::command::{Assignment, Delete, OnConflict, Update};
+use crate::query::command::{Assignment, ConflictTarget, Delete, OnConflict, Update};
 use crate::query::error::{SqlError, SqlState};
 use crate::query::expr::Expr;
 use crate::query::schema::{Catalog, Check, Column, TableSchema};
@@ -113,12 +114,13 @@ impl Table<'_> {
             stream: catalog.next_stream,
             rows: catalog.next_tree,
             history: catalog.next_tree.next(),
+            indexes: Vec::new(),
             schema_version: catalog.version.next(),
             // Known when the event that creates it has its position.
             created_at: Position::ZERO,
         };
         for (definition, id) in self.create.columns.iter().zip(1..) {
-            let column = self.column(definition, ColumnId::new(id))?;
+            let column = bind_column(self.sql, definition, ColumnId::new(id))?;
             if schema.column_named(&column.name).is_some() {
                 return Err(with_place(
                     SqlError::new(
@@ -130,7 +132,7 @@ impl Table<'_> {
             }
             schema.columns.push(column);
         }
-        self.constraints(&mut schema)?;
+        self.constraints(catalog, &mut schema)?;
         for id in schema.primary_key.clone() {
             let ordinal = schema.ordinal(id);
             let column = &mut schema.columns[ordinal];
@@ -146,56 +148,9 @@ impl Table<'_> {
         Ok(schema)
     }
 
-    fn column(&self, definition: &ast::ColumnDef, id: ColumnId) -> Result<Column, SqlError> {
-        let place = crate::query::parse::offset(self.sql, definition.name.span.start);
-        let wrap = |error| with_place(error, place);
-        let mut column = Column {
-            id,
-            name: fold(&definition.name).map_err(wrap)?,
-            column_type: column_type(&definition.data_type).map_err(wrap)?,
-            nullable: true,
-            default: None,
-        };
-        for option in &definition.options {
-            match &option.option {
-                ast::ColumnOption::Null => {}
-                ast::ColumnOption::NotNull => column.nullable = false,
-                ast::ColumnOption::Default(syntax) => {
-                    column.default = Some(self.default(syntax, &column)?);
-                }
-                // Constraints are bound when all columns are known.
-                ast::ColumnOption::PrimaryKey(_)
-                | ast::ColumnOption::Unique(_)
-                | ast::ColumnOption::Check(_) => {}
-                ast::ColumnOption::ForeignKey(_) => return Err(wrap(foreign_key())),
-                other => {
-                    return Err(wrap(not_supported(
-                        format!("\"{other}\" of column \"{}\" is", column.name),
-                        "column options are NOT NULL, DEFAULT, PRIMARY KEY, CHECK",
-                    )));
-                }
-            }
-        }
-        Ok(column)
-    }
-
-    fn default(&self, syntax: &ast::Expr, column: &Column) -> Result<Expr, SqlError> {
-        let place = position_of(self.sql, syntax);
-        let mut scope = Scope::new(self.sql, &Source::One, Err("DEFAULT"));
-        let bound = scope.bind(syntax)?;
-        if scope.parameters > 0 {
-            return Err(with_place(no_parameters("DEFAULT"), place));
-        }
-        match bound {
-            Expr::Literal(value) => assign(value, column.column_type)
-                .map(Expr::Literal)
-                .map_err(|error| with_place(error, place)),
-            other => Ok(other),
-        }
-    }
-
-    fn constraints(&self, schema: &mut TableSchema) -> Result<(), SqlError> {
-        let mut uniques: Vec<(Vec<ColumnId>, Option<u32>)> = Vec::new();
+    fn constraints(&self, catalog: &Catalog, schema: &mut TableSchema) -> Result<(), SqlError> {
+        type Unique = (Vec<ColumnId>, Option<String>, Option<u32>);
+        let mut uniques: Vec<Unique> = Vec::new();
         let mut checks: Vec<(&ast::CheckConstraint, Option<&ast::Ident>)> = Vec::new();
         for (definition, id) in self.create.columns.iter().zip(1..) {
             let place = crate::query::parse::offset(self.sql, definition.name.span.start);
@@ -205,7 +160,8 @@ impl Table<'_> {
                         self.primary_key(schema, [ColumnId::new(id)].into(), place)?;
                     }
                     ast::ColumnOption::Unique(_) => {
-                        uniques.push(([ColumnId::new(id)].into(), place));
+                        let name = option.name.as_ref().map(fold).transpose()?;
+                        uniques.push(([ColumnId::new(id)].into(), name, place));
                     }
                     ast::ColumnOption::Check(check) => checks.push((check, option.name.as_ref())),
                     _ => {}
@@ -216,11 +172,13 @@ impl Table<'_> {
             let place = position_of(self.sql, constraint);
             match constraint {
                 ast::TableConstraint::PrimaryKey(key) => {
-                    let columns = self.key_columns(schema, &key.columns)?;
+                    let columns = key_columns(self.sql, schema, &key.columns, false)?;
                     self.primary_key(schema, columns, place)?;
                 }
                 ast::TableConstraint::Unique(unique) => {
-                    uniques.push((self.key_columns(schema, &unique.columns)?, place));
+                    let columns = key_columns(self.sql, schema, &unique.columns, false)?;
+                    let name = unique.name.as_ref().map(fold).transpose()?;
+                    uniques.push((columns, name, place));
                 }
                 ast::TableConstraint::Check(check) => checks.push((check, None)),
                 ast::TableConstraint::ForeignKey(_) => {
@@ -237,18 +195,14 @@ impl Table<'_> {
                 }
             }
         }
-        for (columns, place) in uniques {
-            let mut sorted = (columns, schema.primary_key.clone());
+        for (columns, name, place) in uniques {
+            let mut sorted = (columns.clone(), schema.primary_key.clone());
             sorted.0.sort_unstable();
             sorted.1.sort_unstable();
+            // The primary key is unique already.
             if sorted.0 != sorted.1 {
-                return Err(with_place(
-                    not_supported(
-                        "UNIQUE beside the primary key is",
-                        "make these columns the PRIMARY KEY, or keep a second table keyed by them",
-                    ),
-                    place,
-                ));
+                unique_constraint(catalog, schema, columns, name)
+                    .map_err(|error| with_place(error, place))?;
             }
         }
         for (check, name) in checks {
@@ -272,45 +226,6 @@ impl Table<'_> {
         }
         schema.primary_key = columns;
         Ok(())
-    }
-
-    fn key_columns(
-        &self,
-        schema: &TableSchema,
-        columns: &[ast::IndexColumn],
-    ) -> Result<Vec<ColumnId>, SqlError> {
-        let mut ids: Vec<ColumnId> = Vec::with_capacity(columns.len());
-        for column in columns {
-            let place = position_of(self.sql, &column.column.expr);
-            let plain = column.operator_class.is_none()
-                && column.column.options == ast::OrderByOptions::default()
-                && column.column.with_fill.is_none();
-            let ast::Expr::Identifier(ident) = &column.column.expr else {
-                return Err(with_place(
-                    not_supported("an expression in a key is", "name columns"),
-                    place,
-                ));
-            };
-            if !plain {
-                return Err(with_place(
-                    not_supported("an order within a key is", "ORDER BY … DESC reads it backwards"),
-                    place,
-                ));
-            }
-            let name = fold(ident)?;
-            let Some(found) = schema.column_named(&name) else {
-                let names = schema.columns.iter().map(|column| column.name.as_str());
-                return Err(with_place(undefined_column(&name, &schema.name, names), place));
-            };
-            if ids.contains(&found.id) {
-                return Err(with_place(
-                    SqlError::new(SqlState::DuplicateColumn, "a column is in the key twice"),
-                    place,
-                ));
-            }
-            ids.push(found.id);
-        }
-        Ok(ids)
     }
 
     fn check(
@@ -351,6 +266,104 @@ impl Table<'_> {
     }
 }
 
+/// A column of CREATE TABLE or ALTER TABLE, its constraints aside.
+pub fn bind_column(
+    sql: &str,
+    definition: &ast::ColumnDef,
+    id: ColumnId,
+) -> Result<Column, SqlError> {
+    let place = crate::query::parse::offset(sql, definition.name.span.start);
+    let wrap = |error| with_place(error, place);
+    let mut column = Column {
+        id,
+        name: fold(&definition.name).map_err(wrap)?,
+        column_type: column_type(&definition.data_type).map_err(wrap)?,
+        nullable: true,
+        default: None,
+        initial: Value::Null,
+        added_at: Position::ZERO,
+    };
+    for option in &definition.options {
+        match &option.option {
+            ast::ColumnOption::Null => {}
+            ast::ColumnOption::NotNull => column.nullable = false,
+            ast::ColumnOption::Default(syntax) => {
+                column.default = Some(bind_default(sql, syntax, &column)?);
+            }
+            // Constraints are bound when all columns are known.
+            ast::ColumnOption::PrimaryKey(_)
+            | ast::ColumnOption::Unique(_)
+            | ast::ColumnOption::Check(_) => {}
+            ast::ColumnOption::ForeignKey(_) => return Err(wrap(foreign_key())),
+            other => {
+                return Err(wrap(not_supported(
+                    format!("\"{other}\" of column \"{}\" is", column.name),
+                    "column options are NOT NULL, DEFAULT, PRIMARY KEY, CHECK",
+                )));
+            }
+        }
+    }
+    Ok(column)
+}
+
+fn bind_default(sql: &str, syntax: &ast::Expr, column: &Column) -> Result<Expr, SqlError> {
+    let place = position_of(sql, syntax);
+    let mut scope = Scope::new(sql, &Source::One, Err("DEFAULT"));
+    let bound = scope.bind(syntax)?;
+    if scope.parameters > 0 {
+        return Err(with_place(no_parameters("DEFAULT"), place));
+    }
+    match bound {
+        Expr::Literal(value) => assign(value, column.column_type)
+            .map(Expr::Literal)
+            .map_err(|error| with_place(error, place)),
+        other => Ok(other),
+    }
+}
+
+/// The columns of a key, in order. `directions`: ASC and DESC may follow them; a key is read both
+/// ways, so they change nothing.
+pub fn key_columns(
+    sql: &str,
+    schema: &TableSchema,
+    columns: &[ast::IndexColumn],
+    directions: bool,
+) -> Result<Vec<ColumnId>, SqlError> {
+    let mut ids: Vec<ColumnId> = Vec::with_capacity(columns.len());
+    for column in columns {
+        let place = position_of(sql, &column.column.expr);
+        let plain = column.operator_class.is_none()
+            && (column.column.options == ast::OrderByOptions::default()
+                || directions && column.column.options.nulls_first.is_none())
+            && column.column.with_fill.is_none();
+        let ast::Expr::Identifier(ident) = &column.column.expr else {
+            return Err(with_place(
+                not_supported("an expression in a key is", "name columns"),
+                place,
+            ));
+        };
+        if !plain {
+            return Err(with_place(
+                not_supported("an order within a key is", "ORDER BY … DESC reads it backwards"),
+                place,
+            ));
+        }
+        let name = fold(ident)?;
+        let Some(found) = schema.column_named(&name) else {
+            let names = schema.columns.iter().map(|column| column.name.as_str());
+            return Err(with_place(undefined_column(&name, &schema.name, names), place));
+        };
+        if ids.contains(&found.id) {
+            return Err(with_place(
+                SqlError::new(SqlState::DuplicateColumn, "a column is in the key twice"),
+                place,
+            ));
+        }
+        ids.push(found.id);
+    }
+    Ok(ids)
+}
+
 fn foreign_key() -> SqlError {
     not_supported("FOREIGN KEY is", "check the other row in the same request before you insert")
 }
@@ -385,7 +398,7 @@ fn read_only() -> SqlError {
     SqlError::new(SqlState::ReservedName, "tables that begin with __ are views of the system")
 }
 
-fn as_table(source: Source, place: Option<u32>) -> Result<Arc<TableSchema>, SqlError> {
+pub fn as_table(source: Source, place: Option<u32>) -> Result<Arc<TableSchema>, SqlError> {
     match source {
         Source::Table(schema) => Ok(schema),
         Source::One | Source::Virtual(_) | Source::Versions(_) => {
@@ -628,8 +641,8 @@ fn bind_on_conflict(
     on_conflict: &ast::OnConflict,
     parameters: &mut u16,
 ) -> Result<OnConflict, SqlError> {
-    match &on_conflict.conflict_target {
-        None => {}
+    let target = match &on_conflict.conflict_target {
+        None => ConflictTarget::Any,
         Some(ast::ConflictTarget::Columns(idents)) => {
             let mut ids = Vec::with_capacity(idents.len());
             for ident in idents {
@@ -646,32 +659,49 @@ fn bind_on_conflict(
             let mut key = schema.primary_key.clone();
             key.sort_unstable();
             ids.sort_unstable();
-            if ids != key {
-                let place = idents
-                    .first()
-                    .and_then(|ident| crate::query::parse::offset(sql, ident.span.start));
-                return Err(with_place(
-                    SqlError::new(
-                        SqlState::InvalidColumnReference,
-                        "ON CONFLICT must name the columns of the primary key",
-                    ),
-                    place,
-                ));
+            match unique_index_over(schema, &ids) {
+                _ if ids == key => ConflictTarget::PrimaryKey,
+                Some(entries) => ConflictTarget::Index(entries),
+                None => {
+                    let place = idents
+                        .first()
+                        .and_then(|ident| crate::query::parse::offset(sql, ident.span.start));
+                    return Err(with_place(
+                        SqlError::new(
+                            SqlState::InvalidColumnReference,
+                            "ON CONFLICT must name the columns of the primary key or of a unique \
+                             index",
+                        ),
+                        place,
+                    ));
+                }
             }
         }
         Some(ast::ConflictTarget::OnConstraint(_)) => {
             return Err(not_supported("ON CONFLICT ON CONSTRAINT is", "name the key's columns"));
         }
-    }
+    };
     match &on_conflict.action {
-        ast::OnConflictAction::DoNothing => Ok(OnConflict::DoNothing),
+        ast::OnConflictAction::DoNothing => Ok(OnConflict::DoNothing(target)),
         ast::OnConflictAction::DoUpdate(update) => {
-            if schema.hidden_key() {
-                return Err(SqlError::new(
-                    SqlState::InvalidColumnReference,
-                    format!("\"{}\" has no primary key that could conflict", schema.name),
-                ));
-            }
+            // Without a target it is the primary key's conflict, or the only other one's.
+            let target = match target {
+                ConflictTarget::Any if !schema.hidden_key() => ConflictTarget::PrimaryKey,
+                ConflictTarget::Any => {
+                    let mut unique = schema.indexes.iter().filter(|index| index.unique);
+                    match (unique.next(), unique.next()) {
+                        (Some(index), None) => ConflictTarget::Index(index.entries),
+                        (Some(_), Some(_)) | (None, _) => {
+                            return Err(SqlError::new(
+                                SqlState::InvalidColumnReference,
+                                format!("\"{}\" has no one key that could conflict", schema.name),
+                            )
+                            .hint("name the columns: ON CONFLICT (column) DO UPDATE SET …"));
+                        }
+                    }
+                }
+                ConflictTarget::PrimaryKey | ConflictTarget::Index(_) => target,
+            };
             let mut scope = Scope::new(sql, source, Err("ON CONFLICT"));
             scope.alias = alias;
             scope.excluded = true;
@@ -679,7 +709,7 @@ fn bind_on_conflict(
             let predicate =
                 update.selection.as_ref().map(|filter| scope.bind(filter)).transpose()?;
             *parameters = (*parameters).max(scope.parameters);
-            Ok(OnConflict::DoUpdate { assignments, predicate })
+            Ok(OnConflict::DoUpdate { target, assignments, predicate })
         }
     }
 }

@@ -9,17 +9,23 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
-use crate::limits::{COLUMNS_MAX, EXPRESSION_DEPTH_MAX, IDENTIFIER_SIZE_MAX, SQL_TOKENS_MAX};
+use crate::limits::{
+    COLUMNS_MAX, EXPRESSION_DEPTH_MAX, IDENTIFIER_SIZE_MAX, INDEXES_MAX, SQL_TOKENS_MAX,
+};
 use crate::query::cbor::{DecodeError, Decoder, Encoder, MAJOR_TAG};
 use crate::query::codec::{decode_value, encode_value};
-use crate::query::command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
+use crate::query::command::{
+    Assignment, Command, ConflictTarget, CreateIndex, Delete, Insert, InsertRows, OnConflict,
+    Update,
+};
 use crate::query::expr::{ArithmeticOp, CompareOp, Expr, Function};
+use crate::query::index::Index;
 use crate::query::schema::{Catalog, Check, Column, TableSchema};
 use crate::query::value::{ColumnType, Value};
 
 /// Raised when the meaning of a command changes; old ones stay readable.
 const COMMAND_VERSION: u64 = 1;
-const SCHEMA_FORMAT: u64 = 1;
+const SCHEMA_FORMAT: u64 = 2;
 /// Marks a cell of an INSERT that is an expression and not a value ("self-described" is taken).
 const TAG_EXPRESSION: u64 = 40_001;
 
@@ -343,16 +349,13 @@ impl TableSchema {
     }
 
     fn encode_into(&self, e: &mut Encoder<'_>) {
-        e.array(11).uint(SCHEMA_FORMAT).uint(u64::from(self.id.get())).text(&self.name);
+        e.array(12).uint(SCHEMA_FORMAT).uint(u64::from(self.id.get())).text(&self.name);
         e.uint(u64::from(self.schema_version.get())).uint(self.created_at.get());
         e.uint(u64::from(self.stream.get()));
         e.uint(u64::from(self.rows.get())).uint(u64::from(self.history.get()));
         e.array(self.columns.len());
         for column in &self.columns {
-            e.array(4).text(&column.name);
-            encode_type(e, column.column_type);
-            e.bool(column.nullable);
-            e.option(column.default.as_ref(), |e, default| encode_expr(e, default));
+            encode_column(e, column);
         }
         e.array(self.primary_key.len());
         for id in &self.primary_key {
@@ -362,6 +365,15 @@ impl TableSchema {
         for check in &self.checks {
             e.array(3).text(&check.name).text(&check.text);
             encode_expr(e, &check.expr);
+        }
+        e.array(self.indexes.len());
+        for index in &self.indexes {
+            e.array(6).text(&index.name).bool(index.unique);
+            e.uint(u64::from(index.entries.get())).uint(u64::from(index.ended.get()));
+            e.option(index.ready_at.as_ref(), |e, position| {
+                e.uint(position.get());
+            });
+            encode_column_ids(e, &index.columns);
         }
     }
 
@@ -373,7 +385,7 @@ impl TableSchema {
     }
 
     fn decode_from(d: &mut Decoder<'_>) -> Result<TableSchema> {
-        d.record(11)?;
+        d.record(12)?;
         if d.uint()? != SCHEMA_FORMAT {
             return d.error("schema of another format");
         }
@@ -389,14 +401,7 @@ impl TableSchema {
         }
         let mut columns: Vec<Column> = Vec::new();
         for id in 1..=count as u32 {
-            d.record(4)?;
-            let column = Column {
-                id: ColumnId::new(id),
-                name: decode_name(d)?,
-                column_type: decode_type(d)?,
-                nullable: d.bool()?,
-                default: d.option(decode_expr)?,
-            };
+            let column = decode_column(d, ColumnId::new(id))?;
             if columns.iter().any(|other| other.name == column.name) {
                 return d.error("two columns of one name");
             }
@@ -420,6 +425,7 @@ impl TableSchema {
                 expr: decode_expr(d)?,
             });
         }
+        let indexes = decode_indexes(d, count)?;
         let exprs = columns.iter().filter_map(|column| column.default.as_ref());
         for expr in exprs.chain(checks.iter().map(|check| &check.expr)) {
             if !columns_within(expr, count) {
@@ -435,10 +441,76 @@ impl TableSchema {
             stream,
             rows,
             history,
+            indexes,
             schema_version,
             created_at,
         })
     }
+}
+
+pub(crate) fn encode_column(e: &mut Encoder<'_>, column: &Column) {
+    e.array(6).text(&column.name);
+    encode_type(e, column.column_type);
+    e.bool(column.nullable);
+    e.option(column.default.as_ref(), |e, default| encode_expr(e, default));
+    encode_value(e, &column.initial);
+    e.uint(column.added_at.get());
+}
+
+fn decode_column(d: &mut Decoder<'_>, id: ColumnId) -> Result<Column> {
+    d.record(6)?;
+    Ok(Column {
+        id,
+        name: decode_name(d)?,
+        column_type: decode_type(d)?,
+        nullable: d.bool()?,
+        default: d.option(decode_expr)?,
+        initial: decode_value(d)?,
+        added_at: Position::new(d.uint()?),
+    })
+}
+
+fn encode_column_ids(e: &mut Encoder<'_>, columns: &[ColumnId]) {
+    e.array(columns.len());
+    for id in columns {
+        e.uint(u64::from(id.get()));
+    }
+}
+
+/// At least one, each once.
+fn decode_index_columns(d: &mut Decoder<'_>, count: usize) -> Result<Vec<ColumnId>> {
+    let mut columns = Vec::new();
+    for _ in 0..d.array()? {
+        let id = decode_column_id(d)?;
+        if id.get() as usize > count || columns.contains(&id) {
+            return d.error("bad columns of an index");
+        }
+        columns.push(id);
+    }
+    if columns.is_empty() {
+        return d.error("an index without columns");
+    }
+    Ok(columns)
+}
+
+fn decode_indexes(d: &mut Decoder<'_>, columns: usize) -> Result<Vec<Index>> {
+    let count = d.array()?;
+    if count > INDEXES_MAX {
+        return d.error("too many indexes");
+    }
+    let mut indexes = Vec::with_capacity(count);
+    for _ in 0..count {
+        d.record(6)?;
+        indexes.push(Index {
+            name: decode_name(d)?,
+            unique: d.bool()?,
+            entries: TreeId::new(d.u32()?),
+            ended: TreeId::new(d.u32()?),
+            ready_at: d.option(Decoder::uint)?.map(Position::new),
+            columns: decode_index_columns(d, columns)?,
+        });
+    }
+    Ok(indexes)
 }
 
 fn columns_within(expr: &Expr, count: usize) -> bool {
@@ -494,6 +566,21 @@ impl Command {
             Command::DropTable { table, schema_version } => {
                 e.array(4).uint(COMMAND_VERSION).uint(2);
                 encode_target(e, *table, *schema_version);
+            }
+            Command::CreateIndex(create) => {
+                e.array(8).uint(COMMAND_VERSION).uint(6);
+                encode_target(e, create.table, create.schema_version);
+                e.text(&create.name).bool(create.unique).bool(create.if_not_exists);
+                encode_column_ids(e, &create.columns);
+            }
+            Command::DropIndex { table, entries } => {
+                e.array(4).uint(COMMAND_VERSION).uint(7);
+                e.uint(u64::from(table.get())).uint(u64::from(entries.get()));
+            }
+            Command::AddColumn { table, schema_version, column } => {
+                e.array(5).uint(COMMAND_VERSION).uint(8);
+                encode_target(e, *table, *schema_version);
+                encode_column(e, column);
             }
             Command::Insert(insert) => {
                 e.array(8).uint(COMMAND_VERSION).uint(3);
@@ -554,6 +641,27 @@ impl Command {
                 let predicate = d.option(decode_expr)?;
                 (Command::Delete(Delete { table, schema_version, predicate }), 5)
             }
+            6 => {
+                let (table, schema_version) = decode_target(d)?;
+                let create = CreateIndex {
+                    table,
+                    schema_version,
+                    name: decode_name(d)?,
+                    unique: d.bool()?,
+                    if_not_exists: d.bool()?,
+                    columns: decode_index_columns(d, COLUMNS_MAX)?,
+                };
+                (Command::CreateIndex(create), 8)
+            }
+            7 => {
+                let (table, entries) = (TableId::new(d.u32()?), TreeId::new(d.u32()?));
+                (Command::DropIndex { table, entries }, 4)
+            }
+            8 => {
+                let (table, schema_version) = decode_target(d)?;
+                let column = decode_column(d, ColumnId::new(1))?;
+                (Command::AddColumn { table, schema_version, column }, 5)
+            }
             _ => return d.error("unknown command"),
         };
         if fields == expected { Ok(command) } else { d.error("command has other fields") }
@@ -597,11 +705,13 @@ fn encode_on_conflict(e: &mut Encoder<'_>, on_conflict: &OnConflict) {
         OnConflict::Fail => {
             e.array(1).uint(0);
         }
-        OnConflict::DoNothing => {
-            e.array(1).uint(1);
+        OnConflict::DoNothing(target) => {
+            e.array(2).uint(1);
+            encode_conflict_target(e, *target);
         }
-        OnConflict::DoUpdate { assignments, predicate } => {
-            e.array(3).uint(2);
+        OnConflict::DoUpdate { target, assignments, predicate } => {
+            e.array(4).uint(2);
+            encode_conflict_target(e, *target);
             encode_assignments(e, assignments);
             e.option(predicate.as_ref(), |e, predicate| encode_expr(e, predicate));
         }
@@ -612,14 +722,32 @@ fn decode_on_conflict(d: &mut Decoder<'_>) -> Result<OnConflict> {
     let fields = d.array()?;
     let (on_conflict, expected) = match d.uint()? {
         0 => (OnConflict::Fail, 1),
-        1 => (OnConflict::DoNothing, 1),
+        1 => (OnConflict::DoNothing(decode_conflict_target(d)?), 2),
         2 => {
+            let target = decode_conflict_target(d)?;
             let assignments = decode_assignments(d)?;
-            (OnConflict::DoUpdate { assignments, predicate: d.option(decode_expr)? }, 3)
+            (OnConflict::DoUpdate { target, assignments, predicate: d.option(decode_expr)? }, 4)
         }
         _ => return d.error("unknown conflict action"),
     };
     if fields == expected { Ok(on_conflict) } else { d.error("conflict action has other fields") }
+}
+
+/// 0: any, 1: the primary key, else the tree of the index.
+fn encode_conflict_target(e: &mut Encoder<'_>, target: ConflictTarget) {
+    e.uint(match target {
+        ConflictTarget::Any => 0,
+        ConflictTarget::PrimaryKey => 1,
+        ConflictTarget::Index(entries) => u64::from(entries.get()),
+    });
+}
+
+fn decode_conflict_target(d: &mut Decoder<'_>) -> Result<ConflictTarget> {
+    Ok(match d.u32()? {
+        0 => ConflictTarget::Any,
+        1 => ConflictTarget::PrimaryKey,
+        entries => ConflictTarget::Index(TreeId::new(entries)),
+    })
 }
 
 fn encode_assignments(e: &mut Encoder<'_>, assignments: &[Assignment]) {

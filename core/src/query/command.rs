@@ -5,11 +5,12 @@
 //! that no longer holds; no `Expr::Parameter` is left in it. Its encoding is deterministic CBOR
 //! (`codec.rs`), one command one encoding.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::ids::{ColumnId, SchemaVersion, TableId};
+use crate::ids::{ColumnId, SchemaVersion, TableId, TreeId};
 use crate::query::expr::Expr;
-use crate::query::schema::TableSchema;
+use crate::query::schema::{Column, TableSchema};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -22,11 +23,34 @@ pub enum Command {
         table: TableId,
         schema_version: SchemaVersion,
     },
+    CreateIndex(CreateIndex),
+    /// By the tree that names it.
+    DropIndex {
+        table: TableId,
+        entries: TreeId,
+    },
+    /// The column's id and `added_at` are given when it is applied.
+    AddColumn {
+        table: TableId,
+        schema_version: SchemaVersion,
+        column: Column,
+    },
     Insert(Insert),
     Update(Update),
     Delete(Delete),
     /// A statement with nothing to do, such as DROP TABLE IF EXISTS of none.
     Nothing,
+}
+
+/// Its trees get their ids when it is applied: nothing else in a request names them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateIndex {
+    pub table: TableId,
+    pub schema_version: SchemaVersion,
+    pub name: String,
+    pub columns: Vec<ColumnId>,
+    pub unique: bool,
+    pub if_not_exists: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -50,12 +74,18 @@ pub struct InsertRows {
 #[derive(Clone, Debug, PartialEq)]
 pub enum OnConflict {
     Fail,
-    DoNothing,
-    /// The conflict is on the primary key.
-    DoUpdate {
-        assignments: Vec<Assignment>,
-        predicate: Option<Expr>,
-    },
+    DoNothing(ConflictTarget),
+    DoUpdate { target: ConflictTarget, assignments: Vec<Assignment>, predicate: Option<Expr> },
+}
+
+/// Which key a row must clash with for ON CONFLICT to apply; other clashes fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConflictTarget {
+    /// Whatever is unique.
+    Any,
+    PrimaryKey,
+    /// A unique index, by the tree that names it.
+    Index(TreeId),
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -4,80 +4,104 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::query::access::{KeyConditions, narrows};
+use crate::query::access::narrows;
 use crate::query::bind::Source;
 use crate::query::bind_select::Select;
-use crate::query::command::Update;
 use crate::query::expr::Expr;
+use crate::query::plan::{Plan, describe};
 use crate::query::prepared::{Prepared, Statement};
 use crate::query::virtual_tables::VirtualTable;
 
 /// One line a step, the first one reads the rows.
 #[must_use]
-pub fn explain(prepared: &Prepared) -> Vec<String> {
+pub fn explain(prepared: &Prepared, plan: Option<&Plan>) -> Vec<String> {
     match &prepared.statement {
-        Statement::Select(select) => explain_select(select),
+        Statement::Select(select) => explain_select(select, plan),
         Statement::CreateTable { schema, .. } => {
             Vec::from([format!("create table {}", schema.name)])
         }
         Statement::DropTable(Some(schema)) => Vec::from([format!("drop table {}", schema.name)]),
         Statement::DropTable(None) => Vec::from([String::from("nothing: there is no such table")]),
+        Statement::CreateIndex(create) => Vec::from([format!("create index {}", create.name)]),
+        Statement::DropIndex(schema, entries) => {
+            let name = schema.index(*entries).map_or("?", |index| index.name.as_str());
+            Vec::from([format!("drop index {name} of {}", schema.name)])
+        }
+        Statement::AddColumn { schema, column } => {
+            Vec::from([format!("add column {} to {}", column.name, schema.name)])
+        }
+        Statement::Nothing => Vec::from([String::from("nothing: it is so already")]),
         Statement::Insert(insert) => {
             Vec::from([format!("insert into {}, {} rows", insert.schema.name, insert.rows.len())])
         }
-        Statement::Update(schema, Update { predicate, .. }) => {
-            write_plan("update", &Source::Table(schema.clone()), predicate.as_ref())
+        Statement::Update(schema, update) => {
+            write_plan("update", &Source::Table(schema.clone()), update.predicate.as_ref(), plan)
         }
         Statement::Delete(schema, delete) => {
-            write_plan("delete", &Source::Table(schema.clone()), delete.predicate.as_ref())
+            write_plan("delete", &Source::Table(schema.clone()), delete.predicate.as_ref(), plan)
         }
     }
 }
 
-fn write_plan(what: &str, source: &Source, predicate: Option<&Expr>) -> Vec<String> {
-    let conditions = KeyConditions::new(source, predicate);
-    let mut lines = Vec::from([read_line(source, &conditions, false)]);
-    if predicate.is_some() && !conditions.is_lookup {
+fn write_plan(
+    what: &str,
+    source: &Source,
+    predicate: Option<&Expr>,
+    plan: Option<&Plan>,
+) -> Vec<String> {
+    let mut lines = Vec::from([table_line(source, plan, false)]);
+    if predicate.is_some() && !is_exact(plan) {
         lines.push(String::from("filter rows by WHERE"));
     }
     lines.push(format!("{what} those rows"));
     lines
 }
 
-fn read_line(source: &Source, conditions: &KeyConditions, reverse: bool) -> String {
+/// The ranges say all that WHERE does.
+fn is_exact(plan: Option<&Plan>) -> bool {
+    plan.is_some_and(|plan| plan.ranges.iter().all(|ranges| ranges.exact))
+}
+
+fn table_line(source: &Source, plan: Option<&Plan>, reverse: bool) -> String {
+    match plan {
+        Some(plan) => describe(plan, source, reverse),
+        None => format!("{}, as it will be then", source.name()),
+    }
+}
+
+fn read_line(select: &Select, plan: Option<&Plan>, reverse: bool) -> String {
+    let source = &select.source;
     let name = source.name();
     let backwards = if reverse { ", backwards" } else { "" };
     match source {
         Source::One => String::from("one row without a table"),
-        Source::Virtual(VirtualTable::Events) if narrows(conditions) => {
-            format!("log records by position ({}){backwards}", conditions.describe(source))
+        Source::Virtual(VirtualTable::Events) if narrows(&select.conditions) => {
+            format!("log records by position ({}){backwards}", select.conditions.describe(source))
         }
         Source::Virtual(VirtualTable::Events) => format!("all log records{backwards}"),
-        Source::Virtual(VirtualTable::Tables | VirtualTable::Columns) => {
+        Source::Virtual(VirtualTable::Tables | VirtualTable::Columns | VirtualTable::Indexes) => {
             format!("catalog view {name}")
         }
         Source::Versions(_) => unreachable!("described with their filter"),
-        Source::Table(_) if conditions.is_point() => {
-            format!("lookup in {name} by primary key ({})", conditions.describe(source))
-        }
-        Source::Table(_) if narrows(conditions) => {
-            format!("range of {name} by primary key ({}){backwards}", conditions.describe(source))
-        }
-        Source::Table(_) => format!("full scan of {name}{backwards}"),
+        Source::Table(_) => table_line(source, plan, reverse),
     }
 }
 
-fn explain_select(select: &Select) -> Vec<String> {
-    let reverse = select.order_by_key == Some(true);
+fn explain_select(select: &Select, plan: Option<&Plan>) -> Vec<String> {
+    let order = match plan {
+        Some(plan) => plan.candidate.order,
+        None => select.order_by_key,
+    };
+    let reverse = order == Some(true);
     let first = match &select.source {
         Source::Versions(versions) => versions.describe(select.filter.as_ref()),
-        source => read_line(source, &select.conditions, reverse),
+        Source::One | Source::Virtual(_) | Source::Table(_) => read_line(select, plan, reverse),
     };
     let mut lines = Vec::from([first]);
     if select.as_of.is_some() && !matches!(select.source, Source::Versions(_)) {
         lines.push(String::from("as of an earlier position: versions from history"));
     }
-    if select.filter.is_some() && !select.conditions.is_lookup {
+    if select.filter.is_some() && !is_exact(plan) {
         lines.push(String::from("filter rows by WHERE"));
     }
     if let Some(grouping) = &select.grouping {
@@ -95,8 +119,11 @@ fn explain_select(select: &Select) -> Vec<String> {
         lines.push(String::from("distinct rows"));
     }
     if !select.order.is_empty() {
-        lines.push(match select.order_by_key {
-            Some(_) => String::from("order: as read, by primary key"),
+        lines.push(match order {
+            Some(_) if plan.is_none_or(|plan| plan.candidate.index().is_none()) => {
+                String::from("order: as read, by primary key")
+            }
+            Some(_) => String::from("order: as read, by index"),
             None => format!("sort by {} expressions, in memory", select.order.len()),
         });
     }

@@ -22,7 +22,7 @@ use crate::query::schema::TableSchema;
 use crate::query::value::{ColumnType, Value};
 
 const NULL: u8 = 0;
-const PRESENT: u8 = 1;
+pub const PRESENT: u8 = 1;
 const ZERO: u8 = 0;
 /// After a zero byte: the zero is part of the value.
 const ESCAPED: u8 = 0xff;
@@ -140,7 +140,8 @@ pub fn decode_key(schema: &TableSchema, key: &[u8]) -> Result<Vec<Value>, Decode
     }
 }
 
-fn decode_key_value(
+/// One column of a key, from `at` on; moves `at` past it.
+pub fn decode_key_value(
     column_type: ColumnType,
     key: &[u8],
     at: &mut usize,

@@ -315,7 +315,9 @@ fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlEr
             .hint(hint))
     };
     match (first.as_str(), second.as_str()) {
-        ("select" | "insert" | "update" | "delete", _) | ("create" | "drop", "table") => Ok(()),
+        ("select" | "insert" | "update" | "delete", _)
+        | ("create" | "drop", "table" | "index" | "unique")
+        | ("alter", "table") => Ok(()),
         ("begin" | "start" | "commit" | "end" | "rollback" | "savepoint" | "release", _) => refuse(
             "transaction control",
             "the statements of one request are one transaction: send them together",
@@ -324,11 +326,10 @@ fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlEr
         ("analyze", _) => refuse("EXPLAIN ANALYZE", "EXPLAIN shows the plan"),
         ("with", _) => refuse("WITH", "there are no subqueries: send one statement at a time"),
         ("values", _) => refuse("VALUES alone", "write SELECT, or INSERT INTO … VALUES"),
-        ("create" | "drop", "index" | "unique") => {
-            refuse("a secondary index", "look rows up by the first columns of the primary key")
+        ("create" | "drop", _) => {
+            refuse("this statement", "tables and indexes are what can be created")
         }
-        ("create" | "drop", _) => refuse("this statement", "tables are what can be created"),
-        ("alter", _) => refuse("ALTER", "create a new table and copy the rows"),
+        ("alter", _) => refuse("this ALTER", "write ALTER TABLE t ADD COLUMN …"),
         ("truncate", _) => refuse("TRUNCATE", "write DELETE FROM …, or DROP TABLE"),
         ("merge" | "replace" | "upsert", _) => {
             refuse("this statement", "write INSERT … ON CONFLICT … DO UPDATE")

@@ -12,16 +12,21 @@ use alloc::vec::Vec;
 
 use sqlparser::ast;
 
-use crate::ids::{Position, SchemaVersion, TableId};
+use crate::ids::{Position, SchemaVersion, TableId, TreeId};
 use crate::limits::INSERT_BYTES_MAX;
 use crate::query::bind::{Source, with_place};
+use crate::query::bind_index::{
+    bind_alter_table, bind_create_index, bind_drop_index, with_column, with_index, without_index,
+};
 use crate::query::bind_returning::{bind_returning, not_alone, take_returning};
 use crate::query::bind_select::{OutputColumn, Select, bind_select};
 use crate::query::bind_write::{
     BoundInsert, CellPlan, bind_create_table, bind_delete, bind_drop, bind_insert, bind_update,
     cell_value, not_null,
 };
-use crate::query::command::{Assignment, Command, Delete, Insert, InsertRows, OnConflict, Update};
+use crate::query::command::{
+    Assignment, Command, CreateIndex, Delete, Insert, InsertRows, OnConflict, Update,
+};
 use crate::query::error::{SqlError, SqlState};
 use crate::query::eval::{Context, Env, eval};
 use crate::query::expr::Expr;
@@ -38,6 +43,14 @@ pub enum Statement {
     },
     /// None: the table does not exist, and that is fine.
     DropTable(Option<Arc<TableSchema>>),
+    CreateIndex(CreateIndex),
+    DropIndex(Arc<TableSchema>, TreeId),
+    AddColumn {
+        schema: Arc<TableSchema>,
+        column: Column,
+    },
+    /// IF [NOT] EXISTS found that there is nothing to do.
+    Nothing,
     Insert(BoundInsert),
     Update(Arc<TableSchema>, Update),
     Delete(Arc<TableSchema>, Delete),
@@ -109,8 +122,28 @@ fn preview(catalog: &mut Cow<'_, Catalog>, statement: &Statement) {
         Statement::DropTable(Some(schema)) => {
             catalog.to_mut().drop_table(schema.id);
         }
+        Statement::CreateIndex(create) => {
+            let next = catalog.next_tree;
+            if let Some(schema) = catalog.table(create.table) {
+                let altered = with_index(schema, create, next);
+                catalog.to_mut().alter(altered);
+            }
+        }
+        Statement::DropIndex(schema, entries) => {
+            if let Some(schema) = catalog.table(schema.id) {
+                let altered = without_index(schema, *entries);
+                catalog.to_mut().alter(altered);
+            }
+        }
+        Statement::AddColumn { schema, column } => {
+            if let Some(schema) = catalog.table(schema.id) {
+                let altered = with_column(schema, column, &catalog);
+                catalog.to_mut().alter(altered);
+            }
+        }
         Statement::CreateTable { .. }
         | Statement::DropTable(None)
+        | Statement::Nothing
         | Statement::Insert(_)
         | Statement::Update(..)
         | Statement::Delete(..)
@@ -172,6 +205,30 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
             temporary: false,
             table: None,
         } => write(Statement::DropTable(bind_drop(catalog, sql, &names, if_exists)?), 0),
+        ast::Statement::CreateIndex(create) => {
+            let bound = bind_create_index(catalog, sql, &create)?;
+            let statement = bound.map(|(_, create)| Statement::CreateIndex(create));
+            write(statement.unwrap_or(Statement::Nothing), 0)
+        }
+        ast::Statement::Drop {
+            object_type: ast::ObjectType::Index,
+            if_exists,
+            names,
+            cascade: _,
+            restrict: _,
+            purge: false,
+            temporary: false,
+            table,
+        } => {
+            let bound = bind_drop_index(catalog, sql, &names, table.as_ref(), if_exists)?;
+            let statement = bound.map(|(schema, entries)| Statement::DropIndex(schema, entries));
+            write(statement.unwrap_or(Statement::Nothing), 0)
+        }
+        ast::Statement::AlterTable(alter) => {
+            let bound = bind_alter_table(catalog, sql, &alter)?;
+            let statement = bound.map(|(schema, column)| Statement::AddColumn { schema, column });
+            write(statement.unwrap_or(Statement::Nothing), 0)
+        }
         other => {
             return Err(crate::query::bind::not_supported(
                 format!("the statement {} is", crate::query::bind::shorten(&format!("{other}"))),
@@ -209,7 +266,11 @@ impl Prepared {
     #[must_use]
     pub fn bound_to(&self) -> Option<(TableId, SchemaVersion)> {
         let schema = match &self.statement {
-            Statement::CreateTable { .. } | Statement::DropTable(None) => return None,
+            Statement::CreateTable { .. } | Statement::DropTable(None) | Statement::Nothing => {
+                return None;
+            }
+            Statement::CreateIndex(create) => return Some((create.table, create.schema_version)),
+            Statement::DropIndex(schema, _) | Statement::AddColumn { schema, .. } => schema,
             Statement::DropTable(Some(schema))
             | Statement::Update(schema, _)
             | Statement::Delete(schema, _) => schema,
@@ -229,6 +290,31 @@ impl Prepared {
         self.bound_to().is_none_or(|(table, version)| {
             catalog.table(table).is_some_and(|schema| schema.schema_version == version)
         })
+    }
+
+    /// Whether it would be bound the same again: the table has the same indexes, too.
+    #[must_use]
+    pub fn is_fresh(&self, catalog: &Catalog) -> bool {
+        let schema = match &self.statement {
+            Statement::Select(select) => match &select.source {
+                Source::Table(schema) => Some(schema),
+                Source::One | Source::Virtual(_) | Source::Versions(_) => None,
+            },
+            // ON CONFLICT may name an index, as DROP INDEX does.
+            Statement::Insert(insert) => Some(&insert.schema),
+            Statement::DropIndex(schema, _) => Some(schema),
+            Statement::CreateTable { .. }
+            | Statement::DropTable(_)
+            | Statement::CreateIndex(_)
+            | Statement::AddColumn { .. }
+            | Statement::Nothing
+            | Statement::Update(..)
+            | Statement::Delete(..) => None,
+        };
+        let same_indexes = schema.is_none_or(|schema| {
+            catalog.table(schema.id).is_some_and(|now| now.indexes == schema.indexes)
+        });
+        same_indexes && self.still_holds(catalog)
     }
 
     pub fn check_parameters(&self, parameters: &[Value]) -> Result<(), SqlError> {
@@ -296,7 +382,16 @@ impl Prepared {
             Statement::CreateTable { schema, if_not_exists } => {
                 Ok(Command::CreateTable { schema: schema.clone(), if_not_exists: *if_not_exists })
             }
-            Statement::DropTable(None) => Ok(Command::Nothing),
+            Statement::DropTable(None) | Statement::Nothing => Ok(Command::Nothing),
+            Statement::CreateIndex(create) => Ok(Command::CreateIndex(create.clone())),
+            Statement::DropIndex(schema, entries) => {
+                Ok(Command::DropIndex { table: schema.id, entries: *entries })
+            }
+            Statement::AddColumn { schema, column } => Ok(Command::AddColumn {
+                table: schema.id,
+                schema_version: schema.schema_version,
+                column: column.clone(),
+            }),
             Statement::DropTable(Some(schema)) => {
                 Ok(Command::DropTable { table: schema.id, schema_version: schema.schema_version })
             }
@@ -426,8 +521,9 @@ fn lower_insert<'p>(
         rows,
         on_conflict: match &insert.on_conflict {
             OnConflict::Fail => OnConflict::Fail,
-            OnConflict::DoNothing => OnConflict::DoNothing,
-            OnConflict::DoUpdate { assignments, predicate } => OnConflict::DoUpdate {
+            OnConflict::DoNothing(target) => OnConflict::DoNothing(*target),
+            OnConflict::DoUpdate { target, assignments, predicate } => OnConflict::DoUpdate {
+                target: *target,
                 assignments: fill_assignments(assignments, conflict_parameters)?,
                 predicate: fill_option(predicate.as_ref(), conflict_parameters)?,
             },

@@ -22,21 +22,22 @@ use core::ops::ControlFlow;
 
 use crate::ids::{Position, TenantId};
 use crate::limits::{READ_MEMORY_MAX, READ_SLICE_ROWS};
-use crate::query::access::{KeyRange, narrows};
 use crate::query::aggregate::Accumulator;
 use crate::query::bind::Source;
 use crate::query::bind_select::{OrderKey, Select};
 use crate::query::error::{SqlError, SqlState};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
 use crate::query::expr::{CompareOp, Expr};
+use crate::query::plan::{Candidates, Plan, PlanWorld, choose, count_range, index_hint};
 use crate::query::prepared::{Prepared, Statement};
-use crate::query::schema::Catalog;
-use crate::query::source::{RowScan, RowSource};
+use crate::query::rows::Rows;
+use crate::query::schema::{Catalog, TableSchema};
+use crate::query::source::RowSource;
 use crate::query::stored::StoredRow;
 use crate::query::value::Value;
 use crate::query::versions::VersionScan;
 use crate::query::virtual_tables::{EventRow, VirtualTable, catalog_rows};
-use crate::store::{Fault, Store};
+use crate::store::{Fault, Store, TreeRef};
 
 /// Why a step did not get to its end.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,12 +107,16 @@ pub struct ReadTask {
     stage: Stage,
     sink: Sink,
     ready: Vec<Row>,
+    /// The plan's ranges say all that the filter does.
+    unfiltered: bool,
+    /// Use no index: for tests of those that do.
+    forced: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
     Start,
-    Rows(RowScan),
+    Rows(Rows),
     Events {
         /// Positions left to read: from `low` up to and with `high`.
         low: u64,
@@ -139,6 +144,8 @@ struct Sink {
     /// What `sorting` may be cut down to: LIMIT + OFFSET.
     keep: Option<usize>,
     sorted: bool,
+    /// Rows do not come in the wanted order.
+    sorts: bool,
     /// The groups are final: the one that no rows make was added if it had to be.
     closed: bool,
 }
@@ -164,6 +171,8 @@ impl ReadTask {
             stage: Stage::Start,
             sink: Sink::default(),
             ready: Vec::new(),
+            unfiltered: false,
+            forced: false,
         };
         if let Statement::Select(select) = &task.prepared.statement {
             let env = Env::constant(&task.parameters, &task.context);
@@ -176,6 +185,13 @@ impl ReadTask {
                 limit.and_then(|limit| usize::try_from(limit.saturating_add(skip)).ok());
         }
         Ok(task)
+    }
+
+    /// Reads by the primary key whatever it costs: the same rows, perhaps in another order.
+    #[must_use]
+    pub fn without_indexes(mut self) -> ReadTask {
+        self.forced = true;
+        self
     }
 
     #[must_use]
@@ -214,7 +230,8 @@ impl ReadTask {
         let prepared = self.prepared.clone();
         if prepared.explain {
             if !self.is_done() {
-                self.ready = crate::query::explain::explain(&prepared)
+                let plan = self.plan_to_explain(&prepared, world)?;
+                self.ready = crate::query::explain::explain(&prepared, plan.as_ref())
                     .into_iter()
                     .map(|line| Vec::from([Value::Text(line)]))
                     .collect();
@@ -263,6 +280,7 @@ impl ReadTask {
     fn start(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
         let prepared = self.prepared.clone();
         let reverse = select.order_by_key == Some(true);
+        self.sink.sorts = !select.order.is_empty() && select.order_by_key.is_none();
         match &select.source {
             Source::One => {
                 let _ = self.take(select, RowView::Values(&[]))?;
@@ -313,17 +331,102 @@ impl ReadTask {
                         return Ok(());
                     }
                 }
-                let env = Env::constant(&self.parameters, &self.context);
-                let ranges = if narrows(&select.conditions) {
-                    select.conditions.ranges(schema, &env)?
+                let plan = self.plan(&select.candidates, schema, Some(select), world)?;
+                if counts_only(select)
+                    && let Some(count) = self.count_of_ranges(&plan, schema, world)?
+                {
+                    let count = i64::try_from(count).unwrap_or(i64::MAX);
+                    self.sink.closed = true;
+                    self.emit_grouped(select, &[Value::Integer(count)])?;
+                    self.stage = Stage::Output;
+                    return Ok(());
+                }
+                self.sink.sorts = !select.order.is_empty() && plan.candidate.order.is_none();
+                self.unfiltered = plan.ranges.iter().all(|ranges| ranges.exact);
+                let wanted = if self.sink.sorts || select.grouping.is_some() || select.distinct {
+                    u64::MAX
                 } else {
-                    Vec::from([KeyRange::all()])
+                    self.sink.left.saturating_add(self.sink.skip)
                 };
-                self.stage = Stage::Rows(RowScan::new(ranges, reverse));
+                self.stage = Stage::Rows(Rows::new(&plan, wanted));
                 self.read_rows(select, world)?;
             }
         }
         Ok(())
+    }
+
+    /// What the statement does, as its tables are now.
+    fn plan(
+        &self,
+        candidates: &Candidates,
+        schema: &TableSchema,
+        select: Option<&Select>,
+        world: &ReadWorld<'_>,
+    ) -> Result<Plan, Stop> {
+        let Some(now) = world.catalog.table(schema.id) else {
+            unreachable!("the statement still holds")
+        };
+        let env = Env::constant(&self.parameters, &self.context);
+        let (tenant, position) = (self.tenant, self.position);
+        let plan_world = PlanWorld { store: world.store, tenant, schema: now, position };
+        let ordered = select.filter(|select| select.grouping.is_none() && !select.distinct);
+        let sorted = ordered.is_some_and(|select| !select.order.is_empty());
+        let limit = ordered.map(|_| self.sink.left.saturating_add(self.sink.skip));
+        let limit = limit.filter(|limit| *limit < u64::MAX);
+        choose(candidates, &plan_world, &env, sorted, limit, self.forced)
+    }
+
+    fn plan_to_explain(
+        &self,
+        prepared: &Prepared,
+        world: &ReadWorld<'_>,
+    ) -> Result<Option<Plan>, Stop> {
+        let (schema, filter) = match &prepared.statement {
+            Statement::Select(select) => {
+                let Source::Table(schema) = &select.source else { return Ok(None) };
+                if !prepared.still_holds(world.catalog) {
+                    return Ok(None);
+                }
+                return self.plan(&select.candidates, schema, Some(select), world).map(Some);
+            }
+            Statement::Update(schema, update) => (schema, update.predicate.as_ref()),
+            Statement::Delete(schema, delete) => (schema, delete.predicate.as_ref()),
+            Statement::CreateTable { .. }
+            | Statement::DropTable(_)
+            | Statement::CreateIndex(_)
+            | Statement::DropIndex(..)
+            | Statement::AddColumn { .. }
+            | Statement::Nothing
+            | Statement::Insert(_) => return Ok(None),
+        };
+        if !prepared.still_holds(world.catalog) {
+            return Ok(None);
+        }
+        let candidates = Candidates::of_write(&Source::Table(schema.clone()), filter);
+        self.plan(&candidates, schema, None, world).map(Some)
+    }
+
+    /// What the trees count in the ranges of a plan, if that is the answer.
+    fn count_of_ranges(
+        &self,
+        plan: &Plan,
+        schema: &TableSchema,
+        world: &ReadWorld<'_>,
+    ) -> Result<Option<u64>, Fault> {
+        let ([lookup], [ranges]) = (plan.candidate.lookups.as_slice(), plan.ranges.as_slice())
+        else {
+            return Ok(None);
+        };
+        let points = ranges.list.iter().any(|range| range.is_point);
+        if points || !ranges.exact || !self.source(world).is_current(schema) {
+            return Ok(None);
+        }
+        let tree = TreeRef::new(self.tenant, lookup.index.unwrap_or(schema.rows));
+        let mut count = 0;
+        for range in &ranges.list {
+            count += count_range(world.store, tree, range)?;
+        }
+        Ok(Some(count))
     }
 
     fn source<'w>(&self, world: &ReadWorld<'w>) -> RowSource<'w> {
@@ -338,14 +441,26 @@ impl ReadTask {
     fn read_rows(&mut self, select: &Select, world: &mut ReadWorld<'_>) -> Result<(), Stop> {
         let source = self.source(world);
         let Source::Table(schema) = &select.source else { unreachable!("rows are of a table") };
+        // The table as it is now, which may have lost the index that rows come by.
+        let Some(schema) = world.catalog.table(schema.id) else {
+            unreachable!("the statement still holds")
+        };
+        if let Stage::Rows(rows) = &self.stage
+            && !rows.indexes().iter().all(|entries| schema.index(*entries).is_some())
+        {
+            return Err(SqlError::new(
+                SqlState::SchemaChanged,
+                "an index that the statement reads by was dropped meanwhile",
+            )
+            .hint("send it again")
+            .into());
+        }
         let Stage::Rows(mut scan) = core::mem::replace(&mut self.stage, Stage::Done) else {
             unreachable!("the caller matched the stage")
         };
         let mut failure = None;
         let mut enough = false;
-        let outcome = source.scan(schema, &mut scan, &mut |_, row: StoredRow<'_>| match self
-            .take(select, RowView::Stored(row))
-        {
+        let outcome = scan.step(&source, schema, &mut |row| match self.take(select, row) {
             Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
             Ok(ControlFlow::Break(())) => {
                 enough = true;
@@ -441,6 +556,7 @@ impl ReadTask {
     fn take(&mut self, select: &Select, row: RowView<'_>) -> Result<ControlFlow<()>, SqlError> {
         let env = Env { row, ..Env::constant(&self.parameters, &self.context) };
         if let Some(filter) = &select.filter
+            && !self.unfiltered
             && eval_truth(filter, &env)? != Some(true)
         {
             return Ok(ControlFlow::Continue(()));
@@ -460,7 +576,7 @@ impl ReadTask {
     fn finish(&mut self, select: &Select) -> Result<(), SqlError> {
         self.stage = Stage::Output;
         // Without sorting or grouping all rows are out already.
-        if select.grouping.is_none() && !needs_sort(select) {
+        if select.grouping.is_none() && !self.sink.sorts {
             self.stage = Stage::Done;
         }
         Ok(())
@@ -495,7 +611,7 @@ impl ReadTask {
                 return Ok(());
             }
         }
-        if needs_sort(select) {
+        if self.sink.sorts {
             if !self.sink.sorted {
                 self.sink.sort(&select.order);
                 self.sink.sorted = true;
@@ -516,19 +632,19 @@ impl ReadTask {
     }
 }
 
-fn needs_sort(select: &Select) -> bool {
-    !select.order.is_empty() && select.order_by_key.is_none()
-}
-
 /// COUNT(*) of a whole table: the tree knows.
 fn is_count_of_all(select: &Select) -> bool {
+    select.filter.is_none() && counts_only(select)
+}
+
+/// COUNT(*) and nothing else.
+fn counts_only(select: &Select) -> bool {
     use crate::query::bind::{Aggregate, AggregateFunction};
     let all = Aggregate { function: AggregateFunction::CountRows, argument: None, distinct: false };
-    select.filter.is_none()
-        && select
-            .grouping
-            .as_ref()
-            .is_some_and(|grouping| grouping.keys.is_empty() && grouping.aggregates == [all])
+    select
+        .grouping
+        .as_ref()
+        .is_some_and(|grouping| grouping.keys.is_empty() && grouping.aggregates == [all])
 }
 
 fn count_of(expr: Option<&Expr>, env: &Env<'_>) -> Result<Option<u64>, SqlError> {
@@ -602,7 +718,7 @@ impl Sink {
             }
             self.seen.insert(row.clone());
         }
-        if !needs_sort(select) {
+        if !self.sorts {
             return Ok(self.deliver(select, row, ready));
         }
         self.bytes += size_of_row(&row);
@@ -642,24 +758,19 @@ impl Sink {
 }
 
 fn order_hint(select: &Select) -> String {
-    let columns: Vec<String> = select
-        .order
-        .iter()
-        .filter_map(|key| match &select.outputs[key.output] {
-            Expr::Column(id) => {
-                let columns = select.source.columns();
-                columns.get(id.get() as usize - 1).map(|(name, _)| name.clone())
-            }
-            _ => None,
-        })
-        .collect();
-    if columns.is_empty() {
-        return String::from("add LIMIT, or narrow the WHERE");
+    let column = |key: &OrderKey| match &select.outputs[key.output] {
+        Expr::Column(id) if select.grouping.is_none() => Some(*id),
+        _ => None,
+    };
+    let columns: Option<Vec<_>> = select.order.iter().map(column).collect();
+    let index =
+        columns.and_then(|columns| index_hint(&select.source, select.filter.as_ref(), &columns));
+    match index {
+        Some(index) => {
+            format!("add LIMIT, narrow the WHERE, or {index}, so that nothing is sorted")
+        }
+        None => String::from("add LIMIT, or narrow the WHERE"),
     }
-    format!(
-        "add LIMIT, narrow the WHERE, or key the table by ({}) so that it lies in this order",
-        columns.join(", ")
-    )
 }
 
 fn compare_rows(left: &[Value], right: &[Value], order: &[OrderKey]) -> Ordering {
@@ -728,7 +839,8 @@ pub fn read_point(
         crate::query::key::encode_key_value(value, column_type, &mut scratch.key);
     }
     let Some(bytes) = source.get(schema, &scratch.key)? else { return Ok(Some(false)) };
-    let row = StoredRow::new(&bytes);
+    let initial = schema.initial_values(source.position);
+    let row = StoredRow::new(&bytes).with_initial(&initial);
     out.extend(plain.iter().map(|ordinal| row.column(*ordinal).to_value()));
     Ok(Some(true))
 }

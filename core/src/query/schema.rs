@@ -14,7 +14,8 @@ use alloc::vec::Vec;
 
 use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
 use crate::query::expr::Expr;
-use crate::query::value::ColumnType;
+use crate::query::index::Index;
+use crate::query::value::{ColumnType, Value};
 
 /// Stands for the hidden key (the insert position) in record payloads.
 pub const HIDDEN_KEY_COLUMN: ColumnId = ColumnId::new(0);
@@ -26,6 +27,11 @@ pub struct Column {
     pub column_type: ColumnType,
     pub nullable: bool,
     pub default: Option<Expr>,
+    /// What rows have that were written before the column was added; NULL in tables' first columns.
+    pub initial: Value,
+    /// Position of the event that added it; that of the table's creation for its first columns.
+    /// Before it, the column is NULL.
+    pub added_at: Position,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +55,10 @@ pub struct TableSchema {
     pub rows: TreeId,
     /// Tree of superseded versions, keyed (key, ended_at).
     pub history: TreeId,
-    /// Catalog version that last changed this schema.
+    /// In order of creation.
+    pub indexes: Vec<Index>,
+    /// Catalog version that last changed the columns: what commands and rows are bound to. Indexes
+    /// come and go without it.
     pub schema_version: SchemaVersion,
     /// Position of the event that created the table.
     pub created_at: Position,
@@ -82,6 +91,30 @@ impl TableSchema {
     #[must_use]
     pub fn is_key(&self, id: ColumnId) -> bool {
         self.primary_key.contains(&id)
+    }
+
+    #[must_use]
+    pub fn index(&self, entries: TreeId) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.entries == entries)
+    }
+
+    /// What rows that lack the last columns have in them at a position, by place; empty when no
+    /// column was added since the table was created.
+    #[must_use]
+    pub fn initial_values(&self, position: Position) -> Vec<Value> {
+        if self.columns.last().is_none_or(|last| last.added_at == self.created_at) {
+            return Vec::new();
+        }
+        let known = |column: &Column| column.added_at <= position;
+        let of = |column: &Column| if known(column) { column.initial.clone() } else { Value::Null };
+        self.columns.iter().map(of).collect()
+    }
+
+    /// All trees of the table, in the order in which they got their ids.
+    #[must_use]
+    pub fn trees(&self) -> Vec<TreeId> {
+        let of_indexes = self.indexes.iter().flat_map(|index| [index.entries, index.ended]);
+        [self.rows, self.history].into_iter().chain(of_indexes).collect()
     }
 }
 
@@ -147,9 +180,32 @@ impl Catalog {
         assert_eq!(schema.id, self.next_table, "ids come from this catalog");
         self.next_table = schema.id.next();
         self.next_stream = self.next_stream.max(schema.stream.next());
-        self.next_tree = self.next_tree.max(schema.rows.max(schema.history).next());
         self.version = schema.schema_version;
+        self.pass_trees(&schema);
         self.insert(schema);
+    }
+
+    /// Replaces a table by what a change made of it. Columns that changed have a new version; indexes
+    /// come and go without one.
+    pub fn alter(&mut self, schema: TableSchema) {
+        assert!(self.tables.contains_key(&schema.id), "only a table can be altered");
+        self.version = self.version.max(schema.schema_version);
+        self.pass_trees(&schema);
+        self.insert(schema);
+    }
+
+    fn pass_trees(&mut self, schema: &TableSchema) {
+        for tree in schema.trees() {
+            self.next_tree = self.next_tree.max(tree.next());
+        }
+    }
+
+    /// The index of that name, and its table.
+    #[must_use]
+    pub fn index_named(&self, name: &str) -> Option<(&Arc<TableSchema>, &Index)> {
+        self.tables.values().find_map(|schema| {
+            schema.indexes.iter().find(|index| index.name == name).map(|index| (schema, index))
+        })
     }
 
     /// Puts a table in as read from the catalog tree, or replaces it; counters stay.

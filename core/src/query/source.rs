@@ -14,8 +14,9 @@ use alloc::vec::Vec;
 use core::ops::{Bound, ControlFlow};
 
 use crate::ids::{Position, TenantId, TreeId};
-use crate::limits::{READ_BATCH_ROWS, READ_SLICE_ROWS};
+use crate::limits::{READ_BATCH_ROWS, READ_LOOKUPS, READ_SLICE_ROWS};
 use crate::query::access::KeyRange;
+use crate::query::index::{Index, begun_at};
 use crate::query::key::{history_key, split_history_key};
 use crate::query::schema::{Catalog, TableSchema};
 use crate::query::stored::StoredRow;
@@ -42,6 +43,10 @@ impl<'a> RowSource<'a> {
         self.catalog.changed_at(schema.id) <= self.position
     }
 
+    fn table_trees(schema: &TableSchema) -> Versions {
+        Versions { current: schema.rows, ended: schema.history }
+    }
+
     /// The stored row of a key.
     #[inline]
     pub fn get(&self, schema: &TableSchema, key: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
@@ -52,16 +57,16 @@ impl<'a> RowSource<'a> {
         let current = current?;
         let is_current = self.is_current(schema);
         if let Some(bytes) = current {
-            if StoredRow::new(&bytes).begun_at() <= self.position {
+            if begun_at(&bytes) <= self.position {
                 return Ok(Some(bytes));
             }
             assert!(!is_current, "`changed_at` is not before any row of the table began");
         }
-        if is_current { Ok(None) } else { self.version(schema, key) }
+        if is_current { Ok(None) } else { self.version(schema.history, key) }
     }
 
     /// The superseded version of a key that covers the position.
-    fn version(&self, schema: &TableSchema, key: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
+    fn version(&self, ended: TreeId, key: &[u8]) -> Result<Option<Cow<'a, [u8]>>, Fault> {
         let low = history_key(key, self.position.next());
         #[cfg(verity_zoo)]
         let low =
@@ -71,13 +76,21 @@ impl<'a> RowSource<'a> {
             Cursor::new(Bound::Included(&low), Bound::Included(&high), Direction::Forward);
         let mut found = None;
         // The first version that ended after the position is the only one that can cover it.
-        let _ = self.store.scan(self.tree(schema.history), &mut cursor, |_, bytes| {
-            if StoredRow::new(bytes).begun_at() <= self.position {
+        let _ = self.store.scan(self.tree(ended), &mut cursor, |_, bytes| {
+            if begun_at(bytes) <= self.position {
                 found = Some(bytes.to_vec());
             }
             ControlFlow::Break(())
         })?;
         Ok(found.map(Cow::Owned))
+    }
+
+    /// After a fault: notes what the rows of these keys miss, so that one fetch serves many.
+    pub fn prefetch<'k>(&self, schema: &TableSchema, keys: impl Iterator<Item = &'k [u8]>) {
+        for key in keys {
+            // Only the note that the store takes of a miss matters here.
+            let _ = self.store.prefetch(self.tree(schema.rows), key);
+        }
     }
 
     /// Rows of the table at its newest state, without reading them. None: they must be counted.
@@ -95,22 +108,54 @@ impl<'a> RowSource<'a> {
         scan: &mut RowScan,
         visit: &mut dyn FnMut(&[u8], StoredRow<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Fault> {
-        let mut budget = READ_SLICE_ROWS;
+        let initial = schema.initial_values(self.position);
+        self.scan_versions(
+            schema,
+            RowSource::table_trees(schema),
+            scan,
+            READ_SLICE_ROWS,
+            &mut |key, bytes| visit(key, StoredRow::new(bytes).with_initial(&initial)),
+        )
+    }
+
+    /// Visits entries of an index as of the position, as `scan` visits rows: at most `most` of
+    /// them.
+    pub fn scan_index(
+        &self,
+        schema: &TableSchema,
+        index: &Index,
+        scan: &mut RowScan,
+        most: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Fault> {
+        assert!(index.serves(self.position), "an index is not read before it was whole");
+        let trees = Versions { current: index.entries, ended: index.ended };
+        self.scan_versions(schema, trees, scan, most, visit)
+    }
+
+    fn scan_versions(
+        &self,
+        schema: &TableSchema,
+        trees: Versions,
+        scan: &mut RowScan,
+        most: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Fault> {
+        let mut budget = most;
         while let Some(range) = scan.ranges.front() {
             let flow = if range.is_point {
-                self.visit_point(schema, &range.low, visit, &mut budget)?
+                let visited = self.visit_point(schema, &range.low, visit, &mut budget);
+                if visited.is_err() {
+                    let points = scan.ranges.iter().skip(1).take_while(|range| range.is_point);
+                    let keys = points.take(READ_LOOKUPS).map(|range| range.low.as_slice());
+                    self.prefetch(schema, keys);
+                }
+                visited?
             } else if self.is_current(schema) {
-                self.visit_current(
-                    schema,
-                    range,
-                    scan.reverse,
-                    &mut scan.after,
-                    visit,
-                    &mut budget,
-                )?
+                self.visit_current(trees, range, scan.reverse, &mut scan.after, visit, &mut budget)?
             } else {
                 self.visit_versions(
-                    schema,
+                    trees,
                     range,
                     scan.reverse,
                     &mut scan.after,
@@ -137,37 +182,36 @@ impl<'a> RowSource<'a> {
         &self,
         schema: &TableSchema,
         key: &[u8],
-        visit: &mut dyn FnMut(&[u8], StoredRow<'_>) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
         budget: &mut usize,
     ) -> Result<Visit, Fault> {
         let found = self.get(schema, key)?;
         *budget = budget.saturating_sub(1);
-        let wants_more = found.is_none_or(|bytes| visit(key, StoredRow::new(&bytes)).is_continue());
+        let wants_more = found.is_none_or(|bytes| visit(key, &bytes).is_continue());
         Ok(if wants_more && *budget > 0 { Visit::RangeDone } else { Visit::PointThenStop })
     }
 
-    /// Current rows only: nothing changed after the position.
+    /// Current versions only: nothing changed after the position.
     fn visit_current(
         &self,
-        schema: &TableSchema,
+        trees: Versions,
         range: &KeyRange,
         reverse: bool,
         after: &mut Option<Vec<u8>>,
-        visit: &mut dyn FnMut(&[u8], StoredRow<'_>) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
         budget: &mut usize,
     ) -> Result<Visit, Fault> {
         let mut cursor = row_cursor(range, reverse, after.as_deref());
         let mut last = after.take().unwrap_or_default();
         let mut visited = false;
-        let outcome = self.store.scan(self.tree(schema.rows), &mut cursor, |key, bytes| {
+        let outcome = self.store.scan(self.tree(trees.current), &mut cursor, |key, bytes| {
             last.clear();
             last.extend_from_slice(key);
             visited = true;
             *budget -= 1;
-            let row = StoredRow::new(bytes);
-            let begun = row.begun_at() <= self.position;
+            let begun = begun_at(bytes) <= self.position;
             assert!(begun, "`changed_at` is not before any row of the table began");
-            match visit(key, row) {
+            match visit(key, bytes) {
                 ControlFlow::Continue(()) if *budget > 0 => ControlFlow::Continue(()),
                 ControlFlow::Continue(()) | ControlFlow::Break(()) => ControlFlow::Break(()),
             }
@@ -177,14 +221,14 @@ impl<'a> RowSource<'a> {
         Ok(if outcome?.is_break() { Visit::Stopped } else { Visit::RangeDone })
     }
 
-    /// Merges current rows with the history, by key.
+    /// Merges current versions with those that ended, by key.
     fn visit_versions(
         &self,
-        schema: &TableSchema,
+        trees: Versions,
         range: &KeyRange,
         reverse: bool,
         after: &mut Option<Vec<u8>>,
-        visit: &mut dyn FnMut(&[u8], StoredRow<'_>) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
         budget: &mut usize,
     ) -> Result<Visit, Fault> {
         let mut current = Current {
@@ -198,8 +242,8 @@ impl<'a> RowSource<'a> {
             at_end: false,
         };
         loop {
-            current.fill(self, schema)?;
-            ended.fill(self, schema, range, reverse)?;
+            current.fill(self, trees.current)?;
+            ended.fill(self, trees.ended, range, reverse)?;
             let from_current = match (current.buffer.front(), &ended.next) {
                 (None, None) => return Ok(Visit::RangeDone),
                 (Some(_), None) => true,
@@ -221,7 +265,7 @@ impl<'a> RowSource<'a> {
                     Some((ended_key, _)) if *ended_key == key => ended.next.take(),
                     Some(_) | None => None,
                 };
-                if StoredRow::new(&bytes).begun_at() <= self.position {
+                if begun_at(&bytes) <= self.position {
                     (key, Some(bytes))
                 } else {
                     (key, of_history.and_then(|(_, row)| row))
@@ -234,7 +278,7 @@ impl<'a> RowSource<'a> {
             };
             *budget -= 1;
             let flow = match &row {
-                Some(bytes) => visit(&key, StoredRow::new(bytes)),
+                Some(bytes) => visit(&key, bytes),
                 None => ControlFlow::Continue(()),
             };
             *after = Some(key);
@@ -243,6 +287,13 @@ impl<'a> RowSource<'a> {
             }
         }
     }
+}
+
+/// The two trees of versioned entries: of a table, or of an index.
+#[derive(Clone, Copy, Debug)]
+struct Versions {
+    current: TreeId,
+    ended: TreeId,
 }
 
 enum Visit {
@@ -306,20 +357,19 @@ struct Current {
 }
 
 impl Current {
-    fn fill(&mut self, source: &RowSource<'_>, schema: &TableSchema) -> Result<(), Fault> {
+    fn fill(&mut self, source: &RowSource<'_>, current: TreeId) -> Result<(), Fault> {
         if !self.buffer.is_empty() || self.at_end {
             return Ok(());
         }
         let buffer = &mut self.buffer;
-        let flow =
-            source.store.scan(source.tree(schema.rows), &mut self.cursor, |key, bytes| {
-                buffer.push_back((key.to_vec(), bytes.to_vec()));
-                if buffer.len() < READ_BATCH_ROWS {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
+        let flow = source.store.scan(source.tree(current), &mut self.cursor, |key, bytes| {
+            buffer.push_back((key.to_vec(), bytes.to_vec()));
+            if buffer.len() < READ_BATCH_ROWS {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
         self.at_end = flow.is_continue();
         Ok(())
     }
@@ -336,7 +386,7 @@ impl Ended {
     fn fill(
         &mut self,
         source: &RowSource<'_>,
-        schema: &TableSchema,
+        ended: TreeId,
         range: &KeyRange,
         reverse: bool,
     ) -> Result<(), Fault> {
@@ -344,7 +394,7 @@ impl Ended {
             return Ok(());
         }
         let mut found: Option<Vec<u8>> = None;
-        let tree = source.tree(schema.history);
+        let tree = source.tree(ended);
         let _ = source.store.scan(tree, &mut self.cursor, |history, _| {
             found = Some(split_history_key(history).0.to_vec());
             ControlFlow::Break(())
@@ -353,7 +403,7 @@ impl Ended {
             self.at_end = true;
             return Ok(());
         };
-        let version = source.version(schema, &key)?;
+        let version = source.version(ended, &key)?;
         // On to the next key, past all versions of this one.
         self.cursor = history_cursor(range, reverse, Some(&key));
         self.next = Some((key, version.map(Cow::into_owned)));

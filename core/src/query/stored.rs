@@ -113,13 +113,21 @@ fn extend_sign<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {
     bytes: &'a [u8],
+    /// What columns have that the table gained since the row was written, by place.
+    initial: &'a [Value],
 }
 
 impl<'a> StoredRow<'a> {
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> StoredRow<'a> {
         assert!(bytes.len() >= HEADER_SIZE, "a stored row has its header");
-        StoredRow { bytes }
+        StoredRow { bytes, initial: &[] }
+    }
+
+    /// `TableSchema::initial_values`.
+    #[must_use]
+    pub fn with_initial(self, initial: &'a [Value]) -> StoredRow<'a> {
+        StoredRow { initial, ..self }
     }
 
     #[must_use]
@@ -166,12 +174,13 @@ impl<'a> StoredRow<'a> {
         }
     }
 
-    /// One column, without looking at the others. NULL beyond those it was written with.
+    /// One column, without looking at the others. Beyond those it was written with, what the table
+    /// gave such rows, or NULL.
     #[must_use]
     pub fn column(self, ordinal: usize) -> ValueRef<'a> {
         let count = self.column_count();
         if ordinal >= count {
-            return ValueRef::Null;
+            return self.initial.get(ordinal).map_or(ValueRef::Null, ValueRef::of);
         }
         let width = if self.wide() { 4 } else { 2 };
         let start = HEADER_SIZE + width * count;
@@ -235,6 +244,25 @@ fn decode_column(bytes: &[u8]) -> ValueRef<'_> {
 fn exact<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
     let Ok(array) = bytes.try_into() else { unreachable!("stored columns have their size") };
     array
+}
+
+impl<'a> ValueRef<'a> {
+    #[must_use]
+    pub fn of(value: &'a Value) -> ValueRef<'a> {
+        match value {
+            Value::Null => ValueRef::Null,
+            Value::Boolean(value) => ValueRef::Boolean(*value),
+            Value::Integer(value) => ValueRef::Integer(*value),
+            Value::Double(value) => ValueRef::Double(*value),
+            Value::Decimal(value) => ValueRef::Decimal(*value),
+            Value::Text(text) => ValueRef::Text(text),
+            Value::Blob(bytes) => ValueRef::Blob(bytes),
+            Value::Date(days) => ValueRef::Date(*days),
+            Value::Timestamp(ns) => ValueRef::Timestamp(*ns),
+            Value::Uuid(bytes) => ValueRef::Uuid(*bytes),
+            Value::Json(text) => ValueRef::Json(text),
+        }
+    }
 }
 
 impl ValueRef<'_> {

@@ -1,4 +1,4 @@
-//! Tables that are views of the system: `__tables`, `__columns`, `__events`.
+//! Tables that are views of the system: `__tables`, `__columns`, `__indexes`, `__events`.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -14,15 +14,15 @@ use crate::time::Timestamp;
 pub enum VirtualTable {
     Tables,
     Columns,
+    Indexes,
     Events,
 }
 
 impl VirtualTable {
     #[must_use]
     pub fn named(name: &str) -> Option<VirtualTable> {
-        [VirtualTable::Tables, VirtualTable::Columns, VirtualTable::Events]
-            .into_iter()
-            .find(|table| table.name() == name)
+        use VirtualTable::{Columns, Events, Indexes, Tables};
+        [Tables, Columns, Indexes, Events].into_iter().find(|table| table.name() == name)
     }
 
     #[must_use]
@@ -30,6 +30,7 @@ impl VirtualTable {
         match self {
             VirtualTable::Tables => "__tables",
             VirtualTable::Columns => "__columns",
+            VirtualTable::Indexes => "__indexes",
             VirtualTable::Events => "__events",
         }
     }
@@ -54,6 +55,13 @@ impl VirtualTable {
                 ("nullable", ColumnType::Boolean),
                 ("has_default", ColumnType::Boolean),
                 ("key_ordinal", ColumnType::BigInt),
+            ],
+            VirtualTable::Indexes => &[
+                ("name", ColumnType::Text),
+                ("table_name", ColumnType::Text),
+                ("columns", ColumnType::Text),
+                ("is_unique", ColumnType::Boolean),
+                ("ready_at", ColumnType::BigInt),
             ],
             VirtualTable::Events => &[
                 ("position", ColumnType::BigInt),
@@ -173,7 +181,7 @@ pub fn write_json(value: &Value, out: &mut String) {
     }
 }
 
-/// Rows of `__tables` and `__columns`; those of `__events` come from the log.
+/// Rows of `__tables`, `__columns` and `__indexes`; those of `__events` come from the log.
 #[must_use]
 pub fn catalog_rows(table: VirtualTable, catalog: &Catalog) -> Vec<Vec<Value>> {
     let mut rows = Vec::new();
@@ -208,6 +216,20 @@ pub fn catalog_rows(table: VirtualTable, catalog: &Catalog) -> Vec<Vec<Value>> {
                             Value::Boolean(column.nullable),
                             Value::Boolean(column.default.is_some()),
                             key.map_or(Value::Null, |at| count(at as u64 + 1)),
+                        ]
+                        .into(),
+                    );
+                }
+            }
+            VirtualTable::Indexes => {
+                for index in &schema.indexes {
+                    rows.push(
+                        [
+                            Value::Text(index.name.clone()),
+                            Value::Text(schema.name.clone()),
+                            Value::Text(index.column_names(schema).join(", ")),
+                            Value::Boolean(index.unique),
+                            index.ready_at.map_or(Value::Null, |at| count(at.get())),
                         ]
                         .into(),
                     );

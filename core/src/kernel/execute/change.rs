@@ -1,25 +1,33 @@
 //! UPDATE and DELETE: find the rows, compute what they become, draft the changes.
 //!
-//! Three phases, each resumable: *find* scans the range of keys and keeps what matches; *compute*
-//! needs no page; *draft* puts rows whose key stays, then removes those whose key changes, then
+//! Four phases, each resumable: *gather*, if the plan goes by an index or a union, collects the keys
+//! of rows that may match; *find* reads those, or scans ranges of the primary key, and keeps what
+//! matches; *compute* needs no page; *draft* puts rows whose key stays, then removes those whose key changes, then
 //! puts them under their new keys, which must be free: so `SET id = id + 1` works on any order of
-//! rows.
+//! rows. What must be unique is looked at when all rows are drafted, for the same reason.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::{Bound, ControlFlow};
 
 use super::insert::assigned;
-use super::row::{CurrentRow, declared_key, full_row, unique_violation};
+use super::row::{CurrentRow, declared_key, unique_violation};
 use super::{Execution, ExecutionContext, Step, Stop, limit};
-use crate::kernel::request::Limit;
-use crate::query::access::{KeyConditions, KeyRange};
+use crate::ids::{Position, TreeId};
+use crate::kernel::record::whole_row;
+use crate::kernel::request::{Limit, RequestError};
+use crate::limits::READ_LOOKUPS;
+use crate::query::access::KeyRange;
 use crate::query::bind::Source;
 use crate::query::command::Assignment;
 use crate::query::eval::{Env, RowView, eval_truth};
+use crate::query::index::row_key_of;
+use crate::query::plan::{Candidates, PlanWorld, choose, index_hint};
 use crate::query::stored::StoredRow;
-use crate::query::{Expr, SqlError, TableSchema, Value};
+use crate::query::{Expr, SqlError, SqlState, TableSchema, Value};
 use crate::store::{Cursor, Direction, TreeRef};
 
 /// Entries that one slice of a scan visits before limits are looked at.
@@ -27,19 +35,30 @@ const SCAN_SLICE: usize = 256;
 
 #[derive(Debug)]
 pub(super) enum Changing {
-    Find {
-        ranges: Vec<KeyRange>,
-        /// Of `ranges`, the one under way.
-        at: usize,
-        cursor: Option<Cursor>,
-        found: BTreeMap<Vec<u8>, CurrentRow>,
-    },
+    Find(Find),
     Draft {
         changes: Vec<Change>,
         moved: Vec<Moved>,
         next: usize,
         count: u64,
+        /// Keys of rows that must hold what is unique alone.
+        unique: Vec<Vec<u8>>,
+        checked: usize,
     },
+}
+
+#[derive(Debug)]
+pub(super) struct Find {
+    /// Trees whose entries name rows that may match, with the ranges to look at.
+    gather: VecDeque<(Option<TreeId>, VecDeque<KeyRange>)>,
+    /// Keys that were gathered, in order, and how many of them were read.
+    keys: BTreeSet<Vec<u8>>,
+    /// Ranges of the primary key, when rows are not gathered.
+    ranges: VecDeque<KeyRange>,
+    /// All of them; `None`: rows may have any key.
+    within: Option<Vec<KeyRange>>,
+    cursor: Option<Cursor>,
+    found: BTreeMap<Vec<u8>, CurrentRow>,
 }
 
 /// A row that stays under its key, or goes.
@@ -68,16 +87,13 @@ impl Execution {
     ) -> Result<u64, Stop> {
         let mut changing = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Changing(changing) => changing,
-            Step::Begin | Step::Inserting(_) => {
-                let source = Source::Table(schema.clone());
-                let env = Env::constant(&[], &self.context);
-                let ranges = KeyConditions::new(&source, predicate).ranges(schema, &env)?;
-                Changing::Find { ranges, at: 0, cursor: None, found: BTreeMap::new() }
+            Step::Begin | Step::Inserting(_) | Step::Building(_) => {
+                Changing::Find(self.plan_find(context, schema, predicate)?)
             }
         };
         let result = self.run_change(context, schema, predicate, assignments, &mut changing);
         self.step = Step::Changing(changing);
-        result
+        result.map_err(|stop| name_an_index(stop, schema, predicate))
     }
 
     fn run_change(
@@ -88,20 +104,20 @@ impl Execution {
         assignments: Option<&[Assignment]>,
         changing: &mut Changing,
     ) -> Result<u64, Stop> {
-        if let Changing::Find { ranges, at, cursor, found } = changing {
-            while self.in_trees(context, schema)
-                && let Some(range) = ranges.get(*at)
-            {
-                let over = cursor.get_or_insert_with(|| cursor_over(range));
-                self.find_stored(context, schema, predicate, over, found)?;
-                *cursor = None;
-                *at += 1;
+        if let Changing::Find(find) = changing {
+            self.gather(context, schema, find)?;
+            self.find_gathered(context, schema, predicate, find)?;
+            while let Some(range) = find.ranges.front() {
+                let over = find.cursor.get_or_insert_with(|| cursor_over(range));
+                self.find_stored(context, schema, predicate, over, &mut find.found)?;
+                find.cursor = None;
+                find.ranges.pop_front();
             }
-            self.find_changed(schema, predicate, ranges, found)?;
-            let found = core::mem::take(found);
+            self.find_changed(schema, predicate, find.within.as_deref(), &mut find.found)?;
+            let found = core::mem::take(&mut find.found);
             *changing = self.compute(schema, assignments, found)?;
         }
-        let Changing::Draft { changes, moved, next, count } = changing else {
+        let Changing::Draft { changes, moved, next, count, unique, checked } = changing else {
             unreachable!("just set");
         };
         while *next < changes.len() {
@@ -129,7 +145,134 @@ impl Execution {
             self.put_row(context, schema, Some(key), None, row)?;
             *next += 1;
         }
+        while let Some(key) = unique.get(*checked) {
+            self.check_unique(context, schema, key)?;
+            *checked += 1;
+            self.steps += 1;
+        }
         Ok(*count)
+    }
+
+    /// Where rows that may match are to be looked for, in the trees as they are.
+    fn plan_find(
+        &self,
+        context: &ExecutionContext<'_>,
+        schema: &Arc<TableSchema>,
+        predicate: Option<&Expr>,
+    ) -> Result<Find, Stop> {
+        let mut find = Find {
+            gather: VecDeque::new(),
+            keys: BTreeSet::new(),
+            ranges: VecDeque::new(),
+            within: None,
+            cursor: None,
+            found: BTreeMap::new(),
+        };
+        // As the trees have it: without what this request did to its indexes.
+        let Some(stored) = context.catalog.table(schema.id) else { return Ok(find) };
+        let source = Source::Table(schema.clone());
+        let env = Env::constant(&[], &self.context);
+        let world = PlanWorld {
+            store: context.store,
+            tenant: context.drafts.tenant,
+            schema: stored,
+            position: Position::new(u64::MAX),
+        };
+        let candidates = Candidates::of_write(&source, predicate);
+        let plan = choose(&candidates, &world, &env, false, None, false)?;
+        let sides = plan.candidate.lookups.iter().zip(plan.ranges);
+        let mut sides: VecDeque<(Option<TreeId>, VecDeque<KeyRange>)> =
+            sides.map(|(lookup, ranges)| (lookup.index, ranges.list.into())).collect();
+        match sides.pop_front() {
+            Some((None, ranges)) if sides.is_empty() => {
+                find.within = Some(ranges.iter().cloned().collect());
+                find.ranges = ranges;
+            }
+            Some(first) => {
+                sides.push_front(first);
+                find.gather = sides;
+            }
+            None => unreachable!("a plan has a lookup"),
+        }
+        Ok(find)
+    }
+
+    /// Keys of rows that may match, by the entries of indexes.
+    fn gather(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &TableSchema,
+        find: &mut Find,
+    ) -> Result<(), Stop> {
+        while let Some((index, ranges)) = find.gather.front_mut() {
+            let Some(range) = ranges.front() else {
+                find.gather.pop_front();
+                continue;
+            };
+            let tree = TreeRef::new(context.drafts.tenant, index.unwrap_or(schema.rows));
+            let cursor = find.cursor.get_or_insert_with(|| cursor_over(range));
+            let (mut visited, mut bytes) = (0, 0);
+            let keys = &mut find.keys;
+            let flow = context.store.scan(tree, cursor, |key, value| {
+                bytes += (key.len() + value.len()) as u64;
+                visited += 1;
+                let row_key = if index.is_some() { row_key_of(key, value) } else { key };
+                keys.insert(row_key.to_vec());
+                if visited == SCAN_SLICE {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            self.bytes_scanned += bytes;
+            self.steps += visited as u64;
+            self.check_scan(context)?;
+            if flow?.is_continue() {
+                find.cursor = None;
+                ranges.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rows that were gathered.
+    fn find_gathered(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &TableSchema,
+        predicate: Option<&Expr>,
+        find: &mut Find,
+    ) -> Result<(), Stop> {
+        let tree = TreeRef::new(context.drafts.tenant, schema.rows);
+        let initial = schema.initial_values(Position::new(u64::MAX));
+        while let Some(key) = find.keys.first() {
+            let changed = self.rows.get(&schema.id);
+            if changed.is_none_or(|changed| !changed.contains_key(key)) {
+                let value = match context.store.get(tree, key) {
+                    Ok(Some(value)) => value,
+                    Ok(None) => unreachable!("an entry has its row"),
+                    Err(fault) => {
+                        let ahead = find.keys.iter().take(READ_LOOKUPS);
+                        self.prefetch(context, schema, ahead.map(Vec::as_slice));
+                        return Err(fault.into());
+                    }
+                };
+                self.bytes_scanned += (key.len() + value.len()) as u64;
+                let stored = StoredRow::new(&value).with_initial(&initial);
+                let env = Env::constant(&[], &self.context).with_row(RowView::Stored(stored));
+                if matches(predicate, &env)? {
+                    let row = whole_row(schema, &value);
+                    let current = CurrentRow { begun_at: stored.begun_at(), row };
+                    find.found.insert(key.clone(), current);
+                }
+            }
+            find.keys.pop_first();
+            self.steps += 1;
+            self.check_scan(context)?;
+            let events = (self.drafts.len() + find.found.len()) as u64;
+            limit(Limit::TransactionEvents, events, context.constants.transaction_events_max)?;
+        }
+        Ok(())
     }
 
     /// Rows in the tree that match and that this request has not changed.
@@ -143,6 +286,7 @@ impl Execution {
     ) -> Result<(), Stop> {
         let tree = TreeRef::new(context.drafts.tenant, schema.rows);
         let changed = self.rows.get(&schema.id);
+        let initial = schema.initial_values(Position::new(u64::MAX));
         loop {
             let mut failed: Option<SqlError> = None;
             let (mut visited, mut bytes) = (0, 0);
@@ -150,12 +294,12 @@ impl Execution {
                 bytes += (key.len() + value.len()) as u64;
                 visited += 1;
                 if changed.is_none_or(|changed| !changed.contains_key(key)) {
-                    let stored = StoredRow::new(value);
+                    let stored = StoredRow::new(value).with_initial(&initial);
                     let env = Env::constant(&[], &self.context);
                     match matches(predicate, &env.with_row(RowView::Stored(stored))) {
                         Ok(true) => {
                             let begun_at = stored.begun_at();
-                            let row = full_row(schema, stored);
+                            let row = whole_row(schema, value);
                             found.insert(key.to_vec(), CurrentRow { begun_at, row });
                         }
                         Ok(false) => {}
@@ -188,12 +332,12 @@ impl Execution {
         &self,
         schema: &TableSchema,
         predicate: Option<&Expr>,
-        ranges: &[KeyRange],
+        ranges: Option<&[KeyRange]>,
         found: &mut BTreeMap<Vec<u8>, CurrentRow>,
     ) -> Result<(), SqlError> {
         let Some(changed) = self.rows.get(&schema.id) else { return Ok(()) };
         for (key, changed) in changed {
-            if !ranges.iter().any(|range| within(key, range)) {
+            if ranges.is_some_and(|ranges| !ranges.iter().any(|range| within(key, range))) {
                 continue;
             }
             let Some(row) = &changed.row else { continue };
@@ -215,6 +359,12 @@ impl Execution {
         let count = found.len() as u64;
         let mut changes = Vec::with_capacity(found.len());
         let mut moved = Vec::new();
+        let mut unique = Vec::new();
+        let watched = assignments.is_some_and(|assignments| {
+            let assigned = |id| assignments.iter().any(|assignment| assignment.column == id);
+            let mut indexes = schema.indexes.iter().filter(|index| index.unique);
+            indexes.any(|index| index.columns.iter().any(|id| assigned(*id)))
+        });
         for (key, current) in found {
             let Some(assignments) = assignments else {
                 changes.push(Change { key, current, row: None });
@@ -226,13 +376,43 @@ impl Execution {
                 let new_key = declared_key(schema, &row)?;
                 let stays = new_key == key;
                 if !stays {
+                    if watched {
+                        unique.push(new_key.clone());
+                    }
                     moved.push(Moved { key: new_key, row: row.clone() });
                 }
                 stays
             };
+            if watched && stays {
+                unique.push(key.clone());
+            }
             changes.push(Change { key, current, row: stays.then_some(row) });
         }
-        Ok(Changing::Draft { changes, moved, next: 0, count })
+        Ok(Changing::Draft { changes, moved, next: 0, count, unique, checked: 0 })
+    }
+}
+
+/// A scan that is too large is refused with the index that would make it small.
+fn name_an_index(stop: Stop, schema: &Arc<TableSchema>, predicate: Option<&Expr>) -> Stop {
+    match stop {
+        Stop::Refused(RequestError::LimitExceeded {
+            limit: Limit::TransactionPagesRead,
+            value,
+            max,
+        }) => {
+            let message = format!(
+                "the statement scans {value} pages of \"{}\" or more, transaction_pages_read_max \
+                 is {max}",
+                schema.name
+            );
+            let error = SqlError::new(SqlState::LimitExceeded, message);
+            let index = index_hint(&Source::Table(schema.clone()), predicate, &[]);
+            let hint = index.unwrap_or_else(|| {
+                String::from("narrow WHERE to ranges of the primary key, and send it in parts")
+            });
+            error.hint(hint).into()
+        }
+        other => other,
     }
 }
 

@@ -7,6 +7,7 @@
 //! Whoever lets a record change one more tree charges it here: `charge_put`, `charge_removal`, and
 //! in [`Execution::tree_changes`].
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -14,11 +15,14 @@ use super::{Execution, ExecutionContext, Stop};
 use crate::ids::{Position, TenantId, TreeId};
 use crate::kernel::drafts::Draft;
 use crate::kernel::payload::Payload;
+use crate::kernel::record::whole_row;
 use crate::kernel::trees::{CATALOG, IDEMPOTENCY, STREAMS, TENANTS_TREE};
 use crate::limits::{IDEMPOTENCY_TRIM_MAX, RESULT_SIZE_MAX};
 use crate::log::RecordKind;
 use crate::query::codec::decode_row_key;
+use crate::query::index::{ENTRY_SIZE, Index};
 use crate::query::key::history_key;
+use crate::query::{TableSchema, Value};
 use crate::store::{FORESTS, Fault, TreeChange, TreeRef, overflow_pages};
 
 /// Changes of one tree.
@@ -28,10 +32,22 @@ pub(super) struct Changes {
     removals: u64,
     /// At most, for values that lie in pages of their own.
     overflow_pages: u64,
+    /// Of entries that a new index is built of, which are nothing else of this.
+    built_bytes: u64,
 }
 
-/// Trees that one change of a catalog makes, at most.
-const TREES_CREATED_MAX: u64 = 4;
+/// What a leaf keeps beside an entry.
+const SLOT_SIZE: usize = 12;
+/// Bytes that a page of a tree that only grew holds on average, at least: two halves of a split have
+/// more, and a page that begins with one entry follows a full one.
+const BUILT_PAGE_BYTES: u64 = 1_000;
+
+impl Changes {
+    fn built_pages(&self) -> u64 {
+        if self.built_bytes == 0 { 0 } else { self.built_bytes.div_ceil(BUILT_PAGE_BYTES) + 4 }
+    }
+}
+
 /// Entries of the catalog that one change of it puts or removes, at most.
 const CATALOG_ENTRIES_MAX: u64 = 4;
 /// Bytes of an outcome beside its results.
@@ -50,6 +66,36 @@ impl Execution {
         self.changes.entry(tree).or_default().removals += 1;
     }
 
+    /// Notes an entry that a new index is built of.
+    pub(super) fn charge_built(&mut self, tree: TreeId, entry_size: usize) {
+        self.changes.entry(tree).or_default().built_bytes += (entry_size + SLOT_SIZE) as u64;
+    }
+
+    /// Notes what a row's change will do to the indexes of its table: those that it has now, and
+    /// those that it had before this request.
+    pub(super) fn charge_indexes(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &TableSchema,
+        before: Option<&[Value]>,
+        after: Option<&[Value]>,
+    ) {
+        for index in indexes_of(context, schema) {
+            if let (Some(before), Some(after)) = (before, after)
+                && index.same_entry(schema, before, after)
+            {
+                continue;
+            }
+            if before.is_some() {
+                self.charge_put(index.ended, ENTRY_SIZE);
+                self.charge_removal(index.entries);
+            }
+            if after.is_some() {
+                self.charge_put(index.entries, ENTRY_SIZE);
+            }
+        }
+    }
+
     pub(super) fn estimate_pages(&self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
         let tenant = context.drafts.tenant;
         let fixed = self.pages_beside_rows(context)?;
@@ -57,11 +103,20 @@ impl Execution {
         for (&tree, changes) in &self.changes {
             let tree = TreeRef::new(tenant, tree);
             pages += context.store.pages_at_most(tree, changes.puts, changes.removals)?;
-            pages += changes.overflow_pages;
+            pages += changes.overflow_pages + changes.built_pages();
         }
         if pages > u64::from(context.constants.transaction_pages_dirtied_max) {
             pages = fixed;
-            for (tree, changes) in self.tree_changes(context)? {
+            for (&tree, changes) in &self.changes {
+                // What a build puts is known by its number alone.
+                if self.built.contains(&tree) {
+                    let tree = TreeRef::new(tenant, tree);
+                    pages += context.store.pages_at_most(tree, changes.puts, changes.removals)?;
+                    pages += changes.built_pages();
+                }
+            }
+            let changes = self.tree_changes(context)?.into_iter();
+            for (tree, changes) in changes.filter(|(tree, _)| !self.built.contains(tree)) {
                 let tree = TreeRef::new(tenant, tree);
                 pages += context.store.pages_bound(tree, &changes)?;
                 let sizes = changes.iter().filter_map(|change| change.put);
@@ -75,13 +130,14 @@ impl Execution {
     fn pages_beside_rows(&self, context: &ExecutionContext<'_>) -> Result<u64, Fault> {
         let (store, tenant) = (context.store, context.drafts.tenant);
         let of = |tree| TreeRef::new(tenant, tree);
-        let (mut catalog_changes, mut pages) = (0, 0);
+        let (mut catalog_changes, mut pages, mut created) = (0, 0, 0);
         for at in 0..self.drafts.len() {
             let (draft, payload) = self.drafts.get(at);
             if draft.kind == RecordKind::CatalogChange {
                 catalog_changes += 1;
                 pages +=
                     overflow_pages(payload.len()) + self.dropped_pages(context, draft, payload);
+                created += trees_named(draft.kind, payload);
             }
         }
         let touched = self.changes.len() as u64;
@@ -92,7 +148,6 @@ impl Execution {
         pages += store.pages_at_most(of(IDEMPOTENCY), 1, trims)?;
         pages += overflow_pages(OUTCOME_FIXED + RESULT_SIZE_MAX * self.results.len());
         // Beside its tables' trees: catalog, streams, outcomes.
-        let created = TREES_CREATED_MAX * catalog_changes;
         pages += store.forest_pages_at_most(tenant, touched + 3, created)?;
         if !self.tenants.is_empty() {
             let tenants = self.tenants.len() as u64;
@@ -121,7 +176,7 @@ impl Execution {
         context: &ExecutionContext<'_>,
     ) -> Result<BTreeMap<TreeId, Vec<TreeChange>>, Fault> {
         let mut trees: BTreeMap<TreeId, Vec<TreeChange>> = BTreeMap::new();
-        // Sizes of the values that earlier drafts put: later ones may supersede them.
+        // The drafts that put a key last: later ones may supersede them.
         let mut made: BTreeMap<(TreeId, Vec<u8>), usize> = BTreeMap::new();
         for at in 0..self.drafts.len() {
             let (draft, payload) = self.drafts.get(at);
@@ -138,6 +193,8 @@ impl Execution {
                 Payload::RowDelete { table, .. } => (table, true, None, None),
                 Payload::TableCreated { .. }
                 | Payload::TableDropped { .. }
+                | Payload::TableAltered { .. }
+                | Payload::IndexBuilt { .. }
                 | Payload::StreamCreated { .. }
                 | Payload::Appended { .. }
                 | Payload::Refused
@@ -161,27 +218,112 @@ impl Execution {
                 }
                 (None, _) => unreachable!("puts have their key"),
             };
-            if replaces {
-                let old = match made.get(&(schema.rows, key.clone())) {
-                    Some(size) => *size,
-                    None => {
-                        let rows = TreeRef::new(context.drafts.tenant, schema.rows);
-                        let Some(size) = context.store.value_size(rows, &key)? else {
-                            unreachable!("the record says that the row was there");
-                        };
-                        size
-                    }
-                };
-                let ended_at = Position::new(context.drafts.first.get() + at as u64);
-                let key = history_key(&key, ended_at);
-                let change = TreeChange { key: key.to_vec(), put: Some(old) };
+            let (old, size) = match (replaces, made.get(&(schema.rows, key.clone()))) {
+                (false, _) => (None, None),
+                (true, Some(at)) => {
+                    let Some(row) = self.drafts.made_row(*at) else {
+                        unreachable!("only puts are noted")
+                    };
+                    (Some(Cow::Borrowed(row.value)), Some(row.value.len()))
+                }
+                (true, None) if schema.indexes.is_empty() => {
+                    let rows = TreeRef::new(context.drafts.tenant, schema.rows);
+                    let Some(size) = context.store.value_size(rows, &key)? else {
+                        unreachable!("the record says that the row was there");
+                    };
+                    (None, Some(size))
+                }
+                (true, None) => {
+                    let rows = TreeRef::new(context.drafts.tenant, schema.rows);
+                    let Some(value) = context.store.get(rows, &key)? else {
+                        unreachable!("the record says that the row was there");
+                    };
+                    let size = value.len();
+                    (Some(value), Some(size))
+                }
+            };
+            let position = Position::new(context.drafts.first.get() + at as u64);
+            if let Some(size) = size {
+                let change =
+                    TreeChange { key: history_key(&key, position).to_vec(), put: Some(size) };
                 trees.entry(schema.history).or_default().push(change);
             }
-            if let Some(size) = put {
-                made.insert((schema.rows, key.clone()), size);
+            let before = old.map(|old| whole_row(schema, &old));
+            let new = self.drafts.made_row(at).filter(|_| put.is_some());
+            let after = new.map(|row| whole_row(schema, row.value));
+            index_changes(context, schema, &key, position, before, after, &mut trees);
+            if put.is_some() {
+                made.insert((schema.rows, key.clone()), at);
             }
             trees.entry(schema.rows).or_default().push(TreeChange { key, put });
         }
         Ok(trees)
+    }
+}
+
+/// The indexes that a row of the table may enter or leave: those it has now, and those that this
+/// request has dropped since.
+fn indexes_of(context: &ExecutionContext<'_>, schema: &TableSchema) -> Vec<Index> {
+    let mut indexes = schema.indexes.clone();
+    for index in context.catalog.table(schema.id).into_iter().flat_map(|known| &known.indexes) {
+        if schema.index(index.entries).is_none() {
+            indexes.push(index.clone());
+        }
+    }
+    indexes
+}
+
+/// What one record does to the trees of indexes.
+fn index_changes(
+    context: &ExecutionContext<'_>,
+    schema: &TableSchema,
+    key: &[u8],
+    position: Position,
+    before: Option<Vec<Value>>,
+    after: Option<Vec<Value>>,
+    trees: &mut BTreeMap<TreeId, Vec<TreeChange>>,
+) {
+    for index in indexes_of(context, schema) {
+        if let (Some(before), Some(after)) = (&before, &after)
+            && index.same_entry(schema, before, after)
+        {
+            continue;
+        }
+        let mut change = |tree, key, put| {
+            trees.entry(tree).or_default().push(TreeChange { key, put });
+        };
+        if let Some(before) = &before {
+            let entry = index.entry(schema, before, key).key;
+            change(index.ended, history_key(&entry, position).to_vec(), Some(ENTRY_SIZE));
+            change(index.entries, entry, None);
+        }
+        if let Some(after) = &after {
+            change(index.entries, index.entry(schema, after, key).key, Some(ENTRY_SIZE));
+        }
+    }
+}
+
+/// Trees that a change of the catalog may create, at most.
+fn trees_named(kind: RecordKind, payload: &[u8]) -> u64 {
+    let Ok((payload, _)) = Payload::decode(kind, payload) else {
+        unreachable!("a draft holds what was encoded");
+    };
+    match payload {
+        Payload::TableCreated { schema, .. } => {
+            TableSchema::decode(schema).map_or(0, |schema| schema.trees().len() as u64)
+        }
+        Payload::TableAltered { .. } => 2,
+        Payload::RowPut { .. }
+        | Payload::RowDelete { .. }
+        | Payload::TableDropped { .. }
+        | Payload::IndexBuilt { .. }
+        | Payload::StreamCreated { .. }
+        | Payload::Appended { .. }
+        | Payload::Refused
+        | Payload::Completed
+        | Payload::TenantCreated { .. }
+        | Payload::Recovery(_)
+        | Payload::HeadAttested { .. }
+        | Payload::Checkpoint(_) => 0,
     }
 }

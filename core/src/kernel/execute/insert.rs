@@ -1,13 +1,16 @@
-//! INSERT: cells → whole, checked rows → drafts; ON CONFLICT on the primary key.
+//! INSERT: cells → whole, checked rows → drafts; ON CONFLICT on whatever is unique.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::row::{CurrentRow, check_row, declared_key, into_column, unique_violation};
-use super::{Execution, ExecutionContext, Step, Stop};
+use super::unique::Clash;
+use super::{Execution, ExecutionContext, Step, Stop, schema_changed};
+use crate::ids::TreeId;
 use crate::query::codec_command::Cell;
-use crate::query::command::{Assignment, Insert, OnConflict};
+use crate::query::command::{Assignment, ConflictTarget, Insert, OnConflict};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
+use crate::query::key::hidden_key;
 use crate::query::{Expr, SqlError, SqlState, TableSchema, Value};
 
 /// A complete, checked row and its key; None: hidden, given by the row's own position.
@@ -32,7 +35,7 @@ impl Execution {
         let schema = self.table(context, insert.table, insert.schema_version)?;
         let mut inserting = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Inserting(inserting) => inserting,
-            Step::Begin | Step::Changing(_) => Inserting {
+            Step::Begin | Step::Changing(_) | Step::Building(_) => Inserting {
                 rows: whole_rows(&schema, insert, &self.context)?,
                 next: 0,
                 affected: 0,
@@ -57,35 +60,52 @@ impl Execution {
         inserting: &mut Inserting,
     ) -> Result<(), Stop> {
         while let Some((key, row)) = inserting.rows.get_mut(inserting.next) {
-            let taken = match key {
-                Some(key) => self.exists(context, schema, key)?,
-                None => false,
-            };
-            if !taken {
-                if let (OnConflict::DoUpdate { .. }, Some(key)) = (&insert.on_conflict, &key) {
-                    inserting.upserted.insert(key.clone());
+            let (target, arbiter) = match &insert.on_conflict {
+                OnConflict::Fail => (None, None),
+                OnConflict::DoNothing(target) | OnConflict::DoUpdate { target, .. } => {
+                    (Some(*target), arbiter_of(schema, *target)?)
                 }
+            };
+            let Some(clash) = self.clash(context, schema, key.as_deref(), row, arbiter)? else {
                 let (key, row) = (key.take(), core::mem::take(row));
+                if let OnConflict::DoUpdate { .. } = &insert.on_conflict {
+                    let position = context.drafts.next_position(&self.drafts);
+                    let key = key.clone().unwrap_or_else(|| hidden_key(position).to_vec());
+                    inserting.upserted.insert(key);
+                }
                 self.put_row(context, schema, key, None, row)?;
                 inserting.affected += 1;
-            } else {
-                match &insert.on_conflict {
-                    OnConflict::Fail => return Err(unique_violation(schema, row).into()),
-                    OnConflict::DoNothing => {}
-                    OnConflict::DoUpdate { assignments, predicate } => {
-                        let Some(key) = key else { unreachable!("a hidden key is never taken") };
-                        if inserting.upserted.contains(key) {
-                            return Err(row_twice().into());
-                        }
-                        let Some(current) = self.current(context, schema, key)? else {
-                            unreachable!("it was just seen");
-                        };
-                        let wanted = Upsert { assignments, predicate: predicate.as_ref() };
-                        if self.upsert(context, schema, &wanted, key.clone(), current, row)? {
-                            inserting.upserted.insert(key.clone());
-                            inserting.affected += 1;
-                        }
-                    }
+                inserting.next += 1;
+                self.steps += 1;
+                continue;
+            };
+            let expected = match (&clash, target) {
+                (_, None) => false,
+                (_, Some(ConflictTarget::Any)) => true,
+                (Clash::PrimaryKey, Some(target)) => target == ConflictTarget::PrimaryKey,
+                (Clash::Index(entries, _), Some(target)) => {
+                    target == ConflictTarget::Index(*entries)
+                }
+            };
+            if !expected {
+                return Err(violation(schema, &clash, row).into());
+            }
+            if let OnConflict::DoUpdate { assignments, predicate, .. } = &insert.on_conflict {
+                let taken = match (clash, &*key) {
+                    (Clash::Index(_, holder), _) => holder,
+                    (Clash::PrimaryKey, Some(key)) => key.clone(),
+                    (Clash::PrimaryKey, None) => unreachable!("a hidden key is never taken"),
+                };
+                if inserting.upserted.contains(&taken) {
+                    return Err(row_twice().into());
+                }
+                let Some(current) = self.current(context, schema, &taken)? else {
+                    unreachable!("it was just seen");
+                };
+                let wanted = Upsert { assignments, predicate: predicate.as_ref() };
+                if self.upsert(context, schema, &wanted, taken.clone(), current, row)? {
+                    inserting.upserted.insert(taken);
+                    inserting.affected += 1;
                 }
             }
             inserting.next += 1;
@@ -113,11 +133,16 @@ impl Execution {
             return Ok(false);
         }
         let row = assigned(schema, wanted.assignments, &current.row, &env, &self.context)?;
-        if declared_key(schema, &row)? != key {
+        if !schema.hidden_key() && declared_key(schema, &row)? != key {
             let message = "ON CONFLICT DO UPDATE must not change the primary key";
             return Err(SqlError::new(SqlState::FeatureNotSupported, message)
                 .hint("delete the row and insert it again")
                 .into());
+        }
+        for index in schema.indexes.iter().filter(|index| index.unique) {
+            if self.holder(context, schema, index, &row, Some(&key))?.is_some() {
+                return Err(index.violation(schema, &row).into());
+            }
         }
         self.put_row(context, schema, Some(key), Some(&current), row)?;
         Ok(true)
@@ -129,6 +154,25 @@ fn row_twice() -> SqlError {
     let message = "ON CONFLICT DO UPDATE would change one row twice";
     SqlError::new(SqlState::CardinalityViolation, message)
         .hint("no two rows of one INSERT may have the same key")
+}
+
+/// The index that ON CONFLICT names: it is asked first.
+fn arbiter_of(schema: &TableSchema, target: ConflictTarget) -> Result<Option<TreeId>, SqlError> {
+    match target {
+        ConflictTarget::Any | ConflictTarget::PrimaryKey => Ok(None),
+        ConflictTarget::Index(entries) if schema.index(entries).is_some() => Ok(Some(entries)),
+        ConflictTarget::Index(_) => Err(schema_changed(&schema.name)),
+    }
+}
+
+fn violation(schema: &TableSchema, clash: &Clash, row: &[Value]) -> SqlError {
+    match clash {
+        Clash::PrimaryKey => unique_violation(schema, row),
+        Clash::Index(entries, _) => match schema.index(*entries) {
+            Some(index) => index.violation(schema, row),
+            None => unreachable!("the clash is with an index of the table"),
+        },
+    }
 }
 
 #[derive(Clone, Copy)]

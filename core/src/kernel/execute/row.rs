@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use super::{Execution, ExecutionContext, OverlayRow, Stop};
 use crate::ids::Position;
 use crate::kernel::payload::Payload;
+use crate::kernel::record::whole_row;
 use crate::kernel::request::RequestError;
 use crate::limits::ROW_SIZE_MAX;
 use crate::query::bind_write::cell_value;
@@ -99,7 +100,7 @@ impl Execution {
         let rows = TreeRef::new(context.drafts.tenant, schema.rows);
         let Some(value) = context.store.get(rows, key)? else { return Ok(None) };
         let stored = StoredRow::new(&value);
-        Ok(Some(CurrentRow { begun_at: stored.begun_at(), row: full_row(schema, stored) }))
+        Ok(Some(CurrentRow { begun_at: stored.begun_at(), row: whole_row(schema, &value) }))
     }
 
     /// Reads on after a fault what the next rows will need, so that one fetch serves many.
@@ -134,6 +135,12 @@ impl Execution {
         }
         let position = context.drafts.next_position(&self.drafts);
         let key = key.unwrap_or_else(|| hidden_key(position).to_vec());
+        for index in &schema.indexes {
+            index.check_size(schema, &row, key.len())?;
+        }
+        let old = before.map(|before| before.row.as_slice());
+        self.note_unique(schema, &key, old, Some(&row));
+        self.charge_indexes(context, schema, old, Some(&row));
         self.scratch.clear();
         encode_row(hidden_position(schema, &key), &row, &mut self.scratch);
         if self.scratch.len() > ROW_SIZE_MAX {
@@ -157,6 +164,8 @@ impl Execution {
         current: &CurrentRow,
     ) -> Result<(), Stop> {
         let position = context.drafts.next_position(&self.drafts);
+        self.note_unique(schema, &key, Some(&current.row), None);
+        self.charge_indexes(context, schema, Some(&current.row), None);
         self.scratch.clear();
         let hidden = hidden_position(schema, &key);
         encode_row_key(schema, hidden, &current.row, &mut self.scratch);
@@ -184,9 +193,4 @@ fn hidden_position(schema: &TableSchema, key: &[u8]) -> Option<Position> {
         let Ok(key) = key.try_into() else { unreachable!("a hidden key is a position") };
         Position::new(u64::from_be_bytes(key))
     })
-}
-
-/// All columns of the table; those it gained since the row was written are NULL.
-pub(super) fn full_row(schema: &TableSchema, stored: StoredRow<'_>) -> Vec<Value> {
-    (0..schema.columns.len()).map(|ordinal| stored.column(ordinal).to_value()).collect()
 }

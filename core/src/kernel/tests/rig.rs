@@ -267,7 +267,7 @@ impl Rig {
         applied
     }
 
-    fn maybe_evict(&mut self) {
+    pub fn maybe_evict(&mut self) {
         let evict = match &mut self.memory {
             Memory::Ample => false,
             Memory::None => true,
@@ -317,7 +317,7 @@ impl Rig {
         }
     }
 
-    fn fetch(&mut self, pins: &mut Pins) {
+    pub fn fetch(&mut self, pins: &mut Pins) {
         let mut effects = Effects::new();
         self.store.fetch(pins, &mut effects);
         pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
@@ -586,7 +586,8 @@ pub fn id(not_after_ms: u64, number: u8) -> IdempotencyId {
 
 pub fn column(id: u32, name: &str, column_type: ColumnType, nullable: bool) -> Column {
     let id = ColumnId::new(id);
-    Column { id, name: name.to_string(), column_type, nullable, default: None }
+    let (initial, added_at) = (Value::Null, crate::ids::Position::ZERO);
+    Column { id, name: name.to_string(), column_type, nullable, default: None, initial, added_at }
 }
 
 /// `CREATE TABLE name (id BIGINT [PRIMARY KEY], name TEXT, age BIGINT)`.
@@ -604,6 +605,7 @@ pub fn create_table(catalog: &Catalog, name: &str, keyed: bool) -> Command {
         stream: catalog.next_stream,
         rows: catalog.next_tree,
         history: catalog.next_tree.next(),
+        indexes: vec![],
         schema_version: catalog.version.next(),
         created_at: crate::ids::Position::ZERO,
     };

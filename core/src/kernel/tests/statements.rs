@@ -10,8 +10,8 @@ use crate::ids::ColumnId;
 use crate::kernel::{Request, RequestError};
 use crate::query::expr::{ArithmeticOp, CompareOp};
 use crate::query::{
-    Assignment, Catalog, Command, Delete, Expr, Insert, InsertRows, OnConflict, SqlState, Update,
-    Value,
+    Assignment, Catalog, Command, ConflictTarget, Delete, Expr, Insert, InsertRows, OnConflict,
+    SqlState, Update, Value,
 };
 
 fn literal(value: i64) -> Expr {
@@ -107,11 +107,13 @@ fn a_table_without_key_keeps_every_row() {
 #[test]
 fn conflicts_are_solved_as_told() {
     let (mut rig, catalog) = people(Memory::None, true, 2);
-    let skip = insert(&catalog, &[(2, "x"), (3, "y")], OnConflict::DoNothing);
+    let skip =
+        insert(&catalog, &[(2, "x"), (3, "y")], OnConflict::DoNothing(ConflictTarget::PrimaryKey));
     assert_eq!(rig.commands(&[skip]).unwrap().rows_affected(), 1);
     let excluded = Expr::Excluded(ColumnId::new(2));
     let take = Assignment { column: ColumnId::new(2), value: Some(excluded) };
     let upsert = OnConflict::DoUpdate {
+        target: ConflictTarget::PrimaryKey,
         assignments: vec![take],
         predicate: compare(CompareOp::Greater, 3, 10),
     };

@@ -208,24 +208,6 @@ fn deliberately_missing() {
     "#]],
     );
     check(
-        "CREATE INDEX i ON p (name)",
-        &expect![[r#"
-        error 0A000: a secondary index is not supported
-        line 1: CREATE INDEX i ON p (name)
-                ^
-        hint: look rows up by the first columns of the primary key
-    "#]],
-    );
-    check(
-        "CREATE TABLE t (a BIGINT PRIMARY KEY, b TEXT UNIQUE)",
-        &expect![[r#"
-        error 0A000: UNIQUE beside the primary key is not supported
-        line 1: CREATE TABLE t (a BIGINT PRIMARY KEY, b TEXT UNIQUE)
-                                                      ^
-        hint: make these columns the PRIMARY KEY, or keep a second table keyed by them
-    "#]],
-    );
-    check(
         "CREATE TABLE t (a BIGINT REFERENCES p (id))",
         &expect![[r#"
         error 0A000: FOREIGN KEY is not supported

@@ -10,8 +10,8 @@ use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
 use crate::query::datetime::{DATE_MAX, DATE_MIN};
 use crate::query::expr::{ArithmeticOp, CompareOp, Function};
 use crate::query::{
-    Assignment, Check, Column, ColumnType, Command, Decimal, Delete, Expr, Insert, InsertRows,
-    OnConflict, TableSchema, Update, Value,
+    Assignment, Check, Column, ColumnType, Command, ConflictTarget, CreateIndex, Decimal, Delete,
+    Expr, Index, Insert, InsertRows, OnConflict, TableSchema, Update, Value,
 };
 
 pub struct Random(ChaCha8Rng);
@@ -204,6 +204,8 @@ impl Random {
                 column_type: self.column_type(),
                 nullable: self.bool(),
                 default: (self.below(3) == 0).then(|| Expr::Literal(self.value())),
+                initial: self.value(),
+                added_at: Position::new(self.below(1000) as u64),
             })
             .collect();
         let key = self.below(3) as u32;
@@ -218,8 +220,26 @@ impl Random {
             stream: StreamId::new(self.below(100) as u32),
             rows: TreeId::new(16),
             history: TreeId::new(17),
+            indexes: (0..self.below(3) as u32)
+                .map(|at| Index {
+                    name: alloc::format!("index {at}"),
+                    columns: (1..=1 + self.below(2) as u32).rev().map(ColumnId::new).collect(),
+                    unique: self.bool(),
+                    entries: TreeId::new(18 + 2 * at),
+                    ended: TreeId::new(19 + 2 * at),
+                    ready_at: self.bool().then(|| Position::new(self.below(1000) as u64)),
+                })
+                .collect(),
             schema_version: SchemaVersion::new(self.below(100) as u32),
             created_at: Position::new(self.below(1000) as u64),
+        }
+    }
+
+    fn conflict_target(&mut self) -> ConflictTarget {
+        match self.below(3) {
+            0 => ConflictTarget::Any,
+            1 => ConflictTarget::PrimaryKey,
+            _ => ConflictTarget::Index(TreeId::new(16 + self.below(100) as u32)),
         }
     }
 
@@ -227,7 +247,7 @@ impl Random {
         let table = TableId::new(self.below(1 << 20) as u32);
         let schema_version = SchemaVersion::new(self.below(1 << 20) as u32);
         let predicate = self.bool().then(|| self.expr(3));
-        match self.below(6) {
+        match self.below(9) {
             0 => Command::Nothing,
             1 => Command::CreateTable { schema: self.schema(), if_not_exists: self.bool() },
             2 => Command::DropTable { table, schema_version },
@@ -246,8 +266,12 @@ impl Random {
                     rows,
                     on_conflict: match self.below(3) {
                         0 => OnConflict::Fail,
-                        1 => OnConflict::DoNothing,
-                        _ => OnConflict::DoUpdate { assignments: self.assignments(), predicate },
+                        1 => OnConflict::DoNothing(self.conflict_target()),
+                        _ => OnConflict::DoUpdate {
+                            target: self.conflict_target(),
+                            assignments: self.assignments(),
+                            predicate,
+                        },
                     },
                 })
             }
@@ -257,6 +281,20 @@ impl Random {
                 assignments: self.assignments(),
                 predicate,
             }),
+            5 => Command::CreateIndex(CreateIndex {
+                table,
+                schema_version,
+                name: "an index".into(),
+                columns: (1..=1 + self.below(3) as u32).map(ColumnId::new).collect(),
+                unique: self.bool(),
+                if_not_exists: self.bool(),
+            }),
+            6 => Command::DropIndex { table, entries: TreeId::new(self.below(1 << 20) as u32) },
+            7 => {
+                // Which column it becomes is known when it is applied.
+                let column = Column { id: ColumnId::new(1), ..self.schema().columns.remove(0) };
+                Command::AddColumn { table, schema_version, column }
+            }
             _ => Command::Delete(Delete { table, schema_version, predicate }),
         }
     }

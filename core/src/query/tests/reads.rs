@@ -155,7 +155,6 @@ fn plans() {
         lookup in visit by primary key (ward =, day =, nr =)
         > SELECT note FROM visit WHERE ward = 'a' AND day > '2026-01-01' ORDER BY day DESC
         range of visit by primary key (ward =, day >), backwards
-        filter rows by WHERE
         order: as read, by primary key
         > SELECT note FROM visit WHERE day > '2026-01-01' ORDER BY note LIMIT 1
         full scan of visit
@@ -168,7 +167,6 @@ fn plans() {
         group by 1 expressions, 1 aggregates
         > UPDATE visit SET note = 'x' WHERE ward = 'a'
         range of visit by primary key (ward =)
-        filter rows by WHERE
         update those rows
         > SELECT * FROM __events WHERE position > 5
         log records by position (position >)
