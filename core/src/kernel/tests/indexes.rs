@@ -385,6 +385,7 @@ fn random_run(memory: Memory, seed: u64, steps: u64, queries: u64) -> Vec<String
     let mut model = Model::default();
     let mut past: Vec<(u64, Model)> = Vec::new();
     let mut plans = Vec::new();
+    let mut refused = 0;
     for step in 0..steps {
         // Indexes come over rows that are there, and go again.
         if numbers.below(8) == 0 {
@@ -401,7 +402,15 @@ fn random_run(memory: Memory, seed: u64, steps: u64, queries: u64) -> Vec<String
         if sql == "SELECT" {
             model = before;
         } else {
-            rig.run_sql(&sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            match rig.run_sql(&sql) {
+                Ok(_) => {}
+                // The bound of dirtied pages is generous where leaves may merge.
+                Err(error) if error.to_string().contains("transaction_pages_dirtied_max") => {
+                    model = before;
+                    refused += 1;
+                }
+                Err(error) => panic!("{sql}: {error}"),
+            }
         }
         past.push((rig.last(), model.clone()));
         if step % 40 == 39 {
@@ -419,6 +428,7 @@ fn random_run(memory: Memory, seed: u64, steps: u64, queries: u64) -> Vec<String
     }
     let report = rig.rebuild().unwrap();
     assert_eq!(report.difference, None);
+    assert!(refused * 10 <= steps, "{refused} of {steps} writes were refused");
     plans
 }
 
