@@ -43,7 +43,7 @@ mod write;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use crate::crypto::{ChainHash, LeafSaltKey, PageKey, TenantKeys};
 use crate::event::Event;
@@ -192,6 +192,8 @@ pub struct Store {
     /// Marks that arose where no `Effects` was at hand.
     events: Vec<Event>,
     next_io: u64,
+    /// How often a page was looked at: what EXPLAIN ANALYZE takes differences of.
+    looked_at: Cell<u64>,
 }
 
 impl Store {
@@ -244,6 +246,7 @@ impl Store {
             opening: None,
             events: Vec::with_capacity(EVENTS_MAX),
             next_io: 0,
+            looked_at: Cell::new(0),
         }
     }
 
@@ -281,6 +284,18 @@ impl Store {
     /// What a given-up look into trees has missed need not be fetched.
     pub fn forget_misses(&mut self) {
         self.fetches.forget_misses();
+    }
+
+    /// Grows by one whenever a page is looked at, in memory or not.
+    #[must_use]
+    pub fn pages_looked_at(&self) -> u64 {
+        self.looked_at.get()
+    }
+
+    /// Pages that were missed since the last fetch.
+    #[must_use]
+    pub fn pages_missed(&self) -> usize {
+        self.fetches.missed()
     }
 
     fn mark(&mut self, event: Event) {
@@ -374,6 +389,7 @@ impl Store {
     /// The page that `from` names, or a fault. `tree` says whose it is, should it have to be read.
     #[inline]
     fn load(&self, tree: TreeRef, page: PageNumber, from: impl FnOnce() -> PageRef) -> Loaded<'_> {
+        self.looked_at.set(self.looked_at.get().wrapping_add(1));
         match self.cache.get(page) {
             Some(bytes) => Ok(bytes),
             None => Err(self.miss(tree, from())),

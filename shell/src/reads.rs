@@ -193,7 +193,7 @@ impl Insert {
         };
         let [cells] = rows.as_slice() else { return None };
         let plain = |cell: &CellPlan| matches!(cell, CellPlan::Value(_) | CellPlan::Parameter(_));
-        if *on_conflict != OnConflict::Fail || prepared.explain || !cells.iter().all(plain) {
+        if *on_conflict != OnConflict::Fail || prepared.is_explained() || !cells.iter().all(plain) {
             return None;
         }
         Some(Insert {

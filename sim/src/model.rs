@@ -6,12 +6,15 @@
 //! nothing; a version of a row is visible from the transaction's last position until the one that
 //! supersedes it; nothing here is bounded, cached or lazy.
 
+mod schema;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sql::{Conflict, Datum, Expected, Query, Select, SetTo, Statement, TableSpec};
+use crate::sql::{
+    Conflict, Datum, Expected, IndexSpec, Query, Select, SetTo, Statement, TableSpec,
+};
 
 /// Identifies a row: its key, or a number for a table with a hidden key.
 type RowKey = Vec<Datum>;
@@ -23,9 +26,18 @@ struct Version {
     row: Vec<Datum>,
 }
 
+/// What a table is at a moment.
+#[derive(Clone, Debug)]
+struct Shape {
+    spec: TableSpec,
+    indexes: Vec<IndexSpec>,
+    /// Columns that came later, by place: since when, and what rows have that were there before.
+    added: BTreeMap<usize, (u64, Datum)>,
+}
+
 #[derive(Clone, Debug)]
 struct Table {
-    spec: TableSpec,
+    shape: Shape,
     created_at: u64,
     rows: BTreeMap<RowKey, Vec<Version>>,
     hidden_next: i64,
@@ -44,6 +56,7 @@ pub struct TenantModel {
 pub enum Refusal {
     DuplicateTable,
     UndefinedTable,
+    DuplicateColumn,
     NotNull,
     DuplicateKey,
     /// `DO UPDATE` would change a row twice.
@@ -73,7 +86,9 @@ pub struct Prediction {
 /// The rows and appends of a transaction that is not applied yet.
 #[derive(Default)]
 struct Overlay {
-    created: BTreeMap<String, TableSpec>,
+    created: BTreeMap<String, Shape>,
+    /// Tables that were there, as they are made by this transaction.
+    altered: BTreeMap<String, Shape>,
     /// `None`: deleted.
     rows: BTreeMap<String, BTreeMap<RowKey, Option<Vec<Datum>>>>,
     hidden: BTreeMap<String, i64>,
@@ -89,7 +104,7 @@ impl TenantModel {
 
     #[must_use]
     pub fn spec(&self, table: &str) -> Option<&TableSpec> {
-        self.tables.get(table).map(|table| &table.spec)
+        self.tables.get(table).map(|table| &table.shape.spec)
     }
 
     /// Where a table begins to exist.
@@ -132,9 +147,15 @@ impl TenantModel {
         position: u64,
     ) -> Result<Prediction, Refusal> {
         let (prediction, overlay) = self.execute(transaction)?;
-        for (name, spec) in overlay.created {
-            let table = Table { spec, created_at: position, rows: BTreeMap::new(), hidden_next: 0 };
-            self.tables.insert(name, table);
+        for (name, shape) in overlay.created {
+            let shape = shape.added_at(position);
+            let (rows, hidden_next) = (BTreeMap::new(), 0);
+            self.tables.insert(name, Table { shape, created_at: position, rows, hidden_next });
+        }
+        for (name, shape) in overlay.altered {
+            if let Some(table) = self.tables.get_mut(&name) {
+                table.shape = shape.added_at(position);
+            }
         }
         for (name, next) in overlay.hidden {
             if let Some(table) = self.tables.get_mut(&name) {
@@ -195,16 +216,21 @@ impl TenantModel {
             .rows
             .values()
             .filter_map(|versions| at(versions, position))
+            .map(|row| table.shape.whole(row, Some(position)))
             .filter(|row| selects(row));
         Ok(match &query.select {
             Select::Appends | Select::Changes => unreachable!("answered above"),
             Select::Count => vec![vec![Datum::Integer(rows.count() as i64)]],
-            Select::Columns { columns, order, limit } => {
-                let project = |row: &Vec<Datum>| -> Vec<Datum> {
-                    columns.iter().map(|place| row[*place].clone()).collect()
+            Select::Columns { columns, order, by, limit } => {
+                let of = |row: &Vec<Datum>, places: &[usize]| -> Vec<Datum> {
+                    places.iter().map(|place| row[*place].clone()).collect()
                 };
                 // The map's order is the key's.
-                let mut rows: Vec<Vec<Datum>> = rows.map(project).collect();
+                let mut rows: Vec<Vec<Datum>> = rows.collect();
+                if order.is_some() {
+                    rows.sort_by_cached_key(|row| of(row, by));
+                }
+                let mut rows: Vec<Vec<Datum>> = rows.iter().map(|row| of(row, columns)).collect();
                 match order {
                     None => rows.sort(),
                     Some(true) => rows.reverse(),
@@ -225,16 +251,30 @@ impl TenantModel {
                     if self.find(&overlay, &spec.name).is_some() {
                         return Err(Refusal::DuplicateTable);
                     }
-                    overlay.created.insert(spec.name.clone(), spec.clone());
+                    overlay.created.insert(spec.name.clone(), Shape::new(spec.clone()));
                     overlay.events += 1;
+                    Effect::Schema
+                }
+                Statement::CreateIndex { table, index } => {
+                    self.create_index(&mut overlay, table, index)?;
+                    Effect::Schema
+                }
+                Statement::DropIndex { index } => {
+                    self.drop_index(&mut overlay, index)?;
+                    Effect::Schema
+                }
+                Statement::AddColumn { table, column } => {
+                    self.add_column(&mut overlay, table, column)?;
                     Effect::Schema
                 }
                 Statement::Insert { table, columns, rows, bulk: _, conflict } => {
                     Effect::Rows(self.insert(&mut overlay, table, columns, rows, conflict)?)
                 }
                 Statement::Update { table, assignments, filter } => {
-                    let spec = self.find(&overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
+                    let shape = self.find(&overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
+                    let spec = &shape.spec;
                     let mut changed = 0;
+                    let mut keys = Vec::new();
                     for (key, mut row) in self.current_rows(&overlay, table) {
                         if filter.as_ref().is_some_and(|filter| !filter.selects(&row)) {
                             continue;
@@ -246,9 +286,16 @@ impl TenantModel {
                                 SetTo::Plus(number) => plus(&old[assignment.column], *number),
                             };
                         }
-                        check_not_null(&spec, &row)?;
+                        check_not_null(spec, &row)?;
+                        keys.push((key.clone(), row.clone()));
                         overlay.put(table, key, Some(row));
                         changed += 1;
+                    }
+                    // When all are changed: values may move from row to row.
+                    for (key, row) in keys {
+                        if self.clashes(&overlay, table, &shape, &key, &row) {
+                            return Err(Refusal::DuplicateKey);
+                        }
                     }
                     Effect::Rows(changed)
                 }
@@ -293,7 +340,8 @@ impl TenantModel {
         rows: &[Vec<Datum>],
         conflict: &Conflict,
     ) -> Result<u64, Refusal> {
-        let spec = self.find(overlay, name).ok_or(Refusal::UndefinedTable)?.clone();
+        let shape = self.find(overlay, name).ok_or(Refusal::UndefinedTable)?.clone();
+        let spec = &shape.spec;
         let mut touched = BTreeSet::new();
         let mut changed = 0;
         for given in rows {
@@ -305,7 +353,7 @@ impl TenantModel {
             for (place, datum) in columns.iter().zip(given) {
                 row[*place] = datum.clone();
             }
-            check_not_null(&spec, &row)?;
+            check_not_null(spec, &row)?;
             let key = if spec.key.is_empty() {
                 let next = overlay
                     .hidden
@@ -330,7 +378,13 @@ impl TenantModel {
                         row = old;
                     }
                 }
-                check_not_null(&spec, &row)?;
+                check_not_null(spec, &row)?;
+            }
+            if self.clashes(overlay, name, &shape, &key, &row) {
+                match conflict {
+                    Conflict::Nothing => continue,
+                    Conflict::Fail | Conflict::Update(_) => return Err(Refusal::DuplicateKey),
+                }
             }
             touched.insert(key.clone());
             overlay.put(name, key, Some(row));
@@ -339,15 +393,17 @@ impl TenantModel {
         Ok(changed)
     }
 
-    fn find<'a>(&'a self, overlay: &'a Overlay, name: &str) -> Option<&'a TableSpec> {
-        overlay.created.get(name).or_else(|| self.spec(name))
+    fn find<'a>(&'a self, overlay: &'a Overlay, name: &str) -> Option<&'a Shape> {
+        let known = || self.tables.get(name).map(|table| &table.shape);
+        overlay.created.get(name).or_else(|| overlay.altered.get(name)).or_else(known)
     }
 
     fn current_row(&self, overlay: &Overlay, table: &str, key: &RowKey) -> Option<Vec<Datum>> {
+        let shape = self.find(overlay, table)?;
         if let Some(row) = overlay.rows.get(table).and_then(|rows| rows.get(key)) {
-            return row.clone();
+            return row.as_ref().map(|row| shape.whole(row, None));
         }
-        current(self.tables.get(table)?.rows.get(key)?).cloned()
+        current(self.tables.get(table)?.rows.get(key)?).map(|row| shape.whole(row, None))
     }
 
     fn current_rows(&self, overlay: &Overlay, table: &str) -> Vec<(RowKey, Vec<Datum>)> {

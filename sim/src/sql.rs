@@ -11,6 +11,6 @@ mod statement;
 pub use datum::{Datum, DatumType};
 pub use predicate::{Compare, Predicate};
 pub use statement::{
-    Assignment, ColumnSpec, Conflict, Expected, Parameters, Query, Select, SetTo, Statement,
-    TableSpec,
+    Assignment, ColumnSpec, Conflict, Expected, IndexSpec, Parameters, Query, Select, SetTo,
+    Statement, TableSpec,
 };

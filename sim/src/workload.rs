@@ -8,8 +8,8 @@
 use crate::model::TenantModel;
 use crate::random::Random;
 use crate::sql::{
-    Assignment, ColumnSpec, Compare, Conflict, Datum, DatumType, Expected, Predicate, Query,
-    Select, SetTo, Statement, TableSpec,
+    Assignment, ColumnSpec, Compare, Conflict, Datum, DatumType, Expected, IndexSpec, Predicate,
+    Query, Select, SetTo, Statement, TableSpec,
 };
 
 /// Weights, drawn per run.
@@ -22,6 +22,10 @@ pub struct Mix {
     pub append: u64,
     /// Several statements in one transaction.
     pub several: u64,
+    /// Indexes come and go, tables gain columns. Queries know nothing of it.
+    pub schema: u64,
+    /// Chance, in a million, that an index is unique.
+    pub unique_ppm: u64,
     pub rows_per_insert_max: u64,
     pub rows_per_bulk_max: u64,
     /// Chance, in a million, that a filter names the whole key.
@@ -58,6 +62,8 @@ impl Mix {
             events_ppm: random.magnitude(60_000),
             key_space: 1 << random.range(5, 40),
             collide_ppm: random.range(0, 150_000),
+            schema: if random.chance(700_000) { random.range(1, 8) } else { 0 },
+            unique_ppm: random.range(50_000, 500_000),
         }
     }
 }
@@ -69,13 +75,19 @@ pub struct Workload {
     /// One per tenant, by its place.
     canaries: Vec<String>,
     tables: Vec<u64>,
+    indexes: Vec<u64>,
 }
+
+/// Columns of a table, at most.
+const COLUMNS_MAX: usize = 12;
+/// Indexes of a tenant, at most.
+const INDEXES_MAX: usize = 12;
 
 impl Workload {
     #[must_use]
     pub fn new(random: Random, mix: Mix, canaries: Vec<String>) -> Workload {
-        let tables = vec![0; canaries.len()];
-        Workload { random, mix, canaries, tables }
+        let (tables, indexes) = (vec![0; canaries.len()], vec![0; canaries.len()]);
+        Workload { random, mix, canaries, tables, indexes }
     }
 
     /// A table with a name never used before.
@@ -100,10 +112,7 @@ impl Workload {
             };
             let nullable = place > 0 && self.random.chance(700_000);
             let default = if place > 1 && self.random.chance(200_000) {
-                let datum = self.datum(tenant, column_type);
-                // Defaults are schema: they must hold no personal data, so no canary.
-                let plain = datum.literal().is_some() && column_type != DatumType::Text;
-                plain.then_some(datum)
+                self.default_of(tenant, column_type)
             } else {
                 None
             };
@@ -120,21 +129,69 @@ impl Workload {
         Statement::Create(TableSpec { name, columns, key })
     }
 
+    fn default_of(&mut self, tenant: usize, column_type: DatumType) -> Option<Datum> {
+        let datum = self.datum(tenant, column_type);
+        // Defaults are schema: they must hold no personal data, so no canary.
+        let plain = datum.literal().is_some() && column_type != DatumType::Text;
+        plain.then_some(datum)
+    }
+
+    /// An index, the end of one, or a column.
+    fn change_schema(&mut self, tenant: usize, model: &TenantModel, spec: &TableSpec) -> Statement {
+        let table = spec.name.clone();
+        let indexes = model.index_names();
+        let drop = if indexes.len() < INDEXES_MAX { 2 } else { 20 };
+        let add = if spec.columns.len() < COLUMNS_MAX { 3 } else { 0 };
+        match self.random.weighted(&[8, drop, add]) {
+            1 if !indexes.is_empty() => {
+                Statement::DropIndex { index: self.random.pick(&indexes).clone() }
+            }
+            2 => {
+                let column_type = *self.random.pick(&DatumType::ALL);
+                let default =
+                    if self.random.coin() { self.default_of(tenant, column_type) } else { None };
+                let nullable = default.is_none() || self.random.coin();
+                let name = format!("c{}", spec.columns.len());
+                let column = ColumnSpec { name, column_type, nullable, default };
+                Statement::AddColumn { table, column }
+            }
+            _ => {
+                self.indexes[tenant] += 1;
+                let last = self.indexes[tenant];
+                // Now and then a name that was given before.
+                let number =
+                    if self.random.chance(50_000) { self.random.range(1, last) } else { last };
+                let mut places: Vec<usize> = (0..spec.columns.len()).collect();
+                let count = self.random.range(1, 3).min(places.len() as u64);
+                let columns = (0..count)
+                    .map(|_| {
+                        let at = self.random.index(places.len());
+                        places.swap_remove(at)
+                    })
+                    .collect();
+                let unique = self.random.chance(self.mix.unique_ppm);
+                let index = IndexSpec { name: format!("x{number}"), columns, unique };
+                Statement::CreateIndex { table, index }
+            }
+        }
+    }
+
     /// A transaction of one tenant; not empty.
     pub fn transaction(&mut self, tenant: usize, model: &TenantModel) -> Vec<Statement> {
         if model.table_names().is_empty() || self.random.chance(4_000) {
             return vec![self.create_table(tenant)];
         }
         let mix = self.mix;
-        let kinds = [mix.insert, mix.bulk, mix.update, mix.delete, mix.append, mix.several];
+        let kinds =
+            [mix.insert, mix.bulk, mix.update, mix.delete, mix.append, mix.schema, mix.several];
         let kind = self.random.weighted(&kinds);
-        if kind < 5 {
+        if kind < 6 {
             return vec![self.statement(tenant, model, kind)];
         }
         let count = self.random.range(2, 5);
         let mut statements: Vec<Statement> = (0..count)
             .map(|_| {
-                let kind = self.random.weighted(&kinds[..5]);
+                let kind = self.random.weighted(&kinds[..6]);
                 self.statement(tenant, model, kind)
             })
             .collect();
@@ -172,9 +229,11 @@ impl Workload {
             let count = self.random.range(1, spec.columns.len() as u64);
             let columns = (0..count).map(|_| self.random.index(spec.columns.len())).collect();
             let order = (!spec.key.is_empty() && self.random.coin()).then(|| self.random.coin());
+            let count = if order.is_some() { self.random.below(3) } else { 0 };
+            let by = (0..count).map(|_| self.random.index(spec.columns.len())).collect();
             let limited = order.is_some() && self.random.coin();
             let limit = limited.then(|| self.random.magnitude(50));
-            Select::Columns { columns, order, limit }
+            Select::Columns { columns, order, by, limit }
         };
         let created = model.created_at(&table)?;
         let as_of = if created <= head && self.random.chance(350_000) {
@@ -189,7 +248,7 @@ impl Workload {
     #[must_use]
     pub fn whole(spec: &TableSpec, as_of: Option<u64>) -> Query {
         let columns = (0..spec.columns.len()).collect();
-        let select = Select::Columns { columns, order: None, limit: None };
+        let select = Select::Columns { columns, order: None, by: Vec::new(), limit: None };
         Query { table: spec.name.clone(), select, filter: None, as_of }
     }
 
@@ -206,6 +265,7 @@ impl Workload {
             0 => self.insert(tenant, model, &spec, false),
             1 => self.insert(tenant, model, &spec, true),
             2 => self.update(tenant, model, &spec),
+            5 => self.change_schema(tenant, model, &spec),
             _ => {
                 let filter = Some(self.filter(tenant, model, &spec));
                 Statement::Delete { table, filter }

@@ -11,6 +11,7 @@ use crate::kernel::trees::CATALOG;
 use crate::node::reads::{Halt, Read, ReadError, Statement};
 use crate::node::running::Running;
 use crate::query::bind::Source;
+use crate::query::parse::Explain;
 use crate::query::past::{DroppedTable, dropped_table_at, last_dropped, table_read};
 use crate::query::{self, Catalog, Prepared, SqlError, SqlState, prepare_one};
 use crate::store::{Fault, TreeRef};
@@ -95,7 +96,9 @@ fn past_of(
 
 fn has_as_of(prepared: &Prepared) -> bool {
     match &prepared.statement {
-        query::Statement::Select(select) => select.as_of.is_some() && !prepared.explain,
+        query::Statement::Select(select) => {
+            select.as_of.is_some() && prepared.explain != Explain::Plan
+        }
         _ => false,
     }
 }

@@ -52,6 +52,16 @@ impl ColumnConditions {
         self.equal.is_none() && self.list.is_none() && self.bounds.is_empty()
     }
 
+    /// Do all rows that pass have one value in this column? Compared as doubles, several decimals
+    /// may equal one double; what a parameter is, binding does not know.
+    fn fixes(&self, kind: KeyColumn) -> bool {
+        match &self.equal {
+            None => false,
+            Some(Expr::Literal(value)) => !kind.is_decimal || !matches!(value, Value::Double(_)),
+            Some(_) => !kind.is_decimal,
+        }
+    }
+
     /// At most one of equality, list and bounds: then a range can say all of it.
     fn is_one_kind(&self) -> bool {
         let kinds = [self.equal.is_some(), self.list.is_some(), !self.bounds.is_empty()];
@@ -335,6 +345,10 @@ fn narrow(
                 Some(after) => raise(&mut range.low, after),
                 None => return Ok(Narrowed::Nothing),
             },
+            #[cfg(verity_zoo)]
+            CompareOp::Less if crate::zoo::is("range_end_included") => {
+                lower(&mut range.high, prefix_end(&key));
+            }
             CompareOp::Less => lower(&mut range.high, Some(key)),
             CompareOp::LessOrEqual => lower(&mut range.high, prefix_end(&key)),
             CompareOp::Equal | CompareOp::NotEqual => unreachable!("not bounds"),
@@ -387,13 +401,20 @@ impl KeyRange {
     }
 }
 
+/// What an order must know of a column.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyColumn {
+    pub nullable: bool,
+    pub is_decimal: bool,
+}
+
 /// Whether rows read in key order (Some(false)) or backwards (Some(true)) are in the wanted order.
 #[must_use]
 pub fn order_of_keys(
     conditions: &KeyConditions,
     order: &[OrderKey],
     outputs: &[Expr],
-    nullable: impl Fn(ColumnId) -> bool,
+    kind: impl Fn(ColumnId) -> KeyColumn,
 ) -> Option<bool> {
     let key = &conditions.key;
     if order.is_empty() || key.is_empty() {
@@ -403,7 +424,7 @@ pub fn order_of_keys(
     let mut direction: Option<bool> = None;
     for wanted in order {
         let Expr::Column(id) = &outputs[wanted.output] else { return None };
-        let fixed = |at: usize| conditions.columns[at].equal.is_some();
+        let fixed = |at: usize| conditions.columns[at].fixes(kind(key[at]));
         // A column with one value orders nothing.
         if key.iter().position(|key| key == id).is_some_and(fixed) {
             continue;
@@ -419,7 +440,7 @@ pub fn order_of_keys(
             return None;
         }
         // NULL is the lowest key.
-        if nullable(*id) && wanted.nulls_first == wanted.descending {
+        if kind(*id).nullable && wanted.nulls_first == wanted.descending {
             return None;
         }
         if key[at] != *id || direction.is_some_and(|known| known != wanted.descending) {

@@ -10,6 +10,7 @@ use crate::query::bind_select::Select;
 use crate::query::expr::Expr;
 use crate::query::plan::{Plan, describe};
 use crate::query::prepared::{Prepared, Statement};
+use crate::query::read::Measured;
 use crate::query::virtual_tables::VirtualTable;
 
 /// One line a step, the first one reads the rows.
@@ -41,6 +42,23 @@ pub fn explain(prepared: &Prepared, plan: Option<&Plan>) -> Vec<String> {
             write_plan("delete", &Source::Table(schema.clone()), delete.predicate.as_ref(), plan)
         }
     }
+}
+
+/// What EXPLAIN ANALYZE adds.
+#[must_use]
+pub fn measured_lines(measured: &Measured) -> Vec<String> {
+    let Measured { rows_read, rows_given, pages, pages_missed, .. } = measured;
+    let mut lines = Vec::new();
+    if let Some(plan) = measured.plan.as_ref().filter(|plan| plan.entries > 0) {
+        lines.push(format!("expected: {} entries in {} ranges", plan.entries, plan.range_count()));
+    }
+    lines.push(if measured.counted {
+        String::from("rows: none read, counted in the tree")
+    } else {
+        format!("rows: {rows_read} read, {rows_given} given")
+    });
+    lines.push(format!("pages: {pages} looked at, {pages_missed} of them not in memory"));
+    lines
 }
 
 fn write_plan(

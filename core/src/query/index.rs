@@ -49,6 +49,10 @@ pub struct Index {
 impl Index {
     #[must_use]
     pub fn serves(&self, position: Position) -> bool {
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("index_before_ready") {
+            return self.ready_at.is_some();
+        }
         self.ready_at.is_some_and(|ready_at| ready_at <= position)
     }
 
@@ -73,6 +77,8 @@ impl Index {
     #[must_use]
     pub fn unique_prefix(&self, schema: &TableSchema, row: &[Value]) -> Option<Vec<u8>> {
         let null = |id: &ColumnId| row[schema.ordinal(*id)].is_null();
+        #[cfg(verity_zoo)]
+        let null = |id: &ColumnId| null(id) && !crate::zoo::is("unique_null_clashes");
         if !self.unique || self.columns.iter().any(null) {
             return None;
         }

@@ -102,10 +102,20 @@ pub enum AsOfValue {
     Parameter(u16),
 }
 
+/// Whether a statement is to be told of, not only done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explain {
+    No,
+    /// Its plan, instead of running it.
+    Plan,
+    /// Its plan, and what running it took; its rows are counted and thrown away.
+    Analyze,
+}
+
 #[derive(Debug)]
 pub struct Parsed {
     pub statement: ast::Statement,
-    pub explain: bool,
+    pub explain: Explain,
     pub as_of: Option<(AsOfSyntax, u32)>,
     /// Where the statement starts.
     pub start: u32,
@@ -159,7 +169,12 @@ pub fn split(sql: &str) -> Result<Vec<core::ops::Range<usize>>, SqlError> {
 pub fn with_as_of(sql: &str, as_of: &str) -> Option<String> {
     let statements = tokenize(sql).ok()?;
     let [tokens] = statements.as_slice() else { return None };
-    let explain = usize::from(word(tokens.first()).as_deref() == Some("explain"));
+    let is = |at: usize, wanted| word(tokens.get(at)).as_deref() == Some(wanted);
+    let explain = match (is(0, "explain"), is(1, "analyze")) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    };
     let travels = |pair: &[TokenWithSpan]| {
         word(pair.get(1)).as_deref() == Some("of")
             && matches!(word(pair.first()).as_deref(), Some("as" | "history" | "diff"))
@@ -255,9 +270,14 @@ fn word(token: Option<&TokenWithSpan>) -> Option<String> {
 
 fn parse_statement(sql: &str, mut tokens: Vec<TokenWithSpan>) -> Result<Parsed, SqlError> {
     let start = tokens.first().and_then(|token| offset(sql, token.span.start)).unwrap_or(0);
-    let explain = word(tokens.first()).as_deref() == Some("explain");
-    if explain {
+    let mut explain = Explain::No;
+    if word(tokens.first()).as_deref() == Some("explain") {
         tokens.remove(0);
+        explain = Explain::Plan;
+        if word(tokens.first()).as_deref() == Some("analyze") {
+            tokens.remove(0);
+            explain = Explain::Analyze;
+        }
     }
     refuse_by_first_word(sql, &tokens)?;
     check_shape(sql, &tokens)?;
@@ -323,7 +343,7 @@ fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlEr
             "the statements of one request are one transaction: send them together",
         ),
         ("explain", _) => refuse("EXPLAIN of EXPLAIN", "write EXPLAIN once"),
-        ("analyze", _) => refuse("EXPLAIN ANALYZE", "EXPLAIN shows the plan"),
+        ("analyze", _) => refuse("ANALYZE", "trees count their entries: there is nothing to do"),
         ("with", _) => refuse("WITH", "there are no subqueries: send one statement at a time"),
         ("values", _) => refuse("VALUES alone", "write SELECT, or INSERT INTO … VALUES"),
         ("create" | "drop", _) => {

@@ -15,7 +15,9 @@ use alloc::vec::Vec;
 
 use crate::ids::{ColumnId, Position, TenantId, TreeId};
 use crate::limits::{PLAN_RANGES_COUNTED, PLAN_SORT_ROWS, UNION_BRANCHES_MAX};
-use crate::query::access::{KeyConditions, KeyRange, KeyRanges, conjuncts, narrows, order_of_keys};
+use crate::query::access::{
+    KeyColumn, KeyConditions, KeyRange, KeyRanges, conjuncts, narrows, order_of_keys,
+};
 use crate::query::bind::Source;
 use crate::query::bind_select::OrderKey;
 use crate::query::eval::Env;
@@ -105,12 +107,8 @@ impl Candidates {
     #[must_use]
     pub fn new(source: &Source, wanted: &Wanted<'_>) -> Candidates {
         let conditions = KeyConditions::new(source, wanted.filter);
-        let nullable = |id: ColumnId| match source {
-            Source::Table(schema) => schema.column(id).nullable,
-            Source::One | Source::Virtual(_) | Source::Versions(_) => false,
-        };
         let order = |conditions: &KeyConditions| {
-            order_of_keys(conditions, wanted.order, wanted.outputs, nullable)
+            order_of_keys(conditions, wanted.order, wanted.outputs, |id| source.key_column(id))
         };
         let primary = Candidate {
             order: order(&conditions),
@@ -141,6 +139,23 @@ impl Candidates {
             }
         }
         Candidates { list }
+    }
+}
+
+impl Source {
+    /// What an order must know of one of its columns.
+    #[must_use]
+    pub fn key_column(&self, id: ColumnId) -> KeyColumn {
+        match self {
+            Source::Table(schema) => {
+                let column = schema.column(id);
+                let is_decimal = column.column_type.tag() == TypeTag::Decimal;
+                KeyColumn { nullable: column.nullable, is_decimal }
+            }
+            Source::One | Source::Virtual(_) | Source::Versions(_) => {
+                KeyColumn { nullable: false, is_decimal: false }
+            }
+        }
     }
 }
 
@@ -272,6 +287,11 @@ pub fn choose(
 }
 
 impl Plan {
+    #[must_use]
+    pub fn range_count(&self) -> usize {
+        self.ranges.iter().map(|ranges| ranges.list.len()).sum()
+    }
+
     /// A lookup by the primary key can hardly be beaten.
     fn is_few_points(&self) -> bool {
         self.candidate.is_primary()

@@ -30,7 +30,7 @@ use crate::query::command::{
 use crate::query::error::{SqlError, SqlState};
 use crate::query::eval::{Context, Env, eval};
 use crate::query::expr::Expr;
-use crate::query::parse::{AsOfSyntax, AsOfValue, Parsed, parse};
+use crate::query::parse::{AsOfSyntax, AsOfValue, Explain, Parsed, parse};
 use crate::query::schema::{Catalog, Column, TableSchema};
 use crate::query::value::{ColumnType, Value};
 use crate::time::Timestamp;
@@ -61,8 +61,7 @@ pub enum Statement {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
     pub statement: Statement,
-    /// EXPLAIN: show the plan instead of running it.
-    pub explain: bool,
+    pub explain: Explain,
     /// Of the result; empty for writes.
     pub columns: Vec<OutputColumn>,
     /// Values it needs.
@@ -93,7 +92,7 @@ pub fn prepare(catalog: &Catalog, sql: &str) -> Result<Vec<Prepared>, SqlError> 
         if next.returning.is_some() && !alone {
             return Err(not_alone(start));
         }
-        if !next.explain {
+        if next.explain == Explain::No {
             preview(&mut catalog, &next.statement);
         }
         prepared.push(next);
@@ -240,13 +239,19 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
         let bound = bind_returning(catalog, sql, clause, prepared.parameters)?;
         prepared.returning = Some(Arc::new(Prepared {
             statement: Statement::Select(Box::new(bound.select)),
-            explain: false,
+            explain: Explain::No,
             columns: bound.columns,
             parameters: bound.parameters,
             returning: None,
         }));
     }
-    if prepared.explain {
+    if prepared.explain == Explain::Analyze && !matches!(prepared.statement, Statement::Select(_)) {
+        return Err(crate::query::bind::not_supported(
+            "EXPLAIN ANALYZE of a write is",
+            "it would have to change rows; EXPLAIN shows how they are found",
+        ));
+    }
+    if prepared.explain != Explain::No {
         prepared.columns = Vec::from([OutputColumn {
             name: String::from("plan"),
             column_type: Some(ColumnType::Text),
@@ -256,10 +261,16 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
 }
 
 impl Prepared {
+    /// It begins with EXPLAIN.
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.explain != Explain::No
+    }
+
     /// Whether it goes through a prepare. EXPLAIN never does.
     #[must_use]
     pub fn is_write(&self) -> bool {
-        !self.explain && !matches!(self.statement, Statement::Select(_))
+        !self.is_explained() && !matches!(self.statement, Statement::Select(_))
     }
 
     /// The table it was bound to, for the check that the binding still holds.
@@ -417,7 +428,7 @@ impl Prepared {
         rows: impl Iterator<Item = &'p [Value]>,
     ) -> Result<Command, SqlError> {
         match &self.statement {
-            Statement::Insert(insert) if !self.explain => {
+            Statement::Insert(insert) if self.explain == Explain::No => {
                 let rows = rows.inspect(|row| {
                     assert!(
                         row.len() >= usize::from(self.parameters),

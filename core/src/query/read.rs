@@ -27,7 +27,9 @@ use crate::query::bind::Source;
 use crate::query::bind_select::{OrderKey, Select};
 use crate::query::error::{SqlError, SqlState};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
+use crate::query::explain::{explain, measured_lines};
 use crate::query::expr::{CompareOp, Expr};
+use crate::query::parse::Explain;
 use crate::query::plan::{Candidates, Plan, PlanWorld, choose, count_range, index_hint};
 use crate::query::prepared::{Prepared, Statement};
 use crate::query::rows::Rows;
@@ -111,6 +113,23 @@ pub struct ReadTask {
     unfiltered: bool,
     /// Use no index: for tests of those that do.
     forced: bool,
+    /// EXPLAIN ANALYZE.
+    measured: Measured,
+}
+
+/// What running a statement took.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    pub plan: Option<Plan>,
+    /// It was answered by counts that trees keep.
+    pub counted: bool,
+    /// Rows, or entries of an index that are rows enough, before the filter.
+    pub rows_read: u64,
+    pub rows_given: u64,
+    /// Looks at pages, also at one again.
+    pub pages: u64,
+    /// Pages that were not in memory.
+    pub pages_missed: u64,
 }
 
 #[derive(Debug)]
@@ -173,6 +192,7 @@ impl ReadTask {
             ready: Vec::new(),
             unfiltered: false,
             forced: false,
+            measured: Measured::default(),
         };
         if let Statement::Select(select) = &task.prepared.statement {
             let env = Env::constant(&task.parameters, &task.context);
@@ -227,18 +247,46 @@ impl ReadTask {
 
     /// One slice.
     pub fn step(&mut self, world: &mut ReadWorld<'_>) -> Result<ReadProgress, Stop> {
-        let prepared = self.prepared.clone();
-        if prepared.explain {
-            if !self.is_done() {
-                let plan = self.plan_to_explain(&prepared, world)?;
-                self.ready = crate::query::explain::explain(&prepared, plan.as_ref())
-                    .into_iter()
-                    .map(|line| Vec::from([Value::Text(line)]))
-                    .collect();
-                self.stage = Stage::Done;
-            }
+        match self.prepared.explain {
+            Explain::No => self.run(world),
+            Explain::Plan => self.explain(world),
+            Explain::Analyze => self.analyze(world),
+        }
+    }
+
+    fn explain(&mut self, world: &mut ReadWorld<'_>) -> Result<ReadProgress, Stop> {
+        if !self.is_done() {
+            let prepared = self.prepared.clone();
+            let plan = self.plan_to_explain(&prepared, world)?;
+            self.ready = as_rows(explain(&prepared, plan.as_ref()));
+            self.stage = Stage::Done;
+        }
+        Ok(ReadProgress::Done)
+    }
+
+    /// Runs the statement, and counts its rows in place of giving them.
+    fn analyze(&mut self, world: &mut ReadWorld<'_>) -> Result<ReadProgress, Stop> {
+        if self.is_done() {
             return Ok(ReadProgress::Done);
         }
+        let before = world.store.pages_looked_at();
+        let step = self.run(world);
+        self.measured.pages += world.store.pages_looked_at() - before;
+        if let Err(Stop::Fault(_)) = &step {
+            self.measured.pages_missed += world.store.pages_missed() as u64;
+        }
+        self.measured.rows_given += self.ready.len() as u64;
+        self.ready.clear();
+        if let Ok(ReadProgress::Done) = &step {
+            let mut lines = explain(&self.prepared, self.measured.plan.as_ref());
+            lines.extend(measured_lines(&self.measured));
+            self.ready = as_rows(lines);
+        }
+        step
+    }
+
+    fn run(&mut self, world: &mut ReadWorld<'_>) -> Result<ReadProgress, Stop> {
+        let prepared = self.prepared.clone();
         let Statement::Select(select) = &prepared.statement else {
             unreachable!("`new` refuses writes")
         };
@@ -323,6 +371,7 @@ impl ReadTask {
                 if is_count_of_all(select) {
                     let source = self.source(world);
                     if let Some(count) = source.count(schema)? {
+                        self.measured.counted = true;
                         let count = i64::try_from(count).unwrap_or(i64::MAX);
                         let grouped = Vec::from([Value::Integer(count)]);
                         self.sink.closed = true;
@@ -332,9 +381,13 @@ impl ReadTask {
                     }
                 }
                 let plan = self.plan(&select.candidates, schema, Some(select), world)?;
+                if prepared.is_explained() {
+                    self.measured.plan = Some(plan.clone());
+                }
                 if counts_only(select)
                     && let Some(count) = self.count_of_ranges(&plan, schema, world)?
                 {
+                    self.measured.counted = true;
                     let count = i64::try_from(count).unwrap_or(i64::MAX);
                     self.sink.closed = true;
                     self.emit_grouped(select, &[Value::Integer(count)])?;
@@ -554,11 +607,16 @@ impl ReadTask {
 
     /// Filters one row and passes it on. `Break`: no more rows are wanted.
     fn take(&mut self, select: &Select, row: RowView<'_>) -> Result<ControlFlow<()>, SqlError> {
+        self.measured.rows_read += 1;
         let env = Env { row, ..Env::constant(&self.parameters, &self.context) };
         if let Some(filter) = &select.filter
             && !self.unfiltered
             && eval_truth(filter, &env)? != Some(true)
         {
+            #[cfg(verity_zoo)]
+            if select.limit.is_some() && crate::zoo::is("limit_before_filter") {
+                self.sink.left = self.sink.left.saturating_sub(1);
+            }
             return Ok(ControlFlow::Continue(()));
         }
         match &select.grouping {
@@ -668,6 +726,10 @@ fn outputs(select: &Select, row: RowView<'_>, env: &Env<'_>) -> Result<Row, SqlE
 
 fn size_of_row(row: &[Value]) -> usize {
     row.iter().map(|value| core::mem::size_of::<Value>() + value.heap_bytes()).sum::<usize>() + 32
+}
+
+fn as_rows(lines: Vec<String>) -> Vec<Row> {
+    lines.into_iter().map(|line| Vec::from([Value::Text(line)])).collect()
 }
 
 fn too_much(what: &str, bytes_max: usize) -> SqlError {
@@ -813,7 +875,7 @@ pub fn read_point(
         return Ok(None);
     };
     let simple = select.conditions.is_lookup
-        && !prepared.explain
+        && !prepared.is_explained()
         && !select.distinct
         && select.order.is_empty()
         && select.limit.is_none()

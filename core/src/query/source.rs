@@ -77,7 +77,11 @@ impl<'a> RowSource<'a> {
         let mut found = None;
         // The first version that ended after the position is the only one that can cover it.
         let _ = self.store.scan(self.tree(ended), &mut cursor, |_, bytes| {
-            if begun_at(bytes) <= self.position {
+            let begun = begun_at(bytes) <= self.position;
+            #[cfg(verity_zoo)]
+            let begun = begun
+                && (begun_at(bytes) < self.position || !crate::zoo::is("history_begins_late"));
+            if begun {
                 found = Some(bytes.to_vec());
             }
             ControlFlow::Break(())
@@ -241,6 +245,10 @@ impl<'a> RowSource<'a> {
             next: None,
             at_end: false,
         };
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("ended_rows_skipped") {
+            ended.at_end = true;
+        }
         loop {
             current.fill(self, trees.current)?;
             ended.fill(self, trees.ended, range, reverse)?;

@@ -340,10 +340,13 @@ impl VersionScan {
         let tree = TreeRef::new(self.tenant, schema.history);
         let _ = world.store.scan(tree, &mut cursor, |history, bytes| {
             let stored = StoredRow::new(bytes);
+            let ended_at = split_history_key(history).1;
+            // As it was when it ended, or as the scan sees it.
+            let last = ended_at.previous().unwrap_or(Position::ZERO).min(self.position);
             found = Some(Version {
                 begun_at: stored.begun_at(),
-                ended_at: Some(split_history_key(history).1),
-                row: table_columns(schema, stored),
+                ended_at: Some(ended_at),
+                row: table_columns(schema, stored, last),
             });
             ControlFlow::Break(())
         })?;
@@ -351,7 +354,7 @@ impl VersionScan {
             let bytes = world.store.get(TreeRef::new(self.tenant, schema.rows), key)?;
             found = bytes.map(|bytes| {
                 let stored = StoredRow::new(&bytes);
-                let row = table_columns(schema, stored);
+                let row = table_columns(schema, stored, self.position);
                 Version { begun_at: stored.begun_at(), ended_at: None, row }
             });
         }
@@ -486,11 +489,13 @@ impl VersionScan {
         };
         let Some(key) = keys.first() else { return Ok(Flow::AtEnd) };
         let schema = &self.versions.schema;
-        let row_at = |position| -> Result<Option<(Position, Vec<Value>)>, Fault> {
+        let row_at = |position| -> Result<Option<(Position, Vec<Value>, Vec<Value>)>, Fault> {
             let bytes = self.source(world, position).get(schema, key)?;
             Ok(bytes.map(|bytes| {
                 let stored = StoredRow::new(&bytes);
-                (stored.begun_at(), table_columns(schema, stored))
+                // A column that came between the two changed no row.
+                let whole = table_columns(schema, stored, *to);
+                (stored.begun_at(), table_columns(schema, stored, position), whole)
             }))
         };
         let (before, after) = (row_at(*from)?, row_at(*to)?);
@@ -498,8 +503,12 @@ impl VersionScan {
             (None, None) => None,
             (None, Some(_)) => Some("insert"),
             (Some(_), None) => Some("delete"),
-            (Some((_, before)), Some((_, after))) => (before != after).then_some("update"),
+            (Some((.., before)), Some((.., after))) => (before != after).then_some("update"),
         };
+        let seen = |row: Option<(Position, Vec<Value>, Vec<Value>)>| {
+            row.map(|(begun_at, columns, _)| (begun_at, columns))
+        };
+        let (before, after) = (seen(before), seen(after));
         let State::Comparing { keys, .. } = &mut self.state else {
             unreachable!("the state was matched above")
         };
@@ -530,7 +539,10 @@ enum Flow {
     AtEnd,
 }
 
-fn table_columns(schema: &TableSchema, row: StoredRow<'_>) -> Vec<Value> {
+/// The columns of a version as of a position while it was there.
+fn table_columns(schema: &TableSchema, row: StoredRow<'_>, position: Position) -> Vec<Value> {
+    let initial = schema.initial_values(position);
+    let row = row.with_initial(&initial);
     (0..schema.columns.len()).map(|ordinal| row.column(ordinal).to_value()).collect()
 }
 

@@ -89,6 +89,10 @@ impl Fetches {
         self.in_flight
     }
 
+    pub(super) fn missed(&self) -> usize {
+        self.misses.borrow().len()
+    }
+
     pub(super) fn forget_misses(&mut self) {
         self.misses.get_mut().clear();
     }

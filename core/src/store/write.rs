@@ -448,6 +448,12 @@ impl Store {
             return true;
         }
         let above = path.steps[depth - 1];
+        #[cfg(verity_zoo)]
+        let left_count = if crate::zoo::is("inner_count_stale") {
+            page::child_count(self.bytes(above.page), above.index)
+        } else {
+            left_count
+        };
         page::set_child_count(self.bytes_mut(above.page), above.index, left_count);
         let fixed = page::inner_fixed(right, right_count);
         let entry = Entry { fixed: &fixed, key: separator.as_bytes(), tail: &[] };
@@ -493,7 +499,14 @@ impl Store {
         if at < entries || index < entries {
             let bytes = self.bytes_mut(left);
             page::init(bytes, left, kind, level, tree);
-            for place in 0..at {
+            let kept = at;
+            #[cfg(verity_zoo)]
+            let kept = if at > 1 && level == 0 && crate::zoo::is("split_loses_entry") {
+                at - 1
+            } else {
+                at
+            };
+            for place in 0..kept {
                 page::insert(bytes, place, &nth(place));
             }
         }

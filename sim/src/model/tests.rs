@@ -33,7 +33,8 @@ fn insert(rows: &[(i64, i64)]) -> Statement {
 }
 
 fn all(as_of: Option<u64>) -> Query {
-    let select = Select::Columns { columns: vec![0, 1], order: Some(false), limit: None };
+    let select =
+        Select::Columns { columns: vec![0, 1], order: Some(false), by: Vec::new(), limit: None };
     Query { table: "t".to_owned(), select, filter: None, as_of }
 }
 

@@ -52,10 +52,29 @@ pub enum Conflict {
     Update(Vec<usize>),
 }
 
+/// A secondary index: by places of columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexSpec {
+    pub name: String,
+    pub columns: Vec<usize>,
+    pub unique: bool,
+}
+
 /// One thing a transaction does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
     Create(TableSpec),
+    CreateIndex {
+        table: String,
+        index: IndexSpec,
+    },
+    DropIndex {
+        index: String,
+    },
+    AddColumn {
+        table: String,
+        column: ColumnSpec,
+    },
     Insert {
         table: String,
         /// Places of the columns that are given.
@@ -86,8 +105,10 @@ pub enum Select {
     Count,
     Columns {
         columns: Vec<usize>,
-        /// By the primary key; descending when true.
+        /// By `by`, then the primary key; all of it descending when true.
         order: Option<bool>,
+        /// Columns before the key; only with an order.
+        by: Vec<usize>,
         /// Only with an order.
         limit: Option<u64>,
     },
@@ -130,6 +151,20 @@ impl Parameters {
     }
 }
 
+impl ColumnSpec {
+    fn sql(&self, in_key: bool) -> String {
+        let mut item = format!("{} {}", self.name, self.column_type.sql());
+        if !self.nullable && !in_key {
+            item.push_str(" NOT NULL");
+        }
+        if let Some(literal) = self.default.as_ref().and_then(Datum::literal) {
+            item.push_str(" DEFAULT ");
+            item.push_str(&literal);
+        }
+        item
+    }
+}
+
 impl TableSpec {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
@@ -140,15 +175,7 @@ impl TableSpec {
     pub fn sql(&self) -> String {
         let mut items = Vec::new();
         for (place, column) in self.columns.iter().enumerate() {
-            let mut item = format!("{} {}", column.name, column.column_type.sql());
-            if !column.nullable && !self.key.contains(&place) {
-                item.push_str(" NOT NULL");
-            }
-            if let Some(literal) = column.default.as_ref().and_then(Datum::literal) {
-                item.push_str(" DEFAULT ");
-                item.push_str(&literal);
-            }
-            items.push(item);
+            items.push(column.sql(self.key.contains(&place)));
         }
         if !self.key.is_empty() {
             let names: Vec<&str> =
@@ -166,6 +193,17 @@ impl Statement {
         let names = spec.map(TableSpec::names).unwrap_or_default();
         match self {
             Statement::Create(spec) => Some(spec.sql()),
+            Statement::CreateIndex { table, index } => {
+                let columns: Vec<&str> =
+                    index.columns.iter().map(|place| names[*place].as_str()).collect();
+                let unique = if index.unique { "UNIQUE " } else { "" };
+                let columns = columns.join(", ");
+                Some(format!("CREATE {unique}INDEX {} ON {table} ({columns})", index.name))
+            }
+            Statement::DropIndex { index } => Some(format!("DROP INDEX {index}")),
+            Statement::AddColumn { table, column } => {
+                Some(format!("ALTER TABLE {table} ADD COLUMN {}", column.sql(false)))
+            }
             Statement::Insert { bulk: true, .. } | Statement::Append { .. } => None,
             Statement::Insert { table, columns, rows, bulk: false, conflict } => {
                 let places: Vec<&str> =
@@ -227,9 +265,26 @@ impl Statement {
         match self {
             Statement::Create(spec) => Some(&spec.name),
             Statement::Insert { table, .. }
+            | Statement::CreateIndex { table, .. }
+            | Statement::AddColumn { table, .. }
             | Statement::Update { table, .. }
             | Statement::Delete { table, .. } => Some(table),
-            Statement::Append { .. } => None,
+            Statement::Append { .. } | Statement::DropIndex { .. } => None,
+        }
+    }
+
+    /// Leaves no row in the log by which it would be found there.
+    #[must_use]
+    pub fn changes_schema(&self) -> bool {
+        match self {
+            Statement::Create(_)
+            | Statement::CreateIndex { .. }
+            | Statement::DropIndex { .. }
+            | Statement::AddColumn { .. } => true,
+            Statement::Insert { .. }
+            | Statement::Update { .. }
+            | Statement::Delete { .. }
+            | Statement::Append { .. } => false,
         }
     }
 }
@@ -251,11 +306,11 @@ impl Query {
                 );
             }
             Select::Count => "COUNT(*)".to_owned(),
-            Select::Columns { columns, order, limit } => {
+            Select::Columns { columns, order, by, limit } => {
                 if let Some(descending) = order {
-                    let keys: Vec<String> = spec
-                        .key
+                    let keys: Vec<String> = by
                         .iter()
+                        .chain(&spec.key)
                         .map(|place| {
                             let direction = if *descending { " DESC" } else { "" };
                             format!("{}{direction}", names[*place])

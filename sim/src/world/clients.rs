@@ -126,8 +126,10 @@ impl World {
         }
         self.quota -= 1;
         let statements = self.workload.transaction(tenant, &self.ledgers[tenant].model);
+        let is_found = !statements.iter().any(Statement::changes_schema);
         let serial = self.request(Some(index), tenant, statements);
-        if self.may_be_anonymous(tenant)
+        if is_found
+            && self.may_be_anonymous(tenant)
             && let Some(pending) = self.pending.get_mut(&serial)
         {
             pending.request.idempotency = IdempotencyId::NONE;
@@ -199,6 +201,9 @@ impl World {
                     });
                 }
                 Statement::Create(_)
+                | Statement::CreateIndex { .. }
+                | Statement::DropIndex { .. }
+                | Statement::AddColumn { .. }
                 | Statement::Insert { .. }
                 | Statement::Update { .. }
                 | Statement::Delete { .. } => {
@@ -561,6 +566,7 @@ fn refusal_of(error: &RequestError) -> Result<Refused, &'static str> {
         RequestError::Sql(sql) => match sql.code {
             SqlState::DuplicateTable => Ok(Refused::Because(Refusal::DuplicateTable)),
             SqlState::UndefinedTable => Ok(Refused::Because(Refusal::UndefinedTable)),
+            SqlState::DuplicateColumn => Ok(Refused::Because(Refusal::DuplicateColumn)),
             SqlState::NotNullViolation => Ok(Refused::Because(Refusal::NotNull)),
             SqlState::UniqueViolation => Ok(Refused::Because(Refusal::DuplicateKey)),
             SqlState::CardinalityViolation => Ok(Refused::Because(Refusal::RowTwice)),

@@ -599,6 +599,14 @@ fn a_column_that_is_added_is_there_from_then_on() {
     assert_eq!(read(&mut rig, by_n, head), ["1", "3"]);
     assert_eq!(read(&mut rig, by_n, after), ["1", "2"]);
     assert_eq!(read(&mut rig, by_n, before), Vec::<String>::new());
+    // History tells what each version had while it was there.
+    rig.run_sql("DELETE FROM t WHERE id = 1").unwrap();
+    let deleted = rig.last();
+    let versions = "SELECT id, n FROM HISTORY OF t WHERE __change = 'put' ORDER BY id, __position";
+    assert_eq!(read(&mut rig, versions, before), ["1|NULL", "2|NULL"]);
+    assert_eq!(read(&mut rig, versions, after), ["1|7", "2|7"]);
+    assert_eq!(read(&mut rig, versions, deleted), ["1|7", "2|7", "2|8", "3|7"]);
+    rig.run_sql("INSERT INTO t VALUES (1, 'x', 7)").unwrap();
     // One request can do all of it.
     rig.run_sql(
         "ALTER TABLE t ADD COLUMN m TEXT DEFAULT 'q'; UPDATE t SET m = m || a WHERE id = 1; \
@@ -623,6 +631,24 @@ fn a_column_that_is_added_is_there_from_then_on() {
         assert_eq!(rig.refused(text).code, code, "{text}");
     }
     assert_eq!(rig.rebuild().unwrap().difference, None);
+}
+
+/// Decimals that equal one double are still several values, so an index on them orders nothing.
+#[test]
+fn an_order_behind_an_inexact_equality_is_sorted() {
+    let mut rig = Rig::new(Memory::Ample);
+    rig.run_sql("CREATE TABLE o (id BIGINT PRIMARY KEY, c DECIMAL(38, 20), d BIGINT)").unwrap();
+    rig.run_sql("INSERT INTO o VALUES (1, 0.1, 9), (2, 0.10000000000000000001, 1), (3, 0.2, 0)")
+        .unwrap();
+    rig.run_sql("CREATE INDEX by_c_d ON o (c, d)").unwrap();
+    let head = rig.last();
+    let sql = "SELECT id, d FROM o WHERE c = 1e-1 ORDER BY d";
+    let rows = rig.select(sql, head, false).unwrap();
+    let ids: Vec<String> = rows.iter().map(|row| row[0].to_string()).collect();
+    assert_eq!(ids, ["2", "1"], "{:?}", rig.plan(sql));
+    // An exact equality does order what follows.
+    let sql = "SELECT id, d FROM o WHERE c = 0.1 ORDER BY d";
+    assert!(!rig.plan(sql).iter().any(|line| line.contains("sort")), "{:?}", rig.plan(sql));
 }
 
 /// A write that scans too much names the index that would help, and with it goes through.
@@ -680,6 +706,18 @@ fn plans_follow_the_counts_of_trees() {
         first("UPDATE t SET b = '' WHERE b IS NULL"),
         "range of t by index by_b (b is null)"
     );
+    // What running it took.
+    let mut measured = |sql: &str| rig.plan(&format!("ANALYZE {sql}"));
+    let lines = measured("SELECT b FROM t WHERE a = 5 AND b > 'name 5'");
+    assert_eq!(lines[..2], ["range of t by index by_a (a =)", "filter rows by WHERE"]);
+    assert_eq!(lines[2], "expected: 6 entries in 1 ranges");
+    assert!(lines[3].starts_with("rows: 6 read, ") && lines[3].ends_with(" given"), "{lines:?}");
+    assert!(lines[4].starts_with("pages: ") && lines[4].ends_with("0 of them not in memory"));
+    let lines = measured("SELECT id FROM t WHERE b IS NOT NULL ORDER BY a LIMIT 7");
+    assert!(lines.contains(&String::from("rows: 6000 read, 7 given")), "{lines:?}");
+    let lines = measured("SELECT COUNT(*) FROM t WHERE a < 10");
+    assert!(lines.contains(&String::from("rows: none read, counted in the tree")), "{lines:?}");
+    assert_eq!(rig.refused("EXPLAIN ANALYZE DELETE FROM t").code, SqlState::FeatureNotSupported);
     let head = rig.last();
     let count = rig.select("SELECT COUNT(*) FROM t WHERE a < 10", head, false).unwrap();
     assert_eq!(count, [[Value::Integer(60)]]);

@@ -1,0 +1,156 @@
+//! Indexes, UNIQUE and columns that come later, as they show: an index answers nothing by itself.
+//!
+//! Invariants: of an index the model knows only that its name is taken, and what must be unique. A
+//! row is kept with the columns it was written with; what it lacks depends on the position.
+
+use std::collections::BTreeMap;
+
+use super::{Overlay, Refusal, RowKey, Shape, TenantModel, current};
+use crate::sql::{ColumnSpec, Datum, IndexSpec, TableSpec};
+
+impl Shape {
+    pub(super) fn new(spec: TableSpec) -> Shape {
+        Shape { spec, indexes: Vec::new(), added: BTreeMap::new() }
+    }
+
+    /// Columns that this transaction added are there from its position on.
+    pub(super) fn added_at(mut self, position: u64) -> Shape {
+        for (since, _) in self.added.values_mut().filter(|(since, _)| *since == u64::MAX) {
+            *since = position;
+        }
+        self
+    }
+
+    /// All columns of a row as of a position; `None`: now.
+    pub(super) fn whole(&self, row: &[Datum], position: Option<u64>) -> Vec<Datum> {
+        let lacking =
+            (row.len()..self.spec.columns.len()).map(|place| match self.added.get(&place) {
+                Some((since, initial)) if position.is_none_or(|position| *since <= position) => {
+                    initial.clone()
+                }
+                Some(_) | None => Datum::Null,
+            });
+        row.iter().cloned().chain(lacking).collect()
+    }
+
+    /// One column of a row now.
+    fn cell<'a>(&'a self, row: &'a [Datum], place: usize) -> &'a Datum {
+        match (row.get(place), self.added.get(&place)) {
+            (Some(datum), _) | (None, Some((_, datum))) => datum,
+            (None, None) => &Datum::Null,
+        }
+    }
+
+    /// Do two rows hold the same values where they must not?
+    fn clash(&self, left: &[Datum], right: &[Datum]) -> bool {
+        let same = |index: &IndexSpec| {
+            index.columns.iter().all(|place| {
+                let datum = self.cell(left, *place);
+                !datum.is_null() && datum == self.cell(right, *place)
+            })
+        };
+        self.indexes.iter().filter(|index| index.unique).any(same)
+    }
+}
+
+impl TenantModel {
+    /// Does another row hold what this one must hold alone?
+    pub(super) fn clashes(
+        &self,
+        overlay: &Overlay,
+        table: &str,
+        shape: &Shape,
+        key: &RowKey,
+        row: &[Datum],
+    ) -> bool {
+        if !shape.indexes.iter().any(|index| index.unique) {
+            return false;
+        }
+        let changed = overlay.rows.get(table);
+        let others = changed.into_iter().flatten().filter(|(other, _)| *other != key);
+        if others.filter_map(|(_, other)| other.as_ref()).any(|other| shape.clash(row, other)) {
+            return true;
+        }
+        let is_changed = |other| changed.is_some_and(|changed| changed.contains_key(other));
+        let stored = self.tables.get(table).into_iter().flat_map(|table| &table.rows);
+        stored
+            .filter(|(other, _)| *other != key && !is_changed(*other))
+            .filter_map(|(_, versions)| current(versions))
+            .any(|other| shape.clash(row, other))
+    }
+
+    pub(super) fn create_index(
+        &self,
+        overlay: &mut Overlay,
+        table: &str,
+        index: &IndexSpec,
+    ) -> Result<(), Refusal> {
+        let mut shape = self.find(overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
+        if self.table_of_index(overlay, &index.name).is_some() {
+            return Err(Refusal::DuplicateTable);
+        }
+        shape.indexes.push(index.clone());
+        self.alter(overlay, table, shape.clone());
+        if index.unique {
+            for (key, row) in self.current_rows(overlay, table) {
+                if self.clashes(overlay, table, &shape, &key, &row) {
+                    return Err(Refusal::DuplicateKey);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_index(&self, overlay: &mut Overlay, index: &str) -> Result<(), Refusal> {
+        let table = self.table_of_index(overlay, index).ok_or(Refusal::UndefinedTable)?;
+        let Some(mut shape) = self.find(overlay, &table).cloned() else {
+            unreachable!("the index is on a table")
+        };
+        shape.indexes.retain(|known| known.name != index);
+        self.alter(overlay, &table, shape);
+        Ok(())
+    }
+
+    pub(super) fn add_column(
+        &self,
+        overlay: &mut Overlay,
+        table: &str,
+        column: &ColumnSpec,
+    ) -> Result<(), Refusal> {
+        let mut shape = self.find(overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
+        if shape.spec.columns.iter().any(|known| known.name == column.name) {
+            return Err(Refusal::DuplicateColumn);
+        }
+        if !column.nullable && column.default.is_none() {
+            return Err(Refusal::NotNull);
+        }
+        let initial = column.default.clone().unwrap_or(Datum::Null);
+        shape.added.insert(shape.spec.columns.len(), (u64::MAX, initial));
+        shape.spec.columns.push(column.clone());
+        self.alter(overlay, table, shape);
+        Ok(())
+    }
+
+    fn alter(&self, overlay: &mut Overlay, table: &str, shape: Shape) {
+        let shapes = match overlay.created.contains_key(table) {
+            true => &mut overlay.created,
+            false => &mut overlay.altered,
+        };
+        shapes.insert(table.to_owned(), shape);
+    }
+
+    fn table_of_index(&self, overlay: &Overlay, index: &str) -> Option<String> {
+        let has = |name: &String| {
+            let shape = self.find(overlay, name);
+            shape.is_some_and(|shape| shape.indexes.iter().any(|known| known.name == index))
+        };
+        overlay.created.keys().chain(self.tables.keys()).find(|name| has(name)).cloned()
+    }
+
+    /// Names of the indexes there are: for the workload to drop some.
+    #[must_use]
+    pub fn index_names(&self) -> Vec<String> {
+        let indexes = self.tables.values().flat_map(|table| &table.shape.indexes);
+        indexes.map(|index| index.name.clone()).collect()
+    }
+}
