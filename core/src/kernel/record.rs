@@ -423,7 +423,8 @@ pub fn prefetch_record(
     let (table, key, replaces) = match *payload {
         Payload::RowPut { table, replaces, row } => {
             let Some(schema) = catalog.table(table) else { return };
-            let (key, row) = open_row(schema, row);
+            // A record between here and there may give the table a column.
+            let Some((key, row)) = decode_keyed_row(schema, row) else { return };
             index::prefetch(store, tenant, schema, &key, Some(&row));
             (schema, key, replaces.is_some())
         }
@@ -475,9 +476,15 @@ pub fn decode_row_of(schema: &TableSchema, bytes: &[u8]) -> Option<Vec<Value>> {
 }
 
 fn open_row(schema: &TableSchema, bytes: &[u8]) -> (Vec<u8>, Vec<Value>) {
-    let Ok((hidden, row)) = decode_row(schema, bytes) else {
+    let Some(opened) = decode_keyed_row(schema, bytes) else {
         unreachable!("what passed its seal holds a row of its table");
     };
+    opened
+}
+
+/// A row and its key; `None`: not a row of the table as it is now.
+fn decode_keyed_row(schema: &TableSchema, bytes: &[u8]) -> Option<(Vec<u8>, Vec<Value>)> {
+    let (hidden, row) = decode_row(schema, bytes).ok()?;
     let key = match hidden {
         Some(inserted_at) => hidden_key(inserted_at).to_vec(),
         None => {
@@ -487,7 +494,7 @@ fn open_row(schema: &TableSchema, bytes: &[u8]) -> (Vec<u8>, Vec<Value>) {
             key
         }
     };
-    (key, row)
+    Some((key, row))
 }
 
 /// Notes the head of a log; only a checkpoint does.
