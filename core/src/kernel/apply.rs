@@ -51,6 +51,7 @@ pub(super) struct Task {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one task, and requests allocate no box")]
 enum TaskWork {
     Requests {
         offset: usize,
