@@ -15,16 +15,18 @@
 //!   If keys come in ascending order, a page that was just split must gain at least
 //!   `CAPACITY / 2 - E` bytes before it splits again (`E`: the largest entry there), because halves
 //!   are chosen even and a full page that was left behind gains nothing more; if they all come
-//!   after its last key, new pages are filled to `CAPACITY - E`.
+//!   after its last key, new pages are filled to `CAPACITY - E`. A leaf whose keys come in another
+//!   order is split in thought, entry by entry (`split_in_thought`).
 //! - Each split of a page is one more entry for its parent: the same count again, a level higher.
 //! - Where a page might be merged, entries move to where they were not counted: then only
-//!   "once a put and level" holds, for that whole tree.
+//!   "once a put and level" holds, for that whole tree; but removals alone split nothing, wherever
+//!   entries move.
 
 use alloc::vec::Vec;
 
 use super::overflow;
 use super::page::{self, CAPACITY, Stored};
-use super::write::{Merge, USED_MIN};
+use super::write::{Merge, USED_MIN, shortest_separator, split_point};
 use super::{Fault, Store, TreeRef, forest};
 use crate::ids::{PageNumber, TenantId};
 use crate::limits::KEY_SIZE_MAX;
@@ -60,6 +62,8 @@ struct Gain {
     largest_new: usize,
     /// Everything comes after its last entry.
     after_last: bool,
+    /// Of a leaf that no ascending keys fill: how often it splits.
+    thought: Option<u64>,
 }
 
 impl Gain {
@@ -74,6 +78,7 @@ impl Gain {
             lost: 0,
             largest_new: 0,
             after_last: true,
+            thought: None,
         }
     }
 
@@ -92,7 +97,7 @@ impl Gain {
         let room = match (ascending, self.after_last) {
             (true, true) => CAPACITY - self.largest_new,
             (true, false) => CAPACITY / 2 - largest,
-            (false, _) => return self.puts,
+            (false, _) => return self.thought.unwrap_or(self.puts),
         };
         (1 + (self.bytes / room) as u64).min(self.puts)
     }
@@ -148,12 +153,16 @@ impl Store {
             changes.iter().filter(|change| change.put.is_some()).count() as u64,
             changes.iter().filter(|change| change.put.is_none()).count() as u64,
         )?;
-        let mut sorted: Vec<&TreeChange> = changes.iter().collect();
-        sorted.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut sorted: Vec<(usize, &TreeChange)> = changes.iter().enumerate().collect();
+        sorted.sort_by(|(_, a), (_, b)| a.key.cmp(&b.key));
+        let puts = changes.iter().any(|change| change.put.is_some());
         let ascending = changes.is_sorted_by(|a, b| a.key < b.key);
         let Some(root) = self.find_root(tree)?.filter(|root| !root.root.is_none()) else {
             let mut leaf = Gain::none(PageNumber::ZERO);
-            sorted.iter().for_each(|change| leaf.add_change(change, None));
+            sorted.iter().for_each(|(_, change)| leaf.add_change(change, None));
+            if !ascending && leaf.bytes > CAPACITY {
+                leaf.thought = Some(split_in_thought(None, changes.iter()));
+            }
             let splits = leaf.splits(ascending);
             return Ok((1 + splits + inner_of_new(splits)).min(worst));
         };
@@ -166,13 +175,15 @@ impl Store {
             merges: false,
             sparse: false,
             smaller: false,
+            of_leaf: Vec::new(),
+            changes,
         };
         // All misses at once, so that one fetch serves them.
         let mut missing = None;
-        for change in &sorted {
+        for (at, change) in &sorted {
             match self.path(tree, &change.key) {
                 Ok(path) if missing.is_none() => {
-                    missing = bound.add(self, &path, change).err();
+                    missing = bound.add(self, &path, *at, change).err();
                 }
                 Ok(_) => {}
                 Err(fault) => missing = Some(fault),
@@ -183,7 +194,7 @@ impl Store {
         }
         let splits = bound.close(self, 0)?;
         let existing = bound.pages;
-        if bound.merges || bound.sparse && bound.smaller {
+        if puts && (bound.merges || bound.sparse && bound.smaller) {
             return Ok(worst);
         }
         // The root's splits make a new root, perhaps more.
@@ -196,7 +207,7 @@ fn inner_of_new(splits: u64) -> u64 {
     if splits == 0 { 0 } else { 1 + splits }
 }
 
-struct Bound {
+struct Bound<'c> {
     tree: TreeRef,
     ascending: bool,
     height: usize,
@@ -208,13 +219,17 @@ struct Bound {
     /// Some leaf is sparse enough to look for a neighbour; some leaf gets smaller.
     sparse: bool,
     smaller: bool,
+    /// Changes of the leaf at hand, by their place.
+    of_leaf: Vec<usize>,
+    changes: &'c [TreeChange],
 }
 
-impl Bound {
+impl Bound<'_> {
     fn add(
         &mut self,
         store: &Store,
         path: &super::write::Path,
+        place: usize,
         change: &TreeChange,
     ) -> Result<(), Fault> {
         let same = self
@@ -232,6 +247,7 @@ impl Bound {
                 self.pages += 1;
             }
         }
+        self.of_leaf.push(place);
         let Some(leaf) = self.path.last_mut() else { unreachable!("the path has a leaf") };
         let (page, index) = path.leaf();
         let old = path.exact.then(|| page::entry_size(store.bytes(page), index));
@@ -245,10 +261,19 @@ impl Bound {
     fn close(&mut self, store: &Store, depth: usize) -> Result<u64, Fault> {
         let mut splits = 0;
         while self.path.len() > depth {
-            let Some(gain) = self.path.pop() else { unreachable!("just seen") };
+            let Some(mut gain) = self.path.pop() else { unreachable!("just seen") };
+            let at = self.path.len();
+            if at == self.height {
+                let mut places = core::mem::take(&mut self.of_leaf);
+                if !self.ascending && gain.used + gain.bytes > CAPACITY {
+                    places.sort_unstable();
+                    let changes = places.iter().map(|place| &self.changes[*place]);
+                    let leaf = store.bytes(gain.page);
+                    gain.thought = Some(split_in_thought(Some(leaf), changes));
+                }
+            }
             splits = gain.splits(self.ascending);
             self.pages += splits;
-            let at = self.path.len();
             let Some(parent) = self.path.last_mut() else { break };
             let level_bytes = store.bytes(parent.page);
             self.smaller |= gain.lost > 0;
@@ -279,6 +304,58 @@ impl Bound {
         }
         Ok(splits)
     }
+}
+
+/// How often a leaf splits, and what it is split into, if these changes come in this order: the
+/// rule of `write`, on keys and sizes alone. What is split off nearly empty may go into its right
+/// neighbour and fill that sooner: once more for each of those.
+fn split_in_thought<'c>(
+    leaf: Option<&page::Bytes>,
+    changes: impl Iterator<Item = &'c TreeChange>,
+) -> u64 {
+    struct Thought {
+        /// Keys from here on.
+        from: Vec<u8>,
+        used: usize,
+        entries: Vec<(Vec<u8>, usize)>,
+    }
+    let mut first = Thought { from: Vec::new(), used: 0, entries: Vec::new() };
+    if let Some(bytes) = leaf {
+        first.used = page::used(bytes);
+        let entry = |at| (page::key(bytes, at).to_vec(), page::entry_size(bytes, at));
+        first.entries = (0..page::count(bytes)).map(entry).collect();
+    }
+    let mut pages = Vec::from([first]);
+    let mut lonely = 0;
+    for change in changes {
+        let at = pages.partition_point(|page| page.from <= change.key).max(1) - 1;
+        let page = &mut pages[at];
+        let found = page.entries.binary_search_by(|(key, _)| key.cmp(&change.key));
+        if let Ok(index) = found {
+            page.used -= page.entries.remove(index).1;
+        }
+        let Some(value) = change.put else { continue };
+        let size = page::SLOT + 2 + change.key.len() + overflow::stored_size(value);
+        let (Ok(index) | Err(index)) = found;
+        let appends = found.is_err() && index == page.entries.len();
+        page.entries.insert(index, (change.key.clone(), size));
+        page.used += size;
+        if page.used <= CAPACITY {
+            continue;
+        }
+        let split = match appends {
+            true => index,
+            false => split_point(page.entries.len(), page.used, |at| page.entries[at].1),
+        };
+        lonely += u64::from(appends);
+        let right = page.entries.split_off(split);
+        let used = right.iter().map(|(_, size)| size).sum();
+        page.used -= used;
+        let from = shortest_separator(&page.entries[split - 1].0, &right[0].0);
+        let from = from.as_bytes().to_vec();
+        pages.insert(at + 1, Thought { from, used, entries: right });
+    }
+    pages.len() as u64 - 1 + lonely
 }
 
 /// An entry of an inner page, but for its separator.

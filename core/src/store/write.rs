@@ -68,7 +68,7 @@ pub(super) enum Merge {
 }
 
 /// A separator on its way from one page to another.
-struct Key {
+pub(super) struct Key {
     bytes: [u8; KEY_SIZE_MAX],
     size: usize,
 }
@@ -80,7 +80,7 @@ impl Key {
         Key { bytes, size: key.len() }
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.size]
     }
 }
@@ -603,7 +603,7 @@ impl Store {
 }
 
 /// Entries of the left half.
-fn split_point(entries: usize, total: usize, size: impl Fn(usize) -> usize) -> usize {
+pub(super) fn split_point(entries: usize, total: usize, size: impl Fn(usize) -> usize) -> usize {
     let mut left = 0;
     let mut best = (usize::MAX, 1);
     for at in 1..entries {
@@ -617,7 +617,7 @@ fn split_point(entries: usize, total: usize, size: impl Fn(usize) -> usize) -> u
 }
 
 /// The shortest prefix of `right` that is above `left`.
-fn shortest_separator(left: &[u8], right: &[u8]) -> Key {
+pub(super) fn shortest_separator(left: &[u8], right: &[u8]) -> Key {
     debug_assert!(left < right);
     let shared = page::common_prefix(left, right);
     Key::new(&right[..=shared])
