@@ -208,9 +208,12 @@ impl Ledger {
     /// Drops those refusals that the model also gives in its present state.
     fn drop_explained_refusals(&mut self) {
         let model = &self.model;
-        self.refused.retain(|(_, statements, refusal)| match model.predict(statements) {
-            Ok(_) => true,
-            Err(predicted) => !same_reason(&predicted, refusal),
+        self.refused.retain(|(_, statements, refusal)| {
+            let explained = match model.predict(statements) {
+                Ok(_) => false,
+                Err(predicted) => same_reason(&predicted, refusal),
+            };
+            !explained && !refused_while_binding(model, statements, refusal)
         });
     }
 
@@ -227,6 +230,17 @@ impl Ledger {
             shorten(&format!("{expected:?}")),
         ))
     }
+}
+
+/// Names are looked up before anything is done: what is wrong with them is told first.
+fn refused_while_binding(model: &TenantModel, statements: &[Statement], told: &Refusal) -> bool {
+    let schema = statements.iter().filter(|statement| statement.changes_schema());
+    let schema: Vec<Statement> = schema.cloned().collect();
+    let of_names = matches!(
+        told,
+        Refusal::UndefinedTable | Refusal::DuplicateTable | Refusal::DuplicateColumn
+    );
+    of_names && model.predict(&schema).is_err_and(|predicted| predicted == *told)
 }
 
 /// A transaction may break several rules at once; which one is named first is not specified. The
