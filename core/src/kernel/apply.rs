@@ -34,7 +34,7 @@ use crate::log::LogHead;
 use crate::store::{Cursor, Direction, Fault, RoomError, Store, TreeRef};
 use crate::time::Timestamp;
 
-use attest::{Attest, hash_all};
+use attest::Attest;
 use system::Visit;
 
 pub use attest::EntrySalts;
@@ -310,8 +310,8 @@ impl Kernel {
                     put_head(world.store, *tenant, &head.encode())?;
                     *next += 1;
                 }
-                // Pages on disk hold the hashes of what is below them.
-                hash_all(world.store, world.keys)
+                // What this froze is hashed before it is sealed: whoever writes it sees to that.
+                Ok(())
             }
         }
     }

@@ -154,6 +154,8 @@ pub struct Status {
     pub commit: Op,
     pub applied: Op,
     pub checkpoint: Op,
+    /// Op of the last checkpoint begun: above `checkpoint` while it is being written.
+    pub checkpoint_begun: Op,
     /// Bytes of the journal's ring that a restart would have to read, and of the whole ring.
     pub journal_used_bytes: u64,
     pub journal_ring_bytes: u64,

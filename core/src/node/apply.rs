@@ -119,6 +119,8 @@ impl Running {
             }
             // The checkpoint under way is written by this turn and those after it.
             Stall::PageRoom => {
+                // Those may need room to pin themselves.
+                self.store.unpin(&mut applying.pins);
                 effects.event(Event::CheckpointAwaited { op });
                 Ok(())
             }

@@ -258,6 +258,11 @@ impl Running {
     /// While the disk is at work: executes the request that is being written, as far as nothing of
     /// it counts before it commits.
     pub(super) fn work_ahead(&mut self) {
+        self.look_ahead();
+        self.hash_ahead();
+    }
+
+    fn look_ahead(&mut self) {
         let Some((op, sealed)) = self.ahead.take() else { return };
         let Some(header) = self.vsr.head_header().copied() else {
             unreachable!("a request was proposed")

@@ -75,6 +75,8 @@ pub(super) struct Running {
     pub recovery_point: Op,
     pub applying: Option<Applying>,
     pub checkpoint: Option<CheckpointTask>,
+    /// Dirty pages when the pace of the checkpoint was last set.
+    pub paced_at: u32,
     #[cfg(verity_zoo)]
     pub checkpoint_due: Option<CheckpointTask>,
     /// Submitted, not in the queue yet: to be sealed, or pages or keys are missing for that.
@@ -115,6 +117,7 @@ impl Running {
             phase: Phase::Replay,
             applying: None,
             checkpoint: None,
+            paced_at: 0,
             #[cfg(verity_zoo)]
             checkpoint_due: None,
             waiting: VecDeque::new(),
@@ -208,7 +211,6 @@ impl Running {
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         loop {
             let mut moved = self.apply_committed(effects)?;
-            self.checkpoint_step(effects)?;
             moved |= self.advance_phase(now, effects)?;
             moved |= self.seal_waiting(now, effects)?;
             moved |= self.propose(now, effects);
@@ -216,6 +218,7 @@ impl Running {
                 break;
             }
         }
+        self.checkpoint_step(effects)?;
         self.logs.flush_step(effects);
         if self.config.evict_everything {
             self.store.evict_all();

@@ -14,6 +14,9 @@
 //! can when it is made, so after checkpoint C + 1 begins no page can hold an unresolved reference
 //! to a page sealed at C − 1.
 //!
+//! **Hashes not yet known** (`merkle`) are treated as the tags are: a page is hashed before it is
+//! sealed, in the same order, and what names it is filled in then.
+//!
 //! **Free set.** Encoded at `checkpoint_begin` (so it holds exactly the pages of this checkpoint,
 //! and those that wait for it) into a chain of pages of the system tenant: `next reference [28] ‖
 //! bytes`. Its own pages are counted in it; the chain of the checkpoint before is staged.
@@ -21,7 +24,7 @@
 //! Fault model: a crash at any time leaves the last checkpoint whole, for none of its pages has
 //! been given out again: they are staged until this checkpoint is durable on a quorum.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::cache::State;
@@ -105,6 +108,14 @@ pub(super) struct Checkpoints {
     buffers_pages: usize,
     /// Pages that are frozen or being written.
     unwritten: usize,
+    /// So many pages of `order` are hashed, or need not be: no other is sealed.
+    hashed: usize,
+    /// Hashes of pages of the checkpoint under way (or last done), and of the one before: as the
+    /// tags, for entries that were made before they were known.
+    hashes: BTreeMap<PageNumber, [u8; 32]>,
+    hashes_before: BTreeMap<PageNumber, [u8; 32]>,
+    /// Trees of the checkpoint whose values are stored rows.
+    rows: BTreeSet<TreeRef>,
 }
 
 impl Checkpoints {
@@ -112,10 +123,34 @@ impl Checkpoints {
         self.sealed.get(&page).or_else(|| self.sealed_before.get(&page)).copied()
     }
 
+    pub(super) fn hash(&self, page: PageNumber) -> Option<[u8; 32]> {
+        self.hashes.get(&page).or_else(|| self.hashes_before.get(&page)).copied()
+    }
+
+    /// The next page to be hashed.
+    pub(super) fn unhashed(&self) -> Option<PageNumber> {
+        self.order.get(self.hashed).map(|&place| PageNumber::new(place as u32))
+    }
+
+    /// The page that `unhashed` gave has this hash; none: its tree is part of no state root.
+    pub(super) fn set_hash(&mut self, page: PageNumber, hash: Option<[u8; 32]>) {
+        if let Some(hash) = hash {
+            let other = self.hashes.insert(page, hash);
+            assert!(other.is_none(), "a page is hashed once");
+        }
+        self.hashed += 1;
+    }
+
+    pub(super) fn has_rows(&self, tree: TreeRef) -> bool {
+        self.rows.contains(&tree)
+    }
+
     /// The number is given to a new page; what it was before has no reference left.
     pub(super) fn forget(&mut self, page: PageNumber) {
         self.sealed.remove(&page);
         self.sealed_before.remove(&page);
+        self.hashes.remove(&page);
+        self.hashes_before.remove(&page);
     }
 
     pub(super) fn take_buffer(&mut self, pages: usize) -> Pages {
@@ -137,6 +172,7 @@ impl Checkpoints {
         let pages = self.writes_pages + self.buffers_pages;
         pages * PAGE_SIZE
             + tags * (size_of::<PageNumber>() + size_of::<PageRef>())
+            + (self.hashes.len() + self.hashes_before.len()) * (size_of::<PageNumber>() + 32)
             + self.order.len() * size_of::<u64>()
             + self.encoded.len()
     }
@@ -181,11 +217,28 @@ impl Store {
 
     /// Freezes the state after `op`. The checkpoint before must be done.
     pub fn checkpoint_begin(&mut self, op: Op) {
+        self.begin(op, false);
+    }
+
+    /// As `checkpoint_begin`; the pages are hashed afterwards, by [`Store::hash_frozen`], and none
+    /// is sealed before: what changed often is hashed once, and the freeze costs no hash.
+    pub fn checkpoint_begin_then_hash(&mut self, op: Op) {
+        self.begin(op, true);
+    }
+
+    fn begin(&mut self, op: Op, hash: bool) {
         assert!(self.is_open());
         assert!(!self.checkpoints.under_way, "one checkpoint at a time");
         assert!(op > self.checkpoints.op, "checkpoints go forward");
+        let hash = hash && !self.stale.is_empty();
+        let unhashed = self.unhashed;
+        assert!(!(hash && unhashed), "all checkpoints of a store are hashed, or none is");
+        self.resolve_roots();
+        self.checkpoints.rows = self.trees_of_rows_changed();
         self.write_roots();
+        self.unhashed &= unhashed || !hash;
         let this = &mut self.checkpoints;
+        this.hashes_before = core::mem::take(&mut this.hashes);
         this.op = op;
         this.under_way = true;
         this.next = 0;
@@ -203,6 +256,7 @@ impl Store {
         });
         this.order.sort_unstable();
         this.unwritten = this.order.len();
+        this.hashed = if hash { 0 } else { this.order.len() };
         this.sealed_before = core::mem::take(&mut this.sealed);
         self.checkpoints.forest = Some(self.system_forest());
         self.encode_free_set(op);
@@ -237,14 +291,26 @@ impl Store {
         keys: &dyn PageKeys,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
+        self.checkpoint_step_by(STORE_CHECKPOINT_STEP_PAGES, keys, effects)
+    }
+
+    /// As `checkpoint_step`, at most so many pages.
+    pub fn checkpoint_step_by(
+        &mut self,
+        pages_max: usize,
+        keys: &dyn PageKeys,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
         self.flush_marks(effects);
         if !self.checkpoints.under_way {
             return Ok(());
         }
-        let mut budget = STORE_CHECKPOINT_STEP_PAGES;
+        let mut budget = pages_max;
         while budget > 0 && self.checkpoints.writes_pages < STORE_WRITES_IN_FLIGHT_MAX {
-            let done = if self.checkpoints.next < self.checkpoints.order.len() {
+            let done = if self.checkpoints.next < self.checkpoints.hashed {
                 self.seal_run(keys, budget, effects)?
+            } else if self.checkpoints.next < self.checkpoints.order.len() {
+                break;
             } else if self.checkpoints.chain_left > 0 {
                 self.seal_chain_page(keys, effects)?
             } else {
@@ -262,7 +328,7 @@ impl Store {
         budget: usize,
         effects: &mut Effects,
     ) -> Result<usize, StoreError> {
-        let order = &self.checkpoints.order[self.checkpoints.next..];
+        let order = &self.checkpoints.order[self.checkpoints.next..self.checkpoints.hashed];
         let limit = budget.min(STORE_IO_PAGES_MAX).min(order.len());
         let follow = order[..limit].windows(2).take_while(|pair| pair[0] + 1 == pair[1]).count();
         let run = follow + 1;
@@ -391,15 +457,8 @@ impl Store {
             runs: this.free_runs,
         };
         let (op, grid_pages) = (this.op, this.grid_pages);
-        forest.root = self.resolve(forest.root);
-        // Roots in memory outlive the two maps of tags.
-        let checkpoints = &self.checkpoints;
-        for state in self.trees.get_mut().values_mut() {
-            let root = &mut state.root.root;
-            if !root.is_none() && root.checkpoint_op == Op::ZERO {
-                *root = checkpoints.sealed(root.page).unwrap_or(*root);
-            }
-        }
+        self.resolve_root(&mut forest);
+        self.resolve_roots();
         let system_forest = ForestRoot {
             root: forest.root,
             height: forest.height,
@@ -407,6 +466,12 @@ impl Store {
             hash: ChainHash(forest.hash),
         };
         Some(StoreCheckpoint { op, system_forest, free_set, grid_pages })
+    }
+
+    /// Pages of the checkpoint under way that are not sealed yet.
+    #[must_use]
+    pub fn checkpoint_pages_left(&self) -> usize {
+        self.checkpoints.order.len() - self.checkpoints.next
     }
 
     /// A prepare's header says that checkpoint `op` is durable on a quorum: what only the

@@ -5,7 +5,7 @@
 //! forest leaf dirty already (and so on up to the system forest), so that a checkpoint never
 //! faults.
 
-use super::page::{self, REF_SIZE, read_ref, u64_at, write_ref};
+use super::page::{self, REF_SIZE, ROOT_HASH_AT, read_ref, u64_at, write_ref};
 use super::{Fault, HEIGHT_MAX, SHAPE_VERSION, Store, TreeRef};
 use crate::ids::{TenantId, TreeId};
 use crate::limits::STORE_ROOTS_CACHED_MAX;
@@ -59,7 +59,7 @@ impl TreeRoot {
         bytes[29] = u8::from(self.dropping) * FLAG_DROPPING + u8::from(self.rows) * FLAG_ROWS;
         bytes[30..32].copy_from_slice(&SHAPE_VERSION.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.count.to_le_bytes());
-        bytes[40..72].copy_from_slice(&self.hash);
+        bytes[ROOT_HASH_AT..ROOT_HASH_AT + 32].copy_from_slice(&self.hash);
         bytes
     }
 
@@ -68,7 +68,7 @@ impl TreeRoot {
             return None;
         }
         let mut hash = [0; 32];
-        hash.copy_from_slice(&bytes[40..72]);
+        hash.copy_from_slice(&bytes[ROOT_HASH_AT..ROOT_HASH_AT + 32]);
         Some(TreeRoot {
             root: read_ref(bytes, 0),
             height: bytes[REF_SIZE],
@@ -172,7 +172,7 @@ impl Store {
         let Some(mut root) = TreeRoot::decode(&bytes[range]) else {
             unreachable!("forests hold what we encoded, under a tag that verified");
         };
-        root.root = self.resolve(root.root);
+        self.resolve_root(&mut root);
         // A plan, which comes after a trim, always finds room for the few roots it needs.
         let mut trees = self.trees.borrow_mut();
         if trees.len() < self.roots_max + 8 {
@@ -302,6 +302,13 @@ impl Store {
         for state in self.trees.get_mut().values_mut() {
             (state.dirty, state.stale) = (false, false);
         }
+    }
+
+    /// Trees of stored rows that a checkpoint which begins now holds pages of.
+    pub(super) fn trees_of_rows_changed(&mut self) -> alloc::collections::BTreeSet<TreeRef> {
+        let changed = self.trees.get_mut().iter();
+        let changed = changed.filter(|(_, state)| state.dirty && state.root.rows);
+        changed.map(|(&tree, _)| tree).collect()
     }
 
     fn note_stale(&mut self, tree: TreeRef) {

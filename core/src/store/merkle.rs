@@ -4,10 +4,11 @@
 //! A change makes the hashes on its path unknown, [`Store::hash_step`] computes what is unknown, a
 //! bounded number of pages at a time, and [`Store::state_root`] gives a tenant's once all is known.
 //!
-//! Invariants: an unknown hash is that of a dirty page, for everything is hashed before a
-//! checkpoint freezes it: so hashing reads no page of a tree, only values in overflow pages, and
-//! the pages of a checkpoint hold the same hashes on every replica, whenever they were computed.
-//! Hashing changes no shape and no count.
+//! Invariants: an unknown hash is that of a dirty page, or of one that a checkpoint froze before it
+//! was hashed. [`Store::hash_frozen`] hashes those, children first, before they are sealed: so
+//! hashing reads no page of a tree, only values in overflow pages, and the pages of a checkpoint
+//! hold the same hashes on every replica, whenever they were computed. Hashing changes no shape and
+//! no count.
 //!
 //! [`Store::prune`] cuts out of a tree what a proof of some entries needs.
 
@@ -17,7 +18,7 @@ use core::ops::Range;
 
 use super::cache::State;
 use super::forest::{FOREST, FORESTS, TreeRoot};
-use super::page::{self, Bytes, Stored};
+use super::page::{self, Bytes, Kind, Stored};
 use super::{Fault, SHAPE_VERSION, Store, TreeRef};
 use crate::crypto::commitment::Salt;
 use crate::crypto::{ChainHash, LeafSaltKey, merkle, tree};
@@ -124,6 +125,9 @@ impl Store {
     pub fn hash_step(&mut self, salts: &dyn LeafSalts, pages_max: usize) -> Result<bool, HashStop> {
         assert!(!self.unhashed, "all checkpoints of a store are hashed, or none is");
         let mut left = pages_max;
+        if !self.hash_frozen_by(salts, &mut left)? {
+            return Ok(false);
+        }
         while let Some(tree) = self.next_stale() {
             let tenant = tree.tenant;
             let Some(key) = salts.leaf_salt_key(tenant) else {
@@ -140,10 +144,65 @@ impl Store {
         Ok(true)
     }
 
+    /// Goes on with hashing the checkpoint under way, by at most `pages_max` pages; true: all of it
+    /// is hashed.
+    pub fn hash_frozen(
+        &mut self,
+        salts: &dyn LeafSalts,
+        pages_max: usize,
+    ) -> Result<bool, HashStop> {
+        self.hash_frozen_by(salts, &mut { pages_max })
+    }
+
+    fn hash_frozen_by(
+        &mut self,
+        salts: &dyn LeafSalts,
+        left: &mut usize,
+    ) -> Result<bool, HashStop> {
+        if self.checkpoints.unhashed().is_none() {
+            return Ok(true);
+        }
+        while let Some(number) = self.checkpoints.unhashed() {
+            if *left == 0 {
+                return Ok(false);
+            }
+            self.resolve_page(number);
+            let Some(header) = page::header(self.bytes(number)) else {
+                unreachable!("we initialised it");
+            };
+            let tree = TreeRef::new(header.tenant, header.tree);
+            let hash = match header.kind {
+                Kind::Leaf | Kind::Inner if counts(tree) => {
+                    *left -= 1;
+                    let tenant = tree.tenant;
+                    let Some(key) = salts.leaf_salt_key(tenant) else {
+                        return Err(HashStop::KeyMissing { tenant });
+                    };
+                    let bytes = self.bytes(number);
+                    let whole = header.level == 0
+                        || (0..page::count(bytes)).all(|index| page::child_hashed(bytes, index));
+                    assert!(whole, "children are hashed first");
+                    let rows = self.checkpoints.has_rows(tree);
+                    let mut hashes = core::mem::take(&mut self.entry_hashes);
+                    let bytes = self.bytes(number);
+                    let hash = self.page_hash(tree, rows, Roots::AsStored, key, bytes, &mut hashes);
+                    self.entry_hashes = hashes;
+                    Some(hash?.0)
+                }
+                Kind::Leaf | Kind::Inner => None,
+                Kind::OverflowData | Kind::OverflowIndex => None,
+                Kind::FreeSet => unreachable!("the free set's pages have no frames"),
+            };
+            self.checkpoints.set_hash(number, hash);
+        }
+        self.resolve_roots();
+        Ok(true)
+    }
+
     /// Is every hash known?
     #[must_use]
     pub fn all_hashed(&self) -> bool {
-        self.stale.is_empty() && !self.unhashed
+        self.stale.is_empty() && !self.unhashed && self.checkpoints.unhashed().is_none()
     }
 
     /// The root of a tenant's state; everything must be hashed.
@@ -188,7 +247,11 @@ impl Store {
                     (*from..page::count(bytes)).find(|&index| !page::child_hashed(bytes, index))
             {
                 *from = index;
-                stack.push((page::child_page(bytes, index), 0));
+                let (number, child) = (*number, page::child_page(bytes, index));
+                match self.checkpoints.hash(child) {
+                    Some(hash) => page::set_child_hash(self.bytes_mut(number), index, &hash),
+                    None => stack.push((child, 0)),
+                }
                 continue;
             }
             if *left == 0 {
@@ -197,7 +260,7 @@ impl Store {
             }
             *left -= 1;
             assert_eq!(self.cache.state(*number), Some(State::Dirty), "others are hashed already");
-            let hash = self.page_hash(tree, root.rows, key, bytes, &mut hashes)?;
+            let hash = self.page_hash(tree, root.rows, Roots::Live, key, bytes, &mut hashes)?;
             stack.pop();
             match stack.last() {
                 Some(&(above, index)) => {
@@ -214,11 +277,12 @@ impl Store {
         &self,
         tree: TreeRef,
         rows: bool,
+        roots: Roots,
         key: &LeafSaltKey,
         bytes: &Bytes,
         hashes: &mut Vec<ChainHash>,
     ) -> Result<ChainHash, Fault> {
-        self.entry_hashes(tree, rows, key, bytes, hashes)?;
+        self.entry_hashes(tree, rows, roots, key, bytes, hashes)?;
         let root = merkle::root_of(hashes);
         Ok(tree::node_hash(page::level(bytes), hashes.len() as u16, &root))
     }
@@ -227,6 +291,7 @@ impl Store {
         &self,
         tree: TreeRef,
         rows: bool,
+        roots: Roots,
         key: &LeafSaltKey,
         bytes: &Bytes,
         hashes: &mut Vec<ChainHash>,
@@ -235,7 +300,8 @@ impl Store {
         for index in 0..page::count(bytes) {
             hashes.push(if page::level(bytes) == 0 {
                 let (salt, value_salt) = key.salts(tree.tree, page::key(bytes, index));
-                let digest = self.entry_digest(tree, rows, bytes, index, &value_salt)?;
+                let digest =
+                    self.entry_digest(tree, rows, roots, bytes, index, &value_salt)?;
                 tree::entry_hash(&salt, tree.tree, page::key(bytes, index), &digest)
             } else {
                 let child = ChainHash(page::child_hash(bytes, index));
@@ -249,12 +315,13 @@ impl Store {
         &self,
         tree: TreeRef,
         rows: bool,
+        roots: Roots,
         bytes: &Bytes,
         index: usize,
         value_salt: &Salt,
     ) -> Result<ChainHash, Fault> {
         if tree.tree == FOREST {
-            return Ok(self.hash_in_forest(tree, bytes, index)?.digest());
+            return Ok(self.hash_in_forest(tree, roots, bytes, index)?.digest());
         }
         if !rows {
             let value = self.value_at(tree, bytes, index)?;
@@ -270,10 +337,11 @@ impl Store {
         Ok(row_digest(&prefix))
     }
 
-    /// The tree that the entry of a forest names, as it is now: the leaf may hold an older root.
+    /// The tree that the entry of a forest names.
     fn hash_in_forest(
         &self,
         forest: TreeRef,
+        roots: Roots,
         bytes: &Bytes,
         index: usize,
     ) -> Result<TreeHash, Fault> {
@@ -284,7 +352,15 @@ impl Store {
         if !counts(tree) {
             return Ok(TreeHash::of(&TreeRoot::EMPTY));
         }
-        Ok(TreeHash::of(&self.tree_root(tree)?))
+        match roots {
+            Roots::Live => Ok(TreeHash::of(&self.tree_root(tree)?)),
+            Roots::AsStored => {
+                let Some(root) = TreeRoot::decode(&bytes[page::value_range(bytes, index)]) else {
+                    unreachable!("forests hold what we encoded");
+                };
+                Ok(TreeHash::of(&root))
+            }
+        }
     }
 
     /// The tree with the entries of these ranks shown, ascending and disjoint. Subtrees that lie
@@ -310,7 +386,7 @@ impl Store {
     /// As deep as the tree is high.
     fn prune_page(&self, cut: &Cut<'_>, bytes: &Bytes, first: u64) -> Result<PrunedPage, Fault> {
         let mut hashes = Vec::with_capacity(page::count(bytes));
-        self.entry_hashes(cut.tree, cut.rows, cut.key, bytes, &mut hashes)?;
+        self.entry_hashes(cut.tree, cut.rows, Roots::Live, cut.key, bytes, &mut hashes)?;
         let level = page::level(bytes);
         let mut shown = Vec::new();
         let mut rank = first;
@@ -359,12 +435,21 @@ impl Store {
         let key = page::key(bytes, index).to_vec();
         let (salt, value_salt) = cut.key.salts(cut.tree.tree, &key);
         let value = if cut.tree.tree == FOREST {
-            self.hash_in_forest(cut.tree, bytes, index)?.encode()
+            self.hash_in_forest(cut.tree, Roots::Live, bytes, index)?.encode()
         } else {
             self.value_at(cut.tree, bytes, index)?.into_owned()
         };
         Ok(PrunedItem::Entry { salt, value_salt, key, value })
     }
+}
+
+/// Which roots the entries of a forest stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Roots {
+    /// Those of now: the leaf may hold older ones.
+    Live,
+    /// Those in the leaf, which a checkpoint froze.
+    AsStored,
 }
 
 /// What a proof cuts out of a tree.

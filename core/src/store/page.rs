@@ -621,6 +621,44 @@ pub(super) fn for_each_ref(
     }
 }
 
+/// Of a tree's root in its forest.
+pub(super) const ROOT_HASH_AT: usize = 40;
+
+/// Fills in the hashes of children, and of trees whose roots this leaf holds, that are not known and
+/// that `hash_of` knows.
+pub(super) fn for_each_hash_unknown(
+    bytes: &mut Bytes,
+    roots: bool,
+    hash_of: impl Fn(PageNumber) -> Option<[u8; 32]>,
+) {
+    let Some(header) = header(bytes) else { unreachable!("checked when it entered memory") };
+    match header.kind {
+        Kind::Inner => {
+            for index in 0..count(bytes) {
+                if !child_hashed(bytes, index)
+                    && let Some(hash) = hash_of(child_page(bytes, index))
+                {
+                    set_child_hash(bytes, index, &hash);
+                }
+            }
+        }
+        Kind::Leaf if roots => {
+            for index in 0..count(bytes) {
+                let range = value_range(bytes, index);
+                let root = read_ref(bytes, range.start);
+                let hash = range.start + ROOT_HASH_AT..range.start + ROOT_HASH_AT + 32;
+                if !root.is_none()
+                    && bytes[hash.clone()] == [0; 32]
+                    && let Some(known) = hash_of(root.page)
+                {
+                    bytes[hash].copy_from_slice(&known);
+                }
+            }
+        }
+        Kind::Leaf | Kind::OverflowData | Kind::OverflowIndex | Kind::FreeSet => {}
+    }
+}
+
 /// References of an overflow index page.
 pub(super) fn index_ref(bytes: &Bytes, index: usize) -> PageRef {
     assert!(index < count(bytes));

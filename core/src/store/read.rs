@@ -3,6 +3,7 @@
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
+use super::forest::TreeRoot;
 use super::page::{self, Bytes, Stored};
 use super::{Fault, Store, TreeRef};
 use crate::superblock::PageRef;
@@ -123,7 +124,24 @@ impl Store {
         self.checkpoints.sealed(at.page).unwrap_or(at)
     }
 
-    /// Fills in every reference of a page in memory whose tag is known by now.
+    /// Fills in what is known by now of the root's page: tag and hash.
+    pub(super) fn resolve_root(&self, root: &mut TreeRoot) {
+        root.root = self.resolve(root.root);
+        if !root.root.is_none() && root.hash == [0; 32] {
+            root.hash = self.checkpoints.hash(root.root.page).unwrap_or(root.hash);
+        }
+    }
+
+    /// Roots in memory outlive what is kept of tags and hashes.
+    pub(super) fn resolve_roots(&mut self) {
+        let mut trees = core::mem::take(self.trees.get_mut());
+        for state in trees.values_mut() {
+            self.resolve_root(&mut state.root);
+        }
+        *self.trees.get_mut() = trees;
+    }
+
+    /// Fills in every tag and every hash of a child, in a page in memory, that is known by now.
     pub(super) fn resolve_page(&mut self, page: crate::ids::PageNumber) {
         let checkpoints = &self.checkpoints;
         let Some(bytes) = self.cache.get_mut(page) else {
@@ -142,5 +160,6 @@ impl Store {
                 page::write_ref(bytes, at, &new);
             }
         });
+        page::for_each_hash_unknown(bytes, roots, |child| checkpoints.hash(child));
     }
 }

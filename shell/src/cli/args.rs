@@ -234,6 +234,8 @@ pub enum Workload {
     PointRead,
     Count,
     Restart,
+    /// Latency of one client's updates across checkpoints
+    Checkpoints,
 }
 
 #[derive(Debug, Args)]

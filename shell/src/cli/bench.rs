@@ -3,6 +3,7 @@
 //! Every figure has its limit beside it, measured a moment before through the same backend, and the
 //! ratio of the two: that is the number to compare between machines.
 
+mod checkpoints;
 mod insert;
 mod point_read;
 mod restart;
@@ -28,6 +29,7 @@ pub fn run(args: &BenchArgs, global: &Global, output: &Output) -> Outcome {
         let (name, figures) = match workload {
             Workload::Insert => ("insert", insert::run(args, &options, &limits, output)?),
             Workload::PointRead => ("point_read", point_read::run(args, &options, output)?),
+            Workload::Checkpoints => ("checkpoints", checkpoints::run(args, &options, output)?),
             Workload::Count => ("count", point_read::count(args, &options, output)?),
             Workload::Restart => ("restart", restart::run(args, &options, &limits, output)?),
         };

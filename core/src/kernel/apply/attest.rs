@@ -189,7 +189,7 @@ impl Kernel {
 }
 
 /// Every hash that is not known.
-pub(super) fn hash_all(store: &mut Store, keys: &dyn Keys) -> Result<(), Stall> {
+fn hash_all(store: &mut Store, keys: &dyn Keys) -> Result<(), Stall> {
     match store.hash_step(&EntrySalts(keys), usize::MAX) {
         Ok(done) => {
             assert!(done, "nothing bounds it");

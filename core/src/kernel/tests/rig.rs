@@ -18,14 +18,14 @@ use crate::kernel::batch::{SealedRequest, pack};
 use crate::kernel::envelope::EnvelopeWriter;
 use crate::kernel::prepare::seal;
 use crate::kernel::{
-    Applied, Kernel, Keys, OpenedEvent, Operation, Prepare, PrepareError, PrepareKind, Rebuild,
+    Applied, EntrySalts, Kernel, Keys, OpenedEvent, Operation, Prepare, PrepareError, PrepareKind, Rebuild,
     RebuildReport, RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError,
     Stall, World, open_event,
 };
 use crate::limits::ClusterConstants;
 use crate::log::{LogCheckpoint, LogHead, LogPins, Logs};
 use crate::query::{Catalog, Column, ColumnType, Command, Expr, TableSchema, Value};
-use crate::store::{Fault, PageKeys, Pins, Store, StoreCheckpoint, StoreConfig};
+use crate::store::{Fault, HashStop, PageKeys, Pins, Store, StoreCheckpoint, StoreConfig};
 use crate::time::Timestamp;
 
 pub const T1: TenantId = TenantId::DEFAULT;
@@ -248,8 +248,14 @@ impl Rig {
         self.logs.flush_step(&mut effects);
         pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
         if applied.checkpoint {
-            self.store.checkpoint_begin(prepare.op);
+            self.store.checkpoint_begin_then_hash(prepare.op);
+            let mut pins = Pins::new();
             loop {
+                match self.store.hash_frozen(&EntrySalts(&self.keys), 5) {
+                    Ok(_) => self.store.unpin(&mut pins),
+                    Err(HashStop::Fault(_)) => self.store.fetch(&mut pins, &mut effects),
+                    Err(HashStop::KeyMissing { tenant }) => panic!("no key of {tenant}"),
+                }
                 assert_eq!(self.store.checkpoint_step(&self.keys, &mut effects), Ok(()));
                 pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
                 if let Some(done) = self.store.checkpoint_done() {

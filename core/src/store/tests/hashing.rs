@@ -309,6 +309,18 @@ fn hash_all(world: &mut World) {
     });
 }
 
+fn hash_frozen(world: &mut World) {
+    let salts = salts();
+    world.run(|store| match store.hash_frozen(&salts, usize::MAX) {
+        Ok(done) => {
+            assert!(done);
+            Ok(())
+        }
+        Err(HashStop::Fault(fault)) => Err(fault),
+        Err(HashStop::KeyMissing { .. }) => panic!(),
+    });
+}
+
 /// A stored row of the size given: begun at, record hash, commitment, and more.
 fn row(random: &mut ChaCha8Rng, size: usize) -> Vec<u8> {
     let mut row = vec![0; size.max(72)];
@@ -358,10 +370,20 @@ fn hashes_are_those_of_the_written_rules() {
             }
             if random.next_u32().is_multiple_of(400) && !world.store.checkpoint_under_way() {
                 op += 1;
-                hash_all(&mut world);
-                world.store.checkpoint_begin(Op::new(op));
+                if random.next_u32().is_multiple_of(4) {
+                    hash_all(&mut world);
+                    world.store.checkpoint_begin(Op::new(op));
+                } else {
+                    world.store.checkpoint_begin_then_hash(Op::new(op));
+                }
+            }
+            // Frozen pages are hashed, sealed and written while copies of them change.
+            if world.store.checkpoint_under_way() && random.next_u32().is_multiple_of(4) {
+                let pages = random.next_u32() as usize % 6;
+                let _ = world.store.hash_frozen(&salts, pages);
             }
             if random.next_u32().is_multiple_of(100) && world.store.checkpoint_under_way() {
+                hash_frozen(&mut world);
                 let done = world.finish_checkpoint();
                 world.store.checkpoint_durable_applied(done.op);
             }
@@ -374,9 +396,17 @@ fn hashes_are_those_of_the_written_rules() {
         hash_all(&mut world);
         check(&mut world, &shapes);
         if world.store.checkpoint_under_way() {
+            hash_frozen(&mut world);
             world.finish_checkpoint();
         }
-        world.checkpoint(op + 1);
+        // The last is hashed when it is frozen, and read back.
+        world.run(|store| store.put(TREE, b"last", b"value"));
+        shapes[0].put(b"last", b"value");
+        world.store.checkpoint_begin_then_hash(Op::new(op + 1));
+        hash_frozen(&mut world);
+        world.finish_checkpoint();
+        assert!(world.store.all_hashed());
+        check(&mut world, &shapes);
         let root = world.run(|store| store.state_root(T1));
         world.reopen();
         assert_eq!(world.run(|store| store.state_root(T1)), root, "as the disk has it");
