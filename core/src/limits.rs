@@ -146,8 +146,10 @@ pub const STORE_READ_AHEAD: usize = 31;
 pub const STORE_ROOTS_CACHED_MAX: usize = 4_096;
 /// Pages that one step of a checkpoint seals (about 5 µs each).
 pub const STORE_CHECKPOINT_STEP_PAGES: usize = 32;
-/// Pages of a checkpoint whose writes are in flight.
-pub const STORE_WRITES_IN_FLIGHT_MAX: usize = 256;
+/// Pages of a checkpoint whose writes are in flight, and the writes: more at once wait for one
+/// another in the file system, where a file that grows has one lock, and delay the journal's.
+pub const STORE_WRITES_IN_FLIGHT_MAX: usize = 128;
+pub const STORE_WRITE_CALLS_IN_FLIGHT_MAX: usize = 8;
 /// Pages of the grid that are being read for all tasks.
 pub const STORE_READS_IN_FLIGHT_MAX: usize = 1_024;
 /// Pages of buffers that are kept for the next read or write.

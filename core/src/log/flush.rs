@@ -321,11 +321,16 @@ impl Logs {
                 return;
             }
             let Some((tenant, sequence)) = self.runs_queued.pop_front() else { return };
-            let Some(run) = self
-                .open
-                .get_mut(&tenant)
-                .and_then(|log| log.runs.iter_mut().find(|run| run.sequence == sequence))
-            else {
+            let Some(log) = self.open.get(&tenant) else {
+                unreachable!("a log with runs stays open")
+            };
+            // Writes that make the same file longer wait for one another in the file system, and
+            // burn the processor while they do.
+            if log.runs.iter().any(|run| run.state == RunState::Writing) {
+                self.runs_queued.push_back((tenant, sequence));
+                continue;
+            }
+            let Some(run) = log.runs.iter().find(|run| run.sequence == sequence) else {
                 unreachable!("a queued run is in its log")
             };
             assert!(run.state == RunState::Queued && run.bytes.len().is_multiple_of(PAGE_SIZE));

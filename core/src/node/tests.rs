@@ -532,3 +532,69 @@ fn dropped_tables_are_read_as_of_before() {
         disk.shut_down(node);
     }
 }
+
+/// Pages that change while a checkpoint's are not written wait for those, so that both together keep
+/// to their memory; nothing is refused for it, and nothing waits for ever.
+#[test]
+fn changes_wait_for_the_writes_of_a_checkpoint() {
+    let mut disk = Disk::new();
+    // Little room between the pages that ask for a checkpoint and those that are too many.
+    let constants = ClusterConstants {
+        dirty_pages_max: 1_280,
+        transaction_pages_dirtied_max: 320,
+        ..ClusterConstants::SMALL
+    };
+    disk.format(constants);
+    let mut node = disk.open(&config());
+    assert!(
+        disk.ask(&mut node, sql("CREATE TABLE t (id BIGINT PRIMARY KEY, d TEXT)", &[])).is_ok()
+    );
+    let mut effects = Effects::new();
+    let (mut held, mut next, mut waited) = (Vec::new(), 0, 0);
+    for _ in 0..4_000 {
+        // Values in overflow pages: hundreds of pages by a few requests.
+        let values: Vec<String> = (0..10)
+            .map(|_| {
+                next += 1;
+                format!("({next}, '{}')", "x".repeat(30_000))
+            })
+            .collect();
+        let insert = format!("INSERT INTO t VALUES {}", values.join(", "));
+        node.submit(disk.now, sql(&insert, &[]), &mut effects);
+        disk.take(&mut effects);
+        // All but the writes of the grid complete.
+        for _ in 0..1_000 {
+            let Some(input) = disk.pending.pop_front() else { break };
+            match input {
+                Input::WriteDone { io, .. } if io.owner == crate::io::Owner::Store => {
+                    held.push(input);
+                }
+                input => node.step(disk.now, input, &mut effects),
+            }
+            disk.take(&mut effects);
+            let plan = node.memory_plan().unwrap();
+            assert_eq!(plan.exceeded_by(&node.memory_use()), None);
+        }
+        if disk.events.contains(&"CheckpointAwaited") {
+            waited += 1;
+            disk.pending.extend(held.drain(..));
+            disk.settle(&mut node);
+            disk.events.clear();
+            if waited == 3 {
+                break;
+            }
+        } else if held.len() > 200 {
+            disk.pending.extend(held.drain(..));
+        }
+    }
+    assert_eq!(waited, 3, "the checkpoint was waited for");
+    disk.pending.extend(held);
+    disk.settle(&mut node);
+    let (mut replies, mut refused) = (0, 0);
+    while let Some((_, reply)) = node.next_reply() {
+        replies += 1;
+        refused += i64::from(reply.is_err());
+    }
+    assert_eq!((replies, refused), (next / 10, 0));
+    disk.shut_down(node);
+}

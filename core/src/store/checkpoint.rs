@@ -39,7 +39,7 @@ use crate::ids::{Op, PageNumber, TenantId, TreeId};
 use crate::io::{Effect, Effects, IoError, IoId, Page, Pages};
 use crate::limits::{
     PAGE_SIZE, STORE_BUFFERS_KEPT_PAGES, STORE_CHECKPOINT_STEP_PAGES, STORE_IO_PAGES_MAX,
-    STORE_WRITES_IN_FLIGHT_MAX,
+    STORE_WRITE_CALLS_IN_FLIGHT_MAX, STORE_WRITES_IN_FLIGHT_MAX,
 };
 use crate::superblock::{ForestRoot, FreeSetRoot, PageRef};
 
@@ -306,7 +306,10 @@ impl Store {
             return Ok(());
         }
         let mut budget = pages_max;
-        while budget > 0 && self.checkpoints.writes_pages < STORE_WRITES_IN_FLIGHT_MAX {
+        while budget > 0
+            && self.checkpoints.writes_pages < STORE_WRITES_IN_FLIGHT_MAX
+            && self.checkpoints.writes.len() < STORE_WRITE_CALLS_IN_FLIGHT_MAX
+        {
             let done = if self.checkpoints.next < self.checkpoints.hashed {
                 self.seal_run(keys, budget, effects)?
             } else if self.checkpoints.next < self.checkpoints.order.len() {

@@ -300,8 +300,7 @@ impl Store {
         for index in 0..page::count(bytes) {
             hashes.push(if page::level(bytes) == 0 {
                 let (salt, value_salt) = key.salts(tree.tree, page::key(bytes, index));
-                let digest =
-                    self.entry_digest(tree, rows, roots, bytes, index, &value_salt)?;
+                let digest = self.entry_digest(tree, rows, roots, bytes, index, &value_salt)?;
                 tree::entry_hash(&salt, tree.tree, page::key(bytes, index), &digest)
             } else {
                 let child = ChainHash(page::child_hash(bytes, index));

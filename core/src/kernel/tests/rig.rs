@@ -18,9 +18,9 @@ use crate::kernel::batch::{SealedRequest, pack};
 use crate::kernel::envelope::EnvelopeWriter;
 use crate::kernel::prepare::seal;
 use crate::kernel::{
-    Applied, EntrySalts, Kernel, Keys, OpenedEvent, Operation, Prepare, PrepareError, PrepareKind, Rebuild,
-    RebuildReport, RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request, RequestError,
-    Stall, World, open_event,
+    Applied, EntrySalts, Kernel, Keys, OpenedEvent, Operation, Prepare, PrepareError, PrepareKind,
+    Rebuild, RebuildReport, RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request,
+    RequestError, Stall, World, open_event,
 };
 use crate::limits::ClusterConstants;
 use crate::log::{LogCheckpoint, LogHead, LogPins, Logs};

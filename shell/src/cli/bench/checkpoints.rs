@@ -58,12 +58,8 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
 }
 
 /// Sorted latencies of all commits and of those across checkpoints, and checkpoints finished.
-fn update(
-    database: &Verity,
-    rows: u64,
-) -> Result<(Vec<Duration>, Vec<Duration>, u64), Failure> {
-    let statement =
-        database.prepare(&format!("UPDATE {TABLE} SET a = ?, g = ? WHERE id = ?"))?;
+fn update(database: &Verity, rows: u64) -> Result<(Vec<Duration>, Vec<Duration>, u64), Failure> {
+    let statement = database.prepare(&format!("UPDATE {TABLE} SET a = ?, g = ? WHERE id = ?"))?;
     let state = || match database.status() {
         Some(status) => Ok((status.checkpoint, status.checkpoint_begun > status.checkpoint)),
         None => Err(Failure::Failed("the database has stopped".to_string())),
