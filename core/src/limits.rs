@@ -91,6 +91,8 @@ pub const READ_MEMORY_MIN: u64 = 8 << 20;
 /// Bytes of requests that wait to be sealed, in the smallest `--memory`; a request that finds none
 /// waiting is taken whatever its size.
 pub const REQUESTS_BYTES_MIN: u64 = 4 << 20;
+/// What is added at most in a larger one.
+pub const REQUESTS_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of requests that are sealed and wait for a place in a prepare.
 pub const SEALED_BYTES_MAX: usize = 2 * PREPARE_BODY_SIZE_MAX + REQUEST_SIZE_MAX;
 /// A page in the cache with what is kept about it.

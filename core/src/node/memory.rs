@@ -15,7 +15,7 @@ use crate::limits::{
     ClusterConstants, FRAME_BYTES, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_IN_FLIGHT_MAX,
     LOG_BUFFER_SIZE_MAX, LOG_BUFFERS_KEPT_BYTES, LOG_CACHE_BLOCKS, LOG_WRITING_BYTES_MAX,
     PAGE_SIZE, PREPARE_BUFFERS_MAX, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX, PROCESS_BYTES,
-    READ_MEMORY_MAX, READ_MEMORY_MIN, REQUESTS_BYTES_MIN, SEALED_BYTES_MAX,
+    READ_MEMORY_MAX, READ_MEMORY_MIN, REQUESTS_BYTES_MAX, REQUESTS_BYTES_MIN, SEALED_BYTES_MAX,
     STORE_BUFFERS_KEPT_PAGES, STORE_READS_IN_FLIGHT_MAX, STORE_WRITES_IN_FLIGHT_MAX,
 };
 
@@ -31,7 +31,7 @@ pub enum Memory {
 
 impl Memory {
     /// When nothing is said.
-    pub const DEFAULT: Memory = Memory::Process(512 << 20);
+    pub const DEFAULT: Memory = Memory::Process(1 << 30);
 }
 
 /// The process cannot work with so little.
@@ -101,7 +101,7 @@ impl MemoryPlan {
                 let spare = bytes - least_bytes;
                 // A quarter of what is not needed: larger sorts, more requests that wait.
                 let reads = (spare / 8).min(READ_MEMORY_MAX as u64 - READ_MEMORY_MIN);
-                let requests = spare / 8;
+                let requests = (spare / 8).min(REQUESTS_BYTES_MAX);
                 let pages = (spare - reads - requests) / FRAME_BYTES;
                 let pages = u32::try_from(pages).unwrap_or(u32::MAX);
                 let clean = least.clean_pages.saturating_add(pages).min(constants.grid_pages_max);

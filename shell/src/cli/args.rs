@@ -37,7 +37,7 @@ pub struct Global {
     /// Memory for the whole process, at least 256MiB (128MiB with `format --profile compact`); the
     /// page cache gets what is left of it
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_memory)]
-    #[arg(default_value = "512MiB")]
+    #[arg(default_value = "1GiB")]
     pub memory: u64,
     /// File with the master key: 32 raw bytes or 64 hexadecimal digits [default: <DIR>.master-key]
     #[arg(long, global = true, value_name = "FILE", env = "VERITY_MASTER_KEY_FILE")]
