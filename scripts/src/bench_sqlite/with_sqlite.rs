@@ -89,7 +89,7 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
     let mut connection = Connection::open(&file)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // As much memory as `verity bench` gets by default.
+    // Room for the whole table, as Verity's cache has by default.
     connection.pragma_update(None, "cache_size", -(256 << 10))?;
     connection.execute_batch(
         "CREATE TABLE bench (id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, c REAL, \
