@@ -123,11 +123,14 @@ impl Report {
     }
 }
 
+/// Name of the part that is counted in records.
+pub const RECORDS: &str = "records";
+
 /// What is being read, for a progress bar.
 pub trait Progress {
-    /// A new part begins, of `total` bytes.
+    /// A new part begins, of `total` bytes (or of records, if that is its name).
     fn part(&mut self, name: &str, total: u64);
-    /// So many more bytes were read.
+    /// So many more of them were read.
     fn bytes(&mut self, count: u64);
 }
 

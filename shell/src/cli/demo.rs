@@ -130,8 +130,8 @@ fn tell(directory: &Path, patients: u64, global: &Global, output: &Output) -> Ou
 fn load(database: &Verity, clinic: &Clinic, story: &Story<'_>) -> Result<f64, Failure> {
     database.execute(clinic::PATIENTS, &[])?;
     database.execute(clinic::VISITS, &[])?;
-    let bar = story.output.progress(clinic.patients() + clinic.visits(), "rows");
-    bar.set_message("loading");
+    let total = clinic.patients() + clinic.visits();
+    let bar = story.output.progress(total, "rows", "loading");
     let started = Instant::now();
     let send = |table: &str, columns: &[&str], rows: Vec<Vec<Value>>| {
         bar.inc(rows.len() as u64);

@@ -41,6 +41,14 @@ pub struct Summary {
 
 pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
     let survey = batches::survey(&args.file, output)?;
+    if let [only] = &survey.header[..]
+        && only.contains([';', '\t', '|'])
+    {
+        output.note(&format!(
+            "note: the first line of {} names one column; fields are separated by commas only",
+            args.file.display()
+        ));
+    }
     let database = open_or_make(&global.options(), &args.data, output)?;
     let watch = interrupt::watch(&database);
     let tenant = database.tenant(TenantId::new(args.tenant));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Output {
     json: bool,
     color: bool,
@@ -85,7 +85,7 @@ impl Output {
 
     /// A progress bar on a terminal; silent elsewhere.
     #[must_use]
-    pub fn progress(&self, total: u64, unit: &str) -> ProgressBar {
+    pub fn progress(&self, total: u64, unit: &str, message: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(
             Some(total),
             if self.json || !std::io::stderr().is_terminal() {
@@ -94,11 +94,18 @@ impl Output {
                 ProgressDrawTarget::stderr_with_hz(10)
             },
         );
-        let counts = match unit {
-            "bytes" => "{bytes}/{total_bytes} {bytes_per_sec} eta {eta}".to_string(),
-            unit => format!("{{pos}}/{{len}} {unit} {{rate}} eta {{eta}}"),
+        let template = match (unit, total) {
+            ("bytes", _) => {
+                "{msg:16} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}".to_string()
+            }
+            // Nobody knows how much there is.
+            (unit, 0) => format!("{{msg}} {{human_pos}} {unit} {{rate}}"),
+            (unit, _) => {
+                let counts = format!("{{human_pos}}/{{human_len}} {unit} {{rate}}");
+                format!("{{msg:16}} {{wide_bar}} {counts} eta {{eta}}")
+            }
         };
-        let style = ProgressStyle::with_template(&format!("{{msg:16}} {{wide_bar}} {counts}"));
+        let style = ProgressStyle::with_template(&template);
         if let Ok(style) = style {
             // The `per_sec` of the library shows fractions of a row.
             let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -106,6 +113,8 @@ impl Output {
             };
             bar.set_style(style.with_key("rate", rate));
         }
+        // Before the first draw.
+        bar.set_message(message.to_string());
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }

@@ -116,11 +116,8 @@ fn check(data: &Path, global: &Global, output: &Output) -> Outcome {
         return Err(Failure::cannot_tell(verity::Error::NotFormatted { path }));
     }
     let key = MasterKey::load(&global.master_key(), data).map_err(Failure::cannot_tell)?;
-    let bar = output.progress(0, "steps");
-    let report = engine::check(data, key, |records, entries| {
-        bar.set_length(records + entries);
-        bar.set_position(records + entries);
-    });
+    let bar = output.progress(0, "records and entries", "compared");
+    let report = engine::check(data, key, |records, entries| bar.set_position(records + entries));
     bar.finish_and_clear();
     let report = report.map_err(failure)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -47,28 +47,34 @@ pub fn check(data: &Path, global: &Global, output: &Output) -> Result<Checked, F
 }
 
 /// A bar of bytes, or of records, part after part.
-pub struct Bar(ProgressBar);
+pub struct Bar {
+    output: Output,
+    shown: Option<ProgressBar>,
+}
 
 impl Bar {
     pub fn new(output: &Output) -> Bar {
-        Bar(output.progress(0, "bytes"))
+        Bar { output: *output, shown: None }
     }
 
-    pub fn finish(&self) {
-        self.0.finish_and_clear();
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.shown.take() {
+            bar.finish_and_clear();
+        }
     }
 }
 
 impl engine::Progress for Bar {
     fn part(&mut self, name: &str, total: u64) {
-        // In this order, so that no redraw in between shows more done than there is.
-        self.0.set_position(0);
-        self.0.set_length(total);
-        self.0.set_message(name.to_string());
+        self.finish();
+        let unit = if name == engine::RECORDS { name } else { "bytes" };
+        self.shown = Some(self.output.progress(total, unit, name));
     }
 
     fn bytes(&mut self, count: u64) {
-        self.0.inc(count);
+        if let Some(bar) = &self.shown {
+            bar.inc(count);
+        }
     }
 }
 

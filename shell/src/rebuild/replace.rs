@@ -219,7 +219,7 @@ impl Work {
         let kernel = Kernel::new(state.constants, state.checkpoint.generation);
         let mut sides = Sides::to_keep(kernel, keyring, heads, Store::behind(config, kept));
         let records: u64 = heads.iter().map(|(_, head)| head.next.get()).sum();
-        progress.part("records", records);
+        progress.part(verify::RECORDS, records);
         let mut told = 0;
         let report = loop {
             let stepped = sides.step(&seals, &mut |effects, inputs| self.execute(effects, inputs));

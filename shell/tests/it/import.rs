@@ -160,6 +160,41 @@ fn rows_that_are_too_large_are_rejected_and_the_rest_is_there() {
 }
 
 #[test]
+fn only_a_rejects_file_is_written_over() {
+    let database = Database::new();
+    let file = database.path("t.csv");
+    let content = b"id,n\n1,2\n3\n";
+    std::fs::write(&file, content).unwrap();
+    let letter = database.path("letter.txt");
+    std::fs::write(&letter, "dear").unwrap();
+    for rejects in [&file, &letter] {
+        let (file, rejects) = (file.to_str().unwrap(), rejects.to_str().unwrap());
+        let args = ["import", file, "--table", "t", "--rejects", rejects];
+        database.run(&args).fails(2, "is no rejects file");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), content);
+    assert_eq!(std::fs::read(&letter).unwrap(), b"dear");
+}
+
+#[test]
+fn rejected_rows_have_their_lines_however_lines_end() {
+    let database = Database::new();
+    for (name, end) in [("lf", "\n"), ("crlf", "\r\n"), ("cr", "\r")] {
+        let rows = ["id,n", "1", "2,x", "3,3", "4,4,4"];
+        let run = import(
+            &database,
+            name,
+            rows.join(end).as_bytes(),
+            &["--table", name, "--types", "n=BIGINT"],
+        );
+        assert_eq!(run.objects()[0]["rejected"], 3, "{run:#?}");
+        let rejects = std::fs::read_to_string(database.path("rejects.csv")).unwrap();
+        let lines: Vec<&str> = rejects.lines().filter_map(|line| line.split(',').next()).collect();
+        assert_eq!(lines, ["line", "2", "3", "5"], "{name}");
+    }
+}
+
+#[test]
 fn a_quote_that_is_never_closed_is_refused() {
     let database = Database::new();
     let csv = b"id,text\n1,\"closed\"\n2,\"never\n3,x\n";

@@ -38,8 +38,7 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
     let mut reader = open(path)?;
     let header = header(path, &mut reader)?;
     let mut candidates = vec![Candidates::default(); header.len()];
-    let bar = output.progress(bytes, "bytes");
-    bar.set_message("reading");
+    let bar = output.progress(bytes, "bytes", "reading");
     let mut record = ByteRecord::new();
     let mut rows = 0;
     while read(path, &mut reader, &mut record)? {
@@ -64,6 +63,7 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
 pub struct Batches<'a> {
     path: &'a Path,
     reader: Reader<BufReader<File>>,
+    lines: Lines,
     /// Read, but of the next batch.
     held: Option<CsvRow>,
 }
@@ -72,7 +72,8 @@ impl<'a> Batches<'a> {
     pub fn open(path: &'a Path) -> Result<Batches<'a>, Failure> {
         let mut reader = open(path)?;
         header(path, &mut reader)?;
-        Ok(Batches { path, reader, held: None })
+        let lines = Lines::open(path).map_err(|error| unreadable(path, &error))?;
+        Ok(Batches { path, reader, lines, held: None })
     }
 
     /// The next batch; `None` behind the last.
@@ -87,7 +88,9 @@ impl<'a> Batches<'a> {
                     if !read(self.path, &mut self.reader, &mut fields)? {
                         break;
                     }
-                    let line = fields.position().map_or(0, csv::Position::line);
+                    let byte = fields.position().map_or(0, csv::Position::byte);
+                    let line = self.lines.at(byte);
+                    let line = line.map_err(|error| unreadable(self.path, &error))?;
                     CsvRow { line, fields }
                 }
             };
@@ -100,6 +103,44 @@ impl<'a> Batches<'a> {
             rows.push(row);
         }
         Ok((!rows.is_empty()).then_some(rows))
+    }
+}
+
+/// Counts lines beside the reader, whose own count is off where lines end with a carriage return.
+/// A line names a row in the rejects file, so no two rows may have the same one.
+#[derive(Debug)]
+struct Lines {
+    input: BufReader<File>,
+    /// Byte behind the byte order mark.
+    byte: u64,
+    line: u64,
+    /// The last byte was a carriage return: a line feed right behind it ends the same line.
+    returned: bool,
+}
+
+impl Lines {
+    fn open(path: &Path) -> std::io::Result<Lines> {
+        let mut input = BufReader::with_capacity(256 * 1024, File::open(path)?);
+        skip_byte_order_mark(&mut input)?;
+        Ok(Lines { input, byte: 0, line: 1, returned: false })
+    }
+
+    /// The line of the row that the reader found at a byte, where ends of lines before the row may
+    /// still lie. Bytes only grow.
+    fn at(&mut self, byte: u64) -> std::io::Result<u64> {
+        use std::io::BufRead;
+        loop {
+            let buffer = self.input.fill_buf()?;
+            let Some(next) = buffer.first().copied() else { return Ok(self.line) };
+            let ends_line = matches!(next, b'\r' | b'\n');
+            if self.byte >= byte && !ends_line {
+                return Ok(self.line);
+            }
+            self.line += u64::from(ends_line && !(next == b'\n' && self.returned));
+            self.returned = next == b'\r';
+            self.byte += 1;
+            self.input.consume(1);
+        }
     }
 }
 
@@ -258,6 +299,23 @@ mod tests {
             sizes.push(batch.len());
         }
         assert_eq!(sizes, vec![ROWS_MAX, 3, 1, 1]);
+    }
+
+    #[test]
+    fn a_row_knows_its_line_however_lines_end() {
+        for (text, lines) in [
+            ("a,b\n1,2\n3,4\n", vec![2, 3]),
+            ("a,b\r\n1,2\r\n3,4\r\n", vec![2, 3]),
+            ("a,b\r1,2\r3,4\r", vec![2, 3]),
+            ("a,b\n\n\n1,2\n\n3,4", vec![4, 6]),
+            ("\u{feff}a,b\r\n1,\"x\r\ny\"\r\n\r\n3,4\n5,6\r\n", vec![2, 5, 6]),
+        ] {
+            let file = file(text.as_bytes());
+            let mut batches = Batches::open(file.path()).unwrap();
+            let batch = batches.next().unwrap().unwrap();
+            let found: Vec<u64> = batch.iter().map(|row| row.line).collect();
+            assert_eq!(found, lines, "{text:?}");
+        }
     }
 
     #[test]

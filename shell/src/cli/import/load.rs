@@ -51,8 +51,7 @@ pub fn load(
     let mut rejects = Rejects::open(&rejects::path(args), &survey.header, version > 0)?;
     let mut batches = Batches::open(&args.file)?;
     let mut summary = Summary { rows: survey.rows, ..Summary::default() };
-    let bar = output.progress(survey.rows, "rows");
-    bar.set_message("importing");
+    let bar = output.progress(survey.rows, "rows", "importing");
     while let Some(rows) = batches.next()? {
         let number = summary.batches;
         let read = rows.len() as u64;

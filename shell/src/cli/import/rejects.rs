@@ -1,11 +1,13 @@
 //! Rows that could not be imported: as they stood in the file, with line and reason.
 //!
-//! Invariants: the file is made only when there is something in it. A rejected row is in the file
+//! Invariants: no file but a rejects file is ever written over. It is made only when there is something in it. A rejected row is in the file
 //! before the batch without it commits, so an import that was cut off and run again ends with every
 //! rejected row in the file, once.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, Writer};
@@ -37,15 +39,14 @@ pub fn path(args: &ImportArgs) -> PathBuf {
 impl Rejects {
     /// Goes on with the file of an earlier run of the same import, or starts anew.
     pub fn open(path: &Path, header: &[String], resume: bool) -> Result<Rejects, Failure> {
-        let lines = if resume {
-            lines_of(path)?
-        } else {
-            match std::fs::remove_file(path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(path, &error)),
+        let there = refuse_other_files(path)?;
+        let lines = match (there, resume) {
+            (true, true) => lines_of(path)?,
+            (true, false) => {
+                std::fs::remove_file(path).map_err(|error| failed(path, &error))?;
+                BTreeSet::new()
             }
-            BTreeSet::new()
+            (false, _) => BTreeSet::new(),
         };
         Ok(Rejects { path: path.to_path_buf(), header: header.to_vec(), writer: None, lines })
     }
@@ -88,6 +89,33 @@ impl Rejects {
         Ok(())
     }
 }
+
+/// Whether a rejects file is there. Any other file is somebody's and is left alone: the imported
+/// one, for example, when it is named by mistake.
+fn refuse_other_files(path: &Path) -> Result<bool, Failure> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(path, &error)),
+    };
+    let mut first = [0; BEGINNING.len()];
+    let mut size = 0;
+    while let Some(count) =
+        NonZero::new(file.read(&mut first[size..]).map_err(|error| failed(path, &error))?)
+    {
+        size += count.get();
+    }
+    if size == 0 || first[..] == *BEGINNING {
+        return Ok(true);
+    }
+    Err(Failure::CannotTell(format!(
+        "{} is there and is no rejects file; name another with --rejects FILE",
+        path.display()
+    )))
+}
+
+/// What a rejects file begins with.
+const BEGINNING: &[u8] = b"line,reason";
 
 /// Line numbers in a rejects file; none when it is gone.
 fn lines_of(path: &Path) -> Result<BTreeSet<u64>, Failure> {

@@ -22,6 +22,8 @@ pub struct Target {
 }
 
 pub fn resolve(database: &Verity, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
+    // Also where they are not needed: what cannot be meant is told before anything is done.
+    parse_types(args.types.as_deref().unwrap_or_default(), &survey.header)?;
     // As it is written: a quoted name may have capitals.
     if let Some(target) = existing(database, &args.table, survey)? {
         return Ok(target);
@@ -159,7 +161,9 @@ fn parse_types(text: &str, header: &[String]) -> Result<Vec<Option<ColumnType>>,
                  BOOLEAN, DATE, TIMESTAMP, UUID, JSON or TEXT"
             )));
         };
-        types[number] = Some(column_type);
+        if types[number].replace(column_type).is_some() {
+            return Err(Failure::CannotTell(format!("--types {name}: the column is named twice")));
+        }
     }
     Ok(types)
 }
@@ -194,7 +198,7 @@ mod tests {
         let types = parse_types("A=decimal(10,2), c=TEXT", &header).unwrap();
         let decimal = ColumnType::Decimal { precision: 10, scale: 2 };
         assert_eq!(types, vec![Some(decimal), None, Some(ColumnType::Text)]);
-        for bad in ["a", "x=TEXT", "a=SERIAL"] {
+        for bad in ["a", "x=TEXT", "a=SERIAL", "a=TEXT,A=TEXT"] {
             assert!(parse_types(bad, &header).is_err(), "{bad}");
         }
     }
