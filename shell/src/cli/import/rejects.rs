@@ -1,8 +1,8 @@
 //! Rows that could not be imported: as they stood in the file, with line and reason.
 //!
-//! Invariants: no file but a rejects file is ever written over. It is made only when there is something in it. A rejected row is in the file
-//! before the batch without it commits, so an import that was cut off and run again ends with every
-//! rejected row in the file, once.
+//! Invariants: no file but a rejects file is ever written over. It is made only when there is
+//! something in it. A rejected row is in the file before the batch without it commits, so an import
+//! that was cut off and run again ends with every rejected row in the file, once.
 
 use std::collections::BTreeSet;
 use std::fs::File;
