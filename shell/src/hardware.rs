@@ -41,8 +41,8 @@ const SEQUENTIAL_IN_FLIGHT: u64 = 8;
 /// Time for each measurement of arithmetic.
 const ARITHMETIC: Duration = Duration::from_millis(100);
 
-/// Mean of durable 4 KiB writes one after the other, measured beside `data` once more: the disk of a
-/// shared machine changes from one second to the next.
+/// Mean of durable 4 KiB writes one after the other, measured beside `data` once more: the disk of
+/// a shared machine changes from one second to the next.
 pub fn measure_durable_write(data: &Path, options: &Options) -> Result<f64, Error> {
     let durable = beside(data, |scratch| {
         let mut probe = Probe::open(scratch, options)?;

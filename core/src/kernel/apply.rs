@@ -51,7 +51,6 @@ pub(super) struct Task {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one task, and requests allocate no box")]
 enum TaskWork {
     Requests {
         offset: usize,

@@ -78,8 +78,9 @@ impl Running {
         self.checkpoint = Some(task);
     }
 
-    /// Pages of the checkpoint to seal now beside the few of every turn, so that it is written before
-    /// the pages that change meanwhile need its memory, whatever the rate at which they change.
+    /// Pages of the checkpoint to seal now beside the few of every turn, so that it is written
+    /// before the pages that change meanwhile need its memory, whatever the rate at which they
+    /// change.
     fn checkpoint_pace(&mut self) -> usize {
         if self.phase != Phase::Serving {
             return STORE_CHECKPOINT_STEP_PAGES;

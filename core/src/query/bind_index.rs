@@ -284,7 +284,7 @@ pub fn bind_alter_table(
         return Err(with_place(
             not_supported(
                 format!("{constraint} on a column that is added is"),
-                "add the column, fill it, then CREATE UNIQUE INDEX; a CHECK belongs to CREATE TABLE",
+                "add the column, fill it, then CREATE UNIQUE INDEX; CHECK belongs to CREATE TABLE",
             ),
             at,
         ));

@@ -136,7 +136,7 @@ fn preview(catalog: &mut Cow<'_, Catalog>, statement: &Statement) {
         }
         Statement::AddColumn { schema, column } => {
             if let Some(schema) = catalog.table(schema.id) {
-                let altered = with_column(schema, column, &catalog);
+                let altered = with_column(schema, column, catalog);
                 catalog.to_mut().alter(altered);
             }
         }

@@ -189,8 +189,8 @@ impl Catalog {
         self.insert(schema);
     }
 
-    /// Replaces a table by what a change made of it. Columns that changed have a new version; indexes
-    /// come and go without one.
+    /// Replaces a table by what a change made of it. Columns that changed have a new version;
+    /// indexes come and go without one.
     pub fn alter(&mut self, schema: TableSchema) {
         assert!(self.tables.contains_key(&schema.id), "only a table can be altered");
         self.version = self.version.max(schema.schema_version);

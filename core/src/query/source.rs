@@ -22,6 +22,9 @@ use crate::query::schema::{Catalog, TableSchema};
 use crate::query::stored::StoredRow;
 use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
 
+/// Is shown entries of a tree, and says whether it wants more.
+type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
 /// A tenant's tables as of a position.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSource<'a> {
@@ -130,7 +133,7 @@ impl<'a> RowSource<'a> {
         index: &Index,
         scan: &mut RowScan,
         most: usize,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visitor<'_>,
     ) -> Result<ControlFlow<()>, Fault> {
         assert!(index.serves(self.position), "an index is not read before it was whole");
         let trees = Versions { current: index.entries, ended: index.ended };
@@ -143,7 +146,7 @@ impl<'a> RowSource<'a> {
         trees: Versions,
         scan: &mut RowScan,
         most: usize,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visitor<'_>,
     ) -> Result<ControlFlow<()>, Fault> {
         let mut budget = most;
         while let Some(range) = scan.ranges.front() {
@@ -186,7 +189,7 @@ impl<'a> RowSource<'a> {
         &self,
         schema: &TableSchema,
         key: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visitor<'_>,
         budget: &mut usize,
     ) -> Result<Visit, Fault> {
         let found = self.get(schema, key)?;
@@ -202,7 +205,7 @@ impl<'a> RowSource<'a> {
         range: &KeyRange,
         reverse: bool,
         after: &mut Option<Vec<u8>>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visitor<'_>,
         budget: &mut usize,
     ) -> Result<Visit, Fault> {
         let mut cursor = row_cursor(range, reverse, after.as_deref());
@@ -232,7 +235,7 @@ impl<'a> RowSource<'a> {
         range: &KeyRange,
         reverse: bool,
         after: &mut Option<Vec<u8>>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visitor<'_>,
         budget: &mut usize,
     ) -> Result<Visit, Fault> {
         let mut current = Current {

@@ -36,6 +36,9 @@ use crate::query::value::{ColumnType, Value};
 use crate::query::virtual_tables::EventRow;
 use crate::store::{Cursor, Direction, Fault, TreeRef};
 
+/// Of a row at some position: where its version began, its columns then, and those of today.
+type RowAt = (Position, Vec<Value>, Vec<Value>);
+
 /// Takes a row; `Break` when it wants no more.
 type Visit<'a> = dyn FnMut(&[Value]) -> Result<ControlFlow<()>, SqlError> + 'a;
 
@@ -489,7 +492,7 @@ impl VersionScan {
         };
         let Some(key) = keys.first() else { return Ok(Flow::AtEnd) };
         let schema = &self.versions.schema;
-        let row_at = |position| -> Result<Option<(Position, Vec<Value>, Vec<Value>)>, Fault> {
+        let row_at = |position| -> Result<Option<RowAt>, Fault> {
             let bytes = self.source(world, position).get(schema, key)?;
             Ok(bytes.map(|bytes| {
                 let stored = StoredRow::new(&bytes);

@@ -624,8 +624,8 @@ pub(super) fn for_each_ref(
 /// Of a tree's root in its forest.
 pub(super) const ROOT_HASH_AT: usize = 40;
 
-/// Fills in the hashes of children, and of trees whose roots this leaf holds, that are not known and
-/// that `hash_of` knows.
+/// Fills in the hashes of children, and of trees whose roots this leaf holds, that are not known
+/// and that `hash_of` knows.
 pub(super) fn for_each_hash_unknown(
     bytes: &mut Bytes,
     roots: bool,

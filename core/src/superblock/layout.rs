@@ -37,7 +37,7 @@
 //! | 400 | 60 | wrapped signing key |
 //! | 460 | 4 | zeros |
 //! | 464 | 40 | last cosigned head: size u64, hash [32] |
-//! | 504 | 128 | 8 peers: log view u64, acknowledged op u64; at our own place: record of an erasure |
+//! | 504 | 128 | 8 peers: log view u64, acknowledged op u64; our own place: an erasure |
 //! | 632 | 8 | segment positions |
 //! | 640 | 16 | grid; zeros for the one of format |
 //! | 656 | 3440 | zeros |

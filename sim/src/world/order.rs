@@ -3,8 +3,8 @@
 //!
 //! A request that must follow one that is remembered runs; one that must follow an id that nobody
 //! ever used never does; and between the two, one that must follow a request under way comes after
-//! it in the log, whatever was sent again and whoever crashed. Another request under a used id never
-//! runs and never gets the first one's answer.
+//! it in the log, whatever was sent again and whoever crashed. Another request under a used id
+//! never runs and never gets the first one's answer.
 
 use verity_core::ids::IdempotencyId;
 use verity_core::limits::IDEMPOTENCY_KEPT_MS;

@@ -190,8 +190,8 @@ impl World {
         Ok(())
     }
 
-    /// Every part of the memory plan: pages (clean, changed, under checkpoint), what is on its way to
-    /// and from the disk, log, journal, requests, reads.
+    /// Every part of the memory plan: pages (clean, changed, under checkpoint), what is on its way
+    /// to and from the disk, log, journal, requests, reads.
     fn check_memory(&mut self) -> Result<(), Failure> {
         let Some(node) = &self.node else { return Ok(()) };
         if let Some((part, holds, bound)) = node.memory_exceeded() {

@@ -94,8 +94,8 @@ pub(super) fn keys_copies() -> Result<(), String> {
 /// checkpoint; then the power goes once more. The checkpoint must hold its own ops and no other, or
 /// the second replay finds the later ones done, and their records are never written.
 ///
-/// The later ones are right behind it because the op before it, as every op here, changes a row in a
-/// leaf that replay must first read: meanwhile the prepares after it come from the journal.
+/// The later ones are right behind it because the op before it, as every op here, changes a row in
+/// a leaf that replay must first read: meanwhile the prepares after it come from the journal.
 pub(super) fn checkpoint_boundary() -> Result<(), String> {
     const PART: i64 = 20;
     /// More rows than a leaf holds, and no divisor of the rows.

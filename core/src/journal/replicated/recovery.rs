@@ -343,8 +343,8 @@ impl ReplicaJournalRecovery {
         self.end_of_log();
     }
 
-    /// Prepares at and below the checkpoint that are still in the ring, by the checksum that the one
-    /// above names. Their bodies are judged when they are read.
+    /// Prepares at and below the checkpoint that are still in the ring, by the checksum that the
+    /// one above names. Their bodies are judged when they are read.
     fn add_below(&mut self, journal: &mut ReplicaJournal) {
         let head_end = journal.head_end();
         let (mut op, mut checksum) = (self.start.op, self.start.prepare_checksum);

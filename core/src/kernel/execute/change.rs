@@ -1,10 +1,11 @@
 //! UPDATE and DELETE: find the rows, compute what they become, draft the changes.
 //!
-//! Four phases, each resumable: *gather*, if the plan goes by an index or a union, collects the keys
-//! of rows that may match; *find* reads those, or scans ranges of the primary key, and keeps what
-//! matches; *compute* needs no page; *draft* puts rows whose key stays, then removes those whose key changes, then
-//! puts them under their new keys, which must be free: so `SET id = id + 1` works on any order of
-//! rows. What must be unique is looked at when all rows are drafted, for the same reason.
+//! Four phases, each resumable: *gather*, if the plan goes by an index or a union, collects the
+//! keys of rows that may match; *find* reads those, or scans ranges of the primary key, and keeps
+//! what matches; *compute* needs no page; *draft* puts rows whose key stays, then removes those
+//! whose key changes, then puts them under their new keys, which must be free: so `SET id = id + 1`
+//! works on any order of rows. What must be unique is looked at when all rows are drafted, for the
+//! same reason.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;

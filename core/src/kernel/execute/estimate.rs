@@ -38,8 +38,8 @@ pub(super) struct Changes {
 
 /// What a leaf keeps beside an entry.
 const SLOT_SIZE: usize = 12;
-/// Bytes that a page of a tree that only grew holds on average, at least: two halves of a split have
-/// more, and a page that begins with one entry follows a full one.
+/// Bytes that a page of a tree that only grew holds on average, at least: two halves of a split
+/// have more, and a page that begins with one entry follows a full one.
 const BUILT_PAGE_BYTES: u64 = 1_000;
 
 impl Changes {

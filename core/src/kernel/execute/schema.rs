@@ -83,7 +83,7 @@ impl Execution {
             return Err(SqlError::new(
                 SqlState::LimitExceeded,
                 format!(
-                    "\"{}\" has {stored} rows; an index is built over at most {most} of them at once",
+                    "\"{}\" has {stored} rows; an index is built over at most {most} of them",
                     schema.name
                 ),
             )

@@ -1,6 +1,7 @@
 //! Indexes against a model that knows none: every query by whatever plan, by the primary key alone,
 //! and by the model's rows must agree, now and at every earlier position, whatever the memory.
 
+use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -270,11 +271,10 @@ fn write(numbers: &mut Numbers, model: &mut Model) -> String {
             let mut values = Vec::new();
             for _ in 0..=numbers.below(12) {
                 let id = numbers.below(120) as i64;
-                if !model.rows.contains_key(&id) {
-                    let row = random_row(numbers, id);
+                if let Entry::Vacant(place) = model.rows.entry(id) {
+                    let row = place.insert(random_row(numbers, id));
                     let cells: Vec<String> = row.iter().map(literal).collect();
                     values.push(format!("({})", cells.join(", ")));
-                    model.rows.insert(id, row);
                 }
             }
             if values.is_empty() {

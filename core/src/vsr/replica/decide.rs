@@ -44,6 +44,7 @@ pub(super) enum Choice {
 
 /// What all offers together say of one op.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, while a view is chosen")]
 enum Candidate {
     /// All logs end below it.
     Nobody,

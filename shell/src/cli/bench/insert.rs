@@ -42,8 +42,8 @@ pub fn run(
     let disk_calls_s = 1e6 / durable_write_us;
     output.line(format!(
         "insert     {} client(s), batch {}: {rows_s:.0} rows/s, {calls_s:.0} calls/s \
-         ({:.2}× of one durable write after the other, {after_us:.0} µs after this), latency {mean_us:.0} µs mean, {:.0} p50, \
-         {:.0} p99",
+         ({:.2}× of one durable write after the other, {after_us:.0} µs after this), \
+         latency {mean_us:.0} µs mean, {:.0} p50, {:.0} p99",
         args.clients,
         args.batch,
         calls_s / disk_calls_s,
@@ -69,7 +69,8 @@ pub fn run(
     }))
 }
 
-/// Rows made before the clock starts, by all clients together: what they cost is not the database's.
+/// Rows made before the clock starts, by all clients together: what they cost is not the
+/// database's.
 const ROWS_READY_BYTES: u64 = 256 << 20;
 /// Memory of a row besides its three texts.
 const ROW_BYTES: u64 = 512;
