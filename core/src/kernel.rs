@@ -48,17 +48,18 @@ pub use request::{
 };
 pub use sealer::Sealer;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::crypto::{ChainHash, TenantKeys};
-use crate::ids::{Generation, KeyId, Op, Position, TenantId};
+use crate::ids::{Generation, KeyId, Op, Position, TenantId, TreeId};
 use crate::keyring::Keyring;
 use crate::limits::ClusterConstants;
 use crate::log::{LogHead, Logs};
 use crate::query::cbor::DecodeError;
+use crate::query::job::{JOBS, Job};
 use crate::query::past::DROPPED;
 use crate::query::{Catalog, CatalogKey, TableSchema};
 use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
@@ -243,6 +244,8 @@ pub struct Kernel {
     /// The newest of this process: every replica that applied it has the same.
     attestation: Option<Attestation>,
     tenants: BTreeMap<TenantId, Tenant>,
+    /// Tenants in memory that have a job to do.
+    working: BTreeSet<TenantId>,
     task: Option<Task>,
     ahead: Option<Ahead>,
     /// Requests answered, for [`Kernel::progress`].
@@ -262,6 +265,7 @@ impl Kernel {
             generation,
             attestation: None,
             tenants: BTreeMap::new(),
+            working: BTreeSet::new(),
             task: None,
             ahead: None,
             stages: 0,
@@ -400,7 +404,43 @@ impl Kernel {
         }
         let catalog = Arc::new(load_catalog(store, tenant)?);
         self.tenants.insert(tenant, Tenant { catalog, quiet_last: None });
+        self.note_jobs(tenant);
         Ok(true)
+    }
+
+    /// Loads the tenant if it has a job. Restartable.
+    pub fn find_jobs(&mut self, store: &Store, tenant: TenantId) -> Result<(), Fault> {
+        let tree = TreeRef::new(tenant, CATALOG);
+        let mut cursor = jobs_cursor();
+        let mut found = false;
+        let _ = store.scan(tree, &mut cursor, |_, _| {
+            found = true;
+            core::ops::ControlFlow::Break(())
+        })?;
+        if found {
+            self.load_tenant(store, tenant)?;
+        }
+        Ok(())
+    }
+
+    /// The job whose turn it is after that one, of the tenants in memory.
+    #[must_use]
+    pub fn next_job(&self, after: Option<(TenantId, TreeId)>) -> Option<(TenantId, TreeId)> {
+        let all = || {
+            self.working.iter().flat_map(|tenant| {
+                let jobs = self.catalog_in_memory(*tenant).jobs();
+                jobs.filter(|job| job.is_running()).map(|job| (*tenant, job.id))
+            })
+        };
+        all().find(|job| Some(*job) > after).or_else(|| all().next())
+    }
+
+    fn note_jobs(&mut self, tenant: TenantId) {
+        if self.catalog_in_memory(tenant).jobs().any(|job| job.is_running()) {
+            self.working.insert(tenant);
+        } else {
+            self.working.remove(&tenant);
+        }
     }
 
     fn catalog_in_memory(&self, tenant: TenantId) -> &Arc<Catalog> {
@@ -416,6 +456,11 @@ impl Kernel {
         };
         head
     }
+}
+
+fn jobs_cursor() -> Cursor {
+    let low = core::ops::Bound::Included([JOBS].as_slice());
+    Cursor::new(low, core::ops::Bound::Unbounded, Direction::Forward)
 }
 
 /// The whole catalog of a tenant. All or nothing.
@@ -443,6 +488,13 @@ fn load_catalog(store: &Store, tenant: TenantId) -> Result<Catalog, Fault> {
             None => unreachable!("no such entry is written"),
         };
         assert!(loaded.is_ok(), "the catalog tree holds what records put there");
+        core::ops::ControlFlow::Continue(())
+    })?;
+    let _ = store.scan(tree, &mut jobs_cursor(), |_, value| {
+        let Ok(job) = Job::decode(value) else {
+            unreachable!("the catalog tree holds what records put there");
+        };
+        catalog.set_job(job.id, Some(job));
         core::ops::ControlFlow::Continue(())
     })?;
     Ok(catalog)

@@ -45,6 +45,19 @@ pub const TABLES_MAX: usize = 1_024;
 /// Secondary indexes of one table, and columns of one index.
 pub const INDEXES_MAX: usize = 64;
 pub const INDEX_COLUMNS_MAX: usize = 32;
+/// Rows of a table up to which CREATE INDEX is done when it answers; beyond, or beyond a quarter of
+/// `transaction_events_max`, it is a job.
+pub const INDEX_ROWS_AT_ONCE_MAX: u64 = 2_000;
+/// Jobs of a tenant, those that failed and were not cancelled included.
+pub const JOBS_MAX: usize = 64;
+/// Rows that one slice of an index build reads, where pages allow.
+pub const JOB_SLICE_ROWS: usize = 64;
+/// Leaves of a dropped tree that one slice frees.
+pub const JOB_SLICE_LEAVES: u32 = 32;
+/// Turns of the node in which a job lets clients go first, one after the other.
+pub const JOB_TURNS_WAITED_MAX: u32 = 4;
+/// Tenants looked through for jobs in one turn after a restart.
+pub const JOB_SWEEP_TENANTS: usize = 8;
 /// Rows that enter an index between two looks at the table.
 pub const INDEX_BUILD_BATCH: usize = 64;
 pub const TENANTS_MAX: usize = 65_536;

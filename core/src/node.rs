@@ -10,6 +10,7 @@ mod apply;
 mod checkpoint;
 pub mod format;
 mod halt;
+mod jobs;
 pub mod memory;
 mod opening;
 mod past;
@@ -351,6 +352,15 @@ impl Node {
                 ready: false,
                 halted: Some(halt.clone()),
             }),
+        }
+    }
+
+    /// Nothing is left for jobs to do, as far as is known.
+    #[must_use]
+    pub fn jobs_idle(&self) -> bool {
+        match &self.state {
+            State::Running(running) => running.jobs_idle(),
+            State::Opening(..) | State::Halted(_) => false,
         }
     }
 

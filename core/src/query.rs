@@ -30,6 +30,7 @@ pub mod explain;
 pub mod expr;
 pub mod functions;
 pub mod index;
+pub mod job;
 pub mod json;
 pub mod key;
 pub mod like;

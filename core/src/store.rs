@@ -292,6 +292,12 @@ impl Store {
         self.looked_at.get()
     }
 
+    /// Pages of the grid in use, those that the last checkpoint still needs included.
+    #[must_use]
+    pub fn pages_in_use(&self) -> u32 {
+        self.free_set.acquired()
+    }
+
     /// Pages that were missed since the last fetch.
     #[must_use]
     pub fn pages_missed(&self) -> usize {

@@ -187,6 +187,10 @@ impl Ledger {
                 ));
             }
         };
+        // Whether an index is there at once or a job builds it, no answer shows.
+        let as_predicted = |effect| if effect == Effect::Job { Effect::Schema } else { effect };
+        let effects: Option<Vec<Effect>> =
+            effects.map(|effects| effects.into_iter().map(as_predicted).collect());
         if let Some(effects) = effects
             && prediction.effects != effects
         {

@@ -71,6 +71,8 @@ pub enum Refusal {
 pub enum Effect {
     Rows(u64),
     Schema,
+    /// An index is being built.
+    Job,
     /// Version of the stream after the append.
     Appended(u64),
 }

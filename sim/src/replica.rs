@@ -103,7 +103,12 @@ impl Replica {
     }
 
     #[must_use]
+    pub fn jobs_idle(&self) -> bool {
+        self.node.jobs_idle()
+    }
+
     /// The part of the memory plan that holds more than it may: name, what it holds, its bound.
+    #[must_use]
     pub fn memory_exceeded(&self) -> Option<(&'static str, u64, u64)> {
         self.node.memory_plan()?.exceeded_by(&self.node.memory_use())
     }

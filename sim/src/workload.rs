@@ -90,6 +90,11 @@ impl Workload {
         Workload { random, mix, canaries, tables, indexes }
     }
 
+    /// No more indexes and columns.
+    pub fn keep_schema(&mut self) {
+        self.mix.schema = 0;
+    }
+
     /// A table with a name never used before.
     pub fn create_table(&mut self, tenant: usize) -> Statement {
         self.tables[tenant] += 1;
@@ -129,6 +134,24 @@ impl Workload {
         Statement::Create(TableSpec { name, columns, key })
     }
 
+    /// What must be unique is said while the table is empty.
+    fn unique_index(&mut self, tenant: usize, table: &Statement) -> Option<Statement> {
+        let Statement::Create(spec) = table else { return None };
+        if self.mix.schema == 0 || !self.random.chance(self.mix.unique_ppm) {
+            return None;
+        }
+        self.indexes[tenant] += 1;
+        let name = format!("x{}", self.indexes[tenant]);
+        let first = self.random.index(spec.columns.len());
+        let second = self.random.index(spec.columns.len());
+        let mut columns = vec![first];
+        if second != first && self.random.coin() {
+            columns.push(second);
+        }
+        let index = IndexSpec { name, columns, unique: true };
+        Some(Statement::CreateIndex { table: spec.name.clone(), index })
+    }
+
     fn default_of(&mut self, tenant: usize, column_type: DatumType) -> Option<Datum> {
         let datum = self.datum(tenant, column_type);
         // Defaults are schema: they must hold no personal data, so no canary.
@@ -163,14 +186,15 @@ impl Workload {
                     if self.random.chance(50_000) { self.random.range(1, last) } else { last };
                 let mut places: Vec<usize> = (0..spec.columns.len()).collect();
                 let count = self.random.range(1, 3).min(places.len() as u64);
+                // Not unique: over many rows a job would find out, later, and until then nobody knows
+                // which rows it holds.
                 let columns = (0..count)
                     .map(|_| {
                         let at = self.random.index(places.len());
                         places.swap_remove(at)
                     })
                     .collect();
-                let unique = self.random.chance(self.mix.unique_ppm);
-                let index = IndexSpec { name: format!("x{number}"), columns, unique };
+                let index = IndexSpec { name: format!("x{number}"), columns, unique: false };
                 Statement::CreateIndex { table, index }
             }
         }
@@ -179,7 +203,11 @@ impl Workload {
     /// A transaction of one tenant; not empty.
     pub fn transaction(&mut self, tenant: usize, model: &TenantModel) -> Vec<Statement> {
         if model.table_names().is_empty() || self.random.chance(4_000) {
-            return vec![self.create_table(tenant)];
+            let table = self.create_table(tenant);
+            return match self.unique_index(tenant, &table) {
+                Some(index) => vec![table, index],
+                None => vec![table],
+            };
         }
         let mix = self.mix;
         let kinds =

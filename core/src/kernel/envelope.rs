@@ -8,6 +8,7 @@
 //!   | [operation, 1, [name, expected, [record …]]]    append to a stream
 //!   | [operation, 2, [tenant, KEK hash]]              create a tenant
 //!   | [operation, 3, []]                              attest
+//!   | [operation, 4, job]                             a slice of a job
 //!   , … ] ]
 //! ```
 //!
@@ -22,7 +23,7 @@ use alloc::vec::Vec;
 use super::outcome::{decode_expected, encode_expected};
 use super::request::{ExpectedVersion, Operation, Request};
 use crate::crypto::{InternalHash, KekHash};
-use crate::ids::{IdempotencyId, TenantId};
+use crate::ids::{IdempotencyId, TenantId, TreeId};
 use crate::query::Command;
 use crate::query::cbor::{DecodeError, Decoder, Encoder};
 use crate::query::codec::encode_value;
@@ -32,6 +33,7 @@ const WORK_COMMAND: u64 = 0;
 const WORK_APPEND: u64 = 1;
 const WORK_CREATE_TENANT: u64 = 2;
 const WORK_ATTEST: u64 = 3;
+const WORK_JOB_STEP: u64 = 4;
 
 /// One piece of work of a request, lowered.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,7 @@ pub enum Work {
     Append { stream: String, expected: ExpectedVersion, records: Vec<Vec<u8>> },
     CreateTenant { tenant: TenantId, kek_hash: KekHash },
     Attest,
+    JobStep { job: TreeId },
 }
 
 /// A request as it travels, its seal open.
@@ -92,6 +95,10 @@ impl EnvelopeWriter {
 
     pub fn attest(&mut self, operation: u32) {
         self.head(operation, WORK_ATTEST).array(0);
+    }
+
+    pub fn job_step(&mut self, operation: u32, job: TreeId) {
+        self.head(operation, WORK_JOB_STEP).uint(u64::from(job.get()));
     }
 
     fn head(&mut self, operation: u32, kind: u64) -> Encoder<'_> {
@@ -162,6 +169,7 @@ fn decode_work(decoder: &mut Decoder<'_>) -> Result<Work, DecodeError> {
             decoder.record(0)?;
             Ok(Work::Attest)
         }
+        WORK_JOB_STEP => Ok(Work::JobStep { job: TreeId::new(decoder.u32()?) }),
         _ => decoder.error("unknown work"),
     }
 }
@@ -202,6 +210,9 @@ pub fn fingerprint_bytes(request: &Request, out: &mut Vec<u8>) {
             }
             Operation::Attest => {
                 encoder.array(1).uint(4);
+            }
+            Operation::JobStep { job } => {
+                encoder.array(2).uint(5).uint(u64::from(job.get()));
             }
         }
     }

@@ -103,6 +103,8 @@ impl OpenedEvent {
             | Payload::TableDropped { .. }
             | Payload::TableAltered { .. }
             | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
             | Payload::StreamCreated { .. }
             | Payload::Appended { .. }
             | Payload::Refused
@@ -120,6 +122,8 @@ impl OpenedEvent {
             | Payload::TableDropped { .. }
             | Payload::TableAltered { .. }
             | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
             | Payload::StreamCreated { .. }
             | Payload::Refused
             | Payload::Completed

@@ -14,6 +14,7 @@
 mod change;
 mod estimate;
 mod insert;
+mod job;
 mod row;
 mod schema;
 mod stream;
@@ -44,6 +45,7 @@ use crate::time::Timestamp;
 use change::Changing;
 use estimate::Changes;
 use insert::Inserting;
+use job::Slice;
 use schema::Building;
 pub use stream::check_append;
 use unique::UniqueOverlay;
@@ -116,6 +118,7 @@ enum Step {
     Inserting(Inserting),
     Changing(Changing),
     Building(Building),
+    Slice(Slice),
 }
 
 #[derive(Debug)]
@@ -140,6 +143,8 @@ pub struct Execution {
     changes: BTreeMap<TreeId, Changes>,
     /// Indexes that this request builds.
     built: BTreeSet<TreeId>,
+    /// Bound of the pages that freeing leaves touches.
+    pages_freed: u64,
     scratch: Vec<u8>,
 }
 
@@ -163,6 +168,7 @@ impl Execution {
             bytes_scanned: 0,
             changes: BTreeMap::new(),
             built: BTreeSet::new(),
+            pages_freed: 0,
             scratch: Vec::new(),
         }
     }
@@ -222,6 +228,7 @@ impl Execution {
             Work::CreateTenant { tenant, kek_hash } => {
                 self.create_tenant(context, *tenant, *kek_hash)
             }
+            Work::JobStep { job } => self.job_step(context, *job),
             // Alone it never gets here: `apply::attest`.
             Work::Attest => Err(RequestError::NotPermitted { tenant }.into()),
         }
@@ -241,6 +248,7 @@ impl Execution {
             }
             Command::DropTable { table, schema_version } => {
                 let schema = self.table(context, *table, *schema_version)?;
+                self.end_builds(context, schema.id)?;
                 let mut catalog = self.catalog_now(context).clone();
                 catalog.drop_table(schema.id);
                 let schema_version = catalog.version;
@@ -250,8 +258,9 @@ impl Execution {
                 self.check_drafts(context)?;
                 Ok((0, ResultDetail::Schema))
             }
-            Command::CreateIndex(create) => {
-                self.create_index(context, create)?;
+            Command::CreateIndex(create) => Ok((0, self.create_index(context, create)?)),
+            Command::CancelJob { job } => {
+                self.cancel_job(context, *job)?;
                 Ok((0, ResultDetail::Schema))
             }
             Command::DropIndex { table, entries } => {

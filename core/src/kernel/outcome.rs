@@ -11,7 +11,7 @@ use super::request::{
     ExpectedVersion, Limit, OperationResult, Reply, RequestError, ResultDetail, RetryReason,
 };
 use crate::crypto::InternalHash;
-use crate::ids::{IdempotencyId, Op, Position, StreamId, TenantId};
+use crate::ids::{IdempotencyId, Op, Position, StreamId, TenantId, TreeId};
 use crate::query::cbor::{DecodeError, Decoder, Encoder};
 use crate::query::{SqlError, SqlState};
 use crate::time::Timestamp;
@@ -119,6 +119,7 @@ fn encode_result(result: &OperationResult, encoder: &mut Encoder<'_>) {
             encoder.uint(2).array(2).uint(u64::from(stream.get())).uint(version)
         }
         ResultDetail::TenantCreated(tenant) => encoder.uint(3).uint(tenant.get()),
+        ResultDetail::Job(job) => encoder.uint(4).uint(u64::from(job.get())),
     };
 }
 
@@ -141,7 +142,8 @@ fn decode_result(decoder: &mut Decoder<'_>) -> Result<OperationResult, DecodeErr
             ResultDetail::Appended { stream, version: decoder.uint()? }
         }
         3 => ResultDetail::TenantCreated(TenantId::new(decoder.uint()?)),
-        4.. => return decoder.error("unknown kind of result"),
+        4 => ResultDetail::Job(TreeId::new(decoder.u32()?)),
+        5.. => return decoder.error("unknown kind of result"),
     };
     Ok(OperationResult { operation, rows_affected, detail })
 }
@@ -299,6 +301,7 @@ fn decode_limit(decoder: &mut Decoder<'_>) -> Result<Limit, DecodeError> {
         4 => Limit::Tenants,
         5 => Limit::Tables,
         6 => Limit::Operations,
-        7.. => return decoder.error("unknown limit"),
+        7 => Limit::Jobs,
+        8.. => return decoder.error("unknown limit"),
     })
 }

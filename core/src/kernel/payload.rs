@@ -38,6 +38,8 @@ const CHANGE_TABLE_CREATED: u64 = 1;
 const CHANGE_STREAM_CREATED: u64 = 2;
 const CHANGE_TABLE_DROPPED: u64 = 3;
 const CHANGE_INDEX_BUILT: u64 = 8;
+const CHANGE_JOB: u64 = 9;
+const CHANGE_PAGES_FREED: u64 = 10;
 
 /// What became of a table's schema. The codes are changes of the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,18 @@ pub enum Payload<'a> {
         /// Rows up to this key, which is one of them; `None`: all the rest.
         to: Option<&'a [u8]>,
     },
+    /// Change 9: what a job is from here on.
+    JobChanged {
+        job: TreeId,
+        /// In the codec of `query`; `None`: it is no more.
+        state: Option<&'a [u8]>,
+    },
+    /// Change 10: leaves of a tree that nobody can read any more are freed, the first ones first.
+    PagesFreed {
+        tree: TreeId,
+        /// At most; 0: it is empty, and the tree is forgotten.
+        leaves: u32,
+    },
     /// Change 2: a name got a stream.
     StreamCreated {
         stream: StreamId,
@@ -152,6 +166,8 @@ impl Payload<'_> {
             | Payload::TableDropped { .. }
             | Payload::TableAltered { .. }
             | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
             | Payload::StreamCreated { .. } => RecordKind::CatalogChange,
             Payload::Appended { .. } => RecordKind::Append,
             Payload::Refused => RecordKind::Refused,
@@ -174,6 +190,8 @@ impl Payload<'_> {
             Payload::TableDropped { .. } => "drop table",
             Payload::TableAltered { change, .. } => change.name(),
             Payload::IndexBuilt { .. } => "index built",
+            Payload::JobChanged { .. } => "job",
+            Payload::PagesFreed { .. } => "pages freed",
             Payload::StreamCreated { .. } => "create stream",
             Payload::Appended { .. } => "append",
             Payload::Refused => "refused",
@@ -193,6 +211,7 @@ impl Payload<'_> {
             Payload::TableCreated { .. }
                 | Payload::TableDropped { .. }
                 | Payload::TableAltered { .. }
+                | Payload::JobChanged { .. }
         )
     }
 
@@ -240,6 +259,18 @@ impl Payload<'_> {
                         encoder.bytes(key);
                     });
                 }
+            }
+            Payload::JobChanged { job, state } => {
+                encoder.map(3);
+                encoder.uint(0).uint(CHANGE_JOB).uint(1).uint(u64::from(job.get()));
+                encoder.uint(2).option(*state, |encoder, state| {
+                    encoder.bytes(state);
+                });
+            }
+            Payload::PagesFreed { tree, leaves } => {
+                encoder.map(3);
+                encoder.uint(0).uint(CHANGE_PAGES_FREED).uint(1).uint(u64::from(tree.get()));
+                encoder.uint(2).uint(u64::from(*leaves));
             }
             Payload::StreamCreated { stream, name } => {
                 encoder.map(3);
@@ -313,6 +344,14 @@ impl Payload<'_> {
                     entries: TreeId::new(fields.need(2)?.u32()?),
                     after: fields.need(3)?.option(Decoder::bytes)?,
                     to: fields.need(4)?.option(Decoder::bytes)?,
+                },
+                CHANGE_JOB => Payload::JobChanged {
+                    job: TreeId::new(fields.need(1)?.u32()?),
+                    state: fields.need(2)?.option(Decoder::bytes)?,
+                },
+                CHANGE_PAGES_FREED => Payload::PagesFreed {
+                    tree: TreeId::new(fields.need(1)?.u32()?),
+                    leaves: fields.need(2)?.u32()?,
                 },
                 code => {
                     let mut all = TableChange::ALL.into_iter();

@@ -138,6 +138,7 @@ impl Kernel {
                     writer.create_tenant(index, *tenant, kek_hash);
                 }
                 Operation::Attest => writer.attest(index),
+                Operation::JobStep { job } => writer.job_step(index, *job),
             }
             check_size(writer.size())?;
         }
@@ -254,7 +255,11 @@ fn follow(command: &Command, catalog: &Catalog, changed: &mut Option<Catalog>) {
                 catalog.alter(altered);
             }
         }
-        Command::Insert(_) | Command::Update(_) | Command::Delete(_) | Command::Nothing => {}
+        Command::Insert(_)
+        | Command::Update(_)
+        | Command::Delete(_)
+        | Command::CancelJob { .. }
+        | Command::Nothing => {}
     }
 }
 

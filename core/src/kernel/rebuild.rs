@@ -433,6 +433,8 @@ impl Replay {
             | Payload::TableDropped { .. }
             | Payload::TableAltered { .. }
             | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
             | Payload::StreamCreated { .. }
             | Payload::Refused
             | Payload::Completed

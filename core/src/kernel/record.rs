@@ -28,12 +28,13 @@ use crate::limits::{IDEMPOTENCY_KEPT_MS, IDEMPOTENCY_TRIM_MAX};
 use crate::log::Metadata;
 use crate::query::cbor::Encoder;
 use crate::query::codec::{decode_row, decode_row_key};
+use crate::query::job::Job;
 use crate::query::key::{encode_key, hidden_key, history_key};
 use crate::query::past::{DroppedTable, dropped_key};
 use crate::query::schema::CatalogKey;
 use crate::query::stored::{StoredPrefix, StoredRow, encode_stored, set_record_hash};
 use crate::query::{Catalog, TableSchema, Value};
-use crate::store::{Fault, Store, TreeRef};
+use crate::store::{Dropped, Fault, Store, TreeRef};
 
 /// A record, its seal open.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +168,17 @@ pub fn apply_record(
             let schema = schema_of(catalog, table);
             index::build(steps.progress, store, tenant, schema, entries, after, to)?;
         }
+        Payload::JobChanged { job, state } => {
+            let tree = TreeRef::new(tenant, CATALOG);
+            let key = Job::key(job);
+            steps.step(|| match state {
+                Some(state) => store.put(tree, &key, state).map(drop),
+                None => store.remove(tree, &key).map(drop),
+            })?;
+        }
+        Payload::PagesFreed { tree, leaves } => {
+            free_pages(&mut steps, store, TreeRef::new(tenant, tree), leaves)?;
+        }
         Payload::StreamCreated { stream, name } => {
             let tree = TreeRef::new(tenant, STREAMS);
             let (key, value) = (trees::stream_name_key(name), trees::number(stream.get().into()));
@@ -229,7 +241,9 @@ pub fn apply_to_catalog(catalog: &mut Catalog, payload: &Payload<'_>) {
             catalog.drop_table(*table);
         }
         Payload::TableAltered { schema, .. } => catalog.alter(open_schema(schema)),
+        Payload::JobChanged { job, state } => catalog.set_job(*job, state.map(open_job)),
         Payload::IndexBuilt { .. }
+        | Payload::PagesFreed { .. }
         | Payload::RowPut { .. }
         | Payload::RowDelete { .. }
         | Payload::StreamCreated { .. }
@@ -295,6 +309,31 @@ fn alter_table(
         store.put(tree, &CatalogKey::Counters.encode(), &after.encode_counters()).map(drop)
     })?;
     steps.step(|| store.put(tree, &CatalogKey::Table(table).encode(), bytes).map(drop))
+}
+
+/// Leaves of a dropped tree go, one step each.
+fn free_pages(
+    steps: &mut Steps<'_>,
+    store: &mut Store,
+    tree: TreeRef,
+    leaves: u32,
+) -> Result<(), Fault> {
+    if leaves == 0 {
+        return steps.step(|| {
+            let dropped = store.drop_step(tree)?;
+            assert_eq!(dropped, Dropped::Done, "the record says that it is empty");
+            Ok(())
+        });
+    }
+    for _ in 0..leaves {
+        steps.step(|| {
+            if store.count(tree)? > 0 {
+                store.drop_step(tree)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn drop_table(
@@ -438,6 +477,8 @@ pub fn prefetch_record(
         | Payload::TableDropped { .. }
         | Payload::TableAltered { .. }
         | Payload::IndexBuilt { .. }
+        | Payload::JobChanged { .. }
+        | Payload::PagesFreed { .. }
         | Payload::StreamCreated { .. }
         | Payload::Appended { .. }
         | Payload::Refused
@@ -460,6 +501,13 @@ fn schema_of(catalog: &Catalog, table: TableId) -> &TableSchema {
         unreachable!("records of a table lie between its creation and its end");
     };
     schema
+}
+
+fn open_job(bytes: &[u8]) -> Job {
+    let Ok(job) = Job::decode(bytes) else {
+        unreachable!("what passed its seal holds a job");
+    };
+    job
 }
 
 fn open_schema(bytes: &[u8]) -> TableSchema {

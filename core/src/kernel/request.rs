@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::crypto::KekHash;
-use crate::ids::{IdempotencyId, Op, Position, PrincipalId, StreamId, TenantId};
+use crate::ids::{IdempotencyId, Op, Position, PrincipalId, StreamId, TenantId, TreeId};
 use crate::query::{SqlError, Value};
 use crate::time::Timestamp;
 
@@ -57,6 +57,8 @@ pub enum Operation {
     InsertRows { table: String, columns: Vec<String>, rows: Vec<Vec<Value>> },
     /// Raw records for a named stream, made by the first append.
     Append { stream: String, expected: ExpectedVersion, records: Vec<Vec<u8>> },
+    /// A slice of a job: what the node asks for again and again while there are jobs.
+    JobStep { job: TreeId },
     /// On tenant 0 only. The key of the new tenant is durable in the `keys` file before this is
     /// proposed; only its hash travels.
     CreateTenant { tenant: TenantId, kek_hash: KekHash },
@@ -144,6 +146,8 @@ pub enum ResultDetail {
         version: u64,
     },
     TenantCreated(TenantId),
+    /// The index is being built by this job.
+    Job(TreeId),
 }
 
 /// Why a request was not applied. Nothing of it happened.
@@ -222,6 +226,7 @@ pub enum Limit {
     Tables,
     /// Of one request.
     Operations,
+    Jobs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,6 +305,7 @@ impl fmt::Display for Limit {
             Limit::Tenants => "tenants_max",
             Limit::Tables => "tables_max",
             Limit::Operations => "operations_max",
+            Limit::Jobs => "jobs_max",
         })
     }
 }

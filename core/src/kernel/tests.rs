@@ -1,6 +1,7 @@
 //! The kernel on a disk that answers at once: faults, evictions and op boundaries at will.
 
 mod indexes;
+mod jobs;
 mod rebuilding;
 mod requests;
 mod rig;

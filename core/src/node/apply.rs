@@ -64,7 +64,9 @@ impl Running {
                 let tickets = self.proposed.remove(&header.op).unwrap_or_default();
                 if !applying.committed.replay && header.operation == Operation::Requests {
                     assert_eq!(tickets.len(), applied.replies.len(), "a reply for each request");
-                    self.replies.extend(tickets.into_iter().zip(applied.replies));
+                    for (ticket, reply) in tickets.into_iter().zip(applied.replies) {
+                        self.answer(ticket, reply);
+                    }
                 }
                 if header.operation == Operation::Recovery {
                     self.keyring.enter(self.kernel.generation());

@@ -105,7 +105,7 @@ impl Running {
                     self.queue_bytes += sealed.size();
                     self.queue.push_back(Queued { ticket, sealed });
                 }
-                SealStep::Answered(answer) => self.replies.push_back((ticket, answer)),
+                SealStep::Answered(answer) => self.answer(ticket, answer),
                 SealStep::Later => unreachable!("put back above"),
             }
             self.store.unpin(&mut pins);
@@ -292,8 +292,9 @@ impl Running {
     pub(super) fn refuse_all(&mut self, reason: RetryReason) {
         let waiting = self.waiting.drain(..).map(|waiting| waiting.ticket);
         let queued = self.queue.drain(..).map(|queued| queued.ticket);
-        for ticket in waiting.chain(queued) {
-            self.replies.push_back((ticket, Err(RequestError::Retry(reason))));
+        let tickets: Vec<Ticket> = waiting.chain(queued).collect();
+        for ticket in tickets {
+            self.answer(ticket, Err(RequestError::Retry(reason)));
         }
         self.queue_bytes = 0;
         self.waiting_bytes = 0;

@@ -22,6 +22,7 @@ use crate::log::Logs;
 use crate::node::api::{Config, Halt, Ticket};
 use crate::node::apply::Applying;
 use crate::node::checkpoint::CheckpointTask;
+use crate::node::jobs::Jobs;
 use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
@@ -94,6 +95,7 @@ pub(super) struct Running {
     /// Who waits for which prepare, in the order of its requests.
     pub proposed: BTreeMap<Op, Vec<Ticket>>,
     pub replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
+    pub jobs: Jobs,
     pub free_bytes: Option<u64>,
 }
 
@@ -129,6 +131,7 @@ impl Running {
             ahead: None,
             proposed: BTreeMap::new(),
             replies: VecDeque::new(),
+            jobs: Jobs::default(),
             free_bytes: None,
         }
     }
@@ -202,6 +205,7 @@ impl Running {
     }
 
     pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) -> Result<(), Halt> {
+        self.jobs.wake();
         self.route(input, effects)?;
         self.vsr.tick(now, effects);
         self.turn(now, effects)
@@ -212,6 +216,7 @@ impl Running {
         loop {
             let mut moved = self.apply_committed(effects)?;
             moved |= self.advance_phase(now, effects)?;
+            moved |= self.drive_jobs(effects)?;
             moved |= self.seal_waiting(now, effects)?;
             moved |= self.propose(now, effects);
             if !moved {

@@ -77,9 +77,12 @@ fn key_columns(source: &Source) -> Vec<ColumnId> {
         Source::Virtual(VirtualTable::Events) => Vec::from([ColumnId::new(1)]),
         Source::One
         | Source::Versions(_)
-        | Source::Virtual(VirtualTable::Tables | VirtualTable::Columns | VirtualTable::Indexes) => {
-            Vec::new()
-        }
+        | Source::Virtual(
+            VirtualTable::Tables
+            | VirtualTable::Columns
+            | VirtualTable::Indexes
+            | VirtualTable::Jobs,
+        ) => Vec::new(),
     }
 }
 

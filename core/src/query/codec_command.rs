@@ -577,6 +577,9 @@ impl Command {
                 e.array(4).uint(COMMAND_VERSION).uint(7);
                 e.uint(u64::from(table.get())).uint(u64::from(entries.get()));
             }
+            Command::CancelJob { job } => {
+                e.array(3).uint(COMMAND_VERSION).uint(9).uint(u64::from(job.get()));
+            }
             Command::AddColumn { table, schema_version, column } => {
                 e.array(5).uint(COMMAND_VERSION).uint(8);
                 encode_target(e, *table, *schema_version);
@@ -662,6 +665,7 @@ impl Command {
                 let column = decode_column(d, ColumnId::new(1))?;
                 (Command::AddColumn { table, schema_version, column }, 5)
             }
+            9 => (Command::CancelJob { job: TreeId::new(d.u32()?) }, 3),
             _ => return d.error("unknown command"),
         };
         if fields == expected { Ok(command) } else { d.error("command has other fields") }

@@ -29,6 +29,10 @@ pub enum Command {
         table: TableId,
         entries: TreeId,
     },
+    /// By its id.
+    CancelJob {
+        job: TreeId,
+    },
     /// The column's id and `added_at` are given when it is applied.
     AddColumn {
         table: TableId,

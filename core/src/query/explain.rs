@@ -31,6 +31,7 @@ pub fn explain(prepared: &Prepared, plan: Option<&Plan>) -> Vec<String> {
         Statement::AddColumn { schema, column } => {
             Vec::from([format!("add column {} to {}", column.name, schema.name)])
         }
+        Statement::CancelJob(job) => Vec::from([format!("cancel job {}", job.get())]),
         Statement::Nothing => Vec::from([String::from("nothing: it is so already")]),
         Statement::Insert(insert) => {
             Vec::from([format!("insert into {}, {} rows", insert.schema.name, insert.rows.len())])
@@ -97,9 +98,12 @@ fn read_line(select: &Select, plan: Option<&Plan>, reverse: bool) -> String {
             format!("log records by position ({}){backwards}", select.conditions.describe(source))
         }
         Source::Virtual(VirtualTable::Events) => format!("all log records{backwards}"),
-        Source::Virtual(VirtualTable::Tables | VirtualTable::Columns | VirtualTable::Indexes) => {
-            format!("catalog view {name}")
-        }
+        Source::Virtual(
+            VirtualTable::Tables
+            | VirtualTable::Columns
+            | VirtualTable::Indexes
+            | VirtualTable::Jobs,
+        ) => format!("catalog view {name}"),
         Source::Versions(_) => unreachable!("described with their filter"),
         Source::Table(_) => table_line(source, plan, reverse),
     }

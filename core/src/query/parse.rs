@@ -279,6 +279,7 @@ fn parse_statement(sql: &str, mut tokens: Vec<TokenWithSpan>) -> Result<Parsed, 
             explain = Explain::Analyze;
         }
     }
+    tokens = take_job_statement(tokens)?;
     refuse_by_first_word(sql, &tokens)?;
     check_shape(sql, &tokens)?;
     number_parameters(sql, &mut tokens)?;
@@ -325,6 +326,31 @@ fn parser_error(sql: &str, error: ParserError) -> SqlError {
     }
 }
 
+/// The name of an index that stands for a job; quoted, and no index has such a name.
+pub const JOB_PREFIX: &str = "\"__job ";
+
+/// `SHOW JOBS` is a SELECT, and `CANCEL JOB n` ends an index, in words that the grammar has.
+fn take_job_statement(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>, SqlError> {
+    let is = |at: usize, wanted| word(tokens.get(at)).as_deref() == Some(wanted);
+    if is(0, "show") && is(1, "jobs") && tokens.len() == 2 {
+        let mut select = tokenize("SELECT * FROM __jobs")?;
+        return Ok(select.pop().unwrap_or(tokens));
+    }
+    if is(0, "cancel")
+        && is(1, "job")
+        && let [_, _, number] = tokens.as_slice()
+        && let Token::Number(digits, false) = &number.token
+        && digits.parse::<u32>().is_ok()
+    {
+        let name = format!("{}{digits}", JOB_PREFIX.trim_start_matches('"'));
+        let as_name = Token::make_word(&name, Some('"'));
+        let span = number.span;
+        let words = [Token::make_keyword("DROP"), Token::make_keyword("INDEX"), as_name];
+        return Ok(words.into_iter().map(|token| TokenWithSpan { token, span }).collect());
+    }
+    Ok(tokens)
+}
+
 fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     let place = tokens.first().and_then(|token| offset(sql, token.span.start)).unwrap_or(0);
     let first = word(tokens.first()).unwrap_or_default();
@@ -354,8 +380,9 @@ fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlEr
         ("merge" | "replace" | "upsert", _) => {
             refuse("this statement", "write INSERT … ON CONFLICT … DO UPDATE")
         }
+        ("cancel", _) => refuse("this statement", "write CANCEL JOB and its number"),
         ("show" | "describe" | "desc" | "pragma", _) => {
-            refuse("this statement", "query __tables and __columns")
+            refuse("this statement", "query __tables and __columns, or SHOW JOBS")
         }
         ("history" | "diff", "of") => Ok(()),
         ("set" | "reset", _) => refuse("SET", "there are no session settings"),

@@ -21,7 +21,7 @@ use crate::query::parse::parse;
 use crate::query::schema::{Catalog, TableSchema};
 use crate::store::{Cursor, Direction, Fault, Store, TreeRef};
 
-/// First byte of the keys of dropped tables in the catalog tree; the last kind there is.
+/// First byte of the keys of dropped tables in the catalog tree; only jobs come after them.
 pub const DROPPED: u8 = 3;
 
 /// A table that was dropped.

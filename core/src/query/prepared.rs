@@ -49,6 +49,7 @@ pub enum Statement {
         schema: Arc<TableSchema>,
         column: Column,
     },
+    CancelJob(TreeId),
     /// IF [NOT] EXISTS found that there is nothing to do.
     Nothing,
     Insert(BoundInsert),
@@ -142,6 +143,7 @@ fn preview(catalog: &mut Cow<'_, Catalog>, statement: &Statement) {
         }
         Statement::CreateTable { .. }
         | Statement::DropTable(None)
+        | Statement::CancelJob(_)
         | Statement::Nothing
         | Statement::Insert(_)
         | Statement::Update(..)
@@ -219,6 +221,9 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
             temporary: false,
             table,
         } => {
+            if let Some(job) = job_named(&names) {
+                return Ok(write(Statement::CancelJob(job), 0));
+            }
             let bound = bind_drop_index(catalog, sql, &names, table.as_ref(), if_exists)?;
             let statement = bound.map(|(schema, entries)| Statement::DropIndex(schema, entries));
             write(statement.unwrap_or(Statement::Nothing), 0)
@@ -260,6 +265,14 @@ fn bind_statement(catalog: &Catalog, sql: &str, parsed: Parsed) -> Result<Prepar
     Ok(prepared)
 }
 
+/// `CANCEL JOB n`, as `parse` hands it over.
+fn job_named(names: &[ast::ObjectName]) -> Option<TreeId> {
+    let [name] = names else { return None };
+    let name = name.to_string();
+    let number = name.strip_prefix(crate::query::parse::JOB_PREFIX)?.strip_suffix('"')?;
+    Some(TreeId::new(number.parse().ok()?))
+}
+
 impl Prepared {
     /// It begins with EXPLAIN.
     #[must_use]
@@ -277,9 +290,10 @@ impl Prepared {
     #[must_use]
     pub fn bound_to(&self) -> Option<(TableId, SchemaVersion)> {
         let schema = match &self.statement {
-            Statement::CreateTable { .. } | Statement::DropTable(None) | Statement::Nothing => {
-                return None;
-            }
+            Statement::CreateTable { .. }
+            | Statement::DropTable(None)
+            | Statement::CancelJob(_)
+            | Statement::Nothing => return None,
             Statement::CreateIndex(create) => return Some((create.table, create.schema_version)),
             Statement::DropIndex(schema, _) | Statement::AddColumn { schema, .. } => schema,
             Statement::DropTable(Some(schema))
@@ -318,6 +332,7 @@ impl Prepared {
             | Statement::DropTable(_)
             | Statement::CreateIndex(_)
             | Statement::AddColumn { .. }
+            | Statement::CancelJob(_)
             | Statement::Nothing
             | Statement::Update(..)
             | Statement::Delete(..) => None,
@@ -394,6 +409,7 @@ impl Prepared {
                 Ok(Command::CreateTable { schema: schema.clone(), if_not_exists: *if_not_exists })
             }
             Statement::DropTable(None) | Statement::Nothing => Ok(Command::Nothing),
+            Statement::CancelJob(job) => Ok(Command::CancelJob { job: *job }),
             Statement::CreateIndex(create) => Ok(Command::CreateIndex(create.clone())),
             Statement::DropIndex(schema, entries) => {
                 Ok(Command::DropIndex { table: schema.id, entries: *entries })

@@ -448,6 +448,7 @@ impl ReadTask {
             | Statement::DropTable(_)
             | Statement::CreateIndex(_)
             | Statement::DropIndex(..)
+            | Statement::CancelJob(_)
             | Statement::AddColumn { .. }
             | Statement::Nothing
             | Statement::Insert(_) => return Ok(None),

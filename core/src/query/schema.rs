@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
 use crate::query::expr::Expr;
 use crate::query::index::Index;
+use crate::query::job::Job;
 use crate::query::value::{ColumnType, Value};
 
 /// Stands for the hidden key (the insert position) in record payloads.
@@ -128,6 +129,7 @@ pub struct Catalog {
     tables: BTreeMap<TableId, Arc<TableSchema>>,
     by_name: BTreeMap<String, TableId>,
     changed_at: BTreeMap<TableId, Position>,
+    jobs: BTreeMap<TreeId, Arc<Job>>,
     pub version: SchemaVersion,
     pub next_table: TableId,
     pub next_stream: StreamId,
@@ -150,6 +152,7 @@ impl Catalog {
             tables: BTreeMap::new(),
             by_name: BTreeMap::new(),
             changed_at: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             version: SchemaVersion::ZERO,
             next_table: TableId::new(1),
             next_stream: StreamId::new(1),
@@ -210,6 +213,29 @@ impl Catalog {
         self.tables.values().find_map(|schema| {
             schema.indexes.iter().find(|index| index.name == name).map(|index| (schema, index))
         })
+    }
+
+    /// In order of id.
+    pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.jobs.values()
+    }
+
+    #[must_use]
+    pub fn job(&self, id: TreeId) -> Option<&Arc<Job>> {
+        self.jobs.get(&id)
+    }
+
+    /// What a job is now; `None`: it is no more.
+    pub fn set_job(&mut self, id: TreeId, job: Option<Job>) {
+        match job {
+            Some(job) => {
+                assert_eq!(job.id, id);
+                self.jobs.insert(id, Arc::new(job));
+            }
+            None => {
+                self.jobs.remove(&id);
+            }
+        }
     }
 
     /// Puts a table in as read from the catalog tree, or replaces it; counters stay.

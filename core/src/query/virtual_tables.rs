@@ -1,10 +1,12 @@
-//! Tables that are views of the system: `__tables`, `__columns`, `__indexes`, `__events`.
+//! Tables that are views of the system: `__tables`, `__columns`, `__indexes`, `__jobs`, `__events`.
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{ColumnId, Op, Position, PrincipalId, SchemaVersion, StreamId};
+use crate::query::job::{Job, JobWork};
 use crate::query::json::write_string;
 use crate::query::schema::{Catalog, HIDDEN_KEY_COLUMN, TableSchema};
 use crate::query::value::{ColumnType, Value};
@@ -15,14 +17,15 @@ pub enum VirtualTable {
     Tables,
     Columns,
     Indexes,
+    Jobs,
     Events,
 }
 
 impl VirtualTable {
     #[must_use]
     pub fn named(name: &str) -> Option<VirtualTable> {
-        use VirtualTable::{Columns, Events, Indexes, Tables};
-        [Tables, Columns, Indexes, Events].into_iter().find(|table| table.name() == name)
+        use VirtualTable::{Columns, Events, Indexes, Jobs, Tables};
+        [Tables, Columns, Indexes, Jobs, Events].into_iter().find(|table| table.name() == name)
     }
 
     #[must_use]
@@ -31,6 +34,7 @@ impl VirtualTable {
             VirtualTable::Tables => "__tables",
             VirtualTable::Columns => "__columns",
             VirtualTable::Indexes => "__indexes",
+            VirtualTable::Jobs => "__jobs",
             VirtualTable::Events => "__events",
         }
     }
@@ -62,6 +66,16 @@ impl VirtualTable {
                 ("columns", ColumnType::Text),
                 ("is_unique", ColumnType::Boolean),
                 ("ready_at", ColumnType::BigInt),
+            ],
+            VirtualTable::Jobs => &[
+                ("id", ColumnType::BigInt),
+                ("kind", ColumnType::Text),
+                ("table_name", ColumnType::Text),
+                ("index_name", ColumnType::Text),
+                ("begun_at", ColumnType::BigInt),
+                ("done", ColumnType::BigInt),
+                ("total", ColumnType::BigInt),
+                ("error", ColumnType::Text),
             ],
             VirtualTable::Events => &[
                 ("position", ColumnType::BigInt),
@@ -181,9 +195,37 @@ pub fn write_json(value: &Value, out: &mut String) {
     }
 }
 
-/// Rows of `__tables`, `__columns` and `__indexes`; those of `__events` come from the log.
+/// Rows of `__jobs`.
+fn job_rows(catalog: &Catalog) -> Vec<Vec<Value>> {
+    let row = |job: &Arc<Job>| {
+        let (done, total) = match job.progress() {
+            Some((done, total)) => (count(done), count(total)),
+            None => (Value::Null, Value::Null),
+        };
+        let error = match &job.work {
+            JobWork::Failed { error } => Value::Text(error.clone()),
+            JobWork::Build { .. } | JobWork::Free { .. } => Value::Null,
+        };
+        Vec::from([
+            count(u64::from(job.id.get())),
+            Value::text(job.kind()),
+            Value::Text(job.table_name.clone()),
+            Value::Text(job.index_name.clone()),
+            count(job.begun_at.get()),
+            done,
+            total,
+            error,
+        ])
+    };
+    catalog.jobs().map(row).collect()
+}
+
+/// Rows of the views of the catalog; those of `__events` come from the log.
 #[must_use]
 pub fn catalog_rows(table: VirtualTable, catalog: &Catalog) -> Vec<Vec<Value>> {
+    if table == VirtualTable::Jobs {
+        return job_rows(catalog);
+    }
     let mut rows = Vec::new();
     for schema in catalog.tables() {
         match table {
@@ -235,6 +277,7 @@ pub fn catalog_rows(table: VirtualTable, catalog: &Catalog) -> Vec<Vec<Value>> {
                     );
                 }
             }
+            VirtualTable::Jobs => unreachable!("given above"),
             VirtualTable::Events => unreachable!("events are read from the log"),
         }
     }

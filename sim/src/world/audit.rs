@@ -56,6 +56,7 @@ impl World {
 
     /// Shutdown, an offline audit of what is on the disk, and one more open.
     pub(super) fn last_restart_and_audit(&mut self) -> Result<(), Failure> {
+        self.drive(|world| world.node.as_ref().is_some_and(|node| node.jobs_idle()))?;
         self.shut_down()?;
         if self.ended_by_damage {
             return Ok(());

@@ -175,7 +175,14 @@ impl World {
         let mut operations: Vec<Operation> = Vec::new();
         for statement in statements {
             let model = &self.ledgers[tenant].model;
-            let spec = statement.table().and_then(|table| model.spec(table)).cloned();
+            let made = |name: &str| {
+                statements.iter().find_map(|statement| match statement {
+                    Statement::Create(spec) if spec.name == name => Some(spec),
+                    _ => None,
+                })
+            };
+            let spec = statement.table().and_then(|table| model.spec(table).or(made(table)));
+            let spec = spec.cloned();
             match statement {
                 Statement::Append { stream, expected, records } => {
                     operations.push(Operation::Append {
@@ -554,6 +561,7 @@ pub(super) fn effects_of(results: &[OperationResult]) -> Vec<Effect> {
     let effect = |result: &OperationResult| match result.detail {
         ResultDetail::Rows => Effect::Rows(result.rows_affected),
         ResultDetail::Schema | ResultDetail::TenantCreated(_) => Effect::Schema,
+        ResultDetail::Job(_) => Effect::Job,
         ResultDetail::Appended { version, .. } => Effect::Appended(version),
     };
     results.iter().map(effect).collect()

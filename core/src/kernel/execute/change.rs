@@ -88,7 +88,7 @@ impl Execution {
     ) -> Result<u64, Stop> {
         let mut changing = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Changing(changing) => changing,
-            Step::Begin | Step::Inserting(_) | Step::Building(_) => {
+            Step::Begin | Step::Inserting(_) | Step::Building(_) | Step::Slice(_) => {
                 Changing::Find(self.plan_find(context, schema, predicate)?)
             }
         };

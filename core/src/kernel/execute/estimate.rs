@@ -99,6 +99,7 @@ impl Execution {
     pub(super) fn estimate_pages(&self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
         let tenant = context.drafts.tenant;
         let fixed = self.pages_beside_rows(context)?;
+        let fixed = fixed + self.pages_freed;
         let mut pages = fixed;
         for (&tree, changes) in &self.changes {
             let tree = TreeRef::new(tenant, tree);
@@ -195,6 +196,8 @@ impl Execution {
                 | Payload::TableDropped { .. }
                 | Payload::TableAltered { .. }
                 | Payload::IndexBuilt { .. }
+                | Payload::JobChanged { .. }
+                | Payload::PagesFreed { .. }
                 | Payload::StreamCreated { .. }
                 | Payload::Appended { .. }
                 | Payload::Refused
@@ -317,6 +320,8 @@ fn trees_named(kind: RecordKind, payload: &[u8]) -> u64 {
         | Payload::RowDelete { .. }
         | Payload::TableDropped { .. }
         | Payload::IndexBuilt { .. }
+        | Payload::JobChanged { .. }
+        | Payload::PagesFreed { .. }
         | Payload::StreamCreated { .. }
         | Payload::Appended { .. }
         | Payload::Refused

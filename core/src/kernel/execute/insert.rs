@@ -35,7 +35,7 @@ impl Execution {
         let schema = self.table(context, insert.table, insert.schema_version)?;
         let mut inserting = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Inserting(inserting) => inserting,
-            Step::Begin | Step::Changing(_) | Step::Building(_) => Inserting {
+            Step::Begin | Step::Changing(_) | Step::Building(_) | Step::Slice(_) => Inserting {
                 rows: whole_rows(&schema, insert, &self.context)?,
                 next: 0,
                 affected: 0,

@@ -10,7 +10,10 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
 use super::row::into_column;
-use super::{Execution, ExecutionContext, Step, Stop, schema_changed};
+use super::{Execution, ExecutionContext, Step, Stop, limit, schema_changed};
+use crate::kernel::request::{Limit, ResultDetail};
+use crate::limits::{INDEX_ROWS_AT_ONCE_MAX, JOBS_MAX};
+use crate::query::job::{Job, JobWork};
 use crate::ids::{TableId, TreeId};
 use crate::kernel::payload::{Payload, STREAM_SYSTEM, TableChange};
 use crate::kernel::record::whole_row;
@@ -36,41 +39,49 @@ pub(super) struct Building {
     seen: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+/// What CREATE INDEX comes to at first.
+enum Begun {
+    Done,
+    Building(Building),
+    Job(TreeId),
+}
+
 impl Execution {
     pub(super) fn create_index(
         &mut self,
         context: &ExecutionContext<'_>,
         create: &CreateIndex,
-    ) -> Result<(), Stop> {
+    ) -> Result<ResultDetail, Stop> {
         let mut building = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Building(building) => building,
-            Step::Begin | Step::Inserting(_) | Step::Changing(_) => {
+            Step::Begin | Step::Inserting(_) | Step::Changing(_) | Step::Slice(_) => {
                 match self.begin_index(context, create)? {
-                    Some(building) => building,
-                    None => return Ok(()),
+                    Begun::Building(building) => building,
+                    Begun::Done => return Ok(ResultDetail::Schema),
+                    Begun::Job(job) => return Ok(ResultDetail::Job(job)),
                 }
             }
         };
         let result = self.run_building(context, &mut building);
         self.step = Step::Building(building);
-        result
+        result.map(|()| ResultDetail::Schema)
     }
 
-    /// None: nothing is left to do.
     fn begin_index(
         &mut self,
         context: &ExecutionContext<'_>,
         create: &CreateIndex,
-    ) -> Result<Option<Building>, Stop> {
+    ) -> Result<Begun, Stop> {
         let schema = self.table(context, create.table, create.schema_version)?;
         let catalog = self.catalog_now(context);
         if catalog.index_named(&create.name).is_some() {
             if create.if_not_exists {
-                return Ok(None);
+                return Ok(Begun::Done);
             }
             return Err(duplicate_index(&create.name).into());
         }
         check_count(&schema)?;
+        limit(Limit::Jobs, self.catalog_now(context).jobs().count() as u64, JOBS_MAX as u32)?;
         let stored = if self.in_trees(context, &schema) {
             let rows = TreeRef::new(context.drafts.tenant, schema.rows);
             context.store.count(rows)?
@@ -78,18 +89,8 @@ impl Execution {
             0
         };
         let changed = self.rows.get(&schema.id).map_or(0, BTreeMap::len) as u64;
-        let most = u64::from(context.constants.transaction_events_max);
-        if stored + changed > most {
-            return Err(SqlError::new(
-                SqlState::LimitExceeded,
-                format!(
-                    "\"{}\" has {stored} rows; an index is built over at most {most} of them",
-                    schema.name
-                ),
-            )
-            .hint("create the index before the rows are loaded")
-            .into());
-        }
+        let at_once = u64::from(context.constants.transaction_events_max / 4);
+        let by_job = stored + changed > at_once.min(INDEX_ROWS_AT_ONCE_MAX);
         let entries = catalog.next_tree;
         let mut altered = with_index(&schema, create, entries);
         let empty = stored + changed == 0;
@@ -99,9 +100,21 @@ impl Execution {
         }
         let schema = self.alter(context, TableChange::IndexCreated, altered)?;
         if empty {
-            return Ok(None);
+            return Ok(Begun::Done);
         }
-        Ok(Some(Building { schema, entries, cursor: None, seen: BTreeMap::new() }))
+        if by_job {
+            let job = Job {
+                id: entries,
+                table: schema.id,
+                table_name: schema.name.clone(),
+                index_name: create.name.clone(),
+                begun_at: context.drafts.next_position(&self.drafts),
+                work: JobWork::Build { after: None, rows_done: 0, rows_total: stored + changed },
+            };
+            self.change_job(context, entries, Some(job))?;
+            return Ok(Begun::Job(entries));
+        }
+        Ok(Begun::Building(Building { schema, entries, cursor: None, seen: BTreeMap::new() }))
     }
 
     fn run_building(
@@ -214,7 +227,50 @@ impl Execution {
             return Err(schema_changed(&schema.name).into());
         }
         self.unique.remove(&entries);
+        let Some(index) = schema.index(entries).cloned() else { unreachable!("just seen") };
         self.alter(context, TableChange::IndexDropped, without_index(&schema, entries))?;
+        if self.catalog_now(context).job(entries).is_some() {
+            self.change_job(context, entries, None)?;
+        }
+        // Nobody reads its trees any more, as of no position: a table is read by the indexes that
+        // it has now.
+        let mut total = 0;
+        for tree in [index.entries, index.ended] {
+            let tree = TreeRef::new(context.drafts.tenant, tree);
+            if context.store.tree_exists(tree)? {
+                total += context.store.count(tree)?;
+            }
+        }
+        let work = JobWork::Free {
+            trees: Vec::from([index.entries, index.ended]),
+            entries_left: total,
+            entries_total: total,
+        };
+        let job = Job {
+            id: index.ended,
+            table,
+            table_name: schema.name.clone(),
+            index_name: index.name,
+            begun_at: context.drafts.next_position(&self.drafts),
+            work,
+        };
+        self.change_job(context, index.ended, Some(job))
+    }
+
+    /// The table goes, and what is being built for it.
+    pub(super) fn end_builds(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        table: TableId,
+    ) -> Result<(), Stop> {
+        let of_table = |job: &&Arc<Job>| {
+            job.table == table && matches!(job.work, JobWork::Build { .. })
+        };
+        let jobs: Vec<TreeId> =
+            self.catalog_now(context).jobs().filter(of_table).map(|job| job.id).collect();
+        for job in jobs {
+            self.change_job(context, job, None)?;
+        }
         Ok(())
     }
 
@@ -243,7 +299,7 @@ impl Execution {
     }
 
     /// Drafts the change, and sees it from here on.
-    fn alter(
+    pub(super) fn alter(
         &mut self,
         context: &ExecutionContext<'_>,
         change: TableChange,
@@ -279,7 +335,7 @@ fn note_row(
     Ok(())
 }
 
-fn duplicates(schema: &TableSchema, index: &Index, row: &[Value]) -> SqlError {
+pub(super) fn duplicates(schema: &TableSchema, index: &Index, row: &[Value]) -> SqlError {
     let values: Vec<_> = index
         .columns
         .iter()

@@ -397,6 +397,9 @@ fn random_run(memory: Memory, seed: u64, steps: u64, queries: u64) -> Vec<String
                 rig.run_sql(create).unwrap();
             }
         }
+        if numbers.below(2) == 0 {
+            rig.job_slice();
+        }
         let before = model.clone();
         let sql = write(&mut numbers, &mut model);
         if sql == "SELECT" {
@@ -685,6 +688,7 @@ fn plans_follow_the_counts_of_trees() {
         rig.run_sql(&format!("INSERT INTO t VALUES {}", cells.join(", "))).unwrap();
     }
     rig.run_sql("CREATE INDEX by_a ON t (a); CREATE INDEX by_b ON t (b)").unwrap();
+    assert!(rig.finish_jobs() > 100, "so many rows are a job's work");
     let mut first = |sql: &str| rig.plan(sql)[0].clone();
     assert_eq!(first("SELECT * FROM t WHERE a = 5"), "range of t by index by_a (a =)");
     assert_eq!(first("SELECT * FROM t WHERE a >= 5"), "full scan of t");

@@ -431,6 +431,36 @@ impl Rig {
         self.request(&attest).unwrap()
     }
 
+    /// One slice of the job whose turn it is. False: there is none.
+    pub fn job_slice(&mut self) -> bool {
+        let mut pins = Pins::new();
+        while self.kernel.find_jobs(&self.store, T1).is_err() {
+            self.fetch(&mut pins);
+        }
+        self.store.unpin(&mut pins);
+        let Some((tenant, job)) = self.kernel.next_job(None) else { return false };
+        let step = Request { tenant, ..request(vec![Operation::JobStep { job }]) };
+        self.request(&step).unwrap();
+        true
+    }
+
+    pub fn finish_jobs(&mut self) -> u32 {
+        let mut slices = 0;
+        while self.job_slice() {
+            slices += 1;
+            assert!(slices < 10_000, "jobs end");
+        }
+        slices
+    }
+
+    /// Pages in use, when nothing waits for a checkpoint any more.
+    pub fn pages_in_use(&mut self) -> u32 {
+        for _ in 0..3 {
+            self.checkpoint();
+        }
+        self.store.pages_in_use()
+    }
+
     /// Runs a read until it has all pages.
     pub fn read<T>(&mut self, mut stage: impl FnMut(&Store) -> Result<T, Fault>) -> T {
         let mut pins = Pins::new();

@@ -240,7 +240,10 @@ impl Database {
                 self.catalog.drop_table(table).unwrap();
                 self.passed();
             }
-            Command::CreateIndex(_) | Command::DropIndex { .. } | Command::AddColumn { .. } => {
+            Command::CreateIndex(_)
+            | Command::DropIndex { .. }
+            | Command::CancelJob { .. }
+            | Command::AddColumn { .. } => {
                 unreachable!("the kernel's tests have indexes")
             }
             Command::Insert(insert) => {

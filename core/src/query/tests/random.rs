@@ -247,7 +247,7 @@ impl Random {
         let table = TableId::new(self.below(1 << 20) as u32);
         let schema_version = SchemaVersion::new(self.below(1 << 20) as u32);
         let predicate = self.bool().then(|| self.expr(3));
-        match self.below(9) {
+        match self.below(10) {
             0 => Command::Nothing,
             1 => Command::CreateTable { schema: self.schema(), if_not_exists: self.bool() },
             2 => Command::DropTable { table, schema_version },
@@ -295,6 +295,7 @@ impl Random {
                 let column = Column { id: ColumnId::new(1), ..self.schema().columns.remove(0) };
                 Command::AddColumn { table, schema_version, column }
             }
+            8 => Command::CancelJob { job: TreeId::new(self.below(1 << 20) as u32) },
             _ => Command::Delete(Delete { table, schema_version, predicate }),
         }
     }

@@ -1,0 +1,118 @@
+//! Jobs go on: one slice at a time is asked for, as a request of the node's own.
+//!
+//! A slice is an ordinary request of the tenant, without an id and without anybody who waits for
+//! its answer; what it does is decided when it is applied. So a job survives whatever requests
+//! survive: after a restart the tenants' catalogs are looked through once, and what was under way
+//! goes on.
+//!
+//! Invariants: at most one slice is on its way; clients come first, but for one turn in
+//! `JOB_TURNS_WAITED_MAX`; a slice that was refused (a checkpoint is behind, the grid is full) is
+//! asked for again only after something else has happened.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::ids::{IdempotencyId, PrincipalId, TenantId, TreeId};
+use crate::io::Effects;
+use crate::kernel::{Operation, Reply, Request, RequestError};
+use crate::limits::{JOB_SWEEP_TENANTS, JOB_TURNS_WAITED_MAX};
+use crate::node::api::{Halt, Ticket};
+use crate::node::halt::store_halt;
+use crate::node::requests::Waiting;
+use crate::node::running::{Phase, Running};
+use crate::store::Pins;
+
+/// Of requests that are the node's own; callers' tickets begin at 1.
+pub(super) const TICKET: Ticket = Ticket(0);
+
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    /// Tenants whose catalogs were not looked at since the node opened; `None`: not begun.
+    unseen: Option<VecDeque<TenantId>>,
+    pins: Pins,
+    in_flight: bool,
+    /// The last slice was refused: not again in this step.
+    refused: bool,
+    /// The last one, so that the next is another's turn.
+    last: Option<(TenantId, TreeId)>,
+    /// Turns in which clients came first.
+    waited: u32,
+}
+
+impl Jobs {
+    /// A new input came: what was refused may be possible now.
+    pub fn wake(&mut self) {
+        self.refused = false;
+    }
+}
+
+impl Running {
+    /// An answer, for whoever waits for it.
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, RequestError>) {
+        if ticket != TICKET {
+            self.replies.push_back((ticket, answer));
+            return;
+        }
+        self.jobs.in_flight = false;
+        self.jobs.refused = answer.is_err();
+    }
+
+    pub(super) fn jobs_idle(&self) -> bool {
+        let seen = self.jobs.unseen.as_ref().is_some_and(VecDeque::is_empty);
+        seen && self.phase == Phase::Serving && self.kernel.next_job(None).is_none()
+    }
+
+    /// Asks for the next slice, if there is a job. True: something moved.
+    pub(super) fn drive_jobs(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+        if self.phase != Phase::Serving || self.jobs.in_flight || self.jobs.refused {
+            return Ok(false);
+        }
+        self.look_for_jobs(effects)?;
+        let Some((tenant, job)) = self.kernel.next_job(self.jobs.last) else { return Ok(false) };
+        let clients = !self.waiting.is_empty() || !self.queue.is_empty();
+        if clients && self.jobs.waited < JOB_TURNS_WAITED_MAX {
+            self.jobs.waited += 1;
+            return Ok(false);
+        }
+        let request = Request {
+            tenant,
+            principal: PrincipalId::ZERO,
+            idempotency: IdempotencyId::NONE,
+            after: None,
+            operations: Vec::from([Operation::JobStep { job }]),
+        };
+        self.jobs.in_flight = true;
+        self.jobs.last = Some((tenant, job));
+        self.jobs.waited = 0;
+        self.waiting.push_back(Waiting::new(TICKET, request));
+        Ok(true)
+    }
+
+    /// Jobs that an earlier process left, a few tenants at a time.
+    fn look_for_jobs(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+        if self.jobs.unseen.as_ref().is_some_and(VecDeque::is_empty)
+            || !self.store.ready(&self.jobs.pins).map_err(store_halt)?
+        {
+            return Ok(());
+        }
+        for _ in 0..JOB_SWEEP_TENANTS {
+            let looked = match self.jobs.unseen.as_mut().map(|unseen| unseen.front().copied()) {
+                None => self.kernel.tenants(&self.store).map(|tenants| {
+                    self.jobs.unseen = Some(tenants.into());
+                }),
+                Some(None) => break,
+                Some(Some(tenant)) => self.kernel.find_jobs(&self.store, tenant).map(|()| {
+                    if let Some(unseen) = &mut self.jobs.unseen {
+                        unseen.pop_front();
+                    }
+                }),
+            };
+            if looked.is_err() {
+                self.store.fetch(&mut self.jobs.pins, effects);
+                return Ok(());
+            }
+        }
+        self.store.unpin(&mut self.jobs.pins);
+        Ok(())
+    }
+}
