@@ -212,8 +212,7 @@ impl Execution {
         self.drafts.push(&payload, STREAM_SYSTEM, context.catalog.version);
         let trees = if leaves == 0 { trees[1..].to_vec() } else { trees.clone() };
         let next = (!trees.is_empty()).then(|| {
-            let work =
-                JobWork::Free { trees, entries_left: left, entries_total: *entries_total };
+            let work = JobWork::Free { trees, entries_left: left, entries_total: *entries_total };
             Job { work, ..job.clone() }
         });
         self.change_job(context, job.id, next)?;

@@ -11,18 +11,18 @@ use core::ops::ControlFlow;
 
 use super::row::into_column;
 use super::{Execution, ExecutionContext, Step, Stop, limit, schema_changed};
-use crate::kernel::request::{Limit, ResultDetail};
-use crate::limits::{INDEX_ROWS_AT_ONCE_MAX, JOBS_MAX};
-use crate::query::job::{Job, JobWork};
 use crate::ids::{TableId, TreeId};
 use crate::kernel::payload::{Payload, STREAM_SYSTEM, TableChange};
 use crate::kernel::record::whole_row;
+use crate::kernel::request::{Limit, ResultDetail};
+use crate::limits::{INDEX_ROWS_AT_ONCE_MAX, JOBS_MAX};
 use crate::query::bind_index::{
     check_count, duplicate_index, with_column, with_index, without_index,
 };
 use crate::query::command::CreateIndex;
 use crate::query::eval::{Env, eval};
 use crate::query::index::{ENTRY_SIZE, Index};
+use crate::query::job::{Job, JobWork};
 use crate::query::{Column, SqlError, SqlState, TableSchema, Value};
 use crate::store::{Cursor, Direction, TreeRef};
 
@@ -263,9 +263,8 @@ impl Execution {
         context: &ExecutionContext<'_>,
         table: TableId,
     ) -> Result<(), Stop> {
-        let of_table = |job: &&Arc<Job>| {
-            job.table == table && matches!(job.work, JobWork::Build { .. })
-        };
+        let of_table =
+            |job: &&Arc<Job>| job.table == table && matches!(job.work, JobWork::Build { .. });
         let jobs: Vec<TreeId> =
             self.catalog_now(context).jobs().filter(of_table).map(|job| job.id).collect();
         for job in jobs {

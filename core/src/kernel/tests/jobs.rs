@@ -97,9 +97,10 @@ fn an_index_over_many_rows_is_built_in_slices() {
     let plan = query(&mut rig, &format!("EXPLAIN {by_a}"));
     assert!(plan[0].contains("index by_a"), "{plan:?}");
     assert_eq!(query(&mut rig, by_a), rows);
-    assert_eq!(query(&mut rig, "SELECT id FROM t WHERE a = 1000 ORDER BY id"), [
-        "-1", "2", "899", "5000"
-    ]);
+    assert_eq!(
+        query(&mut rig, "SELECT id FROM t WHERE a = 1000 ORDER BY id"),
+        ["-1", "2", "899", "5000"]
+    );
     assert_eq!(query(&mut rig, "SELECT COUNT(*) FROM t WHERE a >= 0"), ["900"]);
     assert_eq!(rig.rebuild().unwrap().difference, None);
 }
