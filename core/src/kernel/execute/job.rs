@@ -17,7 +17,6 @@ use crate::kernel::payload::{Payload, STREAM_SYSTEM, TableChange};
 use crate::kernel::record::whole_row;
 use crate::kernel::request::ResultDetail;
 use crate::limits::{JOB_SLICE_LEAVES, JOB_SLICE_ROWS, PAGE_SIZE};
-use crate::query::bind_index::without_index;
 use crate::query::index::{ENTRY_SIZE, Index};
 use crate::query::job::{Job, JobWork};
 use crate::query::{SqlError, SqlState, TableSchema, Value};

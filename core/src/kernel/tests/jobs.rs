@@ -118,7 +118,8 @@ fn a_dropped_index_gives_its_pages_back() {
     run(&mut rig, "DROP INDEX by_b").unwrap();
     let shown = query(&mut rig, "SELECT kind, index_name, done, total FROM __jobs");
     assert_eq!(shown, ["free pages|by_b|0|1000"]);
-    let error = run(&mut rig, &format!("CANCEL JOB {}", job_id(&mut rig))).unwrap_err();
+    let cancel = format!("CANCEL JOB {}", job_id(&mut rig));
+    let error = run(&mut rig, &cancel).unwrap_err();
     assert!(error.to_string().contains("belong to nothing"), "{error}");
     rig.job_slice();
     rig.crash();
