@@ -58,7 +58,10 @@ impl Sealer {
                     check_append(stream, records).ok()?;
                     writer.append(index as u32, stream, *expected, records);
                 }
-                Operation::Sql { .. } | Operation::CreateTenant { .. } | Operation::Attest => {
+                Operation::Sql { .. }
+                | Operation::CreateTenant { .. }
+                | Operation::Attest
+                | Operation::JobStep { .. } => {
                     return None;
                 }
             }

@@ -18,7 +18,7 @@ use crate::kernel::{Operation, Reply, Request, RequestError};
 use crate::limits::{JOB_SWEEP_TENANTS, JOB_TURNS_WAITED_MAX};
 use crate::node::api::{Halt, Ticket};
 use crate::node::halt::store_halt;
-use crate::node::requests::Waiting;
+use crate::node::requests::{Waiting, Work};
 use crate::node::running::{Phase, Running};
 use crate::store::Pins;
 
@@ -84,7 +84,10 @@ impl Running {
         self.jobs.in_flight = true;
         self.jobs.last = Some((tenant, job));
         self.jobs.waited = 0;
-        self.waiting.push_back(Waiting::new(TICKET, request));
+        let work = Work::Request(request);
+        let bytes = work.memory_bytes();
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting::new(TICKET, work, bytes));
         Ok(true)
     }
 
