@@ -67,8 +67,8 @@ impl Running {
         if self.phase != Phase::Serving || self.jobs.in_flight || self.jobs.refused {
             return Ok(false);
         }
-        self.look_for_jobs(effects)?;
-        let Some((tenant, job)) = self.kernel.next_job(self.jobs.last) else { return Ok(false) };
+        let more = self.look_for_jobs(effects)?;
+        let Some((tenant, job)) = self.kernel.next_job(self.jobs.last) else { return Ok(more) };
         let clients = !self.waiting.is_empty() || !self.queue.is_empty();
         if clients && self.jobs.waited < JOB_TURNS_WAITED_MAX {
             self.jobs.waited += 1;
@@ -91,12 +91,13 @@ impl Running {
         Ok(true)
     }
 
-    /// Jobs that an earlier process left, a few tenants at a time.
-    fn look_for_jobs(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+    /// Jobs that an earlier process left, a few tenants at a time. True: there are more to look at,
+    /// and nothing keeps from it.
+    fn look_for_jobs(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
         if self.jobs.unseen.as_ref().is_some_and(VecDeque::is_empty)
             || !self.store.ready(&self.jobs.pins).map_err(store_halt)?
         {
-            return Ok(());
+            return Ok(false);
         }
         for _ in 0..JOB_SWEEP_TENANTS {
             let looked = match self.jobs.unseen.as_mut().map(|unseen| unseen.front().copied()) {
@@ -112,10 +113,10 @@ impl Running {
             };
             if looked.is_err() {
                 self.store.fetch(&mut self.jobs.pins, effects);
-                return Ok(());
+                return Ok(false);
             }
         }
         self.store.unpin(&mut self.jobs.pins);
-        Ok(())
+        Ok(self.jobs.unseen.as_ref().is_some_and(|unseen| !unseen.is_empty()))
     }
 }
