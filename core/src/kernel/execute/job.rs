@@ -15,7 +15,7 @@ use super::{Execution, ExecutionContext, Step, Stop};
 use crate::ids::TreeId;
 use crate::kernel::payload::{Payload, STREAM_SYSTEM, TableChange};
 use crate::kernel::record::whole_row;
-use crate::kernel::request::ResultDetail;
+use crate::kernel::request::{RequestError, ResultDetail};
 use crate::limits::{JOB_SLICE_LEAVES, JOB_SLICE_ROWS, PAGE_SIZE};
 use crate::query::index::{ENTRY_SIZE, Index};
 use crate::query::job::{Job, JobWork};
@@ -64,22 +64,17 @@ impl Execution {
                 Slice::new(self.slice_rows(context, index)?, job)
             }
         };
-        let result = self.read_slice(context, schema, index, &mut slice);
-        let rows = core::mem::take(&mut slice.rows);
-        let failed = match result {
-            Ok(()) => None,
-            Err(Stop::Refused(crate::kernel::RequestError::Sql(error))) => Some(error),
-            Err(stop) => {
-                slice.rows = rows;
-                self.step = Step::Slice(slice);
-                return Err(stop);
+        let done = match self.read_slice(context, schema, index, &mut slice) {
+            Ok(()) => self.draft_slice(context, schema, index, job, &slice.rows, slice.at_end),
+            Err(Stop::Refused(RequestError::Sql(error))) => {
+                self.fail_build(context, schema, job, &error)
             }
+            Err(stop) => Err(stop),
         };
-        match failed {
-            Some(error) => self.fail_build(context, schema, job, &error)?,
-            None => self.draft_slice(context, schema, index, job, &rows, slice.at_end)?,
-        }
-        Ok(rows.len() as u64)
+        let rows = slice.rows.len() as u64;
+        // After a fault it goes on where it is.
+        self.step = Step::Slice(slice);
+        done.map(|()| rows)
     }
 
     /// Rows that a slice can put into the index for sure.

@@ -226,6 +226,14 @@ impl Execution {
         if schema.index(entries).is_none() {
             return Err(schema_changed(&schema.name).into());
         }
+        // All that may fault comes before anything is drafted.
+        let mut total = 0;
+        for tree in [entries, entries.next()] {
+            let tree = TreeRef::new(context.drafts.tenant, tree);
+            if context.store.tree_exists(tree)? {
+                total += context.store.count(tree)?;
+            }
+        }
         self.unique.remove(&entries);
         let Some(index) = schema.index(entries).cloned() else { unreachable!("just seen") };
         self.alter(context, TableChange::IndexDropped, without_index(&schema, entries))?;
@@ -234,13 +242,6 @@ impl Execution {
         }
         // Nobody reads its trees any more, as of no position: a table is read by the indexes that
         // it has now.
-        let mut total = 0;
-        for tree in [index.entries, index.ended] {
-            let tree = TreeRef::new(context.drafts.tenant, tree);
-            if context.store.tree_exists(tree)? {
-                total += context.store.count(tree)?;
-            }
-        }
         let work = JobWork::Free {
             trees: Vec::from([index.entries, index.ended]),
             entries_left: total,

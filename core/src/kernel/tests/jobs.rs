@@ -57,6 +57,7 @@ fn table(memory: Memory) -> Rig {
             (from..from + 100).map(|id| format!("({id}, {}, 'b{id}')", id % 90)).collect();
         run(&mut rig, &format!("INSERT INTO t VALUES {}", cells.join(", "))).unwrap();
     }
+    rig.checkpoint();
     rig
 }
 
