@@ -187,6 +187,11 @@ impl Ledger {
                 ));
             }
         };
+        for (statement, effect) in statements.iter().zip(effects.iter().flatten()) {
+            if let (Statement::CreateIndex { index, .. }, Effect::Job) = (statement, effect) {
+                self.model.doubt_index(&index.name);
+            }
+        }
         // Whether an index is there at once or a job builds it, no answer shows.
         let as_predicted = |effect| if effect == Effect::Job { Effect::Schema } else { effect };
         let effects: Option<Vec<Effect>> =
@@ -244,7 +249,11 @@ fn refused_while_binding(model: &TenantModel, statements: &[Statement], told: &R
         told,
         Refusal::UndefinedTable | Refusal::DuplicateTable | Refusal::DuplicateColumn
     );
-    of_names && model.predict(&schema).is_err_and(|predicted| predicted == *told)
+    of_names && (model.doubts(&schema) || schema_refused(model, &schema, told))
+}
+
+fn schema_refused(model: &TenantModel, schema: &[Statement], told: &Refusal) -> bool {
+    model.predict(schema).is_err_and(|predicted| predicted == *told)
 }
 
 /// A transaction may break several rules at once; which one is named first is not specified. The

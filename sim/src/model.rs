@@ -49,6 +49,8 @@ pub struct TenantModel {
     tables: BTreeMap<String, Table>,
     /// Records of each stream, with the position of the transaction that appended them.
     streams: BTreeMap<String, Vec<(u64, Vec<u8>)>>,
+    /// Indexes that a job builds: a row that no tree can hold makes them come to nothing, later.
+    doubtful: BTreeSet<String>,
 }
 
 /// Why a transaction must be refused.

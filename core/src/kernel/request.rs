@@ -41,9 +41,7 @@ impl Request {
             Operation::Append { records, .. } => {
                 records.iter().map(|record| size_of::<Vec<u8>>() + record.len()).sum()
             }
-            Operation::CreateTenant { .. }
-            | Operation::Attest
-            | Operation::JobStep { .. } => 0,
+            Operation::CreateTenant { .. } | Operation::Attest | Operation::JobStep { .. } => 0,
         };
         let operations: usize = self.operations.iter().map(of).sum();
         size_of::<Request>() + self.operations.len() * size_of::<Operation>() + operations

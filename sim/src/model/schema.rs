@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Overlay, Refusal, RowKey, Shape, TenantModel, current};
-use crate::sql::{ColumnSpec, Datum, IndexSpec, TableSpec};
+use crate::sql::{ColumnSpec, Datum, IndexSpec, Statement, TableSpec};
 
 impl Shape {
     pub(super) fn new(spec: TableSpec) -> Shape {
@@ -86,8 +86,13 @@ impl TenantModel {
         index: &IndexSpec,
     ) -> Result<(), Refusal> {
         let mut shape = self.find(overlay, table).ok_or(Refusal::UndefinedTable)?.clone();
-        if self.table_of_index(overlay, &index.name).is_some() {
-            return Err(Refusal::DuplicateTable);
+        match self.table_of_index(overlay, &index.name) {
+            Some(_) if !self.doubtful.contains(&index.name) => return Err(Refusal::DuplicateTable),
+            Some(_) => {
+                self.drop_index(overlay, &index.name)?;
+                shape.indexes.retain(|known| known.name != index.name);
+            }
+            None => {}
         }
         shape.indexes.push(index.clone());
         self.alter(overlay, table, shape.clone());
@@ -145,6 +150,26 @@ impl TenantModel {
             shape.is_some_and(|shape| shape.indexes.iter().any(|known| known.name == index))
         };
         overlay.created.keys().chain(self.tables.keys()).find(|name| has(name)).cloned()
+    }
+
+    /// A job builds that index.
+    pub fn doubt_index(&mut self, name: &str) {
+        self.doubtful.insert(name.to_owned());
+    }
+
+    /// May an index that one of these names be gone, or be there after all?
+    #[must_use]
+    pub fn doubts(&self, statements: &[Statement]) -> bool {
+        statements.iter().any(|statement| match statement {
+            Statement::CreateIndex { index, .. } => self.doubtful.contains(&index.name),
+            Statement::DropIndex { index } => self.doubtful.contains(index),
+            Statement::Create(_)
+            | Statement::AddColumn { .. }
+            | Statement::Insert { .. }
+            | Statement::Update { .. }
+            | Statement::Delete { .. }
+            | Statement::Append { .. } => false,
+        })
     }
 
     /// Names of the indexes there are: for the workload to drop some.
