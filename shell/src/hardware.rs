@@ -4,7 +4,7 @@
 //! a number of microseconds does not. The disk is measured through the same backend that the
 //! database uses.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use verity_core::crypto::{ChainHash, DataKey, TenantKeys};
@@ -41,16 +41,50 @@ const SEQUENTIAL_IN_FLIGHT: u64 = 8;
 /// Time for each measurement of arithmetic.
 const ARITHMETIC: Duration = Duration::from_millis(100);
 
-/// Mean of durable 4 KiB writes one after the other, measured beside `data` once more: the disk of
-/// a shared machine changes from one second to the next.
-pub fn measure_durable_write(data: &Path, options: &Options) -> Result<f64, Error> {
-    let durable = beside(data, |scratch| {
-        let mut probe = Probe::open(scratch, options)?;
+/// Measures durable 4 KiB writes again and again, between pieces of a benchmark: the disk of a
+/// shared machine changes from one second to the next. Its file is gone when this is dropped.
+#[derive(Debug)]
+pub struct DurableWrites {
+    probe: Probe,
+    scratch: PathBuf,
+    next: u64,
+    total: Duration,
+    count: u32,
+}
+
+impl DurableWrites {
+    /// Makes and fills a file beside `data`, on the same file system.
+    pub fn open(data: &Path, options: &Options) -> Result<DurableWrites, Error> {
+        let scratch = data.with_extension("bench-writes");
+        let directory = |error| Error::Directory { path: scratch.clone(), error };
+        std::fs::create_dir_all(&scratch).map_err(directory)?;
+        let mut probe = Probe::open(&scratch, options)?;
         probe.fill()?;
-        probe.durable_writes()
-    })?;
-    let total: Duration = durable.iter().sum();
-    Ok(total.as_secs_f64() * 1e6 / durable.len() as f64)
+        Ok(DurableWrites { probe, scratch, next: 0, total: Duration::ZERO, count: 0 })
+    }
+
+    /// Some writes, one after the other.
+    pub fn measure(&mut self, count: u32) -> Result<(), Error> {
+        for _ in 0..count {
+            self.total += self.probe.durable_write(self.next)?;
+            self.next += 1;
+        }
+        self.count += count;
+        Ok(())
+    }
+
+    /// Of all so far.
+    #[must_use]
+    pub fn mean_us(&self) -> f64 {
+        self.total.as_secs_f64() * 1e6 / f64::from(self.count)
+    }
+}
+
+impl Drop for DurableWrites {
+    fn drop(&mut self) {
+        // The operator may remove it by hand.
+        let _left_behind = std::fs::remove_dir_all(&self.scratch);
+    }
 }
 
 /// Runs in a directory of its own on the file system of `data`, which is gone afterwards.
@@ -80,6 +114,7 @@ pub fn measure(data: &Path, options: &Options) -> Result<Limits, Error> {
     })
 }
 
+#[derive(Debug)]
 struct Probe {
     disk: Disk,
     inputs: Vec<Input>,
@@ -114,18 +149,14 @@ impl Probe {
         self.sync()
     }
 
-    /// Times of durable writes of a page, one after the other, on blocks written before.
-    fn durable_writes(&mut self) -> Result<Vec<Duration>, Error> {
-        let mut durable = Vec::new();
-        for number in 0..DURABLE_WRITES {
-            let offset = (number % DURABLE_REGION_PAGES as u64) * PAGE_SIZE as u64;
-            let pages = Pages::from_bytes(&[0xA5; PAGE_SIZE]);
-            let started = Instant::now();
-            self.write(number, offset, pages, true);
-            self.wait()?;
-            durable.push(started.elapsed());
-        }
-        Ok(durable)
+    /// Time of the nth durable write of a page, on blocks written before.
+    fn durable_write(&mut self, number: u64) -> Result<Duration, Error> {
+        let offset = (number % DURABLE_REGION_PAGES as u64) * PAGE_SIZE as u64;
+        let pages = Pages::from_bytes(&[0xA5; PAGE_SIZE]);
+        let started = Instant::now();
+        self.write(number, offset, pages, true);
+        self.wait()?;
+        Ok(started.elapsed())
     }
 
     fn start(&mut self, effect: Effect) {
@@ -173,7 +204,8 @@ fn measure_disk(scratch: &Path, options: &Options) -> Result<(Vec<Duration>, f64
     probe.fill()?;
     let bytes = SEQUENTIAL_CHUNKS * (CHUNK_PAGES * PAGE_SIZE) as u64;
     let sequential = bytes as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64();
-    Ok((probe.durable_writes()?, sequential))
+    let durable = (0..DURABLE_WRITES).map(|number| probe.durable_write(number));
+    Ok((durable.collect::<Result<Vec<_>, _>>()?, sequential))
 }
 
 /// SHA-256 in MiB/s, SHA-256 of 200 B in ns, sealing of 200 B in ns.

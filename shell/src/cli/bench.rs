@@ -27,7 +27,7 @@ pub fn run(args: &BenchArgs, global: &Global, output: &Output) -> Outcome {
     let workloads = if args.workload.is_empty() { &default[..] } else { &args.workload[..] };
     for workload in workloads {
         let (name, figures) = match workload {
-            Workload::Insert => ("insert", insert::run(args, &options, &limits, output)?),
+            Workload::Insert => ("insert", insert::run(args, &options, output)?),
             Workload::PointRead => ("point_read", point_read::run(args, &options, output)?),
             Workload::Checkpoints => ("checkpoints", checkpoints::run(args, &options, output)?),
             Workload::Count => ("count", point_read::count(args, &options, output)?),

@@ -97,6 +97,8 @@ impl Driver {
                     self.bell.submit();
                 }
                 wake_all(answered);
+                // Some of them were woken on this processor, and would else wait for its next tick.
+                std::thread::yield_now();
             }
             if ready || self.gathered.wants_a_hand() {
                 self.bell.submit();
