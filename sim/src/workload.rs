@@ -186,8 +186,8 @@ impl Workload {
                     if self.random.chance(50_000) { self.random.range(1, last) } else { last };
                 let mut places: Vec<usize> = (0..spec.columns.len()).collect();
                 let count = self.random.range(1, 3).min(places.len() as u64);
-                // Not unique: over many rows a job would find out, later, and until then nobody knows
-                // which rows it holds.
+                // Not unique: over many rows a job would find out, later, and until then nobody
+                // knows which rows it holds.
                 let columns = (0..count)
                     .map(|_| {
                         let at = self.random.index(places.len());

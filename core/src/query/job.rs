@@ -3,9 +3,9 @@
 //! A job is an entry of the catalog, put there by a record and changed by the record of each slice,
 //! so a crash loses nothing of it and a rebuild comes to the same. `docs/JOBS.md` has the whole.
 //!
-//! Invariants: a job's id is a tree of its own (the entries of the index that it builds, the last of
-//! the trees that it frees), so ids are never used again; what a job makes shows nowhere before it
-//! is done. Fault model: as the catalog: entries are what records put there.
+//! Invariants: a job's id is a tree of its own (the entries of the index that it builds, the last
+//! of the trees that it frees), so ids are never used again; what a job makes shows nowhere before
+//! it is done. Fault model: as the catalog: entries are what records put there.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;

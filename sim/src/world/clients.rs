@@ -176,9 +176,9 @@ impl World {
         for statement in statements {
             let model = &self.ledgers[tenant].model;
             let made = |name: &str| {
-                statements.iter().find_map(|statement| match statement {
-                    Statement::Create(spec) if spec.name == name => Some(spec),
-                    _ => None,
+                statements.iter().find_map(|statement| {
+                    let Statement::Create(spec) = statement else { return None };
+                    (spec.name == name).then_some(spec)
                 })
             };
             let spec = statement.table().and_then(|table| model.spec(table).or(made(table)));
