@@ -159,8 +159,16 @@ pub const BUGS: &[Bug] = &[
     by_seeds("ended_rows_skipped", "query: a scan of the past knows only keys that have a row now"),
     by_seeds("initial_ignored", "query: rows from before ADD COLUMN lack its DEFAULT"),
     // Query.
-    by_seeds("range_end_included", "query: a range by < ends behind its bound, not before it"),
-    by_seeds("union_forgets_side", "query: of an OR by two indexes only the first side is read"),
+    by_check(
+        "ranges_and_unions",
+        "range_end_included",
+        "query: a range by < ends behind its bound, not before it",
+    ),
+    by_check(
+        "ranges_and_unions",
+        "union_forgets_side",
+        "query: of an OR by two indexes only the first side is read",
+    ),
     by_seeds("limit_before_filter", "query: LIMIT counts rows that the filter refuses"),
     by_seeds("as_of_off_by_one", "query: a read of the past takes the version that had just ended"),
     by_seeds("fault_leaks", "query: a row whose page is not in memory counts as absent"),

@@ -8,6 +8,7 @@
 
 mod bytes;
 mod crashes;
+mod plans;
 mod requests;
 mod solo;
 
@@ -92,6 +93,11 @@ pub const CHECKS: &[Check] = &[
         demands: "no two checkpoint records of a log are farther apart than the interval, and one \
                   transaction",
         run: requests::checkpoint_records,
+    },
+    Check {
+        name: "ranges_and_unions",
+        demands: "a range by < ends before its bound, and an OR by two indexes reads both",
+        run: plans::ranges_and_unions,
     },
 ];
 
