@@ -34,7 +34,7 @@ use alloc::vec::Vec;
 
 use super::clock_sync::ClockSync;
 use super::message::{DoViewChange, Message, Payload, Standing};
-use super::{VsrError, journal_start, quorum_replication};
+use super::{VsrError, VsrStatus, journal_start, quorum_replication};
 use crate::crypto::hash::InternalHash;
 use crate::event::Event;
 use crate::ids::{ClusterId, Generation, Op, Release, ReplicaId, View};
@@ -181,6 +181,8 @@ pub struct Replica {
     /// Head of the log when this view began: what was inherited.
     inherited: Op,
     recovery_proposed: bool,
+    /// A checkpoint op that was given to be applied; the next waits until it is durable here.
+    checkpoint_delivered: Op,
     proposed_at: Option<Instant>,
     checkpoint_quorum: Op,
     /// The primary's head, as last heard.
@@ -260,6 +262,7 @@ impl Replica {
             bodies: BTreeMap::new(),
             inherited: checkpoint.op,
             recovery_proposed: false,
+            checkpoint_delivered: checkpoint.op,
             proposed_at: None,
             checkpoint_quorum: Op::ZERO,
             primary_head: Op::ZERO,
@@ -451,6 +454,71 @@ impl Replica {
             checkpoint_quorum: self.checkpoint_quorum,
             missing: self.missing,
         }
+    }
+
+    /// What the pipeline of a node asks, of one replica or of many.
+    #[must_use]
+    pub fn pipeline_status(&self) -> VsrStatus {
+        let (timestamp, generation, checkpoint_op, _) = match &self.stage {
+            Stage::Open(_) => self.head(),
+            Stage::Recovering(_) | Stage::Failed => {
+                (self.base.timestamp, self.base.generation, self.base.op, self.base.op)
+            }
+        };
+        let status = self.status();
+        let (used, ring) = match &self.stage {
+            Stage::Open(journal) => (journal.used_bytes(), journal.ring_bytes()),
+            Stage::Recovering(_) | Stage::Failed => (0, 0),
+        };
+        VsrStatus {
+            recovering: None,
+            replaying_to: None,
+            view: self.view,
+            log_view: self.log_view,
+            generation,
+            op: status.head,
+            commit: self.commit,
+            applied: self.applied,
+            checkpoint_op,
+            checkpoint_durable: status.checkpoint_durable,
+            journal_used_bytes: used,
+            journal_ring_bytes: ring,
+            in_flight: (status.head.get() - self.commit.get().min(status.head.get())) as usize,
+            timestamp,
+            clock_ahead_ns: 0,
+            clock_behind_ns: 0,
+        }
+    }
+
+    /// Committed, and on this disk: what the superblock may say beside a checkpoint.
+    #[must_use]
+    pub fn committed_here(&self) -> Op {
+        self.commit.min(self.journal().written_to())
+    }
+
+    /// Whether the journal is read: from here on peers are talked to.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// The view that this replica leads, once all that the view inherited is committed.
+    #[must_use]
+    pub fn leads(&self) -> Option<View> {
+        (self.is_primary() && self.commit >= self.inherited).then_some(self.view)
+    }
+
+    /// The cluster's time, for the plausibility of a recovery op.
+    #[must_use]
+    pub fn wall(&self, now: Clock) -> Timestamp {
+        self.clock_sync.wall(now)
+    }
+
+    /// Bytes of prepares held in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let held = self.ready.values().chain(self.bodies.values());
+        held.map(|prepare| prepare.pages().size_bytes()).sum()
     }
 
     /// Whether this replica is the primary of its view, and the view has begun.

@@ -442,6 +442,9 @@ impl ReplicaJournalRecovery {
             read: VecDeque::new(),
         };
         self.add_below(&mut journal);
+        // One may be there twice: half erased, and with a damaged slot that its prepare stood for.
+        self.dropped.sort_unstable();
+        self.dropped.dedup();
         for offset in core::mem::take(&mut self.dropped) {
             journal.erase_at(offset);
         }

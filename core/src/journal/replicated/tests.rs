@@ -372,6 +372,24 @@ fn a_recorded_erasure_leaves_no_rot() {
     }
 }
 
+/// Seed 10469 of the campaign: op 4 is dropped for what is left of op 3, and its slot is damaged too.
+#[test]
+fn what_is_dropped_for_two_reasons_is_erased_once() {
+    let mut bench = Bench::with(5);
+    bench.rot_prepare(3);
+    bench.rot_header(4);
+    bench.erased_to = Some(Op::new(2));
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!((recovered.certain, bench.states().len()), (true, 2));
+    let Some(journal) = &mut bench.journal else { panic!("open") };
+    journal.flush_headers(&mut bench.effects);
+    bench.disk.submit(&mut bench.effects);
+    bench.run();
+    bench.erased_to = None;
+    assert!(bench.reopen(|| Keep::Old).certain);
+    assert_eq!(bench.states().len(), 2);
+}
+
 /// Prepare 4 and a part of its header are durable, prepare 3 is not. Op 4 is dropped; when another
 /// view writes the same op 3 again, it must not come back.
 #[test]

@@ -1,4 +1,8 @@
 //! Committed prepares, in op order, each once, to be applied.
+//!
+//! Invariant: an op that counts on a checkpoint being durable on a quorum is applied only when that
+//! checkpoint is durable here too, and so is the next checkpoint op. So no page of the checkpoint
+//! that this replica would restart from is ever given away, however slow its own disk is.
 
 use super::{Phase, Replica};
 use crate::ids::Op;
@@ -25,8 +29,20 @@ impl Replica {
             self.read_back(next, effects, |read| read.deliver = true);
             return None;
         }
-        let Some(prepare) = self.ready.remove(&next) else { unreachable!("just seen") };
+        let Some(prepare) = self.ready.get(&next) else { unreachable!("just seen") };
         let header = *prepare.header();
+        let durable = self.journal().checkpoint_op();
+        let behind = header.checkpoint_durable > durable
+            || (header.operation.is_checkpoint() && self.checkpoint_delivered > durable);
+        #[cfg(test)]
+        let behind = behind && !self.has_bug(super::tests::Bug::AppliesAhead);
+        if behind {
+            return None;
+        }
+        if header.operation.is_checkpoint() {
+            self.checkpoint_delivered = next;
+        }
+        let Some(prepare) = self.ready.remove(&next) else { unreachable!("just seen") };
         assert_eq!(header.op, next, "committed ops leave in op order, each once");
         self.delivered = next;
         // Nobody here waits for what another primary, or an earlier view, proposed.

@@ -8,7 +8,8 @@ use crate::io::Effects;
 use crate::journal::{Operation, Prepare, PrepareBuffer, PrepareHeader};
 use crate::limits::{
     CLOCK_STEP_MAX_NS, JOURNAL_RESERVE_BYTES, PAGE_SIZE, PIPELINE_MAX, PREPARE_HEADER_SIZE,
-    REPLICA_COUNT_MAX, VSR_ABDICATE_NS, VSR_HEARTBEAT_NS, VSR_REPAIRS_MAX, VSR_SUSPECT_NS,
+    PREPARE_SIZE_MAX, REPLICA_COUNT_MAX, VSR_ABDICATE_NS, VSR_HEARTBEAT_NS, VSR_REPAIRS_MAX,
+    VSR_SUSPECT_NS,
 };
 use crate::superblock::PeerEvidence;
 use crate::time::{Clock, Timestamp};
@@ -51,12 +52,18 @@ impl Replica {
         }
     }
 
-    /// Whether the ring is at half its budget and the last checkpoint is durable on a quorum.
+    /// Whether a checkpoint should be proposed: ring or dirty pages at half their budget, and the
+    /// last checkpoint durable on a quorum.
     #[must_use]
-    pub fn checkpoint_wanted(&self) -> bool {
+    pub fn checkpoint_wanted(&self, dirty_pages: u32, dirty_pages_max: u32) -> bool {
         let Stage::Open(journal) = &self.stage else { return false };
-        self.check_propose(Operation::Checkpoint, 0) == Ok(())
-            && journal.used_bytes() >= journal.ring_bytes() / 2
+        let used = journal.used_bytes();
+        let free = journal.ring_bytes() - used;
+        // The largest prepare may waste as much again at the end of the ring.
+        let wanted = used >= journal.ring_bytes() / 2
+            || free < 2 * PREPARE_SIZE_MAX as u64 + JOURNAL_RESERVE_BYTES
+            || dirty_pages >= dirty_pages_max / 2;
+        wanted && self.check_propose(Operation::Checkpoint, 0) == Ok(())
     }
 
     /// Proposes the next op; the caller has asked [`Replica::check_propose`].

@@ -29,6 +29,8 @@ pub(super) enum Bug {
     LogViewBeforeLog,
     /// What others committed is acknowledged before it is durable here.
     AcknowledgesCommitted,
+    /// An op is applied that counts on a checkpoint which is not durable here.
+    AppliesAhead,
     /// An op that a replica holds and cannot name ends the log.
     NacksUnnamed,
     /// What is committed by others and being written here counts as on disk in the superblock.

@@ -251,6 +251,7 @@ fn planted_bugs_in_random_runs() {
         Bug::CommitsInherited,
         Bug::LogViewBeforeLog,
         Bug::NacksUnnamed,
+        Bug::AppliesAhead,
         Bug::RecordsUnwritten,
         Bug::LeavesStranded,
         Bug::ErasesUnrecorded,

@@ -395,8 +395,11 @@ impl World {
             if !committed.replay && header.operation == Operation::Requests {
                 self.acknowledged.insert(header.op);
             }
+            let durable = member.state.checkpoint.op;
+            assert!(header.checkpoint_durable <= durable, "its checkpoint is durable here too");
             replica.applied(header.op, committed.prepare);
             if header.operation.is_checkpoint() {
+                assert!(member.checkpoint_due.is_none(), "one checkpoint at a time");
                 member.checkpoint_due = Some(header.op);
             }
         }
@@ -434,7 +437,7 @@ impl World {
             && !replica.recovery_proposed
         {
             Operation::Recovery
-        } else if replica.checkpoint_wanted() {
+        } else if replica.checkpoint_wanted(0, u32::MAX) {
             Operation::Checkpoint
         } else if lively {
             Operation::Requests
