@@ -116,19 +116,31 @@ impl Replica {
         }
     }
 
-    /// Joins the chosen log downward to our own journal. True: it is joined.
+    /// Joins the chosen log downward to our own journal. True: it is joined, at an op whose header
+    /// is known wherever our own log is to be cut there. A hole is named only by the op above it:
+    /// were that erased and the hole with it, an acknowledged op would be nacked; so its header
+    /// comes first.
     fn link(&self, install: &mut Install) -> bool {
         loop {
             let Some(below) = install.low.previous() else { return true };
-            if let Some(own) = self.journal().checksum(below) {
+            let journal = self.journal();
+            if let Some(own) = journal.checksum(below) {
                 if own == install.expect {
-                    return true;
+                    let known = journal.header(below).is_some()
+                        || below <= journal.checkpoint_op()
+                        || self.kept(install) > below;
+                    #[cfg(test)]
+                    let known = known || self.has_bug(super::tests::Bug::JoinsAtAHole);
+                    if known {
+                        return true;
+                    }
+                } else {
+                    assert!(
+                        below > self.floor,
+                        "the log of view {} contradicts op {below}, which is committed here",
+                        self.view
+                    );
                 }
-                assert!(
-                    below > self.floor,
-                    "the log of view {} contradicts op {below}, which is committed here",
-                    self.view
-                );
             }
             let Some(header) = install.sent.remove(&(below, install.expect)) else {
                 return false;
@@ -206,7 +218,8 @@ impl Replica {
             let planted = false;
             assert!(planted || self.log_view < self.view, "acknowledged in this very view");
             assert!(
-                self.journal().header(keep).is_some() || keep == self.journal().checkpoint_op()
+                self.journal().header(keep).is_some() || keep == self.journal().checkpoint_op(),
+                "what names a hole is not erased before its header is known"
             );
             effects.event(Event::LogTruncated { op: keep });
             self.ready.retain(|&op, _| op <= keep);

@@ -37,6 +37,8 @@ pub(super) enum Bug {
     RecordsUnwritten,
     /// A peer alone in a later view is left there.
     LeavesStranded,
+    /// A log is cut down to a hole that only the erased op above it names.
+    JoinsAtAHole,
     /// The superblock does not say that the end of the log is erased.
     ErasesUnrecorded,
 }

@@ -507,6 +507,27 @@ fn a_superblock_claims_only_what_is_written() {
     caught(3, Bug::RecordsUnwritten, script);
 }
 
+/// The old primary has a tail that the next view excludes, and below it a hole, or several, that
+/// only this tail names. What was acknowledged there may not be cut off with it: seed 10995.
+#[test]
+fn a_hole_below_what_is_erased_gets_its_header_first() {
+    let mut seen = 0;
+    for above in 1..10 {
+        let one = std::format!("rot P both head-{above}");
+        let two = std::format!("{one}\n rot P both head-{}", above + 1);
+        for rot in [one, two] {
+            let script = std::format!(
+                "write 5\n quiet\n roles\n isolate P\n client on\n run 300\n client off
+                 crash keep P\n {rot}\n heal\n expect new primary\n write 5\n quiet\n start P
+                 expect converge\n expect truncated\n expect certain P\n write 3"
+            );
+            check(3, &script);
+            seen += u64::from(catches(3, Bug::JoinsAtAHole, &script));
+        }
+    }
+    assert!(seen > 0, "a log that is cut down to a hole passes");
+}
+
 /// C votes with B and then hears its primary again; B has moved, alone, and cannot come back.
 #[test]
 fn a_replica_alone_in_a_later_view_is_followed() {

@@ -256,6 +256,7 @@ fn planted_bugs_in_random_runs() {
         Bug::LeavesStranded,
         Bug::ErasesUnrecorded,
         Bug::AcknowledgesCommitted,
+        Bug::JoinsAtAHole,
     ];
     for bug in bugs {
         let caught = (0..400).find(|&seed| {
