@@ -16,6 +16,7 @@
 
 mod apply;
 pub mod batch;
+pub mod canonical;
 mod drafts;
 mod envelope;
 mod events;
@@ -23,6 +24,7 @@ mod execute;
 mod outcome;
 mod payload;
 mod prepare;
+pub mod prove;
 mod rebuild;
 mod record;
 mod recovery;
@@ -34,6 +36,7 @@ mod transaction;
 pub mod trees;
 
 pub use batch::{BatchError, RequestHeader, SealedRequest, pack};
+pub use canonical::canonical_query;
 pub use events::{EventError, OpenedEvent, open_event};
 pub use outcome::{Commitment, Outcome};
 pub use payload::{Payload, STREAM_SYSTEM};
@@ -41,6 +44,7 @@ pub use prepare::PrepareError;
 pub use rebuild::{
     Difference, Rebuild, RebuildError, RebuildReport, RebuildStall, SideError, Sides,
 };
+pub use prove::{ProveStop, Proving};
 pub use recovery::{RecoveryEvidence, RecoveryReason, RecoveryRecord};
 pub use request::{
     ExpectedVersion, Limit, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,

@@ -240,6 +240,8 @@ pub const PROOF_FILTER_DEPTH_MAX: usize = 16;
 pub const PROOF_FILTER_TERMS_MAX: usize = 1_024;
 /// Entries that one proof shows.
 pub const PROOF_ENTRIES_MAX: u64 = 20_000;
+/// Turns for which ops wait behind an attestation while proofs of it are made.
+pub const PROOF_HOLD_TURNS: u32 = 4_096;
 /// A signed note and its signatures.
 pub const NOTE_SIZE_MAX: usize = 64 * 1024;
 pub const NOTE_SIGNATURES_MAX: usize = 64;

@@ -34,6 +34,7 @@ mod damage;
 mod flush;
 mod head;
 mod index;
+mod node;
 mod read;
 mod rebuild;
 mod record;

@@ -14,6 +14,7 @@ mod jobs;
 pub mod memory;
 mod opening;
 mod past;
+mod proofs;
 mod reads;
 mod requests;
 mod running;
@@ -38,6 +39,7 @@ use crate::time::{Clock, Instant};
 pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
 pub use memory::{Memory, MemoryPlan, MemoryTooSmall, MemoryUse};
+pub use proofs::{ProofError, ProofOf, ProofRead, Proved};
 pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};
 
 use opening::Opening;
@@ -244,6 +246,31 @@ impl Node {
         }
     }
 
+    /// Does a slice of a proof, as [`Node::read`] does of a read. A proof that is given up must be
+    /// given to [`Node::cancel_proof`].
+    pub fn read_proof(
+        &mut self,
+        now: Clock,
+        read: &mut ProofRead,
+        effects: &mut Effects,
+    ) -> Progress {
+        let (progress, outcome) = match &mut self.state {
+            State::Running(running) if running.serves_reads() => {
+                running.read_proof(now, read, effects)
+            }
+            State::Running(_) | State::Opening(..) | State::Halted(_) => return read.refuse(),
+        };
+        self.settle(outcome, now, effects);
+        progress
+    }
+
+    /// Gives back what an unfinished proof holds.
+    pub fn cancel_proof(&mut self, read: &mut ProofRead) {
+        if let State::Running(running) = &mut self.state {
+            running.end_proof(read, Err(ProofError::NotReady));
+        }
+    }
+
     /// Gives back what an unfinished read holds.
     pub fn cancel(&mut self, read: &mut Read) {
         if let State::Running(running) = &mut self.state {
@@ -414,6 +441,7 @@ impl Node {
         if let State::Running(running) = &mut self.state {
             // Replies of applied ops are durable truth; they may still be taken. Nobody else hears.
             running.refuse_all(RetryReason::NotReady);
+            running.take_internal_reply();
             self.replies.append(&mut running.replies);
         }
         effects.event(Event::Halted);

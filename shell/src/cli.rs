@@ -14,6 +14,7 @@ mod import;
 mod inspect;
 mod interrupt;
 mod output;
+mod prove;
 mod rebuild;
 mod sql;
 mod table;
@@ -97,7 +98,12 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(args, &cli.global, &output),
         Command::Sql(args) => sql::run(args, &cli.global, &output),
         Command::Import(args) => import::run(args, &cli.global, &output),
-        Command::Verify(args) => verify::run(args, &cli.global, &output),
+        Command::Verify(args) => match &args.file {
+            Some(file) => prove::check(file, args, &output),
+            None => verify::run(args, &cli.global, &output),
+        },
+        Command::Prove(args) => prove::run(args, &cli.global, &output),
+        Command::Redact(args) => prove::redact_copy(args, &output),
         Command::Inspect(args) => inspect::run(args, &cli.global, &output),
         Command::Rebuild(args) => rebuild::run(args, &cli.global, &output),
         Command::Bench(args) => bench::run(args, &cli.global, &output),

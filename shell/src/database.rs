@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use verity_core::ids::{IdempotencyId, Position, PrincipalId, TenantId};
 use verity_core::kernel::{Commitment, ExpectedVersion, Operation, Reply, Request};
-use verity_core::node::Status;
+use verity_core::node::{Proved, Status};
 use verity_core::query::{TableSchema, Value};
 
 use crate::disk::lock::DirectoryLock;
@@ -201,6 +201,11 @@ impl Verity {
     /// What became of the request with this id: `None` if it was never applied.
     pub fn commitment(&self, id: IdempotencyId) -> Result<Option<Commitment>, Error> {
         reads::commitment(self, id)
+    }
+
+    /// The answer of a SELECT as a file that proves itself, under the policy that comes with it.
+    pub fn prove(&self, sql: &str, params: &[Value]) -> Result<Proved, Error> {
+        reads::prove(self, sql, params)
     }
 
     /// The newest snapshot: the last position of the last transaction.

@@ -41,6 +41,7 @@ pub mod hardware;
 mod offline;
 mod options;
 mod random;
+pub mod proof;
 mod reads;
 pub mod rebuild;
 mod statement;

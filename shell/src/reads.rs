@@ -8,7 +8,9 @@ use std::task::Poll;
 
 use verity_core::ids::{IdempotencyId, Position};
 use verity_core::kernel::{Commitment, Operation, Reply, RequestError};
-use verity_core::node::{CommitmentRead, Read, ReadError, ReadResult};
+use verity_core::node::{
+    CommitmentRead, ProofError, ProofOf, ProofRead, Proved, Read, ReadError, ReadResult,
+};
 use verity_core::query::bind_write::{BoundInsert, CellPlan};
 use verity_core::query::{OnConflict, Prepared, SqlState, Statement, TableSchema, Value};
 
@@ -172,6 +174,24 @@ pub fn commitment(database: &Verity, id: IdempotencyId) -> Result<Option<Commitm
     let mut read = CommitmentRead::new(database.tenant_id(), id);
     driver.read_commitment(&mut read)?;
     read.finish().map_err(|error| to_error(driver, error))
+}
+
+pub fn prove(database: &Verity, sql: &str, params: &[Value]) -> Result<Proved, Error> {
+    let driver = database.driver();
+    let of = ProofOf::Sql { text: sql.to_string(), parameters: params.to_vec() };
+    let mut read = ProofRead::new(database.tenant_id(), of);
+    driver.read_proof(&mut read)?;
+    read.finish().map_err(|error| match error {
+        ProofError::Sql(error) => Error::Request(RequestError::Sql(error)),
+        ProofError::TenantUnknown(tenant) => Error::Request(RequestError::TenantUnknown(tenant)),
+        ProofError::Attest(error) => Error::Request(error),
+        ProofError::NotReady => driver.why_halted(),
+        error @ (ProofError::NotProvable
+        | ProofError::Prove(_)
+        | ProofError::Store(_)
+        | ProofError::Key(_)
+        | ProofError::Fork { .. }) => Error::Unreadable(error.to_string()),
+    })
 }
 
 /// An INSERT of parameters and constants only: its rows go to the core without text.

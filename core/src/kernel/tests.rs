@@ -2,6 +2,7 @@
 
 mod indexes;
 mod jobs;
+mod proving;
 mod rebuilding;
 mod requests;
 mod rig;

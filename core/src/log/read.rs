@@ -138,6 +138,11 @@ impl Logs {
         sane.ok_or_else(|| self.distrust_index(&at, head, DamageReason::Hash))
     }
 
+    pub(super) fn tile_missing(&self, file: FileId, page: u64) -> LogFault {
+        self.misses.borrow_mut().blocks.insert((file, page));
+        LogFault::Missing
+    }
+
     fn entry_in_memory(
         &self,
         tenant: TenantId,

@@ -31,6 +31,9 @@ impl Running {
             // A checkpoint op freezes the state after it: the one before must be out of the way,
             // which consensus sees to; ops after it may go on at once.
             if self.applying.is_none() {
+                if self.proofs_hold() {
+                    return Ok(moved);
+                }
                 let Some(committed) = self.vsr.next_committed(effects) else { return Ok(moved) };
                 let progress = self.kernel.progress();
                 self.applying = Some(Applying { committed, pins: Pins::new(), progress });
@@ -80,6 +83,7 @@ impl Running {
                 if applied.checkpoint {
                     self.begin_checkpoint(CheckpointTask::after(&header), effects);
                 }
+                self.note_attested(header.op);
                 self.vsr.applied(header.op, applying.committed.prepare);
                 Ok(true)
             }

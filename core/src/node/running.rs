@@ -26,6 +26,7 @@ use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr
 use crate::node::jobs::Jobs;
 use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
+use crate::node::proofs::Proofs;
 use crate::node::requests::{Queued, Waiting, Work};
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
@@ -57,6 +58,8 @@ pub(super) enum SuperblockUse {
     Idle,
     View,
     Checkpoint,
+    /// The head that this replica is about to cosign.
+    Cosigned,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,7 @@ pub(super) struct Running {
     pub replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
     pub jobs: Jobs,
     pub free_bytes: Option<u64>,
+    pub proofs: Proofs,
 }
 
 impl Running {
@@ -133,6 +137,7 @@ impl Running {
             replies: VecDeque::new(),
             jobs: Jobs::default(),
             free_bytes: None,
+            proofs: Proofs::default(),
         }
     }
 
@@ -224,6 +229,7 @@ impl Running {
             }
         }
         self.checkpoint_step(effects)?;
+        self.take_internal_reply();
         self.logs.flush_step(effects);
         if self.config.evict_everything {
             self.store.evict_all();
@@ -279,6 +285,10 @@ impl Running {
                 let event = self.keyring.on_wrapped(io, key, effects);
                 self.on_keyring(event)
             }
+            Input::Unwrapped { io, key } if io.owner == Owner::Node => {
+                self.on_cosigner(io, key);
+                Ok(())
+            }
             Input::Unwrapped { io, key } => {
                 let event = self.keyring.on_unwrapped(io, key, effects);
                 self.on_keyring(event)
@@ -316,6 +326,7 @@ impl Running {
                 match core::mem::replace(&mut self.superblock_use, SuperblockUse::Idle) {
                     SuperblockUse::View => self.vsr.view_durable(self.superblock_state().view),
                     SuperblockUse::Checkpoint => self.on_checkpoint_durable(effects),
+                    SuperblockUse::Cosigned => {}
                     SuperblockUse::Idle => unreachable!("somebody asked for the update"),
                 }
             }

@@ -29,6 +29,7 @@ use crate::crypto::ChainHash;
 use crate::crypto::commitment::Salt;
 use crate::ids::TableId;
 use crate::limits::{KEY_RANGES_MAX, PROOF_SIZE_MAX};
+use crate::stdx::base64;
 use crate::stdx::cbor::{DecodeError, Decoder, Encoder};
 
 const MAGIC: &str = "verity proof";
@@ -129,6 +130,19 @@ impl ProofFile {
         encode_hashes(inclusion, encoder);
         encoder.text(&self.note);
         out
+    }
+
+    /// The attested record's inclusion in the cluster log, as C2SP `tlog-proof` text, for other
+    /// people's tools; the leaf's data is the record's hash.
+    #[must_use]
+    pub fn tlog_proof(&self) -> String {
+        let index = self.head.record.position();
+        let mut text = alloc::format!("c2sp.org/tlog-proof@v1\nindex {index}\n");
+        for hash in &self.head.inclusion {
+            text += &base64::encode(&hash.0);
+            text.push('\n');
+        }
+        text + "\n" + &self.note
     }
 
     pub fn decode(bytes: &[u8]) -> Result<ProofFile, Reject> {

@@ -145,7 +145,7 @@ pub enum Filter {
 
 impl Filter {
     /// SQL's three-valued logic; `None` is unknown, which a row does not pass.
-    pub(super) fn holds(
+    pub(crate) fn holds(
         &self,
         column_of: &mut impl FnMut(ColumnId) -> Result<Value, Reject>,
     ) -> Result<Option<bool>, Reject> {

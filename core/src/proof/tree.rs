@@ -353,7 +353,8 @@ impl Row {
     }
 
     /// What the record's metadata hold.
-    pub(super) fn commitment(&self, table: TableId) -> ChainHash {
+    #[must_use]
+    pub fn commitment(&self, table: TableId) -> ChainHash {
         match self {
             Row::Hidden(commitment) => *commitment,
             Row::Columns { schema, columns } => row_commitment(table, *schema, columns),

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("log", &["io", "crypto"]),
     ("store", &["io", "crypto", "keyring", "superblock"]),
     ("query", &["store", "crypto"]),
-    ("kernel", &["io", "log", "store", "query", "keyring", "crypto", "journal"]),
+    ("kernel", &["io", "log", "store", "query", "keyring", "crypto", "journal", "proof"]),
     ("proof", &["crypto"]),
     ("wire", &["crypto"]),
     ("vsr", &["io", "crypto", "journal", "superblock", "wire"]),
@@ -38,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "query",
             "kernel",
             "vsr",
+            "proof",
         ],
     ),
 ];

@@ -98,8 +98,12 @@ pub enum Command {
     Sql(SqlArgs),
     /// Load a CSV file with a header into a table; safe to run again after a crash
     Import(ImportArgs),
-    /// Check every file of a data directory without changing anything
+    /// Check a proof offline, or every file of a data directory; changes nothing
     Verify(VerifyArgs),
+    /// Answer a SELECT with a file that proves the answer
+    Prove(ProveArgs),
+    /// Take columns out of a proof; what is left still verifies
+    Redact(RedactArgs),
     /// Show what a data directory holds
     Inspect(InspectArgs),
     /// Derive all state again from the logs: in place of a damaged one, or to compare
@@ -205,9 +209,56 @@ impl Directory {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
+    /// A proof, as `verity prove` writes it
+    #[arg(value_name = "FILE", conflicts_with = "data")]
+    pub file: Option<PathBuf>,
+    /// Data directory
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: Option<PathBuf>,
+    /// Whose signatures the proof needs (C2SP tlog-policy)
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// What was asked: the proof must answer exactly this
+    #[arg(long, value_name = "SQL")]
+    pub sql: Option<String>,
+    /// Whose data was asked for
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub tenant: u64,
+    /// Call the proof fresh only if its cosignatures are at most this many seconds old
+    #[arg(long, value_name = "SECONDS")]
+    pub max_age: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProveArgs {
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     pub data: PathBuf,
+    /// The SELECT
+    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    pub command: String,
+    /// Whose data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub tenant: u64,
+    /// Where the proof goes
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Where the policy goes: public keys that the reader must get another way than the proof
+    #[arg(long, value_name = "FILE")]
+    pub policy_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RedactArgs {
+    /// A proof of rows, a row's history or a row's record
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Columns to take out
+    #[arg(long, value_name = "NAME", required = true, value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// Where the copy goes
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

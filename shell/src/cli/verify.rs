@@ -14,8 +14,13 @@ use super::{Failure, Outcome, Output};
 const SHOWN_MAX: usize = 20;
 
 pub fn run(args: &VerifyArgs, global: &Global, output: &Output) -> Outcome {
-    let checked = check(&args.data, global, output)?;
-    output.object(&checked.to_json(&args.data));
+    let Some(data) = &args.data else {
+        return Err(Failure::cannot_tell(
+            "what is to be verified? A data directory (--data DIR) or a proof (FILE)",
+        ));
+    };
+    let checked = check(data, global, output)?;
+    output.object(&checked.to_json(data));
     checked.tell(output);
     match checked.report.verdict() {
         Verdict::Holds => Ok(()),

@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use verity_core::ids::TenantId;
 use verity_core::io::Effects;
-use verity_core::node::{CommitmentRead, Node, PointRead, Progress, Read};
+use verity_core::node::{CommitmentRead, Node, PointRead, Progress, ProofRead, Read};
 use verity_core::query::{PointScratch, Prepared, Value};
 use verity_core::time::Clock;
 
@@ -40,6 +40,10 @@ impl Driver {
 
     pub fn read_commitment(&self, read: &mut CommitmentRead) -> Result<(), Error> {
         self.slices(|node, _, effects| node.read_commitment(read, effects))
+    }
+
+    pub fn read_proof(&self, read: &mut ProofRead) -> Result<(), Error> {
+        self.slices(|node, now, effects| node.read_proof(now, read, effects))
     }
 
     fn slices(

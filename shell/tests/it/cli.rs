@@ -13,6 +13,8 @@ fn every_command_has_help() {
         &["sql"],
         &["import"],
         &["verify"],
+        &["prove"],
+        &["redact"],
         &["inspect"],
         &["rebuild"],
         &["bench"],

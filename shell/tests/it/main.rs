@@ -12,6 +12,7 @@ mod keys;
 mod memory;
 mod readme;
 mod rebuild;
+mod proofs;
 mod run;
 mod signals;
 mod synthea;

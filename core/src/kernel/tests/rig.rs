@@ -475,6 +475,14 @@ impl Rig {
         }
     }
 
+    /// Pages and blocks that a stage missed.
+    pub fn fetch_both(&mut self, pins: &mut Pins, log_pins: &mut LogPins) {
+        let mut effects = Effects::new();
+        self.store.fetch(pins, &mut effects);
+        self.logs.fetch(log_pins, &mut effects);
+        pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
+    }
+
     pub fn state_root(&mut self, tenant: TenantId) -> ChainHash {
         self.read(|store| store.state_root(tenant))
     }

@@ -1,0 +1,691 @@
+//! Proofs of a real state: they hold, they say what a model says, and no lie made of them holds.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use alloc::{borrow::ToOwned, format};
+
+use super::rig::*;
+use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
+use crate::crypto::signature::SigningKey;
+use crate::ids::{IdempotencyId, Position, TenantId};
+use crate::kernel::canonical::proof_value;
+use crate::kernel::prove::{ProveStop, Proving};
+use crate::kernel::{ExpectedVersion, Operation, Request, canonical_query};
+use crate::log::LogPins;
+use crate::proof::{
+    Answer, AnswerCell, CanonicalQuery, Cell, EntryValue, Evidence, Item, Node, Opening, Policy,
+    ProofFile, QueryKind, Reject, Row, Seen, Verified, redact, verify, verify_file,
+};
+use crate::query::{Value, prepare_one};
+use crate::stdx::cbor::Encoder;
+use crate::store::Pins;
+
+const ORIGIN: &str = "verity.test/cluster/1";
+
+fn cosigner(at: u8) -> SigningKey {
+    SigningKey::new(&[100 + at; 32])
+}
+
+pub(super) fn policy(rig: &Rig) -> Policy {
+    let log = rig.keys.0[&TenantId::SYSTEM].cluster_signing().verifying_key();
+    let mut text = format!("log {}\n", Verifier::new(ORIGIN, KeyKind::Log, log));
+    for at in 0..3 {
+        let name = format!("replica-{at}");
+        let key = Verifier::new(&name, KeyKind::Cosigner, cosigner(at).verifying_key());
+        text += &format!("witness {name} {key}\n");
+    }
+    Policy::parse(&(text + "group replicas 2 replica-0 replica-1 replica-2\nquorum replicas\n"))
+        .unwrap()
+}
+
+/// The signed head of the last attestation, by exactly as many as the policy wants.
+fn note(rig: &Rig) -> String {
+    let attestation = rig.kernel.attestation().unwrap();
+    let (size, root) = (attestation.size, attestation.root);
+    let head = Checkpoint { origin: ORIGIN.to_string(), size, root };
+    let log = rig.keys.0[&TenantId::SYSTEM].cluster_signing();
+    let mut note = format!("{}\n{}", head.text(), head.sign(&log));
+    for at in 0..2 {
+        note += &head.cosign(&format!("replica-{at}"), &cosigner(at), 1_795_000_000);
+    }
+    note
+}
+
+fn prove(rig: &mut Rig, query: &CanonicalQuery) -> Result<ProofFile, ProveStop> {
+    let (mut pins, mut log_pins) = (Pins::new(), LogPins::default());
+    let note = note(rig);
+    let result = loop {
+        let Rig { kernel, store, logs, keys, .. } = rig;
+        let proving = Proving { kernel, store, logs, keys };
+        match proving.prove(query, note.clone()) {
+            Err(ProveStop::Fault | ProveStop::LogFault) => {
+                rig.fetch_both(&mut pins, &mut log_pins);
+            }
+            result => break result,
+        }
+    };
+    rig.store.unpin(&mut pins);
+    rig.logs.release(&mut log_pins);
+    result
+}
+
+/// What a row was, from when to when.
+#[derive(Clone, Debug)]
+struct Version {
+    begun: u64,
+    ended: u64,
+    name: String,
+    age: Option<i64>,
+}
+
+type Model = BTreeMap<i64, Vec<Version>>;
+
+/// A table with a past: inserts, updates, deletes, rows that come back.
+fn world(memory: Memory, rows: i64) -> (Rig, Model) {
+    let mut rig = Rig::new(memory);
+    let create = create_table(&rig.catalog(T1), "people", true);
+    rig.commands(&[create]).unwrap();
+    let create = create_table(&rig.catalog(T1), "other", true);
+    rig.commands(&[create]).unwrap();
+    let create = Operation::CreateTenant { tenant: TenantId::new(2), kek_hash: HASH };
+    rig.request(&Request { tenant: TenantId::SYSTEM, ..request(vec![create]) }).unwrap();
+    let append = Operation::Append {
+        stream: "s".to_string(),
+        expected: ExpectedVersion::Any,
+        records: vec![b"appended".to_vec()],
+    };
+    rig.request(&Request { tenant: TenantId::new(2), ..request(vec![append.clone()]) }).unwrap();
+    rig.request(&request(vec![append])).unwrap();
+    rig.request(&request(vec![insert_rows("other", &[(1, "x", 1), (2, "y", 2)])])).unwrap();
+    let mut model = Model::new();
+    let sql = |rig: &mut Rig, text: String| {
+        let operation = Operation::Sql { text, params: vec![] };
+        let idempotency = id(NOW_MS + 1_000_000, 7);
+        let remembered = rig.op.is_multiple_of(97);
+        let idempotency = if remembered { idempotency } else { IdempotencyId::NONE };
+        let reply = rig.request(&Request { idempotency, ..request(vec![operation]) }).unwrap();
+        reply.position.unwrap().get()
+    };
+    for round in 0..4_i64 {
+        for key in 0..rows {
+            let current = model.get(&key).and_then(|versions| versions.last());
+            let live = current.is_some_and(|version| version.ended == u64::MAX);
+            let name = format!("n{}", (key * 7 + round) % 11);
+            let age = (key % 5 != round).then_some(key * 10 + round);
+            let text = age.map_or("NULL".to_string(), |age| age.to_string());
+            let position = match (live, (key + round) % 4) {
+                (false, 0 | 1) => {
+                    sql(&mut rig, format!("INSERT INTO people VALUES ({key}, '{name}', {text})"))
+                }
+                (true, 2 | 3) => sql(
+                    &mut rig,
+                    format!("UPDATE people SET name = '{name}', age = {text} WHERE id = {key}"),
+                ),
+                (true, 0) => sql(&mut rig, format!("DELETE FROM people WHERE id = {key}")),
+                _ => continue,
+            };
+            let versions = model.entry(key).or_default();
+            if let Some(last) = versions.last_mut()
+                && last.ended == u64::MAX
+            {
+                last.ended = position;
+            }
+            if !live || (key + round) % 4 != 0 {
+                versions.push(Version { begun: position, ended: u64::MAX, name, age });
+            }
+        }
+        if round == 1 {
+            rig.checkpoint();
+            rig.recover();
+        }
+    }
+    rig.attest();
+    (rig, model)
+}
+
+/// Statements, and the position that those with AS OF mean.
+fn corpus(rig: &mut Rig) -> Vec<(String, Option<u64>)> {
+    let newest = rig.position(T1) - 1;
+    let mut corpus: Vec<(String, Option<u64>)> = [
+        "SELECT * FROM people WHERE id = 3",
+        "SELECT * FROM people WHERE id = 5",
+        "SELECT name FROM people WHERE id = 3",
+        "SELECT * FROM people WHERE id = 1000000",
+        "SELECT * FROM people WHERE id = -1",
+        "SELECT * FROM people",
+        "SELECT id, name FROM people WHERE id >= 3 AND id < 9",
+        "SELECT id, name FROM people WHERE id >= 2 AND id < 10",
+        "SELECT id, name FROM people WHERE id > 3 AND id <= 9 ORDER BY id DESC",
+        "SELECT id FROM people WHERE id IN (1, 2, 4, 5)",
+        "SELECT id FROM people WHERE id BETWEEN 1 AND 5",
+        "SELECT id, age FROM people WHERE age IS NULL",
+        "SELECT id FROM people WHERE name = 'n3' OR age > 70 AND NOT name <> 'n5'",
+        "SELECT id FROM people WHERE age NOT BETWEEN 20 AND 60 AND id > 2",
+        "SELECT id, name FROM people ORDER BY id LIMIT 4",
+        "SELECT id, name FROM people ORDER BY id LIMIT 5",
+        "SELECT id, name FROM people ORDER BY id DESC LIMIT 4 OFFSET 2",
+        "SELECT id FROM people WHERE name = 'n3' ORDER BY id LIMIT 1",
+        "SELECT id FROM people LIMIT 0",
+        "SELECT COUNT(*) FROM people",
+        "SELECT COUNT(*) FROM people WHERE id >= 4",
+        "SELECT COUNT(*) FROM people WHERE id < 12 AND id > 2",
+        "SELECT COUNT(*) FROM people WHERE id = 3",
+        "SELECT COUNT(*) FROM people WHERE age > 40",
+        "SELECT COUNT(*) FROM other",
+        "SELECT * FROM other",
+    ]
+    .iter()
+    .map(|sql| ((*sql).to_string(), None))
+    .collect();
+    for at in [12, newest / 3, newest / 2, newest - 5, newest] {
+        for sql in [
+            "SELECT * FROM people WHERE id = 3",
+            "SELECT * FROM people WHERE id = 6",
+            "SELECT id, name, age FROM people",
+            "SELECT id FROM people WHERE id > 2 AND id < 11 AND name <> 'n2' ORDER BY id DESC",
+            "SELECT COUNT(*) FROM people WHERE age >= 10",
+        ] {
+            corpus.push((sql.to_string(), Some(at)));
+        }
+    }
+    corpus
+}
+
+fn canonical(rig: &mut Rig, sql: &str, as_of: Option<u64>) -> CanonicalQuery {
+    let prepared = prepare_one(&rig.catalog(T1), sql).unwrap();
+    canonical_query(T1, &prepared, &[], as_of.map(Position::new)).expect(sql)
+}
+
+/// What the query engine's own answer would be: filter, order and limit done by hand here.
+fn expected(model: &Model, query: &CanonicalQuery) -> Answer {
+    let (scan, rows) = match &query.kind {
+        QueryKind::Rows { scan, columns, descending, offset, limit } => {
+            (scan, Some((columns, *descending, *offset, *limit)))
+        }
+        QueryKind::Count { scan } => (scan, None),
+        other => panic!("{other:?}"),
+    };
+    let at = scan.as_of.map_or(u64::MAX - 1, Position::get);
+    let mut found = Vec::new();
+    for (key, versions) in model {
+        for version in versions.iter().filter(|one| one.begun <= at && at < one.ended) {
+            let mut encoded = vec![1];
+            encoded.extend((*key as u64 ^ 1 << 63).to_be_bytes());
+            let inside = scan.ranges.iter().any(|range| match range {
+                crate::proof::Range::Point(point) => *point == encoded,
+                crate::proof::Range::Span { low, high } => {
+                    encoded >= *low && high.as_ref().is_none_or(|high| encoded < *high)
+                }
+            });
+            let age = version.age.map_or(Value::Null, Value::Integer);
+            let cells =
+                [Value::Integer(*key), Value::text(&version.name), age].map(|v| proof_value(&v));
+            let passes = scan.filter.as_ref().is_none_or(|filter| {
+                filter.holds(&mut |id| Ok(cells[id.get() as usize - 1].clone())) == Ok(Some(true))
+            });
+            if inside && passes {
+                found.push(cells);
+            }
+        }
+    }
+    let Some((columns, descending, offset, limit)) = rows else {
+        return Answer::Count(found.len() as u64);
+    };
+    if descending {
+        found.reverse();
+    }
+    let rows = found.iter().skip(offset as usize).take(limit.unwrap_or(u64::MAX) as usize);
+    Answer::Rows(
+        rows.map(|row| {
+            let cell = |id: &crate::ids::ColumnId| row[id.get() as usize - 1].clone();
+            columns.iter().map(|id| AnswerCell::Value(cell(id))).collect()
+        })
+        .collect(),
+    )
+}
+
+#[test]
+fn proofs_hold_and_say_what_a_model_says() {
+    for (memory, rows) in [(Memory::Ample, 24), (Memory::None, 24), (Memory::Ample, 400)] {
+        let (mut rig, model) = world(memory, rows);
+        let policy = policy(&rig);
+        for (sql, as_of) in corpus(&mut rig) {
+            let query = canonical(&mut rig, &sql, as_of);
+            let file = prove(&mut rig, &query).unwrap();
+            let bytes = file.encode();
+            let verified = verify(&query.encode(), &bytes, &policy)
+                .unwrap_or_else(|reject| panic!("{sql} as of {as_of:?}: {reject}"));
+            assert!(verified.fresh && !verified.redacted);
+            if !sql.contains("other") {
+                let wanted = expected(&model, &query);
+                assert_eq!(verified.answer, wanted, "{sql} as of {as_of:?}");
+            }
+            assert_eq!(ProofFile::decode(&bytes).unwrap(), file);
+        }
+    }
+}
+
+fn all_others(rig: &mut Rig) -> Vec<CanonicalQuery> {
+    let table = rig.catalog(T1).table_named("people").unwrap().id;
+    let key = |key: u64| [&[1][..], &(key ^ 1 << 63).to_be_bytes()].concat();
+    let mut kinds = vec![
+        QueryKind::Commitment { id: id(NOW_MS + 1_000_000, 7) },
+        QueryKind::Commitment { id: id(NOW_MS + 1_000_000, 8) },
+    ];
+    for at in [3, 6, 1_000] {
+        kinds.push(QueryKind::History { table, key: key(at) });
+    }
+    for position in 0..rig.position(T1).min(20) {
+        kinds.push(QueryKind::Event { position: Position::new(position) });
+    }
+    kinds.into_iter().map(|kind| CanonicalQuery { tenant: T1, kind }).collect()
+}
+
+#[test]
+fn histories_events_and_outcomes_are_proved() {
+    let (mut rig, model) = world(Memory::None, 24);
+    let policy = policy(&rig);
+    let mut kinds = alloc::collections::BTreeSet::new();
+    for query in all_others(&mut rig) {
+        let file = prove(&mut rig, &query).unwrap();
+        let verified = verify(&query.encode(), &file.encode(), &policy).unwrap();
+        match (&query.kind, verified.answer) {
+            (QueryKind::History { key, .. }, Answer::History(versions)) => {
+                let number = i64::from_be_bytes(key[1..].try_into().unwrap()) ^ i64::MIN;
+                let wanted: Vec<(u64, Option<u64>)> = model
+                    .get(&number)
+                    .into_iter()
+                    .flatten()
+                    .map(|one| (one.begun, (one.ended < u64::MAX).then_some(one.ended)))
+                    .collect();
+                let found: Vec<(u64, Option<u64>)> = versions
+                    .iter()
+                    .map(|one| (one.begun_at.get(), one.ended_at.map(Position::get)))
+                    .collect();
+                assert_eq!(found, wanted);
+            }
+            (QueryKind::Event { position }, Answer::Event(event)) => {
+                assert_eq!(event.position, *position);
+                assert!(event.payload.is_some() != event.row.is_some());
+                kinds.insert(event.kind);
+            }
+            (QueryKind::Commitment { id: asked }, Answer::Commitment(outcome)) => {
+                let known = *asked == id(NOW_MS + 1_000_000, 7);
+                assert_eq!(outcome.is_some(), known);
+                assert!(outcome.is_none_or(|outcome| !outcome.refused));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(kinds.len() >= 3, "{kinds:?}");
+}
+
+/// A proof under another query's name holds only if it shows that query's answer.
+#[test]
+fn a_proof_of_one_query_proves_no_other() {
+    let (mut rig, model) = world(Memory::Ample, 24);
+    let policy = policy(&rig);
+    let mut queries: Vec<CanonicalQuery> = corpus(&mut rig)
+        .iter()
+        .filter(|(sql, _)| !sql.contains("other"))
+        .map(|(sql, as_of)| canonical(&mut rig, sql, *as_of))
+        .collect();
+    let proved = queries.len();
+    queries.extend(all_others(&mut rig));
+    let files: Vec<ProofFile> =
+        queries.iter().map(|query| prove(&mut rig, query).unwrap()).collect();
+    let (mut relabelled, mut refused) = (0, 0);
+    for (left, file) in files.iter().enumerate() {
+        let bytes = file.encode();
+        for (right, query) in queries.iter().enumerate() {
+            if queries[left] == *query {
+                continue;
+            }
+            assert_eq!(verify(&query.encode(), &bytes, &policy), Err(Reject::AnotherQuery));
+            let lie = ProofFile { query: query.clone(), ..file.clone() };
+            match verify(&query.encode(), &lie.encode(), &policy) {
+                Err(_) => refused += 1,
+                Ok(verified) if right < proved => {
+                    assert_eq!(verified.answer, expected(&model, query), "{query:?} by {left}");
+                    relabelled += 1;
+                }
+                Ok(verified) => panic!("{query:?} by {left}: {verified:?}"),
+            }
+        }
+        // Of another tenant.
+        let query = CanonicalQuery { tenant: TenantId::new(2), ..file.query.clone() };
+        let lie = ProofFile { query: query.clone(), ..file.clone() };
+        let Err(_) = verify(&query.encode(), &lie.encode(), &policy) else { panic!("a tenant") };
+    }
+    assert!(refused > 50 * relabelled / 10, "{refused} refused, {relabelled} told the truth");
+}
+
+#[test]
+fn no_bit_can_be_turned_and_nothing_cut_off() {
+    let (mut rig, _) = world(Memory::Ample, 12);
+    let policy = policy(&rig);
+    let mut queries = vec![
+        canonical(&mut rig, "SELECT id, name FROM people WHERE id = 3", None),
+        canonical(&mut rig, "SELECT id FROM people WHERE id > 2 AND id < 5", Some(30)),
+    ];
+    queries.push(all_others(&mut rig).remove(4));
+    for query in queries {
+        let bytes = prove(&mut rig, &query).unwrap().encode();
+        let wanted = query.encode();
+        assert!(verify(&wanted, &bytes, &policy).is_ok());
+        for bit in 0..bytes.len() * 8 {
+            let mut lie = bytes.clone();
+            lie[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(&wanted, &lie, &policy).is_err(), "bit {bit} of {:?}", query.kind);
+        }
+        for size in 0..bytes.len() {
+            assert!(verify(&wanted, &bytes[..size], &policy).is_err(), "cut at {size}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(verify(&wanted, &longer, &policy).is_err());
+    }
+}
+
+/// All places where something is shown, top page first.
+fn with_leaves(node: &mut Node, visit: &mut impl FnMut(&mut Node)) {
+    if node.level == 0 {
+        return visit(node);
+    }
+    for (_, item) in &mut node.shown {
+        if let Item::Child { node, .. } = item {
+            with_leaves(node, visit);
+        }
+    }
+}
+
+fn rows_of(file: &mut ProofFile) -> &mut Node {
+    let Evidence::Scan { rows, .. } = &mut file.evidence else { panic!() };
+    rows[0].as_mut().unwrap()
+}
+
+fn attack(file: &ProofFile, policy: &Policy, change: impl FnOnce(&mut ProofFile)) -> Reject {
+    let mut lie = file.clone();
+    change(&mut lie);
+    assert_ne!(lie, *file, "the attack changed something");
+    let result: Result<Verified, Reject> = verify(&lie.query.encode(), &lie.encode(), policy);
+    assert_eq!(result.as_ref().err(), verify_file(&lie, policy).as_ref().err());
+    result.expect_err("the lie holds")
+}
+
+#[test]
+fn lies_are_refused_for_what_they_are() {
+    let (mut rig, _) = world(Memory::Ample, 24);
+    let policy = policy(&rig);
+    let query = canonical(&mut rig, "SELECT id, name FROM people WHERE id >= 3 AND id < 9", None);
+    let file = prove(&mut rig, &query).unwrap();
+    let shown = {
+        let mut count = 0;
+        with_leaves(rows_of(&mut file.clone()), &mut |leaf| count += leaf.shown.len());
+        count
+    };
+    assert!(shown >= 6, "{shown} entries shown");
+    // Hide each entry in turn, as a hash that does not change the root: a hole in the range.
+    let mut gaps = 0;
+    for at in 0..shown {
+        for place in 0..8 {
+            let reject = attack(&file, &policy, |lie| {
+                let mut nth = 0;
+                with_leaves(rows_of(lie), &mut |leaf| {
+                    if (nth..nth + leaf.shown.len()).contains(&at) {
+                        let (_, item) = leaf.shown.remove(at - nth);
+                        let Item::Entry(entry) = item else { panic!() };
+                        let hash = entry_hash(&entry);
+                        leaf.hashes.insert(place.min(leaf.hashes.len()), hash);
+                        nth = usize::MAX / 2;
+                    } else {
+                        nth += leaf.shown.len();
+                    }
+                });
+            });
+            gaps += usize::from(reject == Reject::Gap);
+        }
+    }
+    assert!(gaps > 0, "a hole that fits the tree is called one");
+    // A row without its columns.
+    let reject = attack(&file, &policy, |lie| {
+        with_leaves(rows_of(lie), &mut |leaf| {
+            let (_, Item::Entry(entry)) = &mut leaf.shown[2] else { panic!() };
+            let EntryValue::Row { row, .. } = &mut entry.value else { return };
+            *row = Row::Hidden(row.commitment(crate::ids::TableId::new(1)));
+        });
+    });
+    assert_eq!(reject, Reject::EntryNotShown { what: "a row in the range" });
+    // A value, a type, a row shown twice.
+    let change_cell = |lie: &mut ProofFile, change: &dyn Fn(&mut Cell)| {
+        with_leaves(rows_of(lie), &mut |leaf| {
+            let (_, Item::Entry(entry)) = &mut leaf.shown[2] else { panic!() };
+            let EntryValue::Row { row: Row::Columns { columns, .. }, .. } = &mut entry.value else {
+                return;
+            };
+            change(&mut columns[1]);
+        });
+    };
+    for change in [
+        (&|cell: &mut Cell| {
+            let Cell::Shown { value, .. } = cell else { panic!() };
+            value.bytes = b"forged".to_vec();
+        }) as &dyn Fn(&mut Cell),
+        &|cell| {
+            let Cell::Shown { value, .. } = cell else { panic!() };
+            value.tag = 6;
+        },
+        &|cell| {
+            let Cell::Shown { salt, .. } = cell else { panic!() };
+            salt.0[0] ^= 1;
+        },
+    ] {
+        let reject = attack(&file, &policy, |lie| change_cell(lie, change));
+        assert!(matches!(reject, Reject::TreeMismatch { .. }), "{reject}");
+    }
+    let reject = attack(&file, &policy, |lie| {
+        with_leaves(rows_of(lie), &mut |leaf| {
+            let twin = leaf.shown[2].clone();
+            leaf.shown.insert(2, twin);
+        });
+    });
+    assert!(matches!(reject, Reject::Tree { .. }), "{reject}");
+    // The schema: another name for a column.
+    let reject = attack(&file, &policy, |lie| {
+        let Evidence::Scan { catalog, .. } = &mut lie.evidence else { panic!() };
+        with_leaves(catalog, &mut |leaf| {
+            let (_, Item::Entry(entry)) = &mut leaf.shown[0] else { panic!() };
+            let EntryValue::Plain { bytes, .. } = &mut entry.value else { panic!() };
+            let at = bytes.windows(4).position(|at| at == b"name").unwrap();
+            bytes[at] = b'm';
+        });
+    });
+    assert!(matches!(reject, Reject::TreeMismatch { .. }), "{reject}");
+    // An empty answer: the tree is not there.
+    let reject = attack(&file, &policy, |lie| {
+        let Evidence::Scan { rows, .. } = &mut lie.evidence else { panic!() };
+        rows[0] = None;
+    });
+    assert!(matches!(reject, Reject::EmptyMismatch { .. }), "{reject}");
+    let reject = attack(&file, &policy, |lie| lie.state = None);
+    assert!(matches!(reject, Reject::TreeNotShown { .. }), "{reject}");
+    // Of an older state, with a newer head: its record is not the one signed for.
+    rig.request(&request(vec![insert_rows("people", &[(777, "new", 1)])])).unwrap();
+    rig.attest();
+    let newer = prove(&mut rig, &query).unwrap();
+    let old_in_new = ProofFile { note: newer.note.clone(), ..file.clone() };
+    let Err(reject) = verify_file(&old_in_new, &policy) else { panic!() };
+    assert!(matches!(reject, Reject::NotInLog(_)), "{reject}");
+    let mixed = ProofFile { head: newer.head.clone(), note: newer.note.clone(), ..file.clone() };
+    let Err(reject) = verify_file(&mixed, &policy) else { panic!() };
+    assert!(matches!(reject, Reject::TreeMismatch { .. }), "{reject}");
+    // A head that was seen: an older one is a rollback, another one of the same size a fork.
+    let seen = verify_file(&newer, &policy).unwrap();
+    let mut pinned = policy.clone();
+    pinned.seen = Some(Seen { size: seen.size, root: seen.root });
+    assert!(verify_file(&newer, &pinned).is_ok());
+    let Err(reject) = verify_file(&file, &pinned) else { panic!() };
+    assert!(matches!(reject, Reject::Rollback { .. }), "{reject}");
+    let mut root = seen.root;
+    root.0[0] ^= 1;
+    let mut forked = policy.clone();
+    forked.seen = Some(Seen { size: seen.size, root });
+    assert!(matches!(verify_file(&newer, &forked), Err(Reject::Rollback { .. })));
+    // Too few who stand behind it; another cluster.
+    let lines: Vec<&str> = file.note.lines().collect();
+    let fewer = lines[..lines.len() - 1].join("\n") + "\n";
+    let reject = attack(&file, &policy, |lie| lie.note = fewer);
+    assert_eq!(reject, Reject::TooFewCosigners { cosigners: 1 });
+    let reject = attack(&file, &policy, |lie| lie.note = lie.note.replacen("/1\n", "/2\n", 1));
+    assert_eq!(reject, Reject::AnotherCluster);
+    let twice = file.note.clone() + lines[lines.len() - 1] + "\n";
+    let once = Policy::parse(&policy_text_of_three(&rig)).unwrap();
+    let lie = ProofFile { note: twice, ..file.clone() };
+    assert_eq!(verify_file(&lie, &once), Err(Reject::TooFewCosigners { cosigners: 2 }));
+}
+
+fn policy_text_of_three(rig: &Rig) -> String {
+    let log = rig.keys.0[&TenantId::SYSTEM].cluster_signing().verifying_key();
+    let mut text = format!("log {}\n", Verifier::new(ORIGIN, KeyKind::Log, log));
+    for at in 0..3 {
+        let name = format!("replica-{at}");
+        let key = Verifier::new(&name, KeyKind::Cosigner, cosigner(at).verifying_key());
+        text += &format!("witness {name} {key}\n");
+    }
+    text + "group all all replica-0 replica-1 replica-2\nquorum all\n"
+}
+
+fn entry_hash(entry: &crate::proof::Entry) -> crate::crypto::ChainHash {
+    use crate::crypto::tree;
+    let digest = match &entry.value {
+        EntryValue::Hidden(digest) => *digest,
+        EntryValue::Row { begun_at, record, row } => {
+            tree::row_digest(&row.commitment(crate::ids::TableId::new(1)), *begun_at, record)
+        }
+        other => panic!("{other:?}"),
+    };
+    tree::entry_hash(&entry.salt, crate::ids::TreeId::new(16), &entry.key, &digest)
+}
+
+#[test]
+fn a_redacted_copy_holds_for_what_is_left() {
+    let (mut rig, _) = world(Memory::Ample, 24);
+    let policy = policy(&rig);
+    let column = crate::ids::ColumnId::new;
+    let query = canonical(&mut rig, "SELECT * FROM people WHERE age >= 0", None);
+    let file = prove(&mut rig, &query).unwrap();
+    let whole = verify_file(&file, &policy).unwrap();
+    let copy = redact(&file, &[column(2)], &[column(1)]).unwrap();
+    let verified = verify(&query.encode(), &copy.encode(), &policy).unwrap();
+    assert!(verified.redacted);
+    let (Answer::Rows(whole), Answer::Rows(left)) = (whole.answer, verified.answer) else {
+        panic!()
+    };
+    assert_eq!(whole.len(), left.len());
+    for (whole, left) in whole.iter().zip(&left) {
+        assert_eq!((&whole[0], &whole[2]), (&left[0], &left[2]));
+        assert_eq!(left[1], AnswerCell::Redacted);
+    }
+    let AnswerCell::Value(name) = &whole[0][1] else { panic!() };
+    let bytes = copy.encode();
+    let name = &[&[0x62][..], &name.bytes].concat();
+    assert!(!bytes.windows(name.len()).any(|at| at == name), "the value is gone");
+    assert!(redact(&file, &[column(3)], &[column(1)]).is_none(), "the filter needs it");
+    assert!(redact(&file, &[column(1)], &[column(1)]).is_none(), "the key needs it");
+    // Of an event.
+    let position = (0..rig.position(T1)).map(Position::new).find_map(|position| {
+        let kind = QueryKind::Event { position };
+        let query = CanonicalQuery { tenant: T1, kind };
+        let file = prove(&mut rig, &query).unwrap();
+        let Evidence::Event { opening: Some(Opening::Row { .. }), .. } = &file.evidence else {
+            return None;
+        };
+        let copy = redact(&file, &[column(2), column(3)], &[]).unwrap();
+        let verified = verify(&query.encode(), &copy.encode(), &policy).unwrap();
+        assert!(verified.redacted);
+        Some(position)
+    });
+    assert!(position.is_some());
+}
+
+#[test]
+fn deep_and_huge_proofs_are_refused_before_they_cost() {
+    let (mut rig, _) = world(Memory::Ample, 12);
+    let policy = policy(&rig);
+    let query = canonical(&mut rig, "SELECT id FROM people WHERE id = 3", None);
+    let file = prove(&mut rig, &query).unwrap();
+    let deep = |levels: u8| {
+        let mut lie = file.clone();
+        let node = rows_of(&mut lie);
+        for level in node.level + 1..levels {
+            let inner =
+                core::mem::replace(node, Node { level, entries: 1, shown: vec![], hashes: vec![] });
+            node.shown.push((0, Item::Child { count: 1, node: alloc::boxed::Box::new(inner) }));
+        }
+        lie.encode()
+    };
+    assert!(matches!(verify(&query.encode(), &deep(16), &policy), Err(Reject::Tree { .. })));
+    assert!(matches!(verify(&query.encode(), &deep(200), &policy), Err(Reject::Malformed(_))));
+    // Arrays that claim more than there is; nesting without end.
+    for head in [[0x9a, 0xff, 0xff, 0xff, 0xff], [0x81; 5]] {
+        let mut bytes = Vec::new();
+        Encoder::new(&mut bytes).array(7).text("verity proof").uint(1).bytes(&query.encode());
+        for _ in 0..100_000 {
+            bytes.extend(head);
+        }
+        assert!(matches!(verify(&query.encode(), &bytes, &policy), Err(Reject::Malformed(_))));
+    }
+    let huge = vec![0; crate::limits::PROOF_SIZE_MAX + 1];
+    let size = huge.len();
+    assert_eq!(verify(&query.encode(), &huge, &policy), Err(Reject::TooLarge { size }));
+    let mut nested = query.encode();
+    nested.truncate(4);
+    let _ = nested.to_owned();
+}
+
+/// What other implementations of the format are held against: `VERITY_GOLDEN=1` writes it.
+#[test]
+fn golden_proofs_verify() {
+    let (mut rig, _) = world(Memory::Ample, 12);
+    let mut queries: Vec<CanonicalQuery> = Vec::new();
+    for (sql, as_of) in corpus(&mut rig) {
+        queries.push(canonical(&mut rig, &sql, as_of));
+    }
+    queries.extend(all_others(&mut rig));
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proofs");
+    let write = std::env::var_os("VERITY_GOLDEN").is_some();
+    let text = policy_text_of_two(&rig);
+    let policy = Policy::parse(&text).unwrap();
+    let golden = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        if write {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "{name} changed");
+    };
+    golden("policy", text.as_bytes());
+    let mut random = 1_u64;
+    for (at, query) in queries.iter().enumerate() {
+        let bytes = prove(&mut rig, query).unwrap().encode();
+        assert!(verify(&query.encode(), &bytes, &policy).is_ok());
+        golden(&format!("{at:02}.good"), &bytes);
+        if at == 0 {
+            let file = ProofFile::decode(&bytes).unwrap();
+            golden("head.tlog-proof", file.tlog_proof().as_bytes());
+            golden("head.leaf", format!("{}\n", file.head.record.hash()).as_bytes());
+        }
+        // One bit turned, somewhere.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+        let mut lie = bytes;
+        let bit = (random >> 20) as usize % (lie.len() * 8);
+        lie[bit / 8] ^= 1 << (bit % 8);
+        assert!(verify(&query.encode(), &lie, &policy).is_err());
+        golden(&format!("{at:02}.bad"), &lie);
+    }
+}
+
+fn policy_text_of_two(rig: &Rig) -> String {
+    policy_text_of_three(rig).replace("group all all", "group all 2")
+}

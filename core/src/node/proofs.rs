@@ -1,0 +1,482 @@
+//! Proofs on demand: attest, cosign, prove; all readers that wait share one attestation.
+//!
+//! A [`ProofRead`] asks for an attestation unless the newest is of the very state now, then holds
+//! back the ops behind it (a bounded number of turns) while proofs are made of that state. The head
+//! is signed by the cluster's key, then by this replica's own, which never leaves it: only for what
+//! it applied, only if it continues the last head it cosigned, and only after the superblock holds
+//! the new one.
+//!
+//! Fault model: damage ends the read with an error that names it; a head that does not continue the
+//! last one cosigned is never signed.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::crypto::merkle::{consistency_proof, verify_consistency};
+use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
+use crate::crypto::signature::SigningKey;
+use crate::ids::{IdempotencyId, Op, Position, PrincipalId, TenantId};
+use crate::io::{Effect, Effects, IoId, KeyError, KeyPurpose, SecretKey};
+use crate::kernel::{
+    Attestation, Operation, ProveStop, Proving, Reply, Request, RequestError, canonical_query,
+};
+use crate::limits::PROOF_HOLD_TURNS;
+use crate::log::{LogFault, LogPins};
+use crate::node::api::{Halt, Progress, Ticket};
+use crate::node::format::own;
+use crate::node::running::{Running, SuperblockUse};
+use crate::proof::{CanonicalQuery, QueryKind};
+use crate::query::{AsOf, SqlError, SqlState, Value, prepare_one};
+use crate::store::{Pins, StoreError};
+use crate::superblock::SuperblockState;
+use crate::time::Clock;
+
+/// No caller's: requests of the node itself.
+pub(super) const INTERNAL: Ticket = Ticket(0);
+const UNWRAP_SLOT: u64 = 2;
+
+/// What a proof is wanted of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProofOf {
+    /// The answer of a SELECT.
+    Sql {
+        text: String,
+        parameters: Vec<Value>,
+    },
+    Query(QueryKind),
+}
+
+/// A proof file, and who must be believed for it to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proved {
+    pub file: Vec<u8>,
+    pub query: Vec<u8>,
+    /// C2SP `tlog-policy` of this cluster: of this replica alone, so far.
+    pub policy: String,
+}
+
+/// Why there is no proof.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProofError {
+    NotReady,
+    TenantUnknown(TenantId),
+    Sql(SqlError),
+    /// The statement is none that can be proved.
+    NotProvable,
+    Attest(RequestError),
+    Prove(ProveStop),
+    Store(StoreError),
+    /// The replica's cosigning key cannot be had.
+    Key(KeyError),
+    /// The head does not continue the last one that this replica cosigned.
+    Fork {
+        cosigned: u64,
+        size: u64,
+    },
+}
+
+impl core::fmt::Display for ProofError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            ProofError::NotReady => f.write_str("the node does not serve proofs now"),
+            ProofError::TenantUnknown(tenant) => write!(f, "tenant {tenant} does not exist"),
+            ProofError::Sql(error) => write!(f, "{error}"),
+            ProofError::NotProvable => f.write_str(
+                "this statement cannot be proved: ask for plain columns or COUNT(*) of one table, \
+                 with comparisons, IN, BETWEEN, IS NULL, AND, OR, NOT, in the order of its key",
+            ),
+            ProofError::Attest(error) => write!(f, "the state could not be attested: {error}"),
+            ProofError::Prove(error) => write!(f, "{error}"),
+            ProofError::Store(error) => write!(f, "{error}"),
+            ProofError::Key(_) => f.write_str("the replica's cosigning key cannot be unwrapped"),
+            ProofError::Fork { cosigned, size } => write!(
+                f,
+                "the log of {size} records does not continue the head of {cosigned} records that \
+                 this replica cosigned: it is not signed"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for ProofError {}
+
+/// A proof on its way. Drive it with [`crate::node::Node::read_proof`].
+#[derive(Debug)]
+pub struct ProofRead {
+    tenant: TenantId,
+    of: ProofOf,
+    pins: Pins,
+    log_pins: LogPins,
+    counted: bool,
+    done: Option<Result<Proved, ProofError>>,
+}
+
+impl ProofRead {
+    #[must_use]
+    pub fn new(tenant: TenantId, of: ProofOf) -> ProofRead {
+        let (pins, log_pins) = (Pins::new(), LogPins::default());
+        ProofRead { tenant, of, pins, log_pins, counted: false, done: None }
+    }
+
+    /// After [`Progress::Ready`].
+    pub fn finish(self) -> Result<Proved, ProofError> {
+        self.done.unwrap_or(Err(ProofError::NotReady))
+    }
+
+    pub(super) fn refuse(&mut self) -> Progress {
+        self.done = Some(Err(ProofError::NotReady));
+        Progress::Ready
+    }
+}
+
+/// What the node keeps for proofs.
+#[derive(Debug, Default)]
+pub(super) struct Proofs {
+    cosigner: Option<SigningKey>,
+    unwrapping: bool,
+    key_error: Option<KeyError>,
+    attesting: bool,
+    failed: Option<RequestError>,
+    /// Reads that wait, for an attestation or for pages.
+    waiting: u32,
+    /// Turns for which ops behind the attestation are still held back.
+    hold: u32,
+    note: Option<(Op, String)>,
+}
+
+enum Stop {
+    Wait,
+    Yield,
+    Failed(ProofError),
+}
+
+impl From<ProofError> for Stop {
+    fn from(error: ProofError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl Running {
+    /// One slice of a proof; and what the turn that it may cause came to.
+    pub(super) fn read_proof(
+        &mut self,
+        now: Clock,
+        read: &mut ProofRead,
+        effects: &mut Effects,
+    ) -> (Progress, Result<(), Halt>) {
+        if read.done.is_some() {
+            return (Progress::Ready, Ok(()));
+        }
+        if !read.counted {
+            self.proofs.waiting += 1;
+            read.counted = true;
+        }
+        match self.store.ready(&read.pins) {
+            Ok(true) if self.logs.fetched(&read.log_pins) => {}
+            Ok(_) => return (Progress::Waiting, Ok(())),
+            Err(error) => {
+                self.end_proof(read, Err(ProofError::Store(error)));
+                return (Progress::Ready, self.turn(now, effects));
+            }
+        }
+        match self.attested(read) {
+            Ok(attestation) => match self.make_proof(&attestation, read, effects) {
+                Ok(proved) => self.end_proof(read, Ok(proved)),
+                Err(Stop::Failed(error)) => self.end_proof(read, Err(error)),
+                Err(Stop::Yield) => return (Progress::Yielded, Ok(())),
+                Err(Stop::Wait) => return (Progress::Waiting, Ok(())),
+            },
+            Err(Stop::Failed(error)) => self.end_proof(read, Err(error)),
+            Err(Stop::Wait | Stop::Yield) => {
+                if !self.proofs.attesting {
+                    self.proofs.attesting = true;
+                    self.submit(INTERNAL, attest());
+                    let outcome = self.turn(now, effects);
+                    return (Progress::Waiting, outcome);
+                }
+                return (Progress::Waiting, Ok(()));
+            }
+        }
+        (Progress::Ready, self.turn(now, effects))
+    }
+
+    /// Gives back what an unfinished proof holds.
+    pub(super) fn end_proof(&mut self, read: &mut ProofRead, outcome: Result<Proved, ProofError>) {
+        self.store.unpin(&mut read.pins);
+        self.logs.release(&mut read.log_pins);
+        if core::mem::take(&mut read.counted) {
+            self.proofs.waiting -= 1;
+        }
+        read.done = Some(outcome);
+    }
+
+    /// The attestation of the state as it is now.
+    fn attested(&mut self, read: &mut ProofRead) -> Result<Attestation, Stop> {
+        let applied = self.vsr.status().applied;
+        match self.kernel.attestation() {
+            Some(attestation) if attestation.op == applied && self.applying.is_none() => {
+                Ok(*attestation)
+            }
+            Some(_) | None => {
+                self.store.unpin(&mut read.pins);
+                self.logs.release(&mut read.log_pins);
+                match self.proofs.failed.take() {
+                    Some(error) => Err(ProofError::Attest(error).into()),
+                    None => Err(Stop::Wait),
+                }
+            }
+        }
+    }
+
+    /// Must the op behind the attestation wait for proofs?
+    pub(super) fn proofs_hold(&mut self) -> bool {
+        let applied = self.vsr.status().applied;
+        let attested = self.kernel.attestation().is_some_and(|last| last.op == applied);
+        let holds = attested && self.proofs.waiting > 0 && self.proofs.hold > 0;
+        if holds {
+            self.proofs.hold -= 1;
+        }
+        holds
+    }
+
+    /// An op was applied: was it an attestation?
+    pub(super) fn note_attested(&mut self, op: Op) {
+        if self.kernel.attestation().is_some_and(|last| last.op == op) {
+            self.proofs.hold = PROOF_HOLD_TURNS;
+        }
+    }
+
+    /// The answer to the node's own request, which no caller may see.
+    pub(super) fn take_internal_reply(&mut self) {
+        if !self.proofs.attesting {
+            return;
+        }
+        if let Some(at) = self.replies.iter().position(|(ticket, _)| *ticket == INTERNAL)
+            && let Some((_, reply)) = self.replies.remove(at)
+        {
+            let reply: Result<Reply, RequestError> = reply;
+            self.proofs.attesting = false;
+            self.proofs.failed = reply.err();
+        }
+    }
+
+    pub(super) fn on_cosigner(&mut self, io: IoId, key: Result<SecretKey, KeyError>) {
+        assert_eq!(io.slot, UNWRAP_SLOT);
+        self.proofs.unwrapping = false;
+        match key {
+            Ok(key) => self.proofs.cosigner = Some(SigningKey::new(&key.0)),
+            Err(error) => self.proofs.key_error = Some(error),
+        }
+    }
+
+    fn make_proof(
+        &mut self,
+        attestation: &Attestation,
+        read: &mut ProofRead,
+        effects: &mut Effects,
+    ) -> Result<Proved, Stop> {
+        let note = self.signed_note(attestation, read, effects)?;
+        let query = match self.query_of(read) {
+            Ok(query) => query?,
+            Err(stop) => return Err(self.fetch_for_proof(stop, read, effects)),
+        };
+        let Running { kernel, store, logs, keyring, .. } = self;
+        let proving = Proving { kernel, store, logs, keys: keyring };
+        match proving.prove(&query, note) {
+            Ok(file) => {
+                Ok(Proved { file: file.encode(), query: query.encode(), policy: self.policy() })
+            }
+            Err(stop @ (ProveStop::Fault | ProveStop::LogFault)) => {
+                Err(self.fetch_for_proof(stop, read, effects))
+            }
+            Err(error) => Err(ProofError::Prove(error).into()),
+        }
+    }
+
+    fn fetch_for_proof(
+        &mut self,
+        stop: ProveStop,
+        read: &mut ProofRead,
+        effects: &mut Effects,
+    ) -> Stop {
+        if stop == ProveStop::LogFault {
+            self.logs.fetch(&mut read.log_pins, effects);
+        } else {
+            self.store.fetch(&mut read.pins, effects);
+        }
+        // What another task has read already brings no completion.
+        if self.store.ready(&read.pins) == Ok(true) && self.logs.fetched(&read.log_pins) {
+            Stop::Yield
+        } else {
+            Stop::Wait
+        }
+    }
+
+    /// The head of the cluster log, signed by the cluster and by this replica.
+    fn signed_note(
+        &mut self,
+        attestation: &Attestation,
+        read: &mut ProofRead,
+        effects: &mut Effects,
+    ) -> Result<String, Stop> {
+        if let Some((op, note)) = &self.proofs.note
+            && *op == attestation.op
+        {
+            return Ok(note.clone());
+        }
+        if let Some(error) = self.proofs.key_error {
+            return Err(ProofError::Key(error).into());
+        }
+        let state = self.superblock_state();
+        if self.proofs.cosigner.is_none() {
+            if !self.proofs.unwrapping {
+                self.proofs.unwrapping = true;
+                let (io, purpose) = (own(UNWRAP_SLOT), KeyPurpose::Cosigning);
+                effects.push(Effect::Unwrap { io, purpose, key: state.signing_key });
+            }
+            return Err(Stop::Wait);
+        }
+        let (size, root) = (attestation.size, attestation.root);
+        let cosigned = state.cosigned;
+        if (cosigned.size, cosigned.hash) != (size, root) {
+            if let Err(stop) = self.continues(attestation)? {
+                return Err(self.fetch_for_proof(stop, read, effects));
+            }
+            // Persisted first: a replica that forgets what it signed could sign a fork.
+            if self.superblock_use == SuperblockUse::Idle {
+                let mut next = state;
+                next.cosigned.size = size;
+                next.cosigned.hash = root;
+                self.superblock.update(next, effects);
+                self.superblock_use = SuperblockUse::Cosigned;
+            }
+            return Err(Stop::Wait);
+        }
+        if self.superblock_use == SuperblockUse::Cosigned {
+            return Err(Stop::Wait);
+        }
+        let Some(keys) = self.keyring.tenant(TenantId::SYSTEM) else {
+            return Err(ProofError::NotReady.into());
+        };
+        let Some(cosigner) = &self.proofs.cosigner else { unreachable!("seen above") };
+        let head = Checkpoint { origin: origin(&state), size, root };
+        let time_s = attestation.timestamp.0 / crate::time::SECOND_NS;
+        let log = head.sign(&keys.cluster_signing());
+        let replica = head.cosign(&cosigner_name(&state), cosigner, time_s);
+        let note = format!("{}\n{log}{replica}", head.text());
+        self.proofs.note = Some((attestation.op, note.clone()));
+        Ok(note)
+    }
+
+    /// Does the head continue the last one that was cosigned?
+    fn continues(&self, attestation: &Attestation) -> Result<Result<(), ProveStop>, ProofError> {
+        let cosigned = self.superblock_state().cosigned;
+        if cosigned.size == 0 {
+            return Ok(Ok(()));
+        }
+        let fork = ProofError::Fork { cosigned: cosigned.size, size: attestation.size };
+        if cosigned.size > attestation.size {
+            return Err(fork);
+        }
+        let system = TenantId::SYSTEM;
+        let Ok(head) = self.kernel.log_head(&self.store, &self.logs, system) else {
+            return Ok(Err(ProveStop::Fault));
+        };
+        let proof = consistency_proof(cosigned.size, attestation.size, |level, at| {
+            self.logs.node(system, &head, level, at)
+        });
+        let proof = match proof {
+            Ok(proof) => proof,
+            Err(LogFault::Missing) => return Ok(Err(ProveStop::LogFault)),
+            Err(_) => return Err(fork),
+        };
+        let sizes = (cosigned.size, attestation.size);
+        verify_consistency(sizes.0, sizes.1, &cosigned.hash, &attestation.root, &proof)
+            .map_err(|_| fork)?;
+        Ok(Ok(()))
+    }
+
+    /// What is asked, in canonical form.
+    fn query_of(
+        &mut self,
+        read: &ProofRead,
+    ) -> Result<Result<CanonicalQuery, ProofError>, ProveStop> {
+        let tenant = read.tenant;
+        let Some(catalog) = self.kernel.catalog(&self.store, tenant)? else {
+            return Ok(Err(ProofError::TenantUnknown(tenant)));
+        };
+        let (text, parameters) = match &read.of {
+            ProofOf::Query(kind) => return Ok(Ok(CanonicalQuery { tenant, kind: kind.clone() })),
+            ProofOf::Sql { text, parameters } => (text, parameters),
+        };
+        let prepared = match prepare_one(&catalog, text) {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Err(ProofError::Sql(error))),
+        };
+        if let Err(error) = prepared.check_parameters(parameters) {
+            return Ok(Err(ProofError::Sql(error)));
+        }
+        let head = self.kernel.log_head(&self.store, &self.logs, tenant)?;
+        let newest = head.last().unwrap_or(Position::ZERO);
+        let as_of = match prepared.as_of(parameters, newest) {
+            Ok(None) => None,
+            Ok(Some(AsOf::Position(position))) => Some(position),
+            Ok(Some(AsOf::Timestamp(_))) => return Ok(Err(ProofError::NotProvable)),
+            Err(error) => return Ok(Err(ProofError::Sql(error))),
+        };
+        let as_of = match as_of {
+            None => None,
+            Some(position) => {
+                // Within a transaction: the state before it.
+                let metadata = self.logs.read(tenant, &head, position)?.metadata;
+                if metadata.transaction_last == position {
+                    Some(position)
+                } else {
+                    let Some(before) = metadata.transaction_first.previous() else {
+                        let message = "no transaction had ended at this position";
+                        let error = SqlError::new(SqlState::InvalidPosition, message);
+                        return Ok(Err(ProofError::Sql(error)));
+                    };
+                    Some(before)
+                }
+            }
+        };
+        let query = canonical_query(tenant, &prepared, parameters, as_of);
+        Ok(query.ok_or(ProofError::NotProvable))
+    }
+
+    fn policy(&self) -> String {
+        let state = self.superblock_state();
+        let (Some(keys), Some(cosigner)) =
+            (self.keyring.tenant(TenantId::SYSTEM), &self.proofs.cosigner)
+        else {
+            unreachable!("both have just signed")
+        };
+        let log = keys.cluster_signing().verifying_key();
+        let log = Verifier::new(&origin(&state), KeyKind::Log, log);
+        let name = cosigner_name(&state);
+        let replica = Verifier::new(&name, KeyKind::Cosigner, cosigner.verifying_key());
+        let short = format!("replica-{}", state.replica);
+        format!("log {log}\nwitness {short} {replica}\nquorum {short}\n")
+    }
+}
+
+/// Names the history: it changes with every restore and forced recovery.
+fn origin(state: &SuperblockState) -> String {
+    format!("verity/{:032x}/{:032x}", state.cluster.get(), state.origin.get())
+}
+
+fn cosigner_name(state: &SuperblockState) -> String {
+    format!("{}/replica-{}", origin(state), state.replica)
+}
+
+fn attest() -> Request {
+    Request {
+        tenant: TenantId::SYSTEM,
+        principal: PrincipalId::ZERO,
+        idempotency: IdempotencyId::NONE,
+        after: None,
+        operations: alloc::vec![Operation::Attest],
+    }
+}
