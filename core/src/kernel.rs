@@ -36,7 +36,7 @@ mod transaction;
 pub mod trees;
 
 pub use batch::{BatchError, RequestHeader, SealedRequest, pack};
-pub use canonical::canonical_query;
+pub use canonical::{canonical_query, history_query, value_of};
 pub use events::{EventError, OpenedEvent, open_event};
 pub use outcome::{Commitment, Outcome};
 pub use payload::{Payload, STREAM_SYSTEM};

@@ -247,6 +247,8 @@ pub const NOTE_SIZE_MAX: usize = 64 * 1024;
 pub const NOTE_SIGNATURES_MAX: usize = 64;
 pub const POLICY_SIZE_MAX: usize = 64 * 1024;
 pub const POLICY_LINES_MAX: usize = 1_000;
+/// Hashes of a consistency proof that a witness reads (C2SP tlog-witness).
+pub const WITNESS_PROOF_LINES_MAX: usize = 63;
 
 /// A prepare's timestamp never jumps further than this ahead of the one before it, beside the time
 /// that the monotonic clock saw pass between them.

@@ -310,7 +310,9 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Running(running) => running.vsr.deadline(),
+            State::Running(running) => {
+                running.vsr.deadline().into_iter().chain(running.attestation_due()).min()
+            }
             State::Opening(..) | State::Halted(_) => None,
         }
     }

@@ -21,15 +21,16 @@ mod schema;
 mod tests;
 mod tree;
 mod value;
+pub mod witness;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 pub use answer::{Answer, AnswerCell, CommittedOutcome, ProvedEvent, RowVersion};
-pub use file::{Evidence, Head, Opening, ProofFile};
+pub use file::{Evidence, Head, Included, Moment, Opening, ProofFile, Since};
 pub use policy::{Freshness, Policy, PolicyError, Seen};
-pub use query::{CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan};
+pub use query::{AsOf, CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan};
 pub use redact::redact;
 pub use schema::{Column, Schema};
 pub use tree::{Cell, Entry, EntryValue, Item, Node, Row, TreeHash};
@@ -81,6 +82,11 @@ pub enum Reject {
         seen: u64,
         size: u64,
     },
+    /// The head is newer than one that was seen, and does not show that it continues it.
+    Fork {
+        seen: u64,
+        size: u64,
+    },
     /// A part of a tree does not have the form of one.
     Tree {
         reason: &'static str,
@@ -123,10 +129,18 @@ pub enum Reject {
     PositionNotReached {
         position: Position,
     },
-    /// The position lies within a transaction.
-    WithinTransaction {
+    /// No transaction had ended by the position.
+    BeforeAll {
         position: Position,
     },
+    /// The table was created after the moment asked for: another one may have had its name.
+    TableNotThere {
+        created_at: Position,
+    },
+    /// Another position than the time asked for means.
+    AnotherTime,
+    /// What was signed for may still change up to the time asked for.
+    TimeNotReached,
 }
 
 impl fmt::Display for Reject {
@@ -146,6 +160,11 @@ impl fmt::Display for Reject {
                 f,
                 "a head of {seen} records was seen before; this one, of {size}, is older or differs"
             ),
+            Reject::Fork { seen, size } => write!(
+                f,
+                "a head of {seen} records was seen before; this one, of {size}, is not shown to \
+                 continue it"
+            ),
             Reject::Tree { reason } => write!(f, "a part of a tree is malformed: {reason}"),
             Reject::TreeMismatch { tree } => {
                 write!(f, "what is shown of tree {tree} is not what was signed for")
@@ -164,8 +183,15 @@ impl fmt::Display for Reject {
             Reject::PositionNotReached { position } => {
                 write!(f, "the state that was signed for does not reach position {position}")
             }
-            Reject::WithinTransaction { position } => {
-                write!(f, "position {position} lies within a transaction")
+            Reject::BeforeAll { position } => {
+                write!(f, "no transaction had ended by position {position}")
+            }
+            Reject::TableNotThere { created_at } => {
+                write!(f, "the table was created at position {created_at}, after what is asked for")
+            }
+            Reject::AnotherTime => f.write_str("the position shown is not that of the time"),
+            Reject::TimeNotReached => {
+                f.write_str("the state that was signed for does not reach the time")
             }
         }
     }
@@ -216,6 +242,11 @@ impl Record {
     }
 
     #[must_use]
+    pub fn transaction_first(&self) -> Position {
+        Position::new(self.u64_at(40))
+    }
+
+    #[must_use]
     pub fn transaction_last(&self) -> Position {
         Position::new(self.u64_at(48))
     }
@@ -251,6 +282,10 @@ impl Record {
         if self.u32_at(134) as usize != self.data.len() {
             return Err(Reject::Record { reason: "its data has another length" });
         }
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("proof_inclusion_unchecked") {
+            return Ok(());
+        }
         let leaf = merkle::leaf_hash(&self.hash().0);
         let index = self.position().get();
         merkle::verify_inclusion(&leaf, index, size, inclusion, root).map_err(Reject::NotInLog)
@@ -264,6 +299,8 @@ pub struct Verified {
     pub answer: Answer,
     /// Of the table asked about.
     pub schema: Option<Schema>,
+    /// The same as the catalog holds it: what a reader binds their own statement to.
+    pub schema_encoded: Option<Vec<u8>>,
     /// The last position of the tenant's log that the state covers.
     pub position: Position,
     /// When the state was attested: the record's time, in nanoseconds after 1970.
@@ -285,7 +322,10 @@ pub struct Verified {
 /// canonical encoding, made by the caller from what the caller asked.
 pub fn verify(query: &[u8], file: &[u8], policy: &Policy) -> Result<Verified, Reject> {
     let file = ProofFile::decode(file)?;
-    if file.query.encode() != query {
+    let another = file.query.encode() != query;
+    #[cfg(verity_zoo)]
+    let another = another && !crate::zoo::is("proof_query_ignored");
+    if another {
         return Err(Reject::AnotherQuery);
     }
     verify_file(&file, policy)
@@ -297,16 +337,19 @@ pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject
         .map_err(|_| Reject::Note { reason: "not a signed checkpoint of a log" })?;
     let cosigners = policy.check(&note)?;
     let (size, root) = (note.checkpoint.size, note.checkpoint.root);
+    if let Some(since) = &file.head.since {
+        let Since { size: older, root: older_root, consistency } = since;
+        merkle::verify_consistency(*older, size, older_root, &root, consistency)
+            .map_err(Reject::NotInLog)?;
+    }
     if let Some(seen) = policy.seen {
-        let same = size == seen.size && root != seen.root;
-        if size < seen.size || same {
-            return Err(Reject::Rollback { seen: seen.size, size });
-        }
+        continues(seen, size, &root, file.head.since.as_ref())?;
     }
     let tenant = file.query.tenant;
     let head = tenant_head(&file.head, tenant, size, &root)?;
     let mut redacted = false;
-    let (answer, schema) = answer::check(file, &head, &mut redacted)?;
+    let (answer, table) = answer::check(file, &head, &mut redacted)?;
+    let (schema_encoded, schema) = table.unzip();
     let newest = file.head.record.position().get() + 1 == size;
     let young = policy.fresh_within.is_none_or(|freshness| {
         policy.quorum_of(|name| {
@@ -322,6 +365,7 @@ pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject
         query: file.query.clone(),
         answer,
         schema,
+        schema_encoded,
         position,
         attested_ns: file.head.record.timestamp_ns(),
         origin: note.checkpoint.origin,
@@ -331,6 +375,25 @@ pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject
         fresh: newest && young,
         redacted,
     })
+}
+
+/// Is the head one that a reader who saw another one may believe? `since` holds.
+fn continues(seen: Seen, size: u64, root: &ChainHash, since: Option<&Since>) -> Result<(), Reject> {
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_rollback_ignored") {
+        return Ok(());
+    }
+    if size < seen.size || (size == seen.size && *root != seen.root) {
+        return Err(Reject::Rollback { seen: seen.size, size });
+    }
+    let shown = since.is_some_and(|since| since.size == seen.size && since.root == seen.root);
+    #[cfg(verity_zoo)]
+    let shown = shown || (since.is_some() && crate::zoo::is("proof_fork_ignored"));
+    if size == seen.size || seen.size == 0 || shown {
+        Ok(())
+    } else {
+        Err(Reject::Fork { seen: seen.size, size })
+    }
 }
 
 /// What was attested of a tenant.
@@ -365,7 +428,7 @@ fn tenant_head(
     let key = tenant.get().to_be_bytes();
     let value = shown.iter().find_map(|shown| match shown {
         Shown::Entry(Entry { key: found, value: EntryValue::Plain { bytes, .. }, .. })
-            if *found == key =>
+            if is_of_tenant(found, &key) =>
         {
             Some(bytes)
         }
@@ -373,6 +436,15 @@ fn tenant_head(
     });
     let value = value.ok_or(Reject::EntryNotShown { what: "the tenant's head" })?;
     parse_head(value).map_err(Reject::Malformed)
+}
+
+/// Is it this tenant's entry?
+fn is_of_tenant(found: &[u8], key: &[u8]) -> bool {
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_tenant_ignored") {
+        return true;
+    }
+    found == key
 }
 
 fn parse_head(value: &[u8]) -> Result<TenantHead, DecodeError> {
@@ -400,6 +472,10 @@ fn system_state(payload: &[u8], position: Position) -> Option<ChainHash> {
 }
 
 fn open_payload(record: &Record, salt: &commitment::Salt, payload: &[u8]) -> Result<(), Reject> {
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_opening_unchecked") {
+        return Ok(());
+    }
     let committed = commitment::record_commitment_with(salt, record.stream(), payload);
     if committed == record.commitment() {
         Ok(())
@@ -433,13 +509,20 @@ fn check_tree<'a>(
     into: &mut Vec<Shown<'a>>,
 ) -> Result<(), Reject> {
     let Some(node) = node else {
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("proof_empty_accepted") {
+            return Ok(());
+        }
         let empty = root.entries == 0 && root.height == 0 && root.hash == hashes::empty_tree();
         return if empty { Ok(()) } else { Err(Reject::EmptyMismatch { tree }) };
     };
     if node.level != root.height {
         return Err(Reject::Tree { reason: "the top page has another level than its tree" });
     }
-    if node.hash(tree, table, into)? != root.hash {
+    let mismatch = node.hash(tree, table, into)? != root.hash;
+    #[cfg(verity_zoo)]
+    let mismatch = mismatch && !(tree == CATALOG && crate::zoo::is("proof_schema_unbound"));
+    if mismatch {
         return Err(Reject::TreeMismatch { tree });
     }
     let mut last: Option<&[u8]> = None;

@@ -173,6 +173,85 @@ pub const BUGS: &[Bug] = &[
     by_seeds("as_of_off_by_one", "query: a read of the past takes the version that had just ended"),
     by_seeds("fault_leaks", "query: a row whose page is not in memory counts as absent"),
     by_seeds("not_unknown_is_true", "query: NOT of an unknown condition is true"),
+    // Proofs.
+    by_check("proof_holes", "proof_gap_ignored", "proof: rows may be hidden within a range"),
+    by_check(
+        "proof_holes",
+        "proof_neighbour_unchecked",
+        "proof: a hidden part counts as outside the range if anything is shown before it",
+    ),
+    by_check(
+        "proof_holes",
+        "proof_past_gap_ignored",
+        "proof: the version that covers a position may be hidden beside another one",
+    ),
+    by_check(
+        "proof_holes",
+        "proof_limit_excuses_gaps",
+        "proof: a LIMIT excuses what is hidden before it is reached",
+    ),
+    by_check(
+        "proof_counts",
+        "proof_count_hides",
+        "proof: a page may be shown as a count where its entries are needed",
+    ),
+    by_check(
+        "proof_counts",
+        "proof_count_past_range",
+        "proof: a count may stand for entries outside the range",
+    ),
+    by_check("proof_empty", "proof_empty_accepted", "proof: any tree is taken for an empty one"),
+    by_check(
+        "proof_schema",
+        "proof_schema_unbound",
+        "proof: the schema is not compared with what was signed for",
+    ),
+    by_check(
+        "proof_signatures",
+        "proof_quorum_ignored",
+        "proof: a head without its quorum is accepted",
+    ),
+    by_check(
+        "proof_signatures",
+        "proof_log_unsigned",
+        "proof: a head that the log did not sign is accepted",
+    ),
+    by_check(
+        "proof_records",
+        "proof_inclusion_unchecked",
+        "proof: a record need not be in the log",
+    ),
+    by_check(
+        "proof_records",
+        "proof_opening_unchecked",
+        "proof: a record's content need not be what it committed to",
+    ),
+    by_check(
+        "proof_moments",
+        "proof_moment_ignored",
+        "proof: AS OF takes any position that the proof shows",
+    ),
+    by_check(
+        "proof_moments",
+        "proof_table_too_young",
+        "proof: a table answers for a time at which another one had its name",
+    ),
+    by_check(
+        "proof_of_another",
+        "proof_query_ignored",
+        "proof: a proof of any query answers the one asked",
+    ),
+    by_check("proof_of_another", "proof_tenant_ignored", "proof: the head of any tenant will do"),
+    by_check(
+        "proof_pins",
+        "proof_rollback_ignored",
+        "proof: a head older than the one seen is accepted",
+    ),
+    by_check(
+        "proof_pins",
+        "proof_fork_ignored",
+        "proof: a newer head need not continue the one seen",
+    ),
 ];
 
 /// 0: none; else the index into `BUGS` plus one.

@@ -1,5 +1,6 @@
 //! What `.ci/run` does: every check there is, in order of how soon it can fail.
 
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::steps::{Steps, Verdict, cargo, release_binary, run as run_command, run_tests};
@@ -42,6 +43,18 @@ pub fn run(options: &Options) -> Result<bool, String> {
     steps.step("tests", || {
         let arguments = ["test", "--workspace", "--no-fail-fast"];
         Ok(Verdict::Passed(run_tests(&mut cargo(&arguments))?))
+    });
+    steps.step("second verifier of proofs", || {
+        let python = std::env::var_os("VERITY_PYTHON").unwrap_or_else(|| "python3".into());
+        let mut check = Command::new(python);
+        run_command(check.arg("docs/verifier/check.py").current_dir(tidy::root()))?;
+        Ok(Verdict::Passed(1))
+    });
+    steps.step("other people's tools read what is signed", || {
+        let mut test = Command::new("go");
+        let dir = tidy::root().join("scripts/interop");
+        run_command(test.args(["test", "-count=1", "./..."]).current_dir(dir))?;
+        Ok(Verdict::Passed(1))
     });
     if !options.quick {
         slow(options, &mut steps);

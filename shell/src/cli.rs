@@ -19,6 +19,7 @@ mod rebuild;
 mod sql;
 mod table;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -104,6 +105,7 @@ pub fn run() -> ExitCode {
         },
         Command::Prove(args) => prove::run(args, &cli.global, &output),
         Command::Redact(args) => prove::redact_copy(args, &output),
+        Command::Witness(args) => witness::run(args, &output),
         Command::Inspect(args) => inspect::run(args, &cli.global, &output),
         Command::Rebuild(args) => rebuild::run(args, &cli.global, &output),
         Command::Bench(args) => bench::run(args, &cli.global, &output),

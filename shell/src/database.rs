@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use verity_core::ids::{IdempotencyId, Position, PrincipalId, TenantId};
 use verity_core::kernel::{Commitment, ExpectedVersion, Operation, Reply, Request};
-use verity_core::node::{Proved, Status};
+use verity_core::node::{ProofOf, Proved, Status};
 use verity_core::query::{TableSchema, Value};
 
 use crate::disk::lock::DirectoryLock;
@@ -205,7 +205,14 @@ impl Verity {
 
     /// The answer of a SELECT as a file that proves itself, under the policy that comes with it.
     pub fn prove(&self, sql: &str, params: &[Value]) -> Result<Proved, Error> {
-        reads::prove(self, sql, params)
+        let of = ProofOf::Sql { text: sql.to_string(), parameters: params.to_vec() };
+        reads::prove(self, of, None)
+    }
+
+    /// As [`Verity::prove`], of anything that has proofs. `since`: the size of an older head, which
+    /// the proof's own is then shown to continue.
+    pub fn prove_of(&self, of: ProofOf, since: Option<u64>) -> Result<Proved, Error> {
+        reads::prove(self, of, since)
     }
 
     /// The newest snapshot: the last position of the last transaction.

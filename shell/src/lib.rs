@@ -46,6 +46,7 @@ mod reads;
 pub mod rebuild;
 mod statement;
 pub mod verify;
+pub mod witness;
 
 pub use database::{Outcome, Rows, Verity};
 pub use disk::IoBackend;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use verity_core::ids::ReplicaId;
 use verity_core::io::Effects;
@@ -14,6 +15,9 @@ use crate::disk::{Disk, IoBackend};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::{Verity, format};
+
+/// How long after a write its state is attested when nothing is said.
+const ATTEST_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 /// Builder of an open database.
 ///
@@ -40,6 +44,7 @@ pub struct Options {
     create: bool,
     accept_clock: bool,
     evict_everything: bool,
+    attest_after: Option<Duration>,
 }
 
 impl Default for Options {
@@ -59,6 +64,7 @@ impl Options {
             create: true,
             accept_clock: false,
             evict_everything: false,
+            attest_after: Some(ATTEST_AFTER_DEFAULT),
         }
     }
 
@@ -103,6 +109,14 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
+        self
+    }
+
+    /// How long after a write the state is attested, so that a proof of it needs no new attestation;
+    /// it is attested at the end too. `None`: only when a proof is asked for. One second by default.
+    #[must_use]
+    pub fn attest_after(mut self, after: Option<Duration>) -> Options {
+        self.attest_after = after;
         self
     }
 
@@ -170,6 +184,8 @@ impl Options {
         config.memory = self.memory;
         config.accept_clock = self.accept_clock;
         config.evict_everything = self.evict_everything;
+        let after_ns = |after: Duration| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        config.attest_after_ns = self.attest_after.map(after_ns);
         config
     }
 

@@ -176,10 +176,9 @@ pub fn commitment(database: &Verity, id: IdempotencyId) -> Result<Option<Commitm
     read.finish().map_err(|error| to_error(driver, error))
 }
 
-pub fn prove(database: &Verity, sql: &str, params: &[Value]) -> Result<Proved, Error> {
+pub fn prove(database: &Verity, of: ProofOf, since: Option<u64>) -> Result<Proved, Error> {
     let driver = database.driver();
-    let of = ProofOf::Sql { text: sql.to_string(), parameters: params.to_vec() };
-    let mut read = ProofRead::new(database.tenant_id(), of);
+    let mut read = ProofRead::new(database.tenant_id(), of).since(since);
     driver.read_proof(&mut read)?;
     read.finish().map_err(|error| match error {
         ProofError::Sql(error) => Error::Request(RequestError::Sql(error)),

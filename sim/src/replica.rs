@@ -4,7 +4,7 @@ use verity_core::ids::ReplicaId;
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
 use verity_core::node::{
-    CommitmentRead, Config, Halt, Memory, Node, Progress, Read, Seed, Status, Ticket,
+    CommitmentRead, Config, Halt, Memory, Node, Progress, ProofRead, Read, Seed, Status, Ticket,
 };
 use verity_core::time::{Clock, Instant};
 
@@ -64,6 +64,15 @@ impl Replica {
 
     pub fn next_reply(&mut self) -> Option<(Ticket, Result<Reply, RequestError>)> {
         self.node.next_reply()
+    }
+
+    pub fn read_proof(
+        &mut self,
+        now: Clock,
+        read: &mut ProofRead,
+        effects: &mut Effects,
+    ) -> Progress {
+        self.node.read_proof(now, read, effects)
     }
 
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {

@@ -98,6 +98,10 @@ pub struct Report {
     pub orders: u64,
     /// Other requests under a used id that were refused as such.
     pub reused_ids: u64,
+    /// Proofs that were answered, checked, and tried to be forged.
+    pub proofs: u64,
+    /// Proofs of what has none.
+    pub proofs_refused: u64,
     /// Comparisons of the live state with one rebuilt from the logs.
     pub rebuilds: u64,
     /// Transactions without an id whose fate the log had to tell.

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use verity_core::ids::TenantId;
 use verity_core::io::{Effect, Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
-use verity_core::node::{Format, FormatOptions, Halt, Progress, Read, Seed, Ticket};
+use verity_core::node::{
+    Format, FormatOptions, Halt, Progress, ProofOf, ProofRead, Proved, Read, Seed, Ticket,
+};
 use verity_core::query::Value;
 use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
 
@@ -148,6 +150,35 @@ impl Solo {
             }
         }
         Err("the read never ends".to_owned())
+    }
+
+    /// A proof; `since` as in [`ProofRead::since`].
+    pub fn prove(
+        &mut self,
+        tenant: TenantId,
+        of: ProofOf,
+        since: Option<u64>,
+    ) -> Result<Proved, String> {
+        let mut read = ProofRead::new(tenant, of).since(since);
+        for _ in 0..TURNS_MAX {
+            let clock = self.clock();
+            let Some(node) = &mut self.node else { unreachable!("a process runs") };
+            let progress = node.read_proof(clock, &mut read, &mut self.effects);
+            self.drain();
+            match progress {
+                Progress::Ready => return read.finish().map_err(|error| error.to_string()),
+                Progress::Yielded => {}
+                Progress::Waiting => {
+                    if !self.step() {
+                        return Err("the proof waits for nothing".to_owned());
+                    }
+                }
+            }
+            if let Some(halt) = self.halted() {
+                return Err(halt.to_string());
+            }
+        }
+        Err("the proof never ends".to_owned())
     }
 
     /// Until nothing is in flight.

@@ -49,6 +49,8 @@ pub struct Plan {
     pub rebuild_at_crash_ppm: u64,
     /// Chance, in a million, that a client asks what an id remembers, or reads `__events`.
     pub ask_ppm: u64,
+    /// Chance that a client's turn asks for a proof.
+    pub prove_ppm: u64,
     /// Chance, in a million, that a request has no idempotency id.
     pub anonymous_ppm: u64,
     /// Chance, in a million, that a request must follow another one.
@@ -110,7 +112,15 @@ impl Plan {
             after_ppm: if order.coin() { order.range(2_000, 200_000) } else { 0 },
             reuse_ppm: if order.coin() { order.range(2_000, 60_000) } else { 0 },
             twin: random.chance(150_000),
+            prove_ppm: 0,
         }
+        .with_proofs(random)
+    }
+
+    /// Twins are given the same requests and nothing else: nobody asks for proofs there.
+    fn with_proofs(mut self, mut random: Random) -> Plan {
+        self.prove_ppm = if self.twin { 0 } else { random.range(2_000, 40_000) };
+        self
     }
 }
 

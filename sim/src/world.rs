@@ -11,6 +11,7 @@ mod boot;
 mod clients;
 mod doubt;
 mod order;
+mod proving;
 mod turn;
 mod twin;
 mod watch;
@@ -23,6 +24,7 @@ use verity_core::io::{Effects, Input};
 use verity_core::limits::{
     JOURNAL_HEADERS_PER_PAGE, KEYS_EXTENT_PAGES, PAGE_SIZE, SUPERBLOCK_COPY_SPACING,
 };
+use verity_core::proof::Seen;
 
 use crate::atlas::{Atlas, Layout, Mode};
 use crate::canary::{self, Search};
@@ -40,6 +42,7 @@ use crate::workload::Workload;
 use asking::{Asking, Told};
 use clients::{Client, Pending, Reading};
 use order::Order;
+use proving::Proving;
 use watch::Watch;
 
 /// What is counted while a run goes on; shared with a panic hook, which has nothing else.
@@ -75,6 +78,10 @@ pub struct World {
     readings: Vec<Reading>,
     /// Looking up what ids remember.
     askings: Vec<Asking>,
+    provings: Vec<Proving>,
+    prove_random: Random,
+    /// The newest head of the cluster's log that a client saw.
+    seen_head: Option<Seen>,
     /// Some of what each tenant's clients were told, to be asked for again.
     told: Vec<Vec<Told>>,
     /// Which requests must follow which; both without a final answer, or one of them.
@@ -158,6 +165,9 @@ impl World {
             tickets: BTreeMap::new(),
             readings: Vec::new(),
             askings: Vec::new(),
+            provings: Vec::new(),
+            prove_random: root.stream("proofs"),
+            seen_head: None,
             told: (0..plan.tenants).map(|_| Vec::new()).collect(),
             orders: Vec::new(),
             doubts: (0..plan.tenants).map(|_| None).collect(),

@@ -9,6 +9,7 @@
 mod bytes;
 mod crashes;
 mod plans;
+mod proofs;
 mod requests;
 mod solo;
 
@@ -98,6 +99,51 @@ pub const CHECKS: &[Check] = &[
         name: "ranges_and_unions",
         demands: "a range by < ends before its bound, and an OR by two indexes reads both",
         run: plans::ranges_and_unions,
+    },
+    Check {
+        name: "proof_holes",
+        demands: "no entry that an answer needs can be hidden from its proof",
+        run: proofs::proof_holes,
+    },
+    Check {
+        name: "proof_counts",
+        demands: "no page can be shown as a count where its entries are needed",
+        run: proofs::proof_counts,
+    },
+    Check {
+        name: "proof_empty",
+        demands: "no tree passes for an empty one",
+        run: proofs::proof_empty,
+    },
+    Check {
+        name: "proof_schema",
+        demands: "no byte of a proved schema can be changed",
+        run: proofs::proof_schema,
+    },
+    Check {
+        name: "proof_signatures",
+        demands: "a head holds only if the log and a quorum signed that very head",
+        run: proofs::proof_signatures,
+    },
+    Check {
+        name: "proof_records",
+        demands: "a record is in the log, and says what it committed to",
+        run: proofs::proof_records,
+    },
+    Check {
+        name: "proof_moments",
+        demands: "the past is proved of the very moment asked for, and of the table of then",
+        run: proofs::proof_moments,
+    },
+    Check {
+        name: "proof_of_another",
+        demands: "a proof of one query, tenant or key proves no other, unless it shows its answer",
+        run: proofs::proof_of_another,
+    },
+    Check {
+        name: "proof_pins",
+        demands: "a head that is older than one seen, or does not continue it, is refused",
+        run: proofs::proof_pins,
     },
 ];
 

@@ -41,7 +41,7 @@ struct Summary {
     damage_detected: u64,
 }
 
-const SUMMED: [&str; 12] = [
+const SUMMED: [&str; 13] = [
     "crashes",
     "crashes_in_flight",
     "halts",
@@ -52,6 +52,7 @@ const SUMMED: [&str; 12] = [
     "commitments",
     "orders",
     "reused_ids",
+    "proofs",
     "rebuilds",
     "doubts",
 ];

@@ -55,6 +55,7 @@ pub fn report_json(report: &Report, seconds: f64) -> Value {
         "commitments": report.commitments,
         "orders": report.orders,
         "reused_ids": report.reused_ids,
+        "proofs": report.proofs,
         "rebuilds": report.rebuilds,
         "doubts": report.doubts,
         "damage_detected": report.damage_detected,

@@ -228,6 +228,16 @@ impl SignedNote {
         Ok(SignedNote { checkpoint, text: text.to_string(), signatures })
     }
 
+    /// The line of a cosigner, who saw this head at `time_s` seconds after 1970; as
+    /// [`Checkpoint::cosign`], for a text that may have extension lines.
+    #[must_use]
+    pub fn cosign(&self, name: &str, key: &SigningKey, time_s: u64) -> String {
+        let verifier = Verifier::new(name, KeyKind::Cosigner, key.verifying_key());
+        let mut signature = time_s.to_be_bytes().to_vec();
+        signature.extend_from_slice(&key.sign(&cosigned(&self.text, time_s)).0);
+        verifier.line(&signature)
+    }
+
     /// Did the log sign it?
     #[must_use]
     pub fn signed_by(&self, verifier: &Verifier) -> bool {

@@ -4,17 +4,21 @@
 //! `None`: the statement lies outside what can be proved (docs/PROOFS.md, "Canonical queries").
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::ids::{ColumnId, Position, TenantId};
+use crate::ids::{ColumnId, TenantId};
+use crate::limits::PROOF_FILTER_TERMS_MAX;
 use crate::proof::{
-    CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan, Value as ProofValue,
+    AsOf as ProofAsOf, CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan,
+    Value as ProofValue,
 };
 use crate::query::bind::{AggregateFunction, Source};
 use crate::query::coerce::assign;
 use crate::query::eval::{Context, Env, compare, eval};
 use crate::query::expr::CompareOp;
-use crate::query::{Expr, Prepared, Statement, TableSchema, Value};
+use crate::query::parse::AsOfSyntax;
+use crate::query::{AsOf, Decimal, Expr, Prepared, Statement, TableSchema, Value};
 use crate::time::Timestamp;
 
 /// A value as commitments and proofs hold it.
@@ -25,19 +29,54 @@ pub fn proof_value(value: &Value) -> ProofValue {
     ProofValue { tag, bytes }
 }
 
-/// `as_of`: the position that AS OF resolved to.
+/// A value of a proof as SQL has it; `None`: a decimal out of range.
+#[must_use]
+pub fn value_of(value: &ProofValue) -> Option<Value> {
+    let bytes = value.bytes.as_slice();
+    let text = || String::from_utf8_lossy(bytes).into_owned();
+    let eight = || bytes.try_into().ok().map(i64::from_be_bytes);
+    Some(match value.tag {
+        0 => Value::Null,
+        1 => Value::Boolean(bytes == [1]),
+        2 => Value::Integer(eight()?),
+        3 => Value::Double(f64::from_bits(eight()? as u64)),
+        4 => {
+            let (scale, mantissa) = bytes.split_first()?;
+            Value::Decimal(Decimal::new(i128::from_be_bytes(mantissa.try_into().ok()?), *scale)?)
+        }
+        5 => Value::Text(text()),
+        6 => Value::Blob(bytes.to_vec()),
+        7 => Value::Date(i32::from_be_bytes(bytes.try_into().ok()?)),
+        8 => Value::Timestamp(eight()?),
+        9 => Value::Uuid(bytes.try_into().ok()?),
+        10 => Value::Json(text()),
+        _ => return None,
+    })
+}
+
+/// `as_of`: what `Prepared::as_of` gave for the same parameters.
 #[must_use]
 pub fn canonical_query(
     tenant: TenantId,
     prepared: &Prepared,
     parameters: &[Value],
-    as_of: Option<Position>,
+    as_of: Option<AsOf>,
 ) -> Option<CanonicalQuery> {
     let Statement::Select(select) = &prepared.statement else { return None };
     let Source::Table(schema) = &select.source else { return None };
     if select.distinct || prepared.explain {
         return None;
     }
+    match (&select.as_of, as_of) {
+        (None, None) => {}
+        (Some((AsOfSyntax::Position(_) | AsOfSyntax::Timestamp(_), _)), Some(_)) => {}
+        // Other rows than a table's own; or a moment that is not the statement's.
+        (Some(_), _) | (None, Some(_)) => return None,
+    }
+    let as_of = as_of.map(|as_of| match as_of {
+        AsOf::Position(position) => ProofAsOf::Position(position),
+        AsOf::Timestamp(time) => ProofAsOf::Timestamp(time.0),
+    });
     // No clock and no randomness: what a query means must not depend on when it is asked.
     let context = Context::new(Timestamp(0), [0; 32]);
     let env = Env::constant(parameters, &context);
@@ -45,6 +84,9 @@ pub fn canonical_query(
         None => None,
         Some(filter) => Some(filter_of(filter, schema, &env)?),
     };
+    if filter.as_ref().is_some_and(|filter| filter.terms() > PROOF_FILTER_TERMS_MAX) {
+        return None;
+    }
     let ranges = select.conditions.ranges(schema, &env).ok()?;
     let ranges = ranges
         .into_iter()
@@ -91,6 +133,17 @@ pub fn canonical_query(
     };
     let kind = QueryKind::Rows { scan, columns, descending, offset, limit };
     Some(CanonicalQuery { tenant, kind })
+}
+
+/// The history of the one row that a query names by its whole key; `None`: it names other rows.
+#[must_use]
+pub fn history_query(query: &CanonicalQuery) -> Option<CanonicalQuery> {
+    let QueryKind::Rows { scan: Scan { table, ranges, as_of: None, .. }, .. } = &query.kind else {
+        return None;
+    };
+    let [Range::Point(key)] = ranges.as_slice() else { return None };
+    let kind = QueryKind::History { table: *table, key: key.clone() };
+    Some(CanonicalQuery { tenant: query.tenant, kind })
 }
 
 /// The closed language's form of an expression. As deep as the binder lets expressions be.

@@ -18,13 +18,14 @@ use super::payload::Payload;
 use super::trees::{ATTESTED, ATTESTED_TREE, CATALOG, IDEMPOTENCY, tenant_key};
 use super::{Kernel, Keys};
 use crate::crypto::commitment::{Salt, column_hash};
-use crate::crypto::{ChainHash, LeafSaltKey, RowSeed, tree as hashes};
+use crate::crypto::{ChainHash, LeafSaltKey, RowSeed, merkle, tree as hashes};
 use crate::ids::{ColumnId, KeyId, Position, SchemaVersion, TableId, TenantId, TreeId};
 use crate::limits::PROOF_ENTRIES_MAX;
 use crate::log::{LogFault, LogHead, Logs};
 use crate::proof::{
-    CanonicalQuery, Cell, Entry, EntryValue, Evidence, Filter, Head, Item, Node, Opening,
-    ProofFile, QueryKind, Range, Record, Reject, Row, Scan, TreeHash, Value as ProofValue,
+    AsOf, CanonicalQuery, Cell, Entry, EntryValue, Evidence, Filter, Head, Included, Item, Moment,
+    Node, Opening, ProofFile, QueryKind, Range, Record, Reject, Row, Scan, Since, TreeHash,
+    Value as ProofValue,
 };
 use crate::query::codec::decode_columns;
 use crate::query::stored::StoredRow;
@@ -104,9 +105,15 @@ enum Show<'s> {
 
 impl Proving<'_> {
     /// The proof of the answer to `query` in the state last attested; `note` is its signed head.
-    pub fn prove(&self, query: &CanonicalQuery, note: String) -> Result<ProofFile, ProveStop> {
+    /// `since`: the size of an older head, which this one is shown to continue.
+    pub fn prove(
+        &self,
+        query: &CanonicalQuery,
+        note: String,
+        since: Option<u64>,
+    ) -> Result<ProofFile, ProveStop> {
         let tenant = query.tenant;
-        let head = self.head(tenant)?;
+        let head = self.head(tenant, since)?;
         let mut trees = Vec::new();
         let evidence = match &query.kind {
             QueryKind::Rows { scan, columns, descending, offset, limit } => {
@@ -142,7 +149,7 @@ impl Proving<'_> {
     }
 
     /// From the attested record to the tenant's head.
-    fn head(&self, tenant: TenantId) -> Result<Head, ProveStop> {
+    fn head(&self, tenant: TenantId, since: Option<u64>) -> Result<Head, ProveStop> {
         let Some(attestation) = self.kernel.attestation() else {
             return Err(ProveStop::NotThere("an attestation"));
         };
@@ -165,7 +172,20 @@ impl Proving<'_> {
             record: record_of(&event),
             opening: self.opening(&event)?,
             inclusion,
+            since: since.map(|older| self.since(&log, older, attestation.size)).transpose()?,
         })
+    }
+
+    /// An older head of the cluster log.
+    fn since(&self, log: &LogHead, older: u64, newer: u64) -> Result<Since, ProveStop> {
+        if older == 0 || older > newer {
+            return Err(ProveStop::NotThere("the older head"));
+        }
+        let system = TenantId::SYSTEM;
+        let mut node = |level, at| self.logs.node(system, log, level, at);
+        let root = merkle::range_root(0, older, &mut node)?;
+        let consistency = merkle::consistency_proof(older, newer, &mut node)?;
+        Ok(Since { size: older, root, consistency })
     }
 
     fn inclusion(
@@ -437,8 +457,8 @@ impl Proving<'_> {
             return Err(ProveStop::NotThere("the column"));
         }
         let tree = TreeRef::new(tenant, table.rows);
-        if let Some(at) = scan.as_of {
-            return self.scan_as_of(tenant, scan, at, &table, &columns, catalog);
+        if let Some(as_of) = scan.as_of {
+            return self.scan_as_of(tenant, scan, as_of, &table, &columns, catalog);
         }
         let mut ranges: Vec<&Range> = scan.ranges.iter().collect();
         if what.descending {
@@ -488,7 +508,7 @@ impl Proving<'_> {
                 }
             })?);
         }
-        Ok(Evidence::Scan { catalog, rows, history: None, record: None })
+        Ok(Evidence::Scan { catalog, rows, history: None, moment: None })
     }
 
     /// First and last key of a range of ranks.
@@ -543,17 +563,15 @@ impl Proving<'_> {
         &self,
         tenant: TenantId,
         scan: &Scan,
-        at: Position,
+        as_of: AsOf,
         table: &TableSchema,
         columns: &[ColumnId],
         catalog: Node,
     ) -> Result<Evidence, ProveStop> {
-        let log = self.kernel.log_head(self.store, self.logs, tenant)?;
-        if at >= log.next {
-            return Err(ProveStop::NotThere("the position"));
+        let (at, moment) = self.moment(tenant, as_of)?;
+        if table.created_at > at {
+            return Err(ProveStop::NotThere("the table, at that moment,"));
         }
-        let event = self.event(tenant, at)?;
-        let record = Some((record_of(&event), self.inclusion(tenant, &log, at)?));
         let (rows_tree, history_tree) =
             (TreeRef::new(tenant, table.rows), TreeRef::new(tenant, table.history));
         let (mut rows, mut history) = (Vec::new(), Vec::new());
@@ -578,7 +596,59 @@ impl Proving<'_> {
                 }
             })?);
         }
-        Ok(Evidence::Scan { catalog, rows, history: Some(history), record })
+        Ok(Evidence::Scan { catalog, rows, history: Some(history), moment: Some(moment) })
+    }
+
+    /// The position that is read, and what shows that it is the one.
+    fn moment(&self, tenant: TenantId, as_of: AsOf) -> Result<(Position, Moment), ProveStop> {
+        let log = self.kernel.log_head(self.store, self.logs, tenant)?;
+        let included = |position| -> Result<Included, ProveStop> {
+            let record = record_of(&self.event(tenant, position)?);
+            Ok(Included { record, inclusion: self.inclusion(tenant, &log, position)? })
+        };
+        let (shown, next) = match as_of {
+            AsOf::Position(position) if position >= log.next => {
+                return Err(ProveStop::NotThere("the position"));
+            }
+            AsOf::Position(position) => (position, None),
+            AsOf::Timestamp(time_ns) => {
+                let shown = self.last_by(tenant, &log, time_ns)?;
+                let next = shown.next();
+                (shown, (next < log.next).then_some(next))
+            }
+        };
+        let metadata = self.logs.read(tenant, &log, shown)?.metadata;
+        let at = if metadata.transaction_last == shown {
+            Some(shown)
+        } else {
+            metadata.transaction_first.previous()
+        };
+        let at = at.ok_or(ProveStop::NotThere("a transaction that had ended by then"))?;
+        Ok((at, Moment { last: included(shown)?, next: next.map(included).transpose()? }))
+    }
+
+    /// The last record that is not younger: times never go back along a log.
+    fn last_by(
+        &self,
+        tenant: TenantId,
+        log: &LogHead,
+        time_ns: u64,
+    ) -> Result<Position, ProveStop> {
+        let attested = self.kernel.attestation().map_or(0, |attestation| attestation.timestamp.0);
+        if time_ns >= attested {
+            return Err(ProveStop::NotThere("a state that covers all up to that time"));
+        }
+        let (mut low, mut high) = (0, log.next.get());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let record = self.logs.read(tenant, log, Position::new(middle))?;
+            if record.metadata.timestamp.0 <= time_ns {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Position::new(low).previous().ok_or(ProveStop::NotThere("a record as old as that"))
     }
 
     /// For each key the versions around the position: the first and the last that ended by then, the

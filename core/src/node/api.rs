@@ -36,6 +36,9 @@ pub struct Config {
     /// The operator's word that the wall clock is right, however far it is ahead of what is
     /// recorded.
     pub accept_clock: bool,
+    /// Attest the state this long after something was applied, and at shutdown; `None`: only when
+    /// a proof is asked for.
+    pub attest_after_ns: Option<u64>,
 }
 
 impl Config {
@@ -49,6 +52,7 @@ impl Config {
             evict_everything: false,
             accept_single_superblock_copy: false,
             accept_clock: false,
+            attest_after_ns: None,
         }
     }
 }

@@ -83,7 +83,7 @@ impl Running {
                 if applied.checkpoint {
                     self.begin_checkpoint(CheckpointTask::after(&header), effects);
                 }
-                self.note_attested(header.op);
+                self.note_attested(&header);
                 self.vsr.applied(header.op, applying.committed.prepare);
                 Ok(true)
             }

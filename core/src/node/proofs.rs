@@ -18,19 +18,22 @@ use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
 use crate::crypto::signature::SigningKey;
 use crate::ids::{IdempotencyId, Op, Position, PrincipalId, TenantId};
 use crate::io::{Effect, Effects, IoId, KeyError, KeyPurpose, SecretKey};
+use crate::journal::{Operation as Prepared, PrepareHeader};
 use crate::kernel::{
     Attestation, Operation, ProveStop, Proving, Reply, Request, RequestError, canonical_query,
+    history_query,
 };
 use crate::limits::PROOF_HOLD_TURNS;
 use crate::log::{LogFault, LogPins};
 use crate::node::api::{Halt, Progress, Ticket};
 use crate::node::format::own;
-use crate::node::running::{Running, SuperblockUse};
+use crate::node::requests::Waiting;
+use crate::node::running::{Phase, Running, SuperblockUse};
 use crate::proof::{CanonicalQuery, QueryKind};
-use crate::query::{AsOf, SqlError, SqlState, Value, prepare_one};
+use crate::query::{SqlError, Value, prepare_one};
 use crate::store::{Pins, StoreError};
 use crate::superblock::SuperblockState;
-use crate::time::Clock;
+use crate::time::{Clock, Instant};
 
 /// No caller's: requests of the node itself.
 pub(super) const INTERNAL: Ticket = Ticket(0);
@@ -41,6 +44,11 @@ const UNWRAP_SLOT: u64 = 2;
 pub enum ProofOf {
     /// The answer of a SELECT.
     Sql {
+        text: String,
+        parameters: Vec<Value>,
+    },
+    /// All versions of the one row that a SELECT names by its whole key.
+    HistoryOf {
         text: String,
         parameters: Vec<Value>,
     },
@@ -106,6 +114,8 @@ impl core::error::Error for ProofError {}
 pub struct ProofRead {
     tenant: TenantId,
     of: ProofOf,
+    /// Size of an older head that the proof must show to be continued.
+    since: Option<u64>,
     pins: Pins,
     log_pins: LogPins,
     counted: bool,
@@ -116,7 +126,14 @@ impl ProofRead {
     #[must_use]
     pub fn new(tenant: TenantId, of: ProofOf) -> ProofRead {
         let (pins, log_pins) = (Pins::new(), LogPins::default());
-        ProofRead { tenant, of, pins, log_pins, counted: false, done: None }
+        ProofRead { tenant, of, since: None, pins, log_pins, counted: false, done: None }
+    }
+
+    /// The proof also shows that its head continues the one of this size.
+    #[must_use]
+    pub fn since(mut self, size: Option<u64>) -> ProofRead {
+        self.since = size;
+        self
     }
 
     /// After [`Progress::Ready`].
@@ -138,6 +155,12 @@ pub(super) struct Proofs {
     key_error: Option<KeyError>,
     attesting: bool,
     failed: Option<RequestError>,
+    /// Requests were applied that no attestation covers.
+    news: bool,
+    /// When the next attestation by time is due.
+    due: Option<Instant>,
+    /// The last thing before a shutdown was tried.
+    at_shutdown: bool,
     /// Reads that wait, for an attestation or for pages.
     waiting: u32,
     /// Turns for which ops behind the attestation are still held back.
@@ -240,11 +263,50 @@ impl Running {
         holds
     }
 
-    /// An op was applied: was it an attestation?
-    pub(super) fn note_attested(&mut self, op: Op) {
-        if self.kernel.attestation().is_some_and(|last| last.op == op) {
+    /// An op was applied: was it an attestation, or is it news?
+    pub(super) fn note_attested(&mut self, header: &PrepareHeader) {
+        if self.kernel.attestation().is_some_and(|last| last.op == header.op) {
             self.proofs.hold = PROOF_HOLD_TURNS;
+            self.proofs.news = false;
+            self.proofs.due = None;
+        } else if header.operation == Prepared::Requests {
+            self.proofs.news = true;
         }
+    }
+
+    /// Attests by time and before a shutdown, if the node is told to. True: something moved.
+    pub(super) fn attest_in_time(&mut self, now: Clock) -> bool {
+        let Some(after_ns) = self.config.attest_after_ns else { return false };
+        if !self.proofs.news || self.proofs.attesting {
+            return false;
+        }
+        match self.phase {
+            Phase::Serving => {
+                let due = *self.proofs.due.get_or_insert(now.monotonic.plus_ns(after_ns));
+                if now.monotonic < due {
+                    return false;
+                }
+                self.proofs.due = None;
+            }
+            // Once: a state that cannot be attested must not keep a node from its end.
+            Phase::ShuttingDown { op: None } if !self.proofs.at_shutdown && self.is_idle() => {
+                self.proofs.at_shutdown = true;
+            }
+            Phase::Replay
+            | Phase::View
+            | Phase::Recovery { .. }
+            | Phase::ShuttingDown { .. }
+            | Phase::Stopped => return false,
+        }
+        self.proofs.attesting = true;
+        self.waiting.push_back(Waiting::new(INTERNAL, attest()));
+        true
+    }
+
+    /// When an attestation by time is due.
+    pub(super) fn attestation_due(&self) -> Option<Instant> {
+        let waits = self.phase == Phase::Serving && !self.proofs.attesting;
+        self.proofs.due.filter(|_| waits)
     }
 
     /// The answer to the node's own request, which no caller may see.
@@ -257,7 +319,8 @@ impl Running {
         {
             let reply: Result<Reply, RequestError> = reply;
             self.proofs.attesting = false;
-            self.proofs.failed = reply.err();
+            // Of those that wait one is told; nobody else hears of it, and it is tried again.
+            self.proofs.failed = reply.err().filter(|_| self.proofs.waiting > 0);
         }
     }
 
@@ -283,7 +346,7 @@ impl Running {
         };
         let Running { kernel, store, logs, keyring, .. } = self;
         let proving = Proving { kernel, store, logs, keys: keyring };
-        match proving.prove(&query, note) {
+        match proving.prove(&query, note, read.since) {
             Ok(file) => {
                 Ok(Proved { file: file.encode(), query: query.encode(), policy: self.policy() })
             }
@@ -406,9 +469,10 @@ impl Running {
         let Some(catalog) = self.kernel.catalog(&self.store, tenant)? else {
             return Ok(Err(ProofError::TenantUnknown(tenant)));
         };
-        let (text, parameters) = match &read.of {
+        let (text, parameters, history) = match &read.of {
             ProofOf::Query(kind) => return Ok(Ok(CanonicalQuery { tenant, kind: kind.clone() })),
-            ProofOf::Sql { text, parameters } => (text, parameters),
+            ProofOf::Sql { text, parameters } => (text, parameters, false),
+            ProofOf::HistoryOf { text, parameters } => (text, parameters, true),
         };
         let prepared = match prepare_one(&catalog, text) {
             Ok(prepared) => prepared,
@@ -420,29 +484,13 @@ impl Running {
         let head = self.kernel.log_head(&self.store, &self.logs, tenant)?;
         let newest = head.last().unwrap_or(Position::ZERO);
         let as_of = match prepared.as_of(parameters, newest) {
-            Ok(None) => None,
-            Ok(Some(AsOf::Position(position))) => Some(position),
-            Ok(Some(AsOf::Timestamp(_))) => return Ok(Err(ProofError::NotProvable)),
+            Ok(as_of) => as_of,
             Err(error) => return Ok(Err(ProofError::Sql(error))),
         };
-        let as_of = match as_of {
-            None => None,
-            Some(position) => {
-                // Within a transaction: the state before it.
-                let metadata = self.logs.read(tenant, &head, position)?.metadata;
-                if metadata.transaction_last == position {
-                    Some(position)
-                } else {
-                    let Some(before) = metadata.transaction_first.previous() else {
-                        let message = "no transaction had ended at this position";
-                        let error = SqlError::new(SqlState::InvalidPosition, message);
-                        return Ok(Err(ProofError::Sql(error)));
-                    };
-                    Some(before)
-                }
-            }
-        };
-        let query = canonical_query(tenant, &prepared, parameters, as_of);
+        let mut query = canonical_query(tenant, &prepared, parameters, as_of);
+        if history {
+            query = query.and_then(|query| history_query(&query));
+        }
         Ok(query.ok_or(ProofError::NotProvable))
     }
 

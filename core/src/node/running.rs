@@ -220,6 +220,7 @@ impl Running {
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         loop {
             let mut moved = self.apply_committed(effects)?;
+            moved |= self.attest_in_time(now);
             moved |= self.advance_phase(now, effects)?;
             moved |= self.drive_jobs(effects)?;
             moved |= self.seal_waiting(now, effects)?;
@@ -453,9 +454,16 @@ impl Running {
         true
     }
 
+    /// Is every request answered?
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.queue.is_empty() && self.proposed.is_empty()
+    }
+
     fn propose_shutdown(&mut self, now: Clock, effects: &mut Effects) -> bool {
-        let idle = self.waiting.is_empty() && self.queue.is_empty() && self.proposed.is_empty();
-        if !idle || self.checkpoint.is_some() || !self.vsr.can_propose(Operation::Shutdown, 0) {
+        if !self.is_idle()
+            || self.checkpoint.is_some()
+            || !self.vsr.can_propose(Operation::Shutdown, 0)
+        {
             return false;
         }
         let Some(buffer) = self.vsr.buffer() else { return false };

@@ -598,3 +598,49 @@ fn changes_wait_for_the_writes_of_a_checkpoint() {
     assert_eq!((replies, refused), (next / 10, 0));
     disk.shut_down(node);
 }
+
+fn attested(node: &Node) -> Option<u64> {
+    match &node.state {
+        State::Running(running) => running.kernel.attestation().map(|last| last.size),
+        State::Opening(..) | State::Halted(_) => None,
+    }
+}
+
+/// Records in the system's log.
+fn system_records(node: &Node) -> u64 {
+    let State::Running(running) = &node.state else { panic!("it runs") };
+    let (store, logs) = (&running.store, &running.logs);
+    running.kernel.log_head(store, logs, TenantId::SYSTEM).unwrap().next.get()
+}
+
+#[test]
+fn news_are_attested_in_time_and_before_the_end() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let second = crate::time::SECOND_NS;
+    let config = Config { attest_after_ns: Some(second), ..config() };
+    let mut node = disk.open(&config);
+    assert_eq!((attested(&node), node.deadline()), (None, None), "there is no news");
+    let before = disk.now.monotonic;
+    disk.ask(&mut node, append("a", ExpectedVersion::Any, &["one"])).unwrap();
+    let first = attested(&node).expect("time went on until nothing was due");
+    assert!(disk.now.monotonic >= before.plus_ns(second));
+    assert_eq!(node.deadline(), None, "an attestation is no news");
+    disk.ask(&mut node, append("a", ExpectedVersion::Any, &["two"])).unwrap();
+    assert!(attested(&node).unwrap() > first);
+    // A request right before the end is attested, and the attestation is not the callers' affair.
+    let mut effects = Effects::new();
+    node.submit(disk.now, append("a", ExpectedVersion::Any, &["three"]), &mut effects);
+    disk.take(&mut effects);
+    let records = system_records(&node);
+    disk.shut_down(node);
+    let mut node = disk.open(&config);
+    // Head of the tenant, checkpoint of the attestation, that of the shutdown, recovery.
+    assert_eq!(system_records(&node), records + 4);
+    assert!(node.next_reply().is_none());
+    // On demand only.
+    disk.shut_down(node);
+    let mut node = disk.open(&Config { attest_after_ns: None, ..config });
+    disk.ask(&mut node, append("a", ExpectedVersion::Any, &["four"])).unwrap();
+    assert_eq!((attested(&node), node.deadline()), (None, None));
+}

@@ -8,8 +8,8 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::file::{Evidence, Opening, ProofFile};
-use super::query::{CanonicalQuery, Filter, QueryKind, Range, Scan};
+use super::file::{Evidence, Included, Moment, Opening, ProofFile};
+use super::query::{AsOf, CanonicalQuery, Filter, QueryKind, Range, Scan};
 use super::schema::Schema;
 use super::tree::{Cell, Entry, EntryValue, Node, Row, Shown};
 use super::value::{self, Value};
@@ -17,7 +17,6 @@ use super::{
     CATALOG, IDEMPOTENCY, ROW_PUT, Record, Reject, TenantHead, check_tree, entry_of_forest,
     open_payload,
 };
-use crate::crypto::ChainHash;
 use crate::ids::{ColumnId, Position, TableId, TreeId};
 use crate::stdx::cbor::Decoder;
 
@@ -70,7 +69,8 @@ pub struct CommittedOutcome {
     pub value: Vec<u8>,
 }
 
-type Checked = (Answer, Option<Schema>);
+/// The answer; of the table asked about, what the catalog says and the same decoded.
+type Checked = (Answer, Option<(Vec<u8>, Schema)>);
 
 pub(super) fn check(
     file: &ProofFile,
@@ -81,7 +81,7 @@ pub(super) fn check(
     match (kind, &file.evidence) {
         (
             QueryKind::Rows { scan, columns, descending, offset, limit },
-            Evidence::Scan { catalog, rows, history, record },
+            Evidence::Scan { catalog, rows, history, moment },
         ) => {
             let table = table(file, head, catalog, scan.table)?;
             for id in columns {
@@ -89,13 +89,13 @@ pub(super) fn check(
             }
             let mut want = Want { skip: *offset, left: limit.unwrap_or(u64::MAX), out: Vec::new() };
             let project = |row: &FoundRow<'_>| project(&table.schema, row, columns);
-            match (scan.as_of, history, record) {
+            match (scan.as_of, history, moment) {
                 (None, None, None) => {
                     let nodes = rows.as_slice();
                     current_rows(&table, scan, nodes, *descending, &mut want, project)?;
                 }
-                (Some(at), Some(history), Some((record, inclusion))) => {
-                    check_position(file, head, record, inclusion, at)?;
+                (Some(as_of), Some(history), Some(moment)) => {
+                    let at = check_moment(file, head, &table.schema, moment, as_of)?;
                     let found = rows_as_of(&table, scan, rows, history, at)?;
                     let mut found: Vec<FoundRow<'_>> = found.into_values().collect();
                     if *descending {
@@ -110,19 +110,19 @@ pub(super) fn check(
                 _ => return Err(Reject::NotAsked),
             }
             *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
-            Ok((Answer::Rows(want.out), Some(table.schema)))
+            Ok((Answer::Rows(want.out), Some((table.encoded, table.schema))))
         }
-        (QueryKind::Count { scan }, Evidence::Scan { catalog, rows, history, record }) => {
+        (QueryKind::Count { scan }, Evidence::Scan { catalog, rows, history, moment }) => {
             let table = table(file, head, catalog, scan.table)?;
-            let count = match (scan.as_of, history, record) {
+            let count = match (scan.as_of, history, moment) {
                 (None, None, None) if scan.filter.is_none() => count(&table, scan, rows)?,
                 (None, None, None) => {
                     let mut want = Want { skip: 0, left: u64::MAX, out: Vec::new() };
                     current_rows(&table, scan, rows, false, &mut want, |_| Ok(()))?;
                     want.out.len() as u64
                 }
-                (Some(at), Some(history), Some((record, inclusion))) => {
-                    check_position(file, head, record, inclusion, at)?;
+                (Some(as_of), Some(history), Some(moment)) => {
+                    let at = check_moment(file, head, &table.schema, moment, as_of)?;
                     let mut count = 0;
                     for row in rows_as_of(&table, scan, rows, history, at)?.values() {
                         count += u64::from(passes(&table.schema, scan.filter.as_ref(), row)?);
@@ -131,13 +131,13 @@ pub(super) fn check(
                 }
                 _ => return Err(Reject::NotAsked),
             };
-            Ok((Answer::Count(count), Some(table.schema)))
+            Ok((Answer::Count(count), Some((table.encoded, table.schema))))
         }
         (QueryKind::History { table: id, key }, Evidence::History { catalog, row, versions }) => {
             let table = table(file, head, catalog, *id)?;
             let found = versions_of(&table, key, row.as_ref(), versions.as_ref())?;
             *redacted = found.iter().any(|version| version.cells.contains(&AnswerCell::Redacted));
-            Ok((Answer::History(found), Some(table.schema)))
+            Ok((Answer::History(found), Some((table.encoded, table.schema))))
         }
         (QueryKind::Event { position }, Evidence::Event { record, inclusion, opening }) => {
             if file.state.is_some() {
@@ -154,7 +154,9 @@ pub(super) fn check(
             let mut shown = Vec::new();
             check_tree(node.as_ref(), IDEMPOTENCY, None, &root, &mut shown)?;
             let range = Range::Point(id.0.to_vec());
-            check_gaps(&shown, |before, after| range_is_whole(&range, before, after))?;
+            check_gaps(&shown, Counts::Refused, |before, after| {
+                range_is_whole(&range, before, after)
+            })?;
             let found = entries(&shown).find(|entry| entry.key == id.0);
             let outcome = match found {
                 None => None,
@@ -168,6 +170,7 @@ pub(super) fn check(
 
 /// A table whose schema and trees are proved.
 struct Table {
+    encoded: Vec<u8>,
     schema: Schema,
     rows: (TreeId, super::TreeHash),
     history: (TreeId, super::TreeHash),
@@ -229,11 +232,8 @@ fn table(
         return Err(Reject::EntryNotShown { what: "the table's schema" });
     }
     let rows = (schema.rows, tree_root(file, head, schema.rows)?);
-    // The forest shows the history only to those who look at it.
-    let history = tree_root(file, head, schema.history)
-        .map_or((schema.history, None), |root| (schema.history, Some(root)));
-    let empty = super::TreeHash { height: 0, entries: 0, hash: ChainHash::ZERO };
-    Ok(Table { schema, rows, history: (history.0, history.1.unwrap_or(empty)) })
+    let history = (schema.history, tree_root(file, head, schema.history)?);
+    Ok(Table { encoded: bytes.clone(), schema, rows, history })
 }
 
 fn entries<'a, 's>(shown: &'s [Shown<'a>]) -> impl Iterator<Item = &'a Entry> + use<'a, 's> {
@@ -243,14 +243,27 @@ fn entries<'a, 's>(shown: &'s [Shown<'a>]) -> impl Iterator<Item = &'a Entry> + 
     })
 }
 
+/// May entries stand behind a count? Only where they are only counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    Allowed,
+    Refused,
+}
+
 /// Every gap lies between keys (none: the tree's edge) for which `may` holds.
 fn check_gaps(
     shown: &[Shown<'_>],
+    counts: Counts,
     may: impl Fn(Option<&[u8]>, Option<&[u8]>) -> bool,
 ) -> Result<(), Reject> {
     for (at, token) in shown.iter().enumerate() {
-        if !matches!(token, Shown::Gap) {
-            continue;
+        match token {
+            Shown::Entry(_) => continue,
+            Shown::Counted(_) if counts == Counts::Allowed => continue,
+            #[cfg(verity_zoo)]
+            Shown::Counted(_) if crate::zoo::is("proof_count_hides") => continue,
+            Shown::Counted(_) => return Err(Reject::Gap),
+            Shown::Gap => {}
         }
         let key = |shown: Option<&Shown<'_>>| match shown {
             Some(Shown::Entry(entry)) => Some(entry.key.clone()),
@@ -267,6 +280,14 @@ fn check_gaps(
 
 /// May something be hidden between these two neighbours, and the range still be whole?
 fn range_is_whole(range: &Range, before: Option<&[u8]>, after: Option<&[u8]>) -> bool {
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_gap_ignored") {
+        return true;
+    }
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_neighbour_unchecked") {
+        return after.is_none_or(|after| after <= range.low()) || before.is_some();
+    }
     after.is_some_and(|after| after <= range.low()) || before.is_some_and(|key| range.ends_by(key))
 }
 
@@ -306,7 +327,11 @@ fn current_rows<'a, T>(
                         Some(Shown::Gap | Shown::Counted(_)) | None => None,
                     };
                     let whole = range_is_whole(range, key(one[0]), key(one[2]));
-                    if !whole && !want.done() {
+                    let done = want.done();
+                    #[cfg(verity_zoo)]
+                    let done =
+                        done || (want.left < 100 && crate::zoo::is("proof_limit_excuses_gaps"));
+                    if !whole && !done {
                         return Err(Reject::Gap);
                     }
                 }
@@ -343,18 +368,31 @@ fn count(table: &Table, scan: &Scan, nodes: &[Option<Node>]) -> Result<u64, Reje
         let mut shown = Vec::new();
         let (tree, root) = &table.rows;
         check_tree(node.as_ref(), *tree, Some(table.schema.table), root, &mut shown)?;
-        check_gaps(&shown, |before, after| range_is_whole(range, before, after))?;
-        for (at, token) in shown.iter().enumerate() {
+        check_gaps(&shown, Counts::Allowed, |before, after| range_is_whole(range, before, after))?;
+        // Of each count the nearest thing on both sides that is none: in one pass each way.
+        let mut rights: Vec<Option<&Shown<'_>>> = Vec::with_capacity(shown.len());
+        let mut right = None;
+        for token in shown.iter().rev() {
+            rights.push(right);
+            if !matches!(token, Shown::Counted(_)) {
+                right = Some(token);
+            }
+        }
+        let mut left = None;
+        for (token, right) in shown.iter().zip(rights.into_iter().rev()) {
             let count = match token {
                 Shown::Gap => 0,
                 Shown::Entry(entry) => u64::from(range.holds(&entry.key)),
                 Shown::Counted(count) => {
-                    if !counted_within(range, &shown[..at], &shown[at + 1..]) {
+                    if !counted_within(range, left, right) {
                         return Err(Reject::Gap);
                     }
                     *count
                 }
             };
+            if !matches!(token, Shown::Counted(_)) {
+                left = Some(token);
+            }
             total = total.checked_add(count).ok_or(Reject::Tree { reason: "counts overflow" })?;
         }
     }
@@ -362,26 +400,22 @@ fn count(table: &Table, scan: &Scan, nodes: &[Option<Node>]) -> Result<u64, Reje
 }
 
 /// Do all entries that a count stands for lie within the range? Told by the nearest entries on both
-/// sides, or the edges of the tree.
-fn counted_within(range: &Range, before: &[Shown<'_>], after: &[Shown<'_>]) -> bool {
+/// sides, or the edges of the tree (`None`).
+fn counted_within(range: &Range, left: Option<&Shown<'_>>, right: Option<&Shown<'_>>) -> bool {
     let Range::Span { low, high } = range else { return false };
-    let entry = |shown: Option<&Shown<'_>>| match shown {
-        None => Ok(None),
-        Some(Shown::Entry(entry)) => Ok(Some(entry.key.clone())),
-        Some(Shown::Gap | Shown::Counted(_)) => Err(()),
-    };
-    let counted = |shown: &&Shown<'_>| matches!(shown, Shown::Counted(_));
-    let left = entry(before.iter().rev().find(|shown| !counted(shown)));
-    let right = entry(after.iter().find(|shown| !counted(shown)));
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_count_past_range") {
+        return true;
+    }
     let left = match left {
-        Ok(None) => low.is_empty(),
-        Ok(Some(key)) => key >= *low,
-        Err(()) => false,
+        None => low.is_empty(),
+        Some(Shown::Entry(entry)) => entry.key >= *low,
+        Some(Shown::Gap | Shown::Counted(_)) => false,
     };
     let right = match (right, high) {
-        (Ok(None), None) | (Ok(Some(_)), None) => true,
-        (Ok(None), Some(_)) | (Err(()), _) => false,
-        (Ok(Some(key)), Some(high)) => key <= *high,
+        (None | Some(Shown::Entry(_)), None) => true,
+        (Some(Shown::Entry(entry)), Some(high)) => entry.key <= *high,
+        (None, Some(_)) | (Some(Shown::Gap | Shown::Counted(_)), _) => false,
     };
     left && right
 }
@@ -403,10 +437,7 @@ fn rows_as_of<'a>(
     for (range, (rows, history)) in scan.ranges.iter().zip(rows.iter().zip(history)) {
         let mut shown = Vec::new();
         check_tree(rows.as_ref(), table.rows.0, id, &table.rows.1, &mut shown)?;
-        check_gaps(&shown, |before, after| range_is_whole(range, before, after))?;
-        if shown.iter().any(|shown| matches!(shown, Shown::Counted(_))) {
-            return Err(Reject::Gap);
-        }
+        check_gaps(&shown, Counts::Refused, |before, after| range_is_whole(range, before, after))?;
         for entry in entries(&shown).filter(|entry| range.holds(&entry.key)) {
             if begun_at(entry)? <= at {
                 answer.insert(&entry.key, found(table, entry, &entry.key)?);
@@ -414,15 +445,12 @@ fn rows_as_of<'a>(
         }
         let mut shown = Vec::new();
         check_tree(history.as_ref(), table.history.0, id, &table.history.1, &mut shown)?;
-        check_gaps(&shown, |before, after| history_is_whole(range, at, before, after))?;
+        check_gaps(&shown, Counts::Refused, |before, after| {
+            history_is_whole(range, at, before, after)
+        })?;
         let mut last: Option<(&[u8], Position)> = None;
         for token in &shown {
-            let Shown::Entry(entry) = token else {
-                if matches!(token, Shown::Counted(_)) {
-                    return Err(Reject::Gap);
-                }
-                continue;
-            };
+            let Shown::Entry(entry) = token else { continue };
             let (key, ended_at) = split(&entry.key).ok_or(Reject::OutOfOrder)?;
             let later = last.is_some_and(|(last, ended)| last == key && ended > at);
             last = Some((key, ended_at));
@@ -448,6 +476,10 @@ fn history_is_whole(
     before: Option<&[u8]>,
     after: Option<&[u8]>,
 ) -> bool {
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_past_gap_ignored") {
+        return before.is_some() || after.is_some();
+    }
     match range {
         Range::Point(key) => {
             let mut first = key.clone();
@@ -463,10 +495,13 @@ fn history_is_whole(
                 }
                 _ => false,
             };
+            // The row's key, not the version's: a row's key may be below the range's end while
+            // that of its versions is above.
             of_one_row
                 || after.is_some_and(|after| after <= low.as_slice())
-                || before
-                    .is_some_and(|key| high.as_ref().is_some_and(|high| key >= high.as_slice()))
+                || left.is_some_and(|(key, _)| {
+                    high.as_ref().is_some_and(|high| key >= high.as_slice())
+                })
         }
     }
 }
@@ -490,13 +525,10 @@ fn versions_of(
     check_tree(versions, table.history.0, id, &table.history.1, &mut shown)?;
     let bound = |byte| [key, &[byte; 8]].concat();
     let (low, high) = (bound(0), bound(0xff));
-    check_gaps(&shown, |before, after| {
+    check_gaps(&shown, Counts::Refused, |before, after| {
         after.is_some_and(|after| after <= low.as_slice())
             || before.is_some_and(|before| before >= high.as_slice())
     })?;
-    if shown.iter().any(|shown| matches!(shown, Shown::Counted(_))) {
-        return Err(Reject::Gap);
-    }
     for entry in entries(&shown) {
         let Some((found_key, ended_at)) = split(&entry.key) else { return Err(Reject::OutOfOrder) };
         if found_key == key {
@@ -509,7 +541,7 @@ fn versions_of(
     let mut shown = Vec::new();
     check_tree(current, table.rows.0, id, &table.rows.1, &mut shown)?;
     let range = Range::Point(key.to_vec());
-    check_gaps(&shown, |before, after| range_is_whole(&range, before, after))?;
+    check_gaps(&shown, Counts::Refused, |before, after| range_is_whole(&range, before, after))?;
     for entry in entries(&shown).filter(|entry| entry.key == key) {
         let row = found(table, entry, key)?;
         let cells = project(&table.schema, &row, &every)?;
@@ -579,25 +611,73 @@ fn passes(schema: &Schema, filter: Option<&Filter>, row: &FoundRow<'_>) -> Resul
     Ok(filter.holds(&mut |id| value_of(schema, row, id))? == Some(true))
 }
 
-/// The state reaches the position, and a transaction ended there.
-fn check_position(
+/// The position that is read: where the last transaction ended by the moment asked for.
+fn check_moment(
     file: &ProofFile,
     head: &TenantHead,
+    schema: &Schema,
+    moment: &Moment,
+    as_of: AsOf,
+) -> Result<Position, Reject> {
+    let Moment { last: Included { record, inclusion }, next } = moment;
+    let (tenant, shown) = (file.query.tenant, record.position());
+    if let AsOf::Position(position) = as_of {
+        if position.get() >= head.size {
+            return Err(Reject::PositionNotReached { position });
+        }
+        let another = position != shown;
+        #[cfg(verity_zoo)]
+        let another = another && !crate::zoo::is("proof_moment_ignored");
+        if another {
+            return Err(Reject::Record { reason: "it has another position" });
+        }
+    }
+    record.check(tenant, head.size, &head.root, inclusion)?;
+    if let AsOf::Timestamp(time_ns) = as_of {
+        is_last_by(file, head, time_ns, record, next.as_ref())?;
+    } else if next.is_some() {
+        return Err(Reject::NotAsked);
+    }
+    let at = if record.transaction_last() == shown {
+        shown
+    } else {
+        let before = record.transaction_first().previous();
+        before.ok_or(Reject::BeforeAll { position: shown })?
+    };
+    let created_at = schema.created_at;
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_table_too_young") {
+        return Ok(at);
+    }
+    if created_at <= at { Ok(at) } else { Err(Reject::TableNotThere { created_at }) }
+}
+
+/// Is this the last record that is not younger? Times never go back along a log; what follows the
+/// last one is at least as young as the attestation.
+fn is_last_by(
+    file: &ProofFile,
+    head: &TenantHead,
+    time_ns: u64,
     record: &Record,
-    inclusion: &[ChainHash],
-    at: Position,
+    next: Option<&Included>,
 ) -> Result<(), Reject> {
-    if at.get() >= head.size {
-        return Err(Reject::PositionNotReached { position: at });
+    if record.timestamp_ns() > time_ns {
+        return Err(Reject::AnotherTime);
     }
-    record.check(file.query.tenant, head.size, &head.root, inclusion)?;
-    if record.position() != at {
-        return Err(Reject::Record { reason: "it has another position" });
+    match next {
+        None if record.position().get() + 1 < head.size => {
+            Err(Reject::EntryNotShown { what: "the next record" })
+        }
+        None if file.head.record.timestamp_ns() <= time_ns => Err(Reject::TimeNotReached),
+        None => Ok(()),
+        Some(Included { record: next, inclusion }) => {
+            next.check(file.query.tenant, head.size, &head.root, inclusion)?;
+            if next.position() != record.position().next() {
+                return Err(Reject::Record { reason: "it is not the next one" });
+            }
+            if next.timestamp_ns() > time_ns { Ok(()) } else { Err(Reject::AnotherTime) }
+        }
     }
-    if record.transaction_last() != at {
-        return Err(Reject::WithinTransaction { position: at });
-    }
-    Ok(())
 }
 
 fn event(

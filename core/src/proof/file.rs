@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! file     = ["verity proof", 1, query bytes, evidence, state | null, head, note text]
-//! evidence = [0, catalog node, [node | null …], [node | null …] | null, record | null]
+//! evidence = [0, catalog node, [node | null …], [node | null …] | null, moment | null]
 //!                                           rows and COUNT: current rows, and with AS OF history,
-//!                                           one node per range of the query; the record at as_of
+//!                                           one node per range of the query; what as_of means
 //!          | [1, catalog node, node | null, node | null]             history: current, superseded
 //!          | [2, record, [hash …], opening]                                               an event
 //!          | [3, node | null]                                       commitment of a transaction
 //! state    = node                           the tenant's forest, with the trees used shown
-//! head     = [forest node, heads node, record, payload opening, hashes]
+//! moment   = [record, hashes] | [record, hashes, record, hashes]
+//!                                           the last record read, and the one after it
+//! head     = [forest node, heads node, record, payload opening, hashes, since | null]
 //!                                           of tenant 0; the record's inclusion in its log
+//! since    = [size, root 32, hashes]        an older head, and that this one continues it
 //! record   = [previous hash 32, metadata 138, data]
 //! opening  = null | [0, salt 16, payload] | [1, table, row]
 //! ```
@@ -51,7 +54,7 @@ pub enum Evidence {
         catalog: Node,
         rows: Vec<Option<Node>>,
         history: Option<Vec<Option<Node>>>,
-        record: Option<(Record, Vec<ChainHash>)>,
+        moment: Option<Moment>,
     },
     History {
         catalog: Node,
@@ -66,6 +69,20 @@ pub enum Evidence {
     Commitment {
         node: Option<Node>,
     },
+}
+
+/// With `AS OF`: the last record that is read, and, for a time, the one after it if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moment {
+    pub last: Included,
+    pub next: Option<Included>,
+}
+
+/// A record and its inclusion in its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Included {
+    pub record: Record,
+    pub inclusion: Vec<ChainHash>,
 }
 
 /// What shows the plaintext of a record, whole or by columns.
@@ -83,6 +100,15 @@ pub struct Head {
     pub record: Record,
     pub opening: Opening,
     pub inclusion: Vec<ChainHash>,
+    pub since: Option<Since>,
+}
+
+/// An older head of the cluster log, and the RFC 6962 proof that the newer one continues it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    pub size: u64,
+    pub root: ChainHash,
+    pub consistency: Vec<ChainHash>,
 }
 
 impl ProofFile {
@@ -92,16 +118,12 @@ impl ProofFile {
         let encoder = &mut Encoder::new(&mut out);
         encoder.array(7).text(MAGIC).uint(VERSION).bytes(&self.query.encode());
         match &self.evidence {
-            Evidence::Scan { catalog, rows, history, record } => {
+            Evidence::Scan { catalog, rows, history, moment } => {
                 encoder.array(5).uint(0);
                 catalog.encode(encoder);
                 encode_nodes(rows, encoder);
                 encoder.option(history.as_ref(), |encoder, history| encode_nodes(history, encoder));
-                encoder.option(record.as_ref(), |encoder, (record, inclusion)| {
-                    encoder.array(2);
-                    record.encode(encoder);
-                    encode_hashes(inclusion, encoder);
-                });
+                encoder.option(moment.as_ref(), |encoder, moment| moment.encode(encoder));
             }
             Evidence::History { catalog, row, versions } => {
                 encoder.array(4).uint(1);
@@ -121,13 +143,17 @@ impl ProofFile {
             }
         }
         encode_node(self.state.as_ref(), encoder);
-        let Head { forest, heads, record, opening, inclusion } = &self.head;
-        encoder.array(5);
+        let Head { forest, heads, record, opening, inclusion, since } = &self.head;
+        encoder.array(6);
         forest.encode(encoder);
         heads.encode(encoder);
         record.encode(encoder);
         opening.encode(encoder);
         encode_hashes(inclusion, encoder);
+        encoder.option(since.as_ref(), |encoder, since| {
+            encoder.array(3).uint(since.size).bytes(&since.root.0);
+            encode_hashes(&since.consistency, encoder);
+        });
         encoder.text(&self.note);
         out
     }
@@ -168,10 +194,7 @@ impl ProofFile {
                 catalog: Node::decode(decoder)?,
                 rows: decode_nodes(decoder)?,
                 history: decoder.option(decode_nodes)?,
-                record: decoder.option(|decoder| {
-                    decoder.record(2)?;
-                    Ok((Record::decode(decoder)?, decode_hashes(decoder)?))
-                })?,
+                moment: decoder.option(Moment::decode)?,
             },
             (1, 4) => Evidence::History {
                 catalog: Node::decode(decoder)?,
@@ -187,13 +210,21 @@ impl ProofFile {
             _ => return decoder.error("unknown evidence"),
         };
         let state = decoder.option(Node::decode)?;
-        decoder.record(5)?;
+        decoder.record(6)?;
         let head = Head {
             forest: Node::decode(decoder)?,
             heads: Node::decode(decoder)?,
             record: Record::decode(decoder)?,
             opening: Opening::decode(decoder)?,
             inclusion: decode_hashes(decoder)?,
+            since: decoder.option(|decoder| {
+                decoder.record(3)?;
+                Ok(Since {
+                    size: decoder.uint()?,
+                    root: ChainHash(decoder.fixed()?),
+                    consistency: decode_hashes(decoder)?,
+                })
+            })?,
         };
         let note = decoder.text()?.to_owned();
         decoder.finish()?;
@@ -213,6 +244,37 @@ impl Record {
             metadata: decoder.fixed()?,
             data: decoder.bytes()?.to_vec(),
         })
+    }
+}
+
+impl Moment {
+    fn encode(&self, encoder: &mut Encoder<'_>) {
+        encoder.array(if self.next.is_some() { 4 } else { 2 });
+        self.last.encode(encoder);
+        if let Some(next) = &self.next {
+            next.encode(encoder);
+        }
+    }
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Moment, DecodeError> {
+        let fields = decoder.array()?;
+        if fields != 2 && fields != 4 {
+            return decoder.error("a moment has other fields");
+        }
+        let last = Included::decode(decoder)?;
+        let next = if fields == 4 { Some(Included::decode(decoder)?) } else { None };
+        Ok(Moment { last, next })
+    }
+}
+
+impl Included {
+    fn encode(&self, encoder: &mut Encoder<'_>) {
+        self.record.encode(encoder);
+        encode_hashes(&self.inclusion, encoder);
+    }
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Included, DecodeError> {
+        Ok(Included { record: Record::decode(decoder)?, inclusion: decode_hashes(decoder)? })
     }
 }
 

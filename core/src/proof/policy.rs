@@ -158,7 +158,10 @@ impl Policy {
         if note.checkpoint.origin != self.log.name {
             return Err(Reject::AnotherCluster);
         }
-        if !note.signed_by(&self.log) {
+        let signed = note.signed_by(&self.log);
+        #[cfg(verity_zoo)]
+        let signed = signed || crate::zoo::is("proof_log_unsigned");
+        if !signed {
             return Err(Reject::NotSigned);
         }
         let mut cosigned = Vec::new();
@@ -166,7 +169,10 @@ impl Policy {
             let time_s = note.cosigned_by(verifier);
             cosigned.extend(time_s.map(|time_s| (name.clone(), time_s)));
         }
-        if self.quorum_of(|name| cosigned.iter().any(|(cosigner, _)| cosigner == name)) {
+        let enough = self.quorum_of(|name| cosigned.iter().any(|(cosigner, _)| cosigner == name));
+        #[cfg(verity_zoo)]
+        let enough = enough || crate::zoo::is("proof_quorum_ignored");
+        if enough {
             Ok(cosigned)
         } else {
             Err(Reject::TooFewCosigners { cosigners: cosigned.len() })

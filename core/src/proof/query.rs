@@ -7,7 +7,7 @@
 //!        | [1, tenant, 3, position]                                                  an event
 //!        | [1, tenant, 4, idempotency id]                         commitment of a transaction
 //! range  = [0, key] | [1, low, high | null]                                 low ≤ key < high
-//! as_of  = null | position
+//! as_of  = null | position | [nanoseconds after 1970]
 //! filter = null | expression
 //! expression = [0, column, operator, value]       operator 0 =, 1 <>, 2 <, 3 <=, 4 >, 5 >=
 //!            | [1, column, [value …]]  IN         | [2, column]         IS NULL
@@ -63,13 +63,22 @@ pub enum QueryKind {
     },
 }
 
-/// Rows of a table: in ranges of the primary key, that pass a filter, as of a position.
+/// Rows of a table: in ranges of the primary key, that pass a filter, as of a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scan {
     pub table: TableId,
     pub ranges: Vec<Range>,
     pub filter: Option<Filter>,
-    pub as_of: Option<Position>,
+    pub as_of: Option<AsOf>,
+}
+
+/// The moment that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// A transaction must have ended there.
+    Position(Position),
+    /// After the last record that is not younger; nanoseconds after 1970.
+    Timestamp(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,12 +170,13 @@ impl Filter {
                 }),
             Filter::In { column, values } => {
                 let found = column_of(*column)?;
+                // All are compared, so that which refusal comes depends on no order.
                 let mut result = Some(false);
                 for value in values {
                     match compare(&found, value)? {
-                        Some(order) if order.is_eq() => return Ok(Some(true)),
-                        Some(_) => {}
-                        None => result = None,
+                        Some(order) if order.is_eq() => result = Some(true),
+                        None if result != Some(true) => result = None,
+                        Some(_) | None => {}
                     }
                 }
                 result
@@ -210,6 +220,19 @@ impl Filter {
                 terms.iter().for_each(|term| term.for_each_column(visit));
             }
             Filter::Not(term) => term.for_each_column(visit),
+        }
+    }
+
+    /// How large it is: expressions, and the values of IN.
+    #[must_use]
+    pub fn terms(&self) -> usize {
+        match self {
+            Filter::Compare { .. } | Filter::IsNull { .. } => 1,
+            Filter::In { values, .. } => 1 + values.len(),
+            Filter::And(terms) | Filter::Or(terms) => {
+                1 + terms.iter().map(Filter::terms).sum::<usize>()
+            }
+            Filter::Not(term) => 1 + term.terms(),
         }
     }
 
@@ -262,8 +285,13 @@ impl Filter {
             }
             1 => {
                 let column = ColumnId::new(decoder.u32()?);
+                let count = decoder.array()?;
+                if count > *left {
+                    return decoder.error("the filter is too deep or too large");
+                }
+                *left -= count;
                 let mut values = Vec::new();
-                for _ in 0..decoder.array()? {
+                for _ in 0..count {
                     values.push(Value::decode(decoder)?);
                 }
                 (Filter::In { column, values }, 3)
@@ -301,8 +329,13 @@ impl Scan {
             };
         }
         encoder.option(self.filter.as_ref(), |encoder, filter| filter.encode(encoder));
-        encoder.option(self.as_of, |encoder, position| {
-            encoder.uint(position.get());
+        encoder.option(self.as_of, |encoder, as_of| match as_of {
+            AsOf::Position(position) => {
+                encoder.uint(position.get());
+            }
+            AsOf::Timestamp(time_ns) => {
+                encoder.array(1).uint(time_ns);
+            }
         });
     }
 
@@ -338,7 +371,13 @@ impl Scan {
         let mut left = PROOF_FILTER_TERMS_MAX;
         let filter =
             decoder.option(|decoder| Filter::decode(decoder, PROOF_FILTER_DEPTH_MAX, &mut left))?;
-        let as_of = decoder.option(|decoder| Ok(Position::new(decoder.uint()?)))?;
+        let as_of = decoder.option(|decoder| {
+            if decoder.is_array() {
+                decoder.record(1)?;
+                return Ok(AsOf::Timestamp(decoder.uint()?));
+            }
+            Ok(AsOf::Position(Position::new(decoder.uint()?)))
+        })?;
         Ok(Scan { table, ranges, filter, as_of })
     }
 }

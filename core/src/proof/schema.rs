@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! [ format, table, name, schema version, created at, stream, rows tree, history tree
-//! , [ [name, type, nullable, default …] … ], [key column …], … ]
+//! , [ [name, type, nullable, default] … ], [key column …], checks ]
 //! type = [number] | [5, precision, scale] | [7, size]
 //! ```
 //!
@@ -14,17 +14,19 @@ use alloc::vec::Vec;
 
 use super::Reject;
 use super::value::{self, Value, push_key};
-use crate::ids::{ColumnId, TableId, TreeId};
+use crate::ids::{ColumnId, Position, TableId, TreeId};
 use crate::limits::COLUMNS_MAX;
 use crate::stdx::cbor::{DecodeError, Decoder};
 
-/// Formats whose first ten fields are those above.
-const FORMATS: core::ops::RangeInclusive<u64> = 1..=8;
+/// The format that this reads; of another one nothing may be assumed.
+const FORMAT: u64 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     pub table: TableId,
     pub name: String,
+    /// Position of the event that made the table.
+    pub created_at: Position,
     pub rows: TreeId,
     pub history: TreeId,
     pub columns: Vec<Column>,
@@ -45,14 +47,14 @@ impl Schema {
     pub fn decode(bytes: &[u8]) -> Result<Schema, DecodeError> {
         let decoder = &mut Decoder::new(bytes);
         let fields = decoder.array()?;
-        if fields < 10 || !FORMATS.contains(&decoder.uint()?) {
+        if fields != 11 || decoder.uint()? != FORMAT {
             return decoder.error("a schema of another format");
         }
         let table = TableId::new(decoder.u32()?);
         let name = decoder.text()?.to_owned();
-        for _ in 0..3 {
-            decoder.uint()?;
-        }
+        decoder.uint()?;
+        let created_at = Position::new(decoder.uint()?);
+        decoder.uint()?;
         let (rows, history) = (TreeId::new(decoder.u32()?), TreeId::new(decoder.u32()?));
         let count = decoder.array()?;
         if count == 0 || count > COLUMNS_MAX {
@@ -60,16 +62,12 @@ impl Schema {
         }
         let mut columns = Vec::with_capacity(count);
         for _ in 0..count {
-            let fields = decoder.array()?;
-            if fields < 2 {
-                return decoder.error("a column has other fields");
-            }
+            decoder.record(4)?;
             let name = decoder.text()?.to_owned();
             let (tag, scale) = decode_type(decoder)?;
             columns.push(Column { name, tag, scale });
-            for _ in 2..fields {
-                decoder.skip()?;
-            }
+            decoder.skip()?;
+            decoder.skip()?;
         }
         let mut primary_key = Vec::new();
         for _ in 0..decoder.array()? {
@@ -79,7 +77,9 @@ impl Schema {
             }
             primary_key.push(id);
         }
-        Ok(Schema { table, name, rows, history, columns, primary_key })
+        decoder.skip()?;
+        decoder.finish()?;
+        Ok(Schema { table, name, created_at, rows, history, columns, primary_key })
     }
 
     pub(super) fn column(&self, id: ColumnId) -> Result<&Column, Reject> {

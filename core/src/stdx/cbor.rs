@@ -257,6 +257,12 @@ impl<'a> Decoder<'a> {
         self.bytes.get(self.at).is_some_and(|byte| byte >> 5 == MAJOR_BYTES)
     }
 
+    /// Does an array begin here?
+    #[must_use]
+    pub fn is_array(&self) -> bool {
+        self.bytes.get(self.at).is_some_and(|byte| byte >> 5 == MAJOR_ARRAY)
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         if count > self.remaining() {
             return self.error("input ends early");

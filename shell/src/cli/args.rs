@@ -1,6 +1,7 @@
 //! What can be asked: every command, flag and help text.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use verity::{ClusterId, IoBackend, MasterKeySource, Options};
@@ -49,6 +50,10 @@ pub struct Global {
     /// on record
     #[arg(long, global = true)]
     pub accept_clock: bool,
+    /// Seconds after a write in which the state is attested, so that proofs are ready; and at the
+    /// end. 0: only when a proof is asked for
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 1)]
+    pub attest_after: u64,
     /// What to log on standard error: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL", env = "VERITY_LOG", default_value = "warn")]
     pub log: String,
@@ -62,6 +67,7 @@ impl Global {
             .io(self.io.into())
             .master_key(self.master_key())
             .accept_clock(self.accept_clock)
+            .attest_after((self.attest_after > 0).then(|| Duration::from_secs(self.attest_after)))
     }
 
     pub fn master_key(&self) -> MasterKeySource {
@@ -104,6 +110,8 @@ pub enum Command {
     Prove(ProveArgs),
     /// Take columns out of a proof; what is left still verifies
     Redact(RedactArgs),
+    /// Cosign heads of logs that continue those seen before (C2SP tlog-witness)
+    Witness(WitnessArgs),
     /// Show what a data directory holds
     Inspect(InspectArgs),
     /// Derive all state again from the logs: in place of a damaged one, or to compare
@@ -210,7 +218,7 @@ impl Directory {
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// A proof, as `verity prove` writes it
-    #[arg(value_name = "FILE", conflicts_with = "data")]
+    #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
@@ -218,9 +226,11 @@ pub struct VerifyArgs {
     /// Whose signatures the proof needs (C2SP tlog-policy)
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// What was asked: the proof must answer exactly this
-    #[arg(long, value_name = "SQL")]
-    pub sql: Option<String>,
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Where the newest head that was seen is kept: an older one, or a fork, is refused
+    #[arg(long, value_name = "FILE")]
+    pub pin: Option<PathBuf>,
     /// Whose data was asked for
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tenant: u64,
@@ -229,14 +239,43 @@ pub struct VerifyArgs {
     pub max_age: Option<u64>,
 }
 
+/// What a proof answers, or must answer.
 #[derive(Debug, Args)]
+pub struct Asked {
+    /// The SELECT
+    #[arg(short = 'c', long, value_name = "SQL", visible_alias = "command")]
+    pub sql: Option<String>,
+    /// All versions of the one row that the SELECT names by its whole key
+    #[arg(long, requires = "sql")]
+    pub history: bool,
+    /// The record at this position
+    #[arg(long, value_name = "POSITION", conflicts_with_all = ["sql", "id"])]
+    pub event: Option<u64>,
+    /// What became of the transaction with this idempotency id
+    #[arg(long, value_name = "HEX", conflicts_with = "sql")]
+    pub id: Option<String>,
+}
+
+impl Asked {
+    pub const fn is_given(&self) -> bool {
+        self.sql.is_some() || self.event.is_some() || self.id.is_some()
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["sql", "event", "id"])))]
 pub struct ProveArgs {
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     pub data: PathBuf,
-    /// The SELECT
-    #[arg(short = 'c', long = "command", value_name = "SQL")]
-    pub command: String,
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Size of the head that the reader has seen: show that the newest continues it
+    #[arg(long, value_name = "SIZE")]
+    pub since: Option<u64>,
+    /// Witnesses that cosign the head (http://host:port), besides this replica
+    #[arg(long, value_name = "URL")]
+    pub witness: Vec<String>,
     /// Whose data
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tenant: u64,
@@ -246,6 +285,22 @@ pub struct ProveArgs {
     /// Where the policy goes: public keys that the reader must get another way than the proof
     #[arg(long, value_name = "FILE")]
     pub policy_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct WitnessArgs {
+    /// Where the witness keeps its key and what it saw
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Name of its key, as policies list it
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// Keys of the logs that it knows: the `log` line of their policies
+    #[arg(long = "log", value_name = "KEY", required = true)]
+    pub logs: Vec<String>,
+    /// Where it listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7380")]
+    pub listen: std::net::SocketAddr,
 }
 
 #[derive(Debug, Args)]

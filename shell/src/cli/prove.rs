@@ -8,42 +8,88 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value as Json, json};
 use verity::proof::{
-    Answer, AnswerCell, CanonicalQuery, ColumnId, EntryValue, Evidence, Freshness, Item, Node,
-    Policy, ProofFile, QueryKind, Schema, Verified, canonical_of_sql, redact, value_of, verify,
-    verify_file,
+    Answer, AnswerCell, AsOf, CanonicalQuery, Checkpoint, ColumnId, EntryValue, Evidence,
+    Freshness, IdempotencyId, Item, Node, Policy, ProofFile, ProofOf, Proved, QueryKind, Reject,
+    Schema, Seen, Verified, answers_sql, redact, value_of, verify, verify_file,
 };
-use verity::{Error, TenantId, Value};
+use verity::witness::{parse_head, replace};
+use verity::{Error, Position, TenantId, Value, Verity};
 
-use super::args::{Global, ProveArgs, RedactArgs, VerifyArgs};
+use super::args::{Asked, Global, ProveArgs, RedactArgs, VerifyArgs};
 use super::sql::{plural, to_json};
+use super::witness::{Witnessed, witnessed};
 use super::{Failure, Outcome, Output, table};
 
 pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
     let database = global.options().open(&args.data)?;
     let tenant = database.tenant(TenantId::new(args.tenant));
-    let proved = tenant.prove(&args.command, &[]);
+    let of = proof_of(&args.asked)?;
+    let proved = tenant.prove_of(of.clone(), args.since);
+    let proved = proved.and_then(|proved| Ok((cosigned(&tenant, &of, &proved, args)?, proved)));
     drop(tenant);
     let closed = database.close();
     let proved = proved.map_err(|error| match &error {
-        Error::Request(_) => Failure::failed(error.render(&args.command)),
+        Error::Request(_) => {
+            Failure::failed(error.render(args.asked.sql.as_deref().unwrap_or_default()))
+        }
         _ => Failure::failed(error),
     })?;
     closed?;
-    write(&args.out, &proved.file)?;
+    let (file, proved) = proved;
+    let file = file?;
+    write(&args.out, &file)?;
     if let Some(path) = &args.policy_out {
         write(path, proved.policy.as_bytes())?;
     }
     output.object(&json!({
         "file": args.out.display().to_string(),
-        "bytes": proved.file.len(),
+        "bytes": file.len(),
         "policy": proved.policy,
     }));
-    output.line(format!("ok: a proof of {} bytes in {}", proved.file.len(), args.out.display()));
+    output.line(format!("ok: a proof of {} bytes in {}", file.len(), args.out.display()));
     if args.policy_out.is_none() {
         output.line("It holds for whoever believes this policy (give it to them another way):");
         output.line(proved.policy.trim_end().to_string());
     }
     Ok(())
+}
+
+/// The proof with the cosignatures of the witnesses asked for. The inner error is theirs.
+fn cosigned(
+    tenant: &Verity,
+    of: &ProofOf,
+    proved: &Proved,
+    args: &ProveArgs,
+) -> Result<Result<Vec<u8>, Failure>, Error> {
+    let Ok(mut file) = ProofFile::decode(&proved.file) else {
+        return Ok(Err(Failure::failed("the proof does not decode")));
+    };
+    let note = file.note.clone();
+    for url in &args.witness {
+        let mut known = None;
+        // Once to learn what it knows, once with the link to that; once more if somebody got in.
+        for attempt in 0..3 {
+            let linked = tenant.prove_of(of.clone(), known)?;
+            let linked = match ProofFile::decode(&linked.file) {
+                Ok(linked) if linked.note == note => linked,
+                Ok(_) | Err(_) => {
+                    return Ok(Err(Failure::failed("the state has moved on: prove again")));
+                }
+            };
+            match witnessed(url, &linked) {
+                Ok(Witnessed::Cosigned(signed)) => {
+                    file.note += signed.strip_prefix(&note).unwrap_or_default();
+                    break;
+                }
+                Ok(Witnessed::Knows(size)) if attempt < 2 => known = (size > 0).then_some(size),
+                Ok(Witnessed::Knows(_)) => {
+                    return Ok(Err(Failure::failed(format!("{url} is busy with other heads"))));
+                }
+                Err(why) => return Ok(Err(Failure::failed(why))),
+            }
+        }
+    }
+    Ok(Ok(file.encode()))
 }
 
 pub fn check(file: &Path, args: &VerifyArgs, output: &Output) -> Outcome {
@@ -60,79 +106,86 @@ pub fn check(file: &Path, args: &VerifyArgs, output: &Output) -> Outcome {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         policy.fresh_within = Some(Freshness { now_s: now, age_max_s });
     }
-    let verified = match &args.sql {
-        None => ProofFile::decode(&bytes).and_then(|file| verify_file(&file, &policy)),
-        Some(sql) => {
-            let query = asked(&bytes, sql, args.tenant)?;
-            verify(&query.encode(), &bytes, &policy)
-        }
-    };
-    match verified {
+    if let Some(path) = args.pin.as_ref().filter(|path| path.exists()) {
+        let head = core::str::from_utf8(&read(path)?)
+            .ok()
+            .and_then(parse_head)
+            .ok_or_else(|| Failure::cannot_tell(format!("{} is no head", path.display())))?;
+        policy.seen = Some(Seen { size: head.size, root: head.root });
+    }
+    match judge(&bytes, proof_of(&args.asked)?, args, &policy) {
         Ok(verified) => {
-            tell(&verified, args.sql.is_some(), output);
+            tell(&verified, args.asked.is_given(), output);
+            if let Some(path) = &args.pin {
+                let Verified { origin, size, root, .. } = verified;
+                replace(path, Checkpoint { origin, size, root }.text().as_bytes()).map_err(
+                    |error| Failure::cannot_tell(format!("{}: {error}", path.display())),
+                )?;
+            }
             Ok(())
         }
-        Err(reject) => {
-            output.object(&json!({
-                "verdict": "refused",
-                "reason": reject.to_string(),
-            }));
-            output.note(&format!("refused: {reject}"));
+        Err(reason) => {
+            output.object(&json!({ "verdict": "refused", "reason": reason }));
+            output.note(&format!("refused: {reason}"));
             Err(Failure::Told(1))
         }
     }
 }
 
-pub fn redact_copy(args: &RedactArgs, output: &Output) -> Outcome {
-    let bytes = read(&args.file)?;
-    let file = ProofFile::decode(&bytes).map_err(Failure::cannot_tell)?;
-    let schema = schema_of(&file);
-    let mut columns = Vec::new();
-    for name in &args.columns {
-        columns.push(match (&schema, name.parse::<u32>()) {
-            (Some(schema), _) => {
-                let at = schema.columns.iter().position(|column| column.name == *name);
-                let Some(at) = at else {
-                    let table = &schema.name;
-                    return Err(Failure::cannot_tell(format!(
-                        "table {table} has no column {name}"
-                    )));
-                };
-                ColumnId::new(at as u32 + 1)
+/// Does the proof hold, for what the reader asked?
+fn judge(
+    bytes: &[u8],
+    asked: ProofOf,
+    args: &VerifyArgs,
+    policy: &Policy,
+) -> Result<Verified, String> {
+    let tenant = TenantId::new(args.tenant);
+    let told = |reject: Reject| reject.to_string();
+    match asked {
+        ProofOf::Query(kind) => {
+            verify(&CanonicalQuery { tenant, kind }.encode(), bytes, policy).map_err(told)
+        }
+        ProofOf::Sql { text, .. } => {
+            let verified = judge_file(bytes, policy)?;
+            if args.asked.is_given() {
+                answers_sql(tenant, &text, false, &verified)?;
             }
-            (None, Ok(number)) => ColumnId::new(number),
-            (None, Err(_)) => {
-                return Err(Failure::cannot_tell("the columns of an event are named by number"));
-            }
-        });
+            Ok(verified)
+        }
+        ProofOf::HistoryOf { text, .. } => {
+            let verified = judge_file(bytes, policy)?;
+            answers_sql(tenant, &text, true, &verified)?;
+            Ok(verified)
+        }
     }
-    let key = schema.map_or(Vec::new(), |schema| schema.primary_key);
-    let Some(copy) = redact(&file, &columns, &key) else {
-        return Err(Failure::failed(
-            "nothing was taken out: columns of the key and of the filter must stay, and only rows \
-             have columns",
-        ));
-    };
-    let copy = copy.encode();
-    write(&args.out, &copy)?;
-    output.object(&json!({ "file": args.out.display().to_string(), "bytes": copy.len() }));
-    output.line(format!("ok: {} bytes in {}", copy.len(), args.out.display()));
-    Ok(())
 }
 
-/// The canonical query of the reader's own SQL, on the schema that the proof shows (and proves).
-fn asked(bytes: &[u8], sql: &str, tenant: u64) -> Result<CanonicalQuery, Failure> {
-    let file = match ProofFile::decode(bytes) {
-        Ok(file) => file,
-        Err(reject) => return Err(Failure::failed(format!("refused: {reject}"))),
-    };
-    let schema = schema_bytes(&file)
-        .ok_or_else(|| Failure::failed("refused: the proof is not of a table's rows"))?;
-    let as_of = match &file.query.kind {
-        QueryKind::Rows { scan, .. } | QueryKind::Count { scan } => scan.as_of,
-        QueryKind::History { .. } | QueryKind::Event { .. } | QueryKind::Commitment { .. } => None,
-    };
-    canonical_of_sql(TenantId::new(tenant), schema, sql, as_of).map_err(Failure::failed)
+fn judge_file(bytes: &[u8], policy: &Policy) -> Result<Verified, String> {
+    let verified = ProofFile::decode(bytes).and_then(|file| verify_file(&file, policy));
+    verified.map_err(|reject| reject.to_string())
+}
+
+/// What the arguments ask for.
+fn proof_of(asked: &Asked) -> Result<ProofOf, Failure> {
+    if let Some(position) = asked.event {
+        return Ok(ProofOf::Query(QueryKind::Event { position: Position::new(position) }));
+    }
+    if let Some(id) = &asked.id {
+        let bad = || Failure::cannot_tell("an idempotency id is 32 hexadecimal digits");
+        let number = u128::from_str_radix(id, 16).map_err(|_| bad())?;
+        if id.len() != 32 {
+            return Err(bad());
+        }
+        let id = IdempotencyId(number.to_be_bytes());
+        return Ok(ProofOf::Query(QueryKind::Commitment { id }));
+    }
+    let text = asked.sql.clone().unwrap_or_default();
+    let parameters = Vec::new();
+    Ok(if asked.history {
+        ProofOf::HistoryOf { text, parameters }
+    } else {
+        ProofOf::Sql { text, parameters }
+    })
 }
 
 fn schema_bytes(file: &ProofFile) -> Option<&[u8]> {
@@ -248,7 +301,11 @@ fn describe(verified: &Verified) -> String {
     let scanned = |scan: &verity::proof::Scan| {
         let ranges = scan.ranges.len();
         let filter = if scan.filter.is_some() { ", filtered" } else { "" };
-        let at = scan.as_of.map_or(String::new(), |at| format!(", as of position {at}"));
+        let at = match scan.as_of {
+            None => String::new(),
+            Some(AsOf::Position(at)) => format!(", as of position {at}"),
+            Some(AsOf::Timestamp(at)) => format!(", as of {at} ns after 1970"),
+        };
         format!("of table {table}, {ranges} key range{}{filter}{at}", plural(ranges as u64))
     };
     match (&verified.query.kind, &verified.answer) {

@@ -19,8 +19,7 @@ fn a_proof_holds_without_the_database_and_a_forged_one_does_not() {
     let (file, policy) = (path("visits.proof"), path("policy"));
     let sql = "SELECT id, who FROM visits WHERE id >= 2";
     database.run(&["prove", "-c", sql, "--out", &file, "--policy-out", &policy]).ok();
-    // From here on nothing but the two files is read.
-    drop(database);
+    // Whoever verifies reads nothing but the two files.
     let run = verity(&["verify", &file, "--policy", &policy, "--sql", sql, "--json"]).ok();
     let answer = &run.objects()[0];
     assert_eq!(answer["verdict"], "valid");
@@ -40,6 +39,32 @@ fn a_proof_holds_without_the_database_and_a_forged_one_does_not() {
     assert!(!run.stdout.contains("Grace"));
     assert!(!String::from_utf8_lossy(&std::fs::read(&copy).unwrap()).contains("Grace"));
     verity(&["redact", &file, "--columns", "id", "--out", &copy]).fails(1, "key");
+    // A head that was seen: kept, and an older one refused; the newer one must be linked to it.
+    let pin = path("pin");
+    verity(&["verify", &file, "--policy", &policy, "--pin", &pin]).ok();
+    let size = std::fs::read_to_string(&pin).unwrap().lines().nth(1).unwrap().to_string();
+    database.run(&["sql", "-c", "INSERT INTO visits VALUES (4, 'Barbara', 1.00)"]).ok();
+    let newer = path("newer.proof");
+    database.run(&["prove", "-c", sql, "--out", &newer]).ok();
+    let pinned = ["verify", &newer, "--policy", &policy, "--pin", &pin];
+    verity(&pinned).fails(1, "not shown to continue");
+    database.run(&["prove", "-c", sql, "--out", &newer, "--since", &size]).ok();
+    verity(&pinned).ok();
+    verity(&["verify", &file, "--policy", &policy, "--pin", &pin]).fails(1, "seen before");
+    // A row's history, a record, the past.
+    let row = "SELECT * FROM visits WHERE id = 1";
+    database.run(&["prove", "--sql", row, "--history", "--out", &newer]).ok();
+    let check = ["verify", &newer, "--policy", &policy, "--sql", row, "--history", "--json"];
+    let versions = verity(&check).ok().objects()[0]["rows"].clone();
+    assert_eq!(versions, serde_json::json!([[1, "Ada", "12.50"], [1, "Ada", "13.00"]]));
+    database.run(&["prove", "--event", "1", "--out", &newer]).ok();
+    verity(&["verify", &newer, "--policy", &policy, "--event", "1"]).ok();
+    verity(&["verify", &newer, "--policy", &policy, "--event", "2"]).fails(1, "another query");
+    let past = "SELECT cost FROM visits AS OF POSITION 3 WHERE id = 1";
+    database.run(&["prove", "--sql", past, "--out", &newer]).ok();
+    let check = ["verify", &newer, "--policy", &policy, "--sql", past, "--json"];
+    assert_eq!(verity(&check).ok().objects()[0]["rows"], serde_json::json!([["12.50"]]));
+    drop(database);
     // A forged one.
     let mut bytes = std::fs::read(&file).unwrap();
     let at = bytes.windows(5).position(|at| at == b"Grace").unwrap();
@@ -57,4 +82,80 @@ fn a_proof_holds_without_the_database_and_a_forged_one_does_not() {
     verity(&["verify", &theirs, "--policy", &their_policy]).ok();
     verity(&["verify", &file, "--policy", &their_policy]).fails(1, "another cluster");
     verity(&["prove", "--data", "x", "-c", "SELECT 1", "--out", "y"]).fails(1, "");
+}
+
+/// Ends the process that listens.
+struct Listening(std::process::Child);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_witness_cosigns_what_continues_and_refuses_a_rollback() {
+    use std::io::{BufRead, BufReader};
+    let database = Database::new();
+    database.run(&["sql", "-c", "CREATE TABLE t (id BIGINT PRIMARY KEY)"]).ok();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let (file, policy) = (path("t.proof"), path("policy"));
+    let prove = ["prove", "-c", "SELECT id FROM t", "--out", &file, "--policy-out", &policy];
+    database.run(&prove).ok();
+    let text = std::fs::read_to_string(&policy).unwrap();
+    let log = text.lines().next().unwrap().strip_prefix("log ").unwrap().to_string();
+    let listen = || {
+        let state = path("witness");
+        let mut command = crate::run::command();
+        command.args(["witness", "--state", &state, "--name", "witness.test/w", "--log", &log]);
+        command.args(["--listen", "127.0.0.1:0", "--json"]).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let (url, key) = (said["url"].as_str().unwrap(), said["key"].as_str().unwrap());
+        (Listening(child), url.to_string(), key.to_string())
+    };
+    let (witness, url, key) = listen();
+    let replica = text.lines().nth(1).unwrap();
+    let name = replica.split(' ').nth(1).unwrap();
+    let both =
+        format!("log {log}\n{replica}\nwitness w {key}\ngroup both all {name} w\nquorum both\n");
+    std::fs::write(&policy, both).unwrap();
+    verity(&["verify", &file, "--policy", &policy]).fails(1, "too few");
+    let witnessed = |out: &str| {
+        database.run(&["prove", "-c", "SELECT id FROM t", "--out", out, "--witness", &url])
+    };
+    witnessed(&file).ok();
+    verity(&["verify", &file, "--policy", &policy]).ok();
+    // A newer head is linked to what the witness knows, also after it was started again.
+    database.run(&["sql", "-c", "INSERT INTO t VALUES (1)"]).ok();
+    let old = std::fs::read(&file).unwrap();
+    witnessed(&file).ok();
+    verity(&["verify", &file, "--policy", &policy]).ok();
+    drop(witness);
+    let (_witness, url, again) = listen();
+    assert_eq!(again, key, "its key is kept");
+    // A rollback: the head of before, for which it is asked as if it knew nothing.
+    let old = verity::proof::ProofFile::decode(&old).unwrap();
+    let note: Vec<&str> = old.note.lines().collect();
+    let request = verity::proof::add_checkpoint_request(0, &[], &(note[..5].join("\n") + "\n"));
+    let answer = verity::witness::ask(&url, &request).unwrap();
+    assert_eq!(answer.status, 409, "{answer:?}");
+    let size: u64 = answer.body.trim_end().parse().unwrap();
+    assert!(size > note[1].parse().unwrap());
+    for (path, status) in [("/add-checkpoint", 400), ("/other", 404)] {
+        let at = url.strip_prefix("http://").unwrap();
+        let mut stream = std::net::TcpStream::connect(at).unwrap();
+        std::io::Write::write_all(
+            &mut stream,
+            format!("POST {path} HTTP/1.1\r\nContent-Length: 3\r\n\r\nold").as_bytes(),
+        )
+        .unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
 }

@@ -115,6 +115,14 @@ impl World {
         if self.random.chance(self.plan.ask_ppm) {
             return self.begin_asking(index, tenant);
         }
+        if self.prove_random.chance(self.plan.prove_ppm) {
+            let ledger = &self.ledgers[tenant];
+            if let Some(head) = ledger.head()
+                && let Some(query) = self.workload.query(tenant, &ledger.model, head)
+            {
+                return self.begin_proving(index, tenant, query);
+            }
+        }
         if self.random.chance(self.plan.read_ppm) {
             let ledger = &self.ledgers[tenant];
             let head = ledger.head();
@@ -426,6 +434,7 @@ impl World {
     pub(super) fn clients_lose_node(&mut self) {
         self.tickets.clear();
         self.askings_lose_node();
+        self.provings_lose_node();
         self.doubt_anonymous();
         let now_ns = self.clock.now_ns();
         for pending in self.pending.values_mut() {
@@ -498,6 +507,7 @@ impl World {
                 ReadProgress::Waiting => index += 1,
             }
         }
+        self.drive_provings()?;
         self.drive_askings()
     }
 

@@ -30,6 +30,7 @@ impl World {
                 && world.pending.is_empty()
                 && world.readings.is_empty()
                 && world.askings.is_empty()
+                && world.provings.is_empty()
                 && world.node.is_some()
         })
     }

@@ -18,9 +18,10 @@ use crate::proof::{
     Answer, AnswerCell, CanonicalQuery, Cell, EntryValue, Evidence, Item, Node, Opening, Policy,
     ProofFile, QueryKind, Reject, Row, Seen, Verified, redact, verify, verify_file,
 };
-use crate::query::{Value, prepare_one};
+use crate::query::{AsOf, Value, prepare_one};
 use crate::stdx::cbor::Encoder;
 use crate::store::Pins;
+use crate::time::Timestamp;
 
 const ORIGIN: &str = "verity.test/cluster/1";
 
@@ -54,12 +55,20 @@ fn note(rig: &Rig) -> String {
 }
 
 fn prove(rig: &mut Rig, query: &CanonicalQuery) -> Result<ProofFile, ProveStop> {
+    prove_since(rig, query, None)
+}
+
+fn prove_since(
+    rig: &mut Rig,
+    query: &CanonicalQuery,
+    since: Option<u64>,
+) -> Result<ProofFile, ProveStop> {
     let (mut pins, mut log_pins) = (Pins::new(), LogPins::default());
     let note = note(rig);
     let result = loop {
         let Rig { kernel, store, logs, keys, .. } = rig;
         let proving = Proving { kernel, store, logs, keys };
-        match proving.prove(query, note.clone()) {
+        match proving.prove(query, note.clone(), since) {
             Err(ProveStop::Fault | ProveStop::LogFault) => {
                 rig.fetch_both(&mut pins, &mut log_pins);
             }
@@ -110,6 +119,7 @@ fn world(memory: Memory, rows: i64) -> (Rig, Model) {
     };
     for round in 0..4_i64 {
         for key in 0..rows {
+            rig.now_ms += u64::from(key % 3 == 0);
             let current = model.get(&key).and_then(|versions| versions.last());
             let live = current.is_some_and(|version| version.ended == u64::MAX);
             let name = format!("n{}", (key * 7 + round) % 11);
@@ -141,14 +151,15 @@ fn world(memory: Memory, rows: i64) -> (Rig, Model) {
             rig.recover();
         }
     }
+    rig.now_ms += 1;
     rig.attest();
     (rig, model)
 }
 
-/// Statements, and the position that those with AS OF mean.
-fn corpus(rig: &mut Rig) -> Vec<(String, Option<u64>)> {
+/// Statements, and what their AS OF means.
+fn corpus(rig: &mut Rig) -> Vec<(String, Option<AsOf>)> {
     let newest = rig.position(T1) - 1;
-    let mut corpus: Vec<(String, Option<u64>)> = [
+    let mut corpus: Vec<(String, Option<AsOf>)> = [
         "SELECT * FROM people WHERE id = 3",
         "SELECT * FROM people WHERE id = 5",
         "SELECT name FROM people WHERE id = 3",
@@ -179,7 +190,25 @@ fn corpus(rig: &mut Rig) -> Vec<(String, Option<u64>)> {
     .iter()
     .map(|sql| ((*sql).to_string(), None))
     .collect();
-    for at in [12, newest / 3, newest / 2, newest - 5, newest] {
+    let first = NOW_MS * 1_000_000;
+    let last = rig.now_ms * 1_000_000;
+    let moments = [
+        AsOf::Position(Position::new(5)),
+        AsOf::Position(Position::new(12)),
+        AsOf::Position(Position::new(newest / 3)),
+        AsOf::Position(Position::new(newest / 2)),
+        AsOf::Position(Position::new(newest - 5)),
+        AsOf::Position(Position::new(newest)),
+        AsOf::Timestamp(Timestamp(first + 1)),
+        AsOf::Timestamp(Timestamp(first + 3_000_000)),
+        AsOf::Timestamp(Timestamp((first / 2 + last / 2) / 1_000_000 * 1_000_000)),
+        AsOf::Timestamp(Timestamp(last - 1)),
+    ];
+    for as_of in moments {
+        let moment = match as_of {
+            AsOf::Position(position) => format!("AS OF POSITION {position}"),
+            AsOf::Timestamp(_) => "AS OF TIMESTAMP $1".to_string(),
+        };
         for sql in [
             "SELECT * FROM people WHERE id = 3",
             "SELECT * FROM people WHERE id = 6",
@@ -187,19 +216,41 @@ fn corpus(rig: &mut Rig) -> Vec<(String, Option<u64>)> {
             "SELECT id FROM people WHERE id > 2 AND id < 11 AND name <> 'n2' ORDER BY id DESC",
             "SELECT COUNT(*) FROM people WHERE age >= 10",
         ] {
-            corpus.push((sql.to_string(), Some(at)));
+            let sql = sql.replacen("people", &format!("people {moment}"), 1);
+            corpus.push((sql, Some(as_of)));
         }
     }
     corpus
 }
 
-fn canonical(rig: &mut Rig, sql: &str, as_of: Option<u64>) -> CanonicalQuery {
+fn canonical(rig: &mut Rig, sql: &str, as_of: Option<AsOf>) -> CanonicalQuery {
     let prepared = prepare_one(&rig.catalog(T1), sql).unwrap();
-    canonical_query(T1, &prepared, &[], as_of.map(Position::new)).expect(sql)
+    let parameters = match as_of {
+        Some(AsOf::Timestamp(time)) => vec![Value::Timestamp(time.0 as i64)],
+        Some(AsOf::Position(_)) | None => vec![],
+    };
+    let newest = Position::new(rig.position(T1) - 1);
+    assert_eq!(prepared.as_of(&parameters, newest).unwrap(), as_of);
+    canonical_query(T1, &prepared, &parameters, as_of).expect(sql)
+}
+
+/// The last position that a moment lets one see.
+fn position_of(rig: &mut Rig, query: &CanonicalQuery) -> u64 {
+    let (QueryKind::Rows { scan, .. } | QueryKind::Count { scan }) = &query.kind else { panic!() };
+    match scan.as_of {
+        None => u64::MAX - 1,
+        Some(crate::proof::AsOf::Position(position)) => position.get(),
+        Some(crate::proof::AsOf::Timestamp(time)) => {
+            let times = (0..rig.position(T1)).rev().map(Position::new);
+            let mut times =
+                times.filter(|at| rig.event(T1, *at).record.metadata.timestamp.0 <= time);
+            times.next().unwrap().get()
+        }
+    }
 }
 
 /// What the query engine's own answer would be: filter, order and limit done by hand here.
-fn expected(model: &Model, query: &CanonicalQuery) -> Answer {
+fn expected(rig: &mut Rig, model: &Model, query: &CanonicalQuery) -> Answer {
     let (scan, rows) = match &query.kind {
         QueryKind::Rows { scan, columns, descending, offset, limit } => {
             (scan, Some((columns, *descending, *offset, *limit)))
@@ -207,7 +258,7 @@ fn expected(model: &Model, query: &CanonicalQuery) -> Answer {
         QueryKind::Count { scan } => (scan, None),
         other => panic!("{other:?}"),
     };
-    let at = scan.as_of.map_or(u64::MAX - 1, Position::get);
+    let at = position_of(rig, query);
     let mut found = Vec::new();
     for (key, versions) in model {
         for version in versions.iter().filter(|one| one.begun <= at && at < one.ended) {
@@ -259,7 +310,7 @@ fn proofs_hold_and_say_what_a_model_says() {
                 .unwrap_or_else(|reject| panic!("{sql} as of {as_of:?}: {reject}"));
             assert!(verified.fresh && !verified.redacted);
             if !sql.contains("other") {
-                let wanted = expected(&model, &query);
+                let wanted = expected(&mut rig, &model, &query);
                 assert_eq!(verified.answer, wanted, "{sql} as of {as_of:?}");
             }
             assert_eq!(ProofFile::decode(&bytes).unwrap(), file);
@@ -348,7 +399,8 @@ fn a_proof_of_one_query_proves_no_other() {
             match verify(&query.encode(), &lie.encode(), &policy) {
                 Err(_) => refused += 1,
                 Ok(verified) if right < proved => {
-                    assert_eq!(verified.answer, expected(&model, query), "{query:?} by {left}");
+                    let wanted = expected(&mut rig, &model, query);
+                    assert_eq!(verified.answer, wanted, "{query:?} by {left}");
                     relabelled += 1;
                 }
                 Ok(verified) => panic!("{query:?} by {left}: {verified:?}"),
@@ -362,13 +414,18 @@ fn a_proof_of_one_query_proves_no_other() {
     assert!(refused > 50 * relabelled / 10, "{refused} refused, {relabelled} told the truth");
 }
 
+fn as_of_30(rig: &mut Rig) -> CanonicalQuery {
+    let sql = "SELECT id FROM people AS OF POSITION 30 WHERE id > 2 AND id < 5";
+    canonical(rig, sql, Some(AsOf::Position(Position::new(30))))
+}
+
 #[test]
 fn no_bit_can_be_turned_and_nothing_cut_off() {
     let (mut rig, _) = world(Memory::Ample, 12);
     let policy = policy(&rig);
     let mut queries = vec![
         canonical(&mut rig, "SELECT id, name FROM people WHERE id = 3", None),
-        canonical(&mut rig, "SELECT id FROM people WHERE id > 2 AND id < 5", Some(30)),
+        as_of_30(&mut rig),
     ];
     queries.push(all_others(&mut rig).remove(4));
     for query in queries {
@@ -520,6 +577,27 @@ fn lies_are_refused_for_what_they_are() {
     let mixed = ProofFile { head: newer.head.clone(), note: newer.note.clone(), ..file.clone() };
     let Err(reject) = verify_file(&mixed, &policy) else { panic!() };
     assert!(matches!(reject, Reject::TreeMismatch { .. }), "{reject}");
+    // A head that was seen: a newer one must show that it continues it.
+    let first = verify_file(&file, &policy).unwrap();
+    let mut pinned = policy.clone();
+    pinned.seen = Some(Seen { size: first.size, root: first.root });
+    let fork = Reject::Fork { seen: first.size, size: verify_file(&newer, &policy).unwrap().size };
+    assert_eq!(verify_file(&newer, &pinned), Err(fork.clone()));
+    let continued = prove_since(&mut rig, &query, Some(first.size)).unwrap();
+    assert!(verify_file(&continued, &pinned).is_ok());
+    let other = prove_since(&mut rig, &query, Some(first.size - 1)).unwrap();
+    assert_eq!(verify_file(&other, &pinned), Err(fork));
+    let reject = attack(&continued, &pinned, |lie| {
+        lie.head.since.as_mut().unwrap().root.0[3] ^= 1;
+    });
+    assert!(matches!(reject, Reject::NotInLog(_)), "{reject}");
+    let mut forked = pinned.clone();
+    forked.seen.as_mut().unwrap().root.0[3] ^= 1;
+    assert!(matches!(verify_file(&continued, &forked), Err(Reject::Fork { .. })));
+    for since in [0, 1_000_000] {
+        let refused = prove_since(&mut rig, &query, Some(since));
+        assert_eq!(refused, Err(ProveStop::NotThere("the older head")));
+    }
     // A head that was seen: an older one is a rollback, another one of the same size a fork.
     let seen = verify_file(&newer, &policy).unwrap();
     let mut pinned = policy.clone();
@@ -609,6 +687,51 @@ fn a_redacted_copy_holds_for_what_is_left() {
     assert!(position.is_some());
 }
 
+/// Who holds a redacted copy, knows the table and has a list of all names: no guess can be checked,
+/// as the salt of what was taken out is nowhere in the copy.
+#[test]
+fn hidden_columns_cannot_be_guessed() {
+    use crate::crypto::commitment::{Salt, column_hash};
+    let (mut rig, _) = world(Memory::Ample, 24);
+    let column = crate::ids::ColumnId::new;
+    let table = crate::ids::TableId::new(1);
+    let query = canonical(&mut rig, "SELECT * FROM people WHERE id < 8", None);
+    let file = prove(&mut rig, &query).unwrap();
+    let copy = redact(&file, &[column(2)], &[column(1)]).unwrap();
+    let cells = |file: &ProofFile, at: usize| {
+        let mut found = Vec::new();
+        with_leaves(rows_of(&mut file.clone()), &mut |leaf| {
+            for (_, item) in &leaf.shown {
+                if let Item::Entry(entry) = item
+                    && let EntryValue::Row { row: Row::Columns { columns, .. }, .. } = &entry.value
+                {
+                    found.push(columns[at].clone());
+                }
+            }
+        });
+        found
+    };
+    let names: Vec<String> = (0..11).map(|at| format!("n{at}")).collect();
+    let guesses = |salt: &Salt, hash: &crate::crypto::ChainHash| {
+        names
+            .iter()
+            .filter(|name| column_hash(salt, table, column(2), 5, name.as_bytes()) == *hash)
+            .count()
+    };
+    // All sixteen-byte strings of the copy could be the salt; but for the one that was taken out.
+    let bytes = copy.encode();
+    let salts: Vec<Salt> = bytes.windows(16).map(|at| Salt(at.try_into().unwrap())).collect();
+    let (mut hidden, mut known) = (0, 0);
+    for (whole, left) in cells(&file, 1).iter().zip(cells(&copy, 1)) {
+        let Cell::Hidden(hash) = left else { panic!("it was taken out") };
+        let Cell::Shown { salt, .. } = whole else { panic!("it was shown") };
+        known += guesses(salt, &hash);
+        hidden += 1;
+        assert!(salts.iter().all(|salt| guesses(salt, &hash) == 0), "a name was guessed");
+    }
+    assert!(hidden > 3 && known == hidden, "{known} of {hidden} are guessed with the salt");
+}
+
 #[test]
 fn deep_and_huge_proofs_are_refused_before_they_cost() {
     let (mut rig, _) = world(Memory::Ample, 12);
@@ -644,13 +767,16 @@ fn deep_and_huge_proofs_are_refused_before_they_cost() {
     let _ = nested.to_owned();
 }
 
-/// What other implementations of the format are held against: `VERITY_GOLDEN=1` writes it.
+/// What other implementations of the format are held against: `VERITY_GOLDEN=1` writes it. Each line
+/// of `verdicts` makes another file of one: a bit turned, or the query of a third written into it.
 #[test]
 fn golden_proofs_verify() {
     let (mut rig, _) = world(Memory::Ample, 12);
     let mut queries: Vec<CanonicalQuery> = Vec::new();
-    for (sql, as_of) in corpus(&mut rig) {
-        queries.push(canonical(&mut rig, &sql, as_of));
+    for (at, (sql, as_of)) in corpus(&mut rig).into_iter().enumerate() {
+        if as_of.is_none() || at % 3 == 0 {
+            queries.push(canonical(&mut rig, &sql, as_of));
+        }
     }
     queries.extend(all_others(&mut rig));
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proofs");
@@ -666,24 +792,39 @@ fn golden_proofs_verify() {
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "{name} changed");
     };
     golden("policy", text.as_bytes());
-    let mut random = 1_u64;
+    let (mut random, mut verdicts) = (1_u64, String::new());
+    let mut files = Vec::new();
     for (at, query) in queries.iter().enumerate() {
-        let bytes = prove(&mut rig, query).unwrap().encode();
+        let since = (at % 5 == 3).then_some(at as u64 / 5 + 1);
+        let file = prove_since(&mut rig, query, since).unwrap();
+        let bytes = file.encode();
         assert!(verify(&query.encode(), &bytes, &policy).is_ok());
-        golden(&format!("{at:02}.good"), &bytes);
+        golden(&format!("{at:02}.proof"), &bytes);
         if at == 0 {
-            let file = ProofFile::decode(&bytes).unwrap();
             golden("head.tlog-proof", file.tlog_proof().as_bytes());
             golden("head.leaf", format!("{}\n", file.head.record.hash()).as_bytes());
         }
-        // One bit turned, somewhere.
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
-        let mut lie = bytes;
-        let bit = (random >> 20) as usize % (lie.len() * 8);
-        lie[bit / 8] ^= 1 << (bit % 8);
-        assert!(verify(&query.encode(), &lie, &policy).is_err());
-        golden(&format!("{at:02}.bad"), &lie);
+        for _ in 0..16 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            let mut lie = bytes.clone();
+            let bit = (random >> 20) as usize % (lie.len() * 8);
+            lie[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(&query.encode(), &lie, &policy).is_err());
+            verdicts += &format!("{at:02} bit {bit} refused\n");
+        }
+        files.push(file);
     }
+    for (left, file) in files.iter().enumerate() {
+        for (right, query) in queries.iter().enumerate().filter(|(right, _)| *right != left) {
+            let lie = ProofFile { query: query.clone(), ..file.clone() };
+            let holds = verify(&query.encode(), &lie.encode(), &policy).is_ok();
+            if holds || (left * 5 + right * 3).is_multiple_of(11) {
+                let verdict = if holds { "valid" } else { "refused" };
+                verdicts += &format!("{left:02} query {right:02} {verdict}\n");
+            }
+        }
+    }
+    golden("verdicts", verdicts.as_bytes());
 }
 
 fn policy_text_of_two(rig: &Rig) -> String {

@@ -1,0 +1,184 @@
+//! Clients ask for proofs of what they read: every proof that is answered verifies and says what
+//! the model says, and no proof that was changed in any way verifies.
+
+use verity_core::kernel::value_of;
+use verity_core::node::{Progress, ProofError, ProofOf, ProofRead, Proved};
+use verity_core::proof::{Answer, AnswerCell, Evidence, Policy, ProofFile, Seen, verify};
+
+use super::World;
+use super::clients::tenant_id;
+use crate::ledger::Answered;
+use crate::report::{Failure, FailureKind};
+use crate::sql::{Datum, Parameters, Query, Select};
+
+#[derive(Debug)]
+pub(super) struct Proving {
+    client: usize,
+    tenant: usize,
+    query: Query,
+    read: ProofRead,
+    sent_at: Option<u64>,
+}
+
+/// Changed copies that are tried of each proof.
+const LIES: usize = 4;
+
+impl World {
+    pub(super) fn begin_proving(
+        &mut self,
+        client: usize,
+        tenant: usize,
+        query: Query,
+    ) -> Result<(), Failure> {
+        let Some(spec) = self.ledgers[tenant].model.spec(&query.table).cloned() else {
+            return Ok(());
+        };
+        if self.node.is_none() {
+            return Ok(());
+        }
+        let mut parameters = Parameters::new(true);
+        let text = query.sql(&spec, &mut parameters);
+        let sent_at = self.ledgers[tenant].head();
+        let of = ProofOf::Sql { text, parameters: parameters.values };
+        // Sometimes linked to the head that was seen last, as a reader who pins heads asks.
+        let since = self.seen_head.filter(|_| self.prove_random.coin()).map(|seen| seen.size);
+        let read = ProofRead::new(tenant_id(tenant), of).since(since);
+        self.clients[client].busy = true;
+        self.provings.push(Proving { client, tenant, query, read, sent_at });
+        self.drive_provings()
+    }
+
+    pub(super) fn drive_provings(&mut self) -> Result<(), Failure> {
+        let mut index = 0;
+        while index < self.provings.len() {
+            let clock = self.clock.clock();
+            let Some(node) = &mut self.node else { return Ok(()) };
+            match node.read_proof(clock, &mut self.provings[index].read, &mut self.effects) {
+                Progress::Ready => {
+                    let proving = self.provings.remove(index);
+                    self.proved(proving)?;
+                }
+                Progress::Yielded => {
+                    self.poke_at_ns = Some(self.clock.now_ns() + 1);
+                    index += 1;
+                }
+                Progress::Waiting => index += 1,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn provings_lose_node(&mut self) {
+        for proving in std::mem::take(&mut self.provings) {
+            self.release(Some(proving.client));
+        }
+    }
+
+    fn proved(&mut self, proving: Proving) -> Result<(), Failure> {
+        self.last_progress_ns = self.clock.now_ns();
+        let Proving { client, tenant, query, read, sent_at } = proving;
+        self.release(Some(client));
+        let proved = match read.finish() {
+            Ok(proved) => proved,
+            Err(error) => return self.not_proved(&query, &error),
+        };
+        let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
+        let answered = self.check_proof(&query, &proved).map_err(wrong)?;
+        self.count(|report| report.proofs += 1);
+        let (position, size) = (answered.position, proved.file.len());
+        self.note(|| format!("proved {} rows at {position}, {size} bytes", answered.rows.len()));
+        self.ledgers[tenant].answer(sent_at, answered).map_err(wrong)
+    }
+
+    /// The proof holds, its copies do not; what it answers.
+    fn check_proof(&mut self, query: &Query, proved: &Proved) -> Result<Answered, String> {
+        let mut policy = Policy::parse(&proved.policy).map_err(|error| error.to_string())?;
+        let verified = verify(&proved.query, &proved.file, &policy)
+            .map_err(|reject| format!("a proof is refused: {reject}; {query:?}"))?;
+        let head = Seen { size: verified.size, root: verified.root };
+        if let Some(seen) = self.seen_head
+            && (head.size < seen.size || (head.size == seen.size && head.root != seen.root))
+        {
+            return Err(format!("the head {head:?} does not continue {seen:?}"));
+        }
+        self.seen_head = Some(head);
+        policy.seen = Some(head);
+        for _ in 0..LIES {
+            let mut lie = proved.file.clone();
+            let bit = self.prove_random.index(lie.len() * 8);
+            match self.prove_random.below(4) {
+                0 => lie.truncate(bit / 8),
+                1 => {
+                    lie.remove(bit / 8);
+                }
+                _ => lie[bit / 8] ^= 1 << (bit % 8),
+            }
+            if verify(&proved.query, &lie, &policy).is_ok() {
+                return Err(format!("a proof changed at bit {bit} holds; {query:?}"));
+            }
+        }
+        let position = verified.position.get();
+        let mut rows = rows_of(&verified.answer)?;
+        match &query.select {
+            Select::Columns { order: Some(_), .. } | Select::Count => {}
+            Select::Columns { order: None, .. } | Select::Appends | Select::Changes => rows.sort(),
+        }
+        let position = position_read(&proved.file)?.unwrap_or(position);
+        Ok(Answered { query: query.clone(), position, rows })
+    }
+
+    fn not_proved(&mut self, query: &Query, error: &ProofError) -> Result<(), Failure> {
+        let text = error.to_string();
+        self.note(|| format!("not proved: {text}"));
+        match error {
+            ProofError::NotReady | ProofError::NotProvable | ProofError::Attest(_) => Ok(()),
+            ProofError::Sql(error) if error.retryable() => Ok(()),
+            // What a table was before it was made, or a table that is gone, has no proof.
+            ProofError::Sql(_) | ProofError::Prove(_) => {
+                self.count(|report| report.proofs_refused += 1);
+                Ok(())
+            }
+            ProofError::Store(_) => {
+                if self.disk.atlas.fatal_zones().next().is_some() {
+                    self.ended_by_damage = true;
+                    self.count(|report| report.damage_detected = Some(text));
+                }
+                Ok(())
+            }
+            ProofError::TenantUnknown(_) | ProofError::Key(_) | ProofError::Fork { .. } => {
+                Err(Failure::new(FailureKind::Wrong, format!("{text}: {query:?}")))
+            }
+        }
+    }
+}
+
+/// With AS OF: the last position of the last transaction by then.
+fn position_read(file: &[u8]) -> Result<Option<u64>, String> {
+    let file = ProofFile::decode(file).map_err(|reject| reject.to_string())?;
+    let Evidence::Scan { moment: Some(moment), .. } = &file.evidence else { return Ok(None) };
+    let record = &moment.last.record;
+    if record.transaction_last() == record.position() {
+        return Ok(Some(record.position().get()));
+    }
+    Ok(record.transaction_first().previous().map(verity_core::ids::Position::get))
+}
+
+fn rows_of(answer: &Answer) -> Result<Vec<Vec<Datum>>, String> {
+    let datum = |cell: &AnswerCell| match cell {
+        AnswerCell::Value(value) => {
+            let value = value_of(value).ok_or("a proved value is none")?;
+            Datum::from_core(&value)
+        }
+        AnswerCell::Redacted => Err("nothing was redacted".to_owned()),
+    };
+    match answer {
+        Answer::Rows(rows) => rows.iter().map(|row| row.iter().map(datum).collect()).collect(),
+        Answer::Count(count) => {
+            let count = verity_core::query::Value::Integer(*count as i64);
+            Ok(vec![vec![Datum::from_core(&count)?]])
+        }
+        Answer::History(_) | Answer::Event(_) | Answer::Commitment(_) => {
+            Err("another answer than rows".to_owned())
+        }
+    }
+}
