@@ -41,10 +41,10 @@ pub use events::{EventError, OpenedEvent, open_event};
 pub use outcome::{Commitment, Outcome};
 pub use payload::{Payload, STREAM_SYSTEM};
 pub use prepare::PrepareError;
+pub use prove::{ProveStop, Proving};
 pub use rebuild::{
     Difference, Rebuild, RebuildError, RebuildReport, RebuildStall, SideError, Sides,
 };
-pub use prove::{ProveStop, Proving};
 pub use recovery::{RecoveryEvidence, RecoveryReason, RecoveryRecord};
 pub use request::{
     ExpectedVersion, Limit, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,

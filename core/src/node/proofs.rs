@@ -299,7 +299,7 @@ impl Running {
             | Phase::Stopped => return false,
         }
         self.proofs.attesting = true;
-        self.waiting.push_back(Waiting::new(INTERNAL, attest()));
+        self.waiting.push_back(Waiting::new(INTERNAL, attest(), 0));
         true
     }
 

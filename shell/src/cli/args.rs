@@ -296,7 +296,7 @@ pub struct WitnessArgs {
     #[arg(long, value_name = "NAME")]
     pub name: String,
     /// Keys of the logs that it knows: the `log` line of their policies
-    #[arg(long = "log", value_name = "KEY", required = true)]
+    #[arg(long = "log-key", value_name = "KEY", required = true)]
     pub logs: Vec<String>,
     /// Where it listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7380")]

@@ -188,6 +188,43 @@ fn proof_of(asked: &Asked) -> Result<ProofOf, Failure> {
     })
 }
 
+pub fn redact_copy(args: &RedactArgs, output: &Output) -> Outcome {
+    let bytes = read(&args.file)?;
+    let file = ProofFile::decode(&bytes).map_err(Failure::cannot_tell)?;
+    let schema = schema_of(&file);
+    let mut columns = Vec::new();
+    for name in &args.columns {
+        columns.push(match (&schema, name.parse::<u32>()) {
+            (Some(schema), _) => {
+                let at = schema.columns.iter().position(|column| column.name == *name);
+                let Some(at) = at else {
+                    let table = &schema.name;
+                    return Err(Failure::cannot_tell(format!(
+                        "table {table} has no column {name}"
+                    )));
+                };
+                ColumnId::new(at as u32 + 1)
+            }
+            (None, Ok(number)) => ColumnId::new(number),
+            (None, Err(_)) => {
+                return Err(Failure::cannot_tell("the columns of an event are named by number"));
+            }
+        });
+    }
+    let key = schema.map_or(Vec::new(), |schema| schema.primary_key);
+    let Some(copy) = redact(&file, &columns, &key) else {
+        return Err(Failure::failed(
+            "nothing was taken out: columns of the key and of the filter must stay, and only rows \
+             have columns",
+        ));
+    };
+    let copy = copy.encode();
+    write(&args.out, &copy)?;
+    output.object(&json!({ "file": args.out.display().to_string(), "bytes": copy.len() }));
+    output.line(format!("ok: {} bytes in {}", copy.len(), args.out.display()));
+    Ok(())
+}
+
 fn schema_bytes(file: &ProofFile) -> Option<&[u8]> {
     let mut node: &Node = match &file.evidence {
         Evidence::Scan { catalog, .. } | Evidence::History { catalog, .. } => catalog,

@@ -109,7 +109,7 @@ fn a_witness_cosigns_what_continues_and_refuses_a_rollback() {
     let listen = || {
         let state = path("witness");
         let mut command = crate::run::command();
-        command.args(["witness", "--state", &state, "--name", "witness.test/w", "--log", &log]);
+        command.args(["witness", "--state", &state, "--name", "witness.test/w", "--log-key", &log]);
         command.args(["--listen", "127.0.0.1:0", "--json"]).stdout(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
