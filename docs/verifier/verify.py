@@ -388,8 +388,8 @@ class Policy:
             self.witnesses[words[0]] = key
         elif kind == "group" and len(words) >= 3:
             name, count, members = words[0], words[1], words[2:]
-            sizes = {"any": 1, "all": len(members)}
-            count = sizes.get(count) or int(count if count.isdigit() else 0)
+            count = {"any": "1", "all": str(len(members))}.get(count, count)
+            count = int(count if count.isdigit() else 0)
             need(0 < count <= len(members) == len(set(members)), "a bad group")
             need(set(members) <= set(names) and name not in names, "a bad group")
             self.groups[name] = count, members
@@ -438,8 +438,8 @@ class Table:
         root = root_in_forest(proof.state, state, 1)
         sequence = check_tree(proof.shown[0], 1, None, root)
         key = b"\1" + number.to_bytes(4, "big")
-        item = array(decode(value_under(sequence, key, "the schema")), 11)
-        need(uint(item[0]) == 1, "a schema of another format")
+        item = array(decode(value_under(sequence, key, "the schema")), 12)
+        need(uint(item[0]) == 2, "a schema of another format")
         self.id, self.name = uint(item[1], 32), typed(str, item[2])
         need(self.id == number, "the schema is another table's")
         self.created_at, self.trees = uint(item[4]), (uint(item[6], 32), uint(item[7], 32))
@@ -449,20 +449,20 @@ class Table:
         need(all(1 <= number <= len(self.columns) for number in self.key), "a bad primary key")
         self.roots = [root_in_forest(proof.state, state, tree) for tree in self.trees]
     def column_of(self, item):
-        name, kind, _, _ = array(item, 4)
+        name, kind, _, _, initial, _ = array(item, 6)
         number, rest = variant(kind, {**dict.fromkeys(range(13), 1), 5: 3, 7: 2})
         for size in rest: uint(size, 8 if number == 5 else 32)
         typed(str, name)
-        return TAGS[number], rest[1] if number == 5 else 0
+        return TAGS[number], rest[1] if number == 5 else 0, initial is None
     def column(self, number):
         need(1 <= number <= len(self.columns), "the table has no such column")
         return self.columns[number - 1]
     def sequence(self, node, history=0):
         return check_tree(node, self.trees[history], self.id, self.roots[history])
     def cell(self, row, number, needed=False):
-        tag, _ = self.column(number)
-        cell = row[number - 1] if number <= len(row) else (None, (NULL, b""))
-        need(type(cell) is tuple or not needed, "a column that is looked at is hidden")
+        tag, _, null = self.column(number)
+        cell = row[number - 1] if number <= len(row) else (None, (NULL, b"")) if null else None
+        need(type(cell) is tuple or cell and not needed, "a column is hidden, or not there")
         value = REDACTED if type(cell) is bytes else cell[1]
         need(value is REDACTED or value[0] in (tag, NULL), "a value of another type")
         return value
@@ -471,7 +471,7 @@ class Table:
         need(entry.form == 2 and type(entry.row) is tuple, "a row is not shown")
         row = entry.row[1]
         need(len(row) <= len(self.columns), "a row has more columns than its table")
-        parts = [key_part(self.cell(row, n, True), *self.column(n)) for n in self.key]
+        parts = [key_part(self.cell(row, n, True), *self.column(n)[:2]) for n in self.key]
         own = b"".join(parts) == key if self.key else len(key) == 8
         need(own, "a row lies under another's key")
         return row

@@ -17,7 +17,7 @@ use crate::query::bind::{AggregateFunction, Source};
 use crate::query::coerce::assign;
 use crate::query::eval::{Context, Env, compare, eval};
 use crate::query::expr::CompareOp;
-use crate::query::parse::AsOfSyntax;
+use crate::query::parse::{AsOfSyntax, Explain};
 use crate::query::{AsOf, Decimal, Expr, Prepared, Statement, TableSchema, Value};
 use crate::time::Timestamp;
 
@@ -64,7 +64,7 @@ pub fn canonical_query(
 ) -> Option<CanonicalQuery> {
     let Statement::Select(select) = &prepared.statement else { return None };
     let Source::Table(schema) = &select.source else { return None };
-    if select.distinct || prepared.explain {
+    if select.distinct || prepared.explain != Explain::No {
         return None;
     }
     match (&select.as_of, as_of) {
@@ -80,15 +80,18 @@ pub fn canonical_query(
     // No clock and no randomness: what a query means must not depend on when it is asked.
     let context = Context::new(Timestamp(0), [0; 32]);
     let env = Env::constant(parameters, &context);
+    let ranges = select.conditions.key_ranges(schema, &env).ok()?;
+    // Ranges that say all that the filter does need none beside them: so COUNT is proved by counts.
     let filter = match &select.filter {
         None => None,
+        Some(_) if ranges.exact => None,
         Some(filter) => Some(filter_of(filter, schema, &env)?),
     };
     if filter.as_ref().is_some_and(|filter| filter.terms() > PROOF_FILTER_TERMS_MAX) {
         return None;
     }
-    let ranges = select.conditions.ranges(schema, &env).ok()?;
     let ranges = ranges
+        .list
         .into_iter()
         .map(|range| {
             if range.is_point {

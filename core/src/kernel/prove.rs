@@ -229,6 +229,8 @@ impl Proving<'_> {
             Payload::RowDelete { .. }
             | Payload::TableCreated { .. }
             | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
             | Payload::StreamCreated { .. }
             | Payload::Refused
             | Payload::Completed
@@ -355,6 +357,10 @@ impl Proving<'_> {
     ) -> Result<Row, ProveStop> {
         let prefix = stored.prefix();
         let values: Vec<ProofValue> = stored.values().iter().map(proof_value).collect();
+        let lacks = table.columns.get(values.len()..).unwrap_or_default();
+        if lacks.iter().any(|column| !column.initial.is_null()) {
+            return Err(ProveStop::NotThere("a proof of the first value of a column added later"));
+        }
         let build = |seed: &RowSeed, schema: SchemaVersion| {
             let cells = values.iter().zip(1..).map(|(value, id)| {
                 let (id, salt) = (ColumnId::new(id), seed.salt(id as usize - 1));

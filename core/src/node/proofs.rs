@@ -27,7 +27,7 @@ use crate::limits::PROOF_HOLD_TURNS;
 use crate::log::{LogFault, LogPins};
 use crate::node::api::{Halt, Progress, Ticket};
 use crate::node::format::own;
-use crate::node::requests::Waiting;
+use crate::node::requests::{Waiting, Work};
 use crate::node::running::{Phase, Running, SuperblockUse};
 use crate::proof::{CanonicalQuery, QueryKind};
 use crate::query::{SqlError, Value, prepare_one};
@@ -214,7 +214,7 @@ impl Running {
             Err(Stop::Wait | Stop::Yield) => {
                 if !self.proofs.attesting {
                     self.proofs.attesting = true;
-                    self.submit(INTERNAL, attest());
+                    self.submit(INTERNAL, Work::Request(attest()));
                     let outcome = self.turn(now, effects);
                     return (Progress::Waiting, outcome);
                 }
@@ -299,7 +299,7 @@ impl Running {
             | Phase::Stopped => return false,
         }
         self.proofs.attesting = true;
-        self.waiting.push_back(Waiting::new(INTERNAL, attest(), 0));
+        self.waiting.push_back(Waiting::new(INTERNAL, Work::Request(attest()), 0));
         true
     }
 

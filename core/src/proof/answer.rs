@@ -589,7 +589,8 @@ fn value_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<Value, 
 fn cell_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<AnswerCell, Reject> {
     let column = schema.column(id)?;
     match row.cells.get(id.get() as usize - 1) {
-        None => Ok(AnswerCell::Value(Value::null())),
+        None if column.initial_is_null => Ok(AnswerCell::Value(Value::null())),
+        None => Err(Reject::EntryNotShown { what: "the first value of a column added later" }),
         Some(Cell::Hidden(_)) => Ok(AnswerCell::Redacted),
         Some(Cell::Shown { value, .. }) if value.tag == column.tag || value.tag == value::NULL => {
             Ok(AnswerCell::Value(value.clone()))

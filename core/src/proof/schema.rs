@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! [ format, table, name, schema version, created at, stream, rows tree, history tree
-//! , [ [name, type, nullable, default] … ], [key column …], checks ]
+//! , [ [name, type, nullable, default, initial, added at] … ], [key column …], checks, indexes ]
 //! type = [number] | [5, precision, scale] | [7, size]
 //! ```
 //!
@@ -19,7 +19,7 @@ use crate::limits::COLUMNS_MAX;
 use crate::stdx::cbor::{DecodeError, Decoder};
 
 /// The format that this reads; of another one nothing may be assumed.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
@@ -41,13 +41,15 @@ pub struct Column {
     pub tag: u8,
     /// Of a DECIMAL column.
     pub scale: u8,
+    /// Rows written before the column was added have NULL in it; else what they have is not proved.
+    pub initial_is_null: bool,
 }
 
 impl Schema {
     pub fn decode(bytes: &[u8]) -> Result<Schema, DecodeError> {
         let decoder = &mut Decoder::new(bytes);
         let fields = decoder.array()?;
-        if fields != 11 || decoder.uint()? != FORMAT {
+        if fields != 12 || decoder.uint()? != FORMAT {
             return decoder.error("a schema of another format");
         }
         let table = TableId::new(decoder.u32()?);
@@ -62,12 +64,15 @@ impl Schema {
         }
         let mut columns = Vec::with_capacity(count);
         for _ in 0..count {
-            decoder.record(4)?;
+            decoder.record(6)?;
             let name = decoder.text()?.to_owned();
             let (tag, scale) = decode_type(decoder)?;
-            columns.push(Column { name, tag, scale });
             decoder.skip()?;
             decoder.skip()?;
+            let initial_is_null = decoder.is_null();
+            decoder.skip()?;
+            decoder.uint()?;
+            columns.push(Column { name, tag, scale, initial_is_null });
         }
         let mut primary_key = Vec::new();
         for _ in 0..decoder.array()? {
@@ -77,6 +82,7 @@ impl Schema {
             }
             primary_key.push(id);
         }
+        decoder.skip()?;
         decoder.skip()?;
         decoder.finish()?;
         Ok(Schema { table, name, created_at, rows, history, columns, primary_key })
