@@ -237,10 +237,10 @@ impl Running {
     /// The attestation of the state as it is now.
     fn attested(&mut self, read: &mut ProofRead) -> Result<Attestation, Stop> {
         let applied = self.vsr.status().applied;
+        // What was changed since is not hashed, whoever changed it.
+        let still = self.applying.is_none() && self.store.all_hashed();
         match self.kernel.attestation() {
-            Some(attestation) if attestation.op == applied && self.applying.is_none() => {
-                Ok(*attestation)
-            }
+            Some(attestation) if attestation.op == applied && still => Ok(*attestation),
             Some(_) | None => {
                 self.store.unpin(&mut read.pins);
                 self.logs.release(&mut read.log_pins);
@@ -256,7 +256,9 @@ impl Running {
     pub(super) fn proofs_hold(&mut self) -> bool {
         let applied = self.vsr.status().applied;
         let attested = self.kernel.attestation().is_some_and(|last| last.op == applied);
-        let holds = attested && self.proofs.waiting > 0 && self.proofs.hold > 0;
+        // A state that is not hashed any more serves no proof: the next attestation must come.
+        let serves = attested && self.store.all_hashed();
+        let holds = serves && self.proofs.waiting > 0 && self.proofs.hold > 0;
         if holds {
             self.proofs.hold -= 1;
         }
