@@ -657,8 +657,8 @@ impl Proving<'_> {
         Position::new(low).previous().ok_or(ProveStop::NotThere("a record as old as that"))
     }
 
-    /// For each key the versions around the position: the first and the last that ended by then, the
-    /// first and the last that ended later.
+    /// For each key the versions around the position: the first and the last that ended
+    /// by then, the first and the last that ended later.
     fn history_ranks(
         &self,
         tree: TreeRef,
