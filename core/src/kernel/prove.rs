@@ -231,6 +231,8 @@ impl Proving<'_> {
             | Payload::TableDropped { .. }
             | Payload::TableAltered { .. }
             | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
             | Payload::StreamCreated { .. }
             | Payload::Refused
             | Payload::Completed
