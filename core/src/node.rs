@@ -443,7 +443,6 @@ impl Node {
         if let State::Running(running) = &mut self.state {
             // Replies of applied ops are durable truth; they may still be taken. Nobody else hears.
             running.refuse_all(RetryReason::NotReady);
-            running.take_internal_reply();
             self.replies.append(&mut running.replies);
         }
         effects.event(Event::Halted);

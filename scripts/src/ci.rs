@@ -3,7 +3,9 @@
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::steps::{Steps, Verdict, cargo, release_binary, run as run_command, run_tests};
+use crate::steps::{
+    Steps, Verdict, capture_ok, cargo, release_binary, run as run_command, run_tests,
+};
 use crate::{main_job, slt, tidy, vopr, zoo};
 
 #[derive(Debug, clap::Args)]
@@ -44,22 +46,45 @@ pub fn run(options: &Options) -> Result<bool, String> {
         let arguments = ["test", "--workspace", "--no-fail-fast"];
         Ok(Verdict::Passed(run_tests(&mut cargo(&arguments))?))
     });
+    others(&mut steps);
+    if !options.quick {
+        slow(options, &mut steps);
+    }
+    Ok(steps.finish())
+}
+
+/// What other languages say of our proofs. Where they are not on the machine and could not be got,
+/// the step is skipped, and says so.
+fn others(steps: &mut Steps) {
     steps.step("second verifier of proofs", || {
         let python = std::env::var_os("VERITY_PYTHON").unwrap_or_else(|| "python3".into());
+        if let Some(why) = lacks(Command::new(&python).args(["-c", "import cryptography"])) {
+            println!("skipped: the second verifier needs Python and its cryptography: {why}");
+            return Ok(Verdict::Skipped);
+        }
         let mut check = Command::new(python);
         run_command(check.arg("docs/verifier/check.py").current_dir(tidy::root()))?;
         Ok(Verdict::Passed(1))
     });
     steps.step("other people's tools read what is signed", || {
-        let mut test = Command::new("go");
         let dir = tidy::root().join("scripts/interop");
-        run_command(test.args(["test", "-count=1", "./..."]).current_dir(dir))?;
+        let go = |arguments: &[&str]| {
+            let mut command = Command::new("go");
+            command.args(arguments).current_dir(&dir);
+            command
+        };
+        if let Some(why) = lacks(&mut go(&["mod", "download"])) {
+            println!("skipped: the check needs Go and its module golang.org/x/mod: {why}");
+            return Ok(Verdict::Skipped);
+        }
+        run_command(&mut go(&["test", "-count=1", "./..."]))?;
         Ok(Verdict::Passed(1))
     });
-    if !options.quick {
-        slow(options, &mut steps);
-    }
-    Ok(steps.finish())
+}
+
+/// Why a command that something needs does not run here.
+fn lacks(command: &mut Command) -> Option<String> {
+    capture_ok(command).err().map(|why| why.trim().replace('\n', " "))
 }
 
 fn slow(options: &Options, steps: &mut Steps) {

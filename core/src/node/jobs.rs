@@ -18,6 +18,7 @@ use crate::kernel::{Operation, Reply, Request, RequestError};
 use crate::limits::{JOB_SWEEP_TENANTS, JOB_TURNS_WAITED_MAX};
 use crate::node::api::{Halt, Ticket};
 use crate::node::halt::store_halt;
+use crate::node::proofs;
 use crate::node::requests::{Waiting, Work};
 use crate::node::running::{Phase, Running};
 use crate::store::Pins;
@@ -49,12 +50,14 @@ impl Jobs {
 impl Running {
     /// An answer, for whoever waits for it.
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, RequestError>) {
-        if ticket != TICKET {
+        if ticket == TICKET {
+            self.jobs.in_flight = false;
+            self.jobs.refused = answer.is_err();
+        } else if ticket == proofs::TICKET {
+            self.on_attest_answer(answer);
+        } else {
             self.replies.push_back((ticket, answer));
-            return;
         }
-        self.jobs.in_flight = false;
-        self.jobs.refused = answer.is_err();
     }
 
     pub(super) fn jobs_idle(&self) -> bool {

@@ -35,8 +35,8 @@ use crate::store::{Pins, StoreError};
 use crate::superblock::SuperblockState;
 use crate::time::{Clock, Instant};
 
-/// No caller's: requests of the node itself.
-pub(super) const INTERNAL: Ticket = Ticket(0);
+/// Of the node's own attestations; callers' tickets begin at 1, and 0 is of jobs.
+pub(super) const TICKET: Ticket = Ticket(u64::MAX);
 const UNWRAP_SLOT: u64 = 2;
 
 /// What a proof is wanted of.
@@ -214,7 +214,7 @@ impl Running {
             Err(Stop::Wait | Stop::Yield) => {
                 if !self.proofs.attesting {
                     self.proofs.attesting = true;
-                    self.submit(INTERNAL, Work::Request(attest()));
+                    self.submit(TICKET, Work::Request(attest()));
                     let outcome = self.turn(now, effects);
                     return (Progress::Waiting, outcome);
                 }
@@ -279,7 +279,8 @@ impl Running {
     /// Attests by time and before a shutdown, if the node is told to. True: something moved.
     pub(super) fn attest_in_time(&mut self, now: Clock) -> bool {
         let Some(after_ns) = self.config.attest_after_ns else { return false };
-        if !self.proofs.news || self.proofs.attesting {
+        // A full disk is for a checkpoint: the news wait until there is room, or another open.
+        if !self.proofs.news || self.proofs.attesting || self.disk_is_full() {
             return false;
         }
         match self.phase {
@@ -301,29 +302,21 @@ impl Running {
             | Phase::Stopped => return false,
         }
         self.proofs.attesting = true;
-        self.waiting.push_back(Waiting::new(INTERNAL, Work::Request(attest()), 0));
+        self.waiting.push_back(Waiting::new(TICKET, Work::Request(attest()), 0));
         true
     }
 
     /// When an attestation by time is due.
     pub(super) fn attestation_due(&self) -> Option<Instant> {
-        let waits = self.phase == Phase::Serving && !self.proofs.attesting;
+        let waits = self.phase == Phase::Serving && !self.proofs.attesting && !self.disk_is_full();
         self.proofs.due.filter(|_| waits)
     }
 
     /// The answer to the node's own request, which no caller may see.
-    pub(super) fn take_internal_reply(&mut self) {
-        if !self.proofs.attesting {
-            return;
-        }
-        if let Some(at) = self.replies.iter().position(|(ticket, _)| *ticket == INTERNAL)
-            && let Some((_, reply)) = self.replies.remove(at)
-        {
-            let reply: Result<Reply, RequestError> = reply;
-            self.proofs.attesting = false;
-            // Of those that wait one is told; nobody else hears of it, and it is tried again.
-            self.proofs.failed = reply.err().filter(|_| self.proofs.waiting > 0);
-        }
+    pub(super) fn on_attest_answer(&mut self, answer: Result<Reply, RequestError>) {
+        self.proofs.attesting = false;
+        // Of those that wait one is told; nobody else hears of it, and it is tried again.
+        self.proofs.failed = answer.err().filter(|_| self.proofs.waiting > 0);
     }
 
     pub(super) fn on_cosigner(&mut self, io: IoId, key: Result<SecretKey, KeyError>) {

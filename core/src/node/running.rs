@@ -162,15 +162,19 @@ impl Running {
         }
     }
 
+    /// What is left is for a checkpoint: nothing else may write.
+    pub fn disk_is_full(&self) -> bool {
+        self.free_bytes.is_some_and(|free| free < SPACE_RESERVE_BYTES)
+    }
+
     pub fn submit(&mut self, ticket: Ticket, work: Work) {
-        let disk_full = self.free_bytes.is_some_and(|free| free < SPACE_RESERVE_BYTES);
         let bytes = work.memory_bytes();
         // The two prepares' worth that are sealed already have a share of their own.
         let room = self.memory.requests as usize - SEALED_BYTES_MAX;
         let crowded = !self.waiting.is_empty() && self.waiting_bytes + bytes > room;
         let refusal = if !self.accepts() {
             Some(RetryReason::NotReady)
-        } else if disk_full {
+        } else if self.disk_is_full() {
             Some(RetryReason::DiskFull)
         } else if self.waiting.len() + self.queue.len() >= REQUEST_QUEUE_MAX
             || self.replies.len() >= TICKETS_MAX
@@ -181,7 +185,7 @@ impl Running {
             None
         };
         match refusal {
-            Some(reason) => self.replies.push_back((ticket, Err(RequestError::Retry(reason)))),
+            Some(reason) => self.answer(ticket, Err(RequestError::Retry(reason))),
             None => {
                 self.waiting_bytes += bytes;
                 self.waiting.push_back(Waiting::new(ticket, work, bytes));
@@ -230,7 +234,6 @@ impl Running {
             }
         }
         self.checkpoint_step(effects)?;
-        self.take_internal_reply();
         self.logs.flush_step(effects);
         if self.config.evict_everything {
             self.store.evict_all();

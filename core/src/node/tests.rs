@@ -645,3 +645,39 @@ fn news_are_attested_in_time_and_before_the_end() {
     disk.ask(&mut node, append("a", ExpectedVersion::Any, &["four"])).unwrap();
     assert_eq!((attested(&node), node.deadline()), (None, None));
 }
+
+#[test]
+fn a_full_disk_is_not_attested_and_more_room_lets_it_go_on() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let config = Config { attest_after_ns: Some(crate::time::SECOND_NS), ..config() };
+    let space = |free_bytes| Input::Space { free_bytes };
+    let mut node = disk.open(&config);
+    let mut effects = Effects::new();
+    node.submit(disk.now, append("a", ExpectedVersion::Any, &["one"]), &mut effects);
+    // The disk fills up between the write and its attestation: no deadline wakes the driver for it.
+    node.step(disk.now, space(1 << 20), &mut effects);
+    disk.take(&mut effects);
+    disk.settle(&mut node);
+    let records = system_records(&node);
+    assert_eq!((attested(&node), node.deadline()), (None, None));
+    disk.now.monotonic = disk.now.monotonic.plus_ns(10 * crate::time::SECOND_NS);
+    node.step(disk.now, Input::Tick, &mut effects);
+    disk.take(&mut effects);
+    disk.settle(&mut node);
+    assert_eq!((attested(&node), system_records(&node)), (None, records));
+    node.step(disk.now, space(1 << 40), &mut effects);
+    disk.take(&mut effects);
+    disk.settle(&mut node);
+    assert!(attested(&node).is_some(), "there is room again");
+    // And the end of a node on a full disk adds no attestation.
+    node.submit(disk.now, append("a", ExpectedVersion::Any, &["two"]), &mut effects);
+    node.step(disk.now, space(1 << 20), &mut effects);
+    disk.take(&mut effects);
+    let before = system_records(&node);
+    disk.shut_down(node);
+    let node = disk.open(&config);
+    // The recovery; the system's log ended with a checkpoint record already.
+    assert_eq!(system_records(&node), before + 1);
+    disk.shut_down(node);
+}

@@ -21,7 +21,7 @@ use super::witness::{Witnessed, witnessed};
 use super::{Failure, Outcome, Output, table};
 
 pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
-    let database = global.options().open(&args.data)?;
+    let database = global.options().create(false).open(&args.data)?;
     let tenant = database.tenant(TenantId::new(args.tenant));
     let of = proof_of(&args.asked)?;
     let proved = tenant.prove_of(of.clone(), args.since);

@@ -40,7 +40,9 @@ fn fill(dir: &std::path::Path, target: &str) {
     let import = ["import", csv, "--table", "rows", "--primary-key", "id"];
     let full = with(&import);
     assert_eq!(full.code, Some(1), "{full:#?}");
-    assert!(full.stderr.to_lowercase().contains("no space"), "{full:#?}");
+    // The kernel's word, or ours: a slow machine looks at the free space before a write fails.
+    let words = full.stderr.to_lowercase();
+    assert!(words.contains("no space") || words.contains("disk is nearly full"), "{full:#?}");
     let remounted =
         Command::new("mount").args(["-o", "remount,size=200M", target]).output().unwrap();
     assert!(remounted.status.success());

@@ -81,7 +81,10 @@ fn a_proof_holds_without_the_database_and_a_forged_one_does_not() {
     others.run(&prove).ok();
     verity(&["verify", &theirs, "--policy", &their_policy]).ok();
     verity(&["verify", &file, "--policy", &their_policy]).fails(1, "another cluster");
-    verity(&["prove", "--data", "x", "-c", "SELECT 1", "--out", "y"]).fails(1, "");
+    let nothing = path("nothing");
+    let prove = ["prove", "--data", &nothing, "-c", "SELECT 1", "--out", &theirs];
+    verity(&prove).fails(1, "holds no database");
+    assert!(!std::path::Path::new(&nothing).exists(), "to prove is not to make");
 }
 
 /// Ends the process that listens.
