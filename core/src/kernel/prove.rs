@@ -11,6 +11,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range as Span;
+use core::slice;
 
 use super::canonical::proof_value;
 use super::events::{OpenedEvent, open_event};
@@ -159,8 +160,10 @@ impl Proving<'_> {
             return Err(ProveStop::NotThere("the tenant, or a record of it,"));
         }
         let rank = self.store.rank(ATTESTED_TREE, &key)?;
-        let show = [rank..rank + 1];
-        let Some(heads) = self.cut(ATTESTED_TREE, &show, None, |_, _| Show::Plain)? else {
+        let show = rank..rank + 1;
+        let Some(heads) =
+            self.cut(ATTESTED_TREE, slice::from_ref(&show), None, |_, _| Show::Plain)?
+        else {
             unreachable!("it has an entry");
         };
         let event = self.event(system, attestation.record)?;
@@ -408,8 +411,9 @@ impl Proving<'_> {
             unreachable!("the catalog tree holds what records put there");
         };
         let rank = self.store.rank(catalog, &key)?;
-        let show = [rank..rank + 1];
-        let Some(node) = self.cut(catalog, &show, None, |_, _| Show::Plain)? else {
+        let show = rank..rank + 1;
+        let Some(node) = self.cut(catalog, slice::from_ref(&show), None, |_, _| Show::Plain)?
+        else {
             unreachable!("it has an entry");
         };
         trees.extend([CATALOG, schema.rows, schema.history]);
@@ -506,9 +510,7 @@ impl Proving<'_> {
             };
             let bounds = self.bounds(tree, &ranks)?;
             rows.push(self.cut(tree, &show, counted, |key, _| {
-                let inside = bounds
-                    .as_ref()
-                    .is_some_and(|(first, last)| key >= first.as_slice() && key <= last.as_slice());
+                let inside = bounds.as_ref().is_some_and(|bounds| bounds.hold(key));
                 if inside && !what.counts {
                     Show::Row { table: &table, columns: Some(&columns) }
                 } else {
@@ -519,12 +521,7 @@ impl Proving<'_> {
         Ok(Evidence::Scan { catalog, rows, history: None, moment: None })
     }
 
-    /// First and last key of a range of ranks.
-    fn bounds(
-        &self,
-        tree: TreeRef,
-        ranks: &Span<u64>,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, ProveStop> {
+    fn bounds(&self, tree: TreeRef, ranks: &Span<u64>) -> Result<Option<Bounds>, ProveStop> {
         if ranks.is_empty() {
             return Ok(None);
         }
@@ -532,7 +529,7 @@ impl Proving<'_> {
             let found = self.store.nth(tree, rank)?;
             Ok(found.map(|(key, _)| key.to_vec()).unwrap_or_default())
         };
-        Ok(Some((key(ranks.start)?, key(ranks.end - 1)?)))
+        Ok(Some(Bounds { first: key(ranks.start)?, last: key(ranks.end - 1)? }))
     }
 
     /// Cuts the ranks off behind the last row wanted.
@@ -585,14 +582,13 @@ impl Proving<'_> {
         let (mut rows, mut history) = (Vec::new(), Vec::new());
         let visible = |value: &[u8]| (StoredRow::new(value).begun_at() <= at).then_some(columns);
         for range in &scan.ranges {
-            let ranks = self.ranks(rows_tree, range)?;
-            let bounds = self.bounds(rows_tree, &ranks)?;
             let show = self.around(rows_tree, range)?;
             rows.push(self.cut(rows_tree, &show, None, |key, value| {
-                let inside = bounds
-                    .as_ref()
-                    .is_some_and(|(first, last)| key >= first.as_slice() && key <= last.as_slice());
-                if inside { Show::Row { table, columns: visible(value) } } else { Show::Digest }
+                if range.holds(key) {
+                    Show::Row { table, columns: visible(value) }
+                } else {
+                    Show::Digest
+                }
             })?);
             let show = self.history_ranks(history_tree, range, at)?;
             history.push(self.cut(history_tree, &show, None, |key, value| {
@@ -740,6 +736,18 @@ struct What<'a> {
     /// Rows that pass, those that OFFSET skips among them.
     wanted: Option<u64>,
     counts: bool,
+}
+
+/// First and last key of a range of ranks.
+struct Bounds {
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl Bounds {
+    fn hold(&self, key: &[u8]) -> bool {
+        key >= self.first.as_slice() && key <= self.last.as_slice()
+    }
 }
 
 fn passes(

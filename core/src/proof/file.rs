@@ -49,6 +49,7 @@ pub struct ProofFile {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one of them is a file")]
 pub enum Evidence {
     Scan {
         catalog: Node,

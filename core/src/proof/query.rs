@@ -99,7 +99,7 @@ impl Range {
         }
     }
 
-    pub(super) fn holds(&self, key: &[u8]) -> bool {
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
         match self {
             Range::Point(point) => key == point,
             Range::Span { low, .. } => key >= low.as_slice() && !self.is_past(key),
