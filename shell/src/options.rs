@@ -112,8 +112,9 @@ impl Options {
         self
     }
 
-    /// How long after a write the state is attested, so that a proof of it needs no new attestation;
-    /// it is attested at the end too. `None`: only when a proof is asked for. One second by default.
+    /// How long after a write the state is attested, so that a proof of it needs no new
+    /// attestation; it is attested at the end too. `None`: only when a proof is asked for. One
+    /// second by default.
     #[must_use]
     pub fn attest_after(mut self, after: Option<Duration>) -> Options {
         self.attest_after = after;

@@ -49,7 +49,7 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
     output.line(format!("ok: a proof of {} bytes in {}", file.len(), args.out.display()));
     if args.policy_out.is_none() {
         output.line("It holds for whoever believes this policy (give it to them another way):");
-        output.line(proved.policy.trim_end().to_string());
+        output.line(proved.policy.trim_end());
     }
     Ok(())
 }
