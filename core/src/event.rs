@@ -61,6 +61,8 @@ events! {
     /// A log that a later view excluded is erased above this op.
     LogTruncated { op: Op },
     PrepareRepaired { op: Op },
+    /// A frame of a peer that could not be understood.
+    FrameRefused,
     // store
     PageFault { page: u32 },
     PageCorrupt { page: u32 },

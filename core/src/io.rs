@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::event::Event;
-use crate::ids::{SegmentNumber, TenantId};
+use crate::ids::{ReplicaId, SegmentNumber, TenantId};
 use crate::limits::PAGE_SIZE;
 
 /// 4 KiB, aligned for O_DIRECT.
@@ -224,6 +224,11 @@ pub enum Input {
     Space {
         free_bytes: u64,
     },
+    /// A whole frame from another replica of the cluster, whose identity the link has shown.
+    Received {
+        from: ReplicaId,
+        frame: Vec<u8>,
+    },
 }
 
 /// All that the core does to the world.
@@ -265,6 +270,12 @@ pub enum Effect {
         io: IoId,
         purpose: KeyPurpose,
         key: WrappedKey,
+    },
+    /// A frame to another replica of the cluster. It may be lost, and come late, twice or never:
+    /// there is no completion.
+    Send {
+        to: ReplicaId,
+        frame: Vec<u8>,
     },
     Event(Event),
 }

@@ -8,6 +8,8 @@
 pub mod api;
 mod apply;
 mod checkpoint;
+mod cluster;
+mod consensus;
 pub mod format;
 mod halt;
 mod jobs;
@@ -26,7 +28,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{Rng, SeedableRng};
 
 use crate::event::Event;
 use crate::ids::{Generation, Op, TenantId, View};
@@ -71,7 +73,10 @@ impl Node {
     /// [`Node::is_ready`]; an error shows as [`Node::halted`].
     #[must_use]
     pub fn open(config: &Config, seed: &Seed, effects: &mut Effects) -> Node {
-        let opening = Box::new(Opening::start(config, effects));
+        // A stream of its own: what a single replica draws does not depend on it.
+        let mut boots = ChaCha20Rng::from_seed(seed.0);
+        boots.set_stream(1);
+        let opening = Box::new(Opening::start(config, boots.next_u64() | 1, effects));
         Node {
             config: config.clone(),
             state: State::Opening(opening, ChaCha20Rng::from_seed(seed.0)),
@@ -84,7 +89,7 @@ impl Node {
     /// Takes one input and does all that can be done.
     pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) {
         let outcome = match &mut self.state {
-            State::Opening(opening, _) => opening.step(&self.config, input, effects),
+            State::Opening(opening, _) => opening.step(now, &self.config, input, effects),
             State::Running(running) => running.step(now, input, effects),
             // Completions of what was in flight when it halted.
             State::Halted(_) => Ok(()),
@@ -339,6 +344,7 @@ impl Node {
                     journal_ring_bytes: state.constants.journal_ring_bytes,
                     free_bytes: None,
                     ready: false,
+                    replica_status: None,
                     halted: None,
                 })
             }
@@ -360,6 +366,7 @@ impl Node {
                     journal_ring_bytes: vsr.journal_ring_bytes,
                     free_bytes: running.free_bytes,
                     ready: running.phase == Phase::Serving,
+                    replica_status: running.vsr.replica_status(),
                     halted: None,
                 })
             }
@@ -379,6 +386,7 @@ impl Node {
                 journal_ring_bytes: 0,
                 free_bytes: None,
                 ready: false,
+                replica_status: None,
                 halted: Some(halt.clone()),
             }),
         }

@@ -158,6 +158,32 @@ pub const BUGS: &[Bug] = &[
     by_seeds("history_begins_late", "query: a version is not there yet where it begins"),
     by_seeds("ended_rows_skipped", "query: a scan of the past knows only keys that have a row now"),
     by_seeds("initial_ignored", "query: rows from before ADD COLUMN lack its DEFAULT"),
+    // Cluster.
+    by_check(
+        "cluster_runs",
+        "cluster_commits_alone",
+        "vsr: a primary commits what it has durable itself, and waits for no other replica",
+    ),
+    by_check(
+        "cluster_runs",
+        "cluster_applies_ahead",
+        "vsr: an op is applied that counts on a checkpoint which is not durable on this replica",
+    ),
+    by_check(
+        "cluster_runs",
+        "cluster_view_not_durable",
+        "node: a replica speaks in a view that its superblock does not hold yet",
+    ),
+    by_check(
+        "cluster_runs",
+        "cluster_times_differ",
+        "node: a replica applies an op with a time of its own",
+    ),
+    by_check(
+        "cluster_runs",
+        "cluster_deposed_silent",
+        "node: who waits for an op when the lead is lost is never answered",
+    ),
     // Query.
     by_check(
         "ranges_and_unions",

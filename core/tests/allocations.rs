@@ -79,6 +79,7 @@ impl World {
                 Effect::Unwrap { io, key, purpose } => {
                     Input::Unwrapped { io, key: unwrap_key(&self.master, purpose, &key) }
                 }
+                Effect::Send { .. } => panic!("one replica has no peers"),
                 Effect::Event(_) => continue,
             };
             self.pending.push_back(input);

@@ -207,6 +207,7 @@ impl Disk {
                     let key = self.master_key.unwrap(purpose, &key);
                     self.ready.push_back(Input::Unwrapped { io, key });
                 }
+                Effect::Send { .. } => unreachable!("this shell opens directories of one replica"),
                 Effect::Event(event) => trace(&event),
             }
         }

@@ -100,6 +100,7 @@ impl Offline {
                     };
                     inputs.push(Input::Unwrapped { io, key });
                 }
+                Effect::Send { .. } => unreachable!("what is offline sends nothing"),
                 Effect::Event(event) => self.events.push(event),
             }
         }

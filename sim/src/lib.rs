@@ -10,6 +10,7 @@
 pub mod atlas;
 pub mod canary;
 pub mod clock;
+pub mod cluster;
 pub mod disk;
 pub mod keys;
 pub mod ledger;

@@ -105,6 +105,7 @@ impl Files {
                     let key = self.master.unwrap(purpose, &key);
                     inputs.push_back(Input::Unwrapped { io, key });
                 }
+                Effect::Send { .. } => unreachable!("a rebuild sends nothing"),
                 Effect::Event(_) => {}
             }
         }

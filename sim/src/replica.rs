@@ -15,6 +15,13 @@ pub struct BootOptions {
     pub evict_everything: bool,
 }
 
+/// Which one of how many it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub replica: ReplicaId,
+    pub serves_cluster: bool,
+}
+
 #[derive(Debug)]
 pub struct Replica {
     node: Node,
@@ -23,7 +30,19 @@ pub struct Replica {
 impl Replica {
     #[must_use]
     pub fn open(options: BootOptions, seed: [u8; 32], effects: &mut Effects) -> Replica {
-        let mut config = Config::new(ReplicaId::ZERO);
+        let alone = Place { replica: ReplicaId::ZERO, serves_cluster: false };
+        Replica::open_at(alone, options, seed, effects)
+    }
+
+    #[must_use]
+    pub fn open_at(
+        place: Place,
+        options: BootOptions,
+        seed: [u8; 32],
+        effects: &mut Effects,
+    ) -> Replica {
+        let mut config = Config::new(place.replica);
+        config.serves_cluster = place.serves_cluster;
         config.memory = Memory::CleanPages(options.cache_pages);
         config.evict_everything = options.evict_everything;
         // Jumps of the wall clock add up over a run; the directed tests know the refusal.

@@ -298,6 +298,7 @@ impl Solo {
                 self.keys.push_back(Input::Unwrapped { io, key });
                 return;
             }
+            Effect::Send { .. } => unreachable!("one replica has no peers"),
             Effect::Event(event) => {
                 *self.events.entry(event.name()).or_default() += 1;
                 return;

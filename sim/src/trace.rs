@@ -79,6 +79,10 @@ impl Trace {
                 }
             }
             Input::Space { free_bytes } => self.number(6, *free_bytes),
+            Input::Received { from, frame } => {
+                self.number(7, u64::from(from.get()));
+                self.bytes(frame);
+            }
         }
         self.line(now_ns, || format!("< {}", describe_input(input)));
     }
@@ -114,6 +118,10 @@ impl Trace {
             Effect::Unwrap { io, purpose: _, key } => {
                 self.io(16, *io);
                 self.bytes(&key.0);
+            }
+            Effect::Send { to, frame } => {
+                self.number(17, u64::from(to.get()));
+                self.bytes(frame);
             }
             Effect::Event(event) => {
                 *self.events.entry(event.name()).or_default() += 1;
@@ -200,6 +208,7 @@ fn describe_input(input: &Input) -> String {
         Input::Wrapped { io, key } => format!("wrapped {io:?} {:?}", key.as_ref().err()),
         Input::Unwrapped { io, key } => format!("unwrapped {io:?} {:?}", key.as_ref().err()),
         Input::Space { free_bytes } => format!("space {free_bytes}"),
+        Input::Received { from, frame } => format!("from {from:?} {} bytes", frame.len()),
     }
 }
 
@@ -214,6 +223,7 @@ fn describe_effect(effect: &Effect) -> String {
         Effect::Remove { io, file } => format!("remove {io:?} {file:?}"),
         Effect::Wrap { io, .. } => format!("wrap {io:?}"),
         Effect::Unwrap { io, .. } => format!("unwrap {io:?}"),
+        Effect::Send { to, frame } => format!("to {to:?} {} bytes", frame.len()),
         Effect::Event(event) => format!("event {event:?}"),
     }
 }

@@ -8,7 +8,7 @@
 mod asking;
 mod audit;
 mod boot;
-mod clients;
+pub(crate) mod clients;
 mod doubt;
 mod order;
 mod proving;

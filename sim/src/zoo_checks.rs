@@ -7,6 +7,7 @@
 //! bytes on the disk and public functions of the core, never into a node.
 
 mod bytes;
+mod cluster;
 mod crashes;
 mod plans;
 mod proofs;
@@ -94,6 +95,12 @@ pub const CHECKS: &[Check] = &[
         demands: "no two checkpoint records of a log are farther apart than the interval, and one \
                   transaction",
         run: requests::checkpoint_records,
+    },
+    Check {
+        name: "cluster_runs",
+        demands: "nodes of a cluster agree, lose nothing and answer everybody, whatever happens to \
+                  network, processes and disks",
+        run: cluster::runs,
     },
     Check {
         name: "ranges_and_unions",

@@ -150,7 +150,7 @@ pub enum ResultDetail {
     Job(TreeId),
 }
 
-/// Why a request was not applied. Nothing of it happened.
+/// Why a request was not applied. Nothing of it happened, but for [`RetryReason::Interrupted`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequestError {
     Sql(SqlError),
@@ -239,6 +239,12 @@ pub enum RetryReason {
     CheckpointBehind,
     /// The file system has too little room for what a checkpoint may need.
     DiskFull,
+    /// Another replica of the cluster leads, or none does yet. Nothing was done.
+    NotPrimary,
+    /// The replica lost its lead while the request was on its way: it may have been done, or be
+    /// done yet. The same request with the same idempotency id finds out; one without an id must
+    /// not be sent again.
+    Interrupted,
 }
 
 impl RequestError {
@@ -246,9 +252,8 @@ impl RequestError {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            RequestError::Retry(_)
-            | RequestError::AfterUnknown { .. }
-            | RequestError::GridFull { .. } => true,
+            RequestError::Retry(reason) => *reason != RetryReason::Interrupted,
+            RequestError::AfterUnknown { .. } | RequestError::GridFull { .. } => true,
             RequestError::Sql(error) => error.retryable(),
             RequestError::WrongExpectedVersion { .. }
             | RequestError::StreamNameInvalid { .. }
@@ -291,6 +296,8 @@ impl RequestError {
             RequestError::Retry(RetryReason::QueueFull | RetryReason::CheckpointBehind) => "53000",
             RequestError::Retry(RetryReason::DiskFull) => "53100",
             RequestError::Retry(RetryReason::NotReady) => "57P03",
+            RequestError::Retry(RetryReason::NotPrimary) => "25006",
+            RequestError::Retry(RetryReason::Interrupted) => "40003",
         }
     }
 }
@@ -391,6 +398,13 @@ impl fmt::Display for RequestError {
             RequestError::Retry(RetryReason::DiskFull) => f.write_str(
                 "the disk is nearly full: nothing more is written until there is room; what was \
                  acknowledged is safe. Free space on the file system of the data directory",
+            ),
+            RequestError::Retry(RetryReason::NotPrimary) => {
+                f.write_str("this replica does not lead; send it to the one that does")
+            }
+            RequestError::Retry(RetryReason::Interrupted) => f.write_str(
+                "the replica lost its lead while the request was on its way: send it again with \
+                 the same id, which is answered as the first time if it was done",
             ),
             RequestError::Retry(RetryReason::NotReady) => {
                 f.write_str("the node is still opening; send it again a little later")

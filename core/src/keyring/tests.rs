@@ -88,6 +88,7 @@ impl World {
                     }
                     keyring.on_unwrapped(io, answer, effects)
                 }
+                Effect::Send { .. } => panic!("the keyring talks to nobody"),
                 Effect::Event(_) => continue,
                 Effect::Sync { .. } | Effect::Remove { .. } => {
                     panic!("the keyring asks for neither")

@@ -177,6 +177,7 @@ impl Bench {
                 disk.created.insert(file);
                 logs.on_done(io, Ok(()), effects).unwrap();
             }
+            Effect::Send { .. } => panic!("the log talks to nobody"),
             Effect::Event(event) => events.push(event),
             Effect::Remove { .. } | Effect::Wrap { .. } | Effect::Unwrap { .. } => {
                 panic!("the log never does that")

@@ -8,6 +8,7 @@ use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
 use crate::node::memory::{Memory, MemoryTooSmall};
 use crate::query::datetime::write_timestamp;
 use crate::time::Timestamp;
+use crate::vsr::replica::ReplicaStatus;
 
 /// The only source of randomness of a node: nonces of sealed requests and minted keys come from it.
 /// The shell draws it from the operating system, the simulator from its own seed.
@@ -39,6 +40,9 @@ pub struct Config {
     /// Attest the state this long after something was applied, and at shutdown; `None`: only when
     /// a proof is asked for.
     pub attest_after_ns: Option<u64>,
+    /// The caller carries frames between the replicas of a cluster. Without it a directory of
+    /// several replicas is refused.
+    pub serves_cluster: bool,
 }
 
 impl Config {
@@ -53,6 +57,7 @@ impl Config {
             accept_single_superblock_copy: false,
             accept_clock: false,
             attest_after_ns: None,
+            serves_cluster: false,
         }
     }
 }
@@ -166,5 +171,7 @@ pub struct Status {
     /// Free bytes on the file system, when the shell has told.
     pub free_bytes: Option<u64>,
     pub ready: bool,
+    /// Of a replica among others.
+    pub replica_status: Option<ReplicaStatus>,
     pub halted: Option<Halt>,
 }

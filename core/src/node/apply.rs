@@ -20,6 +20,13 @@ pub(super) struct Applying {
     progress: (u64, u64),
 }
 
+impl Applying {
+    /// Nobody waits for its outcome any more.
+    pub fn disown(&mut self) {
+        self.committed.replay = true;
+    }
+}
+
 /// Runs of the kernel in one turn that found what they missed in memory.
 const STALLS_MAX: u32 = 64;
 
@@ -35,6 +42,11 @@ impl Running {
                     return Ok(moved);
                 }
                 let Some(committed) = self.vsr.next_committed(effects) else { return Ok(moved) };
+                let durable = self.vsr.status().checkpoint_durable;
+                assert!(
+                    committed.header.checkpoint_durable <= durable,
+                    "what applying frees, a restart here would not need"
+                );
                 let progress = self.kernel.progress();
                 self.applying = Some(Applying { committed, pins: Pins::new(), progress });
             }
@@ -61,6 +73,13 @@ impl Running {
         let header = applying.committed.header;
         let mut world = World { store: &mut self.store, logs: &mut self.logs, keys: &self.keyring };
         let prepare = kernel_prepare(&header, applying.committed.prepare.body());
+        #[cfg(verity_zoo)]
+        let prepare = if self.vsr.is_cluster() && crate::zoo::is("cluster_times_differ") {
+            let own_ns = u64::from(self.config.replica.get());
+            KernelPrepare { timestamp: header.timestamp.plus_ns(own_ns), ..prepare }
+        } else {
+            prepare
+        };
         match self.kernel.apply(&mut world, &prepare, effects) {
             Ok(applied) => {
                 self.store.unpin(&mut applying.pins);

@@ -7,13 +7,14 @@
 use crate::io::{Effects, FileId, Input, IoId, Owner};
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::node::api::{Config, Halt};
+use crate::node::consensus::Consensus;
 use crate::node::halt::{keyring_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::memory::MemoryPlan;
 use crate::store::{Store, StoreCheckpoint, StoreConfig};
 use crate::superblock::{
     OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState,
 };
-use crate::vsr::Vsr;
+use crate::time::Clock;
 
 /// What a running node is made of.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Opened {
     pub superblock: Superblock,
     pub keyring: Keyring,
     pub store: Store,
-    pub vsr: Vsr,
+    pub vsr: Consensus,
     pub memory: MemoryPlan,
 }
 
@@ -30,12 +31,14 @@ pub(super) struct Opening {
     superblock: Option<Superblock>,
     keyring: Option<Keyring>,
     store: Option<Store>,
-    vsr: Option<Vsr>,
+    vsr: Option<Consensus>,
+    /// Names this boot.
+    nonce: u64,
     memory: Option<MemoryPlan>,
 }
 
 impl Opening {
-    pub fn start(config: &Config, effects: &mut Effects) -> Opening {
+    pub fn start(config: &Config, nonce: u64, effects: &mut Effects) -> Opening {
         let options = OpenOptions {
             cluster: config.cluster,
             replica: Some(config.replica),
@@ -47,6 +50,7 @@ impl Opening {
             keyring: None,
             store: None,
             vsr: None,
+            nonce,
             memory: None,
         }
     }
@@ -58,9 +62,10 @@ impl Opening {
 
     /// All is open: the parts, once.
     pub fn finish(&mut self) -> Option<Opened> {
-        // The journal is read whole when consensus knows which view comes next.
-        self.vsr.as_ref()?.view_wanted()?;
-        let Opening { superblock, keyring, store, vsr, memory } = self;
+        if !self.vsr.as_ref()?.is_open() {
+            return None;
+        }
+        let Opening { superblock, keyring, store, vsr, memory, nonce: _ } = self;
         let (Some(superblock), Some(keyring), Some(store), Some(vsr), Some(memory)) =
             (superblock.take(), keyring.take(), store.take(), vsr.take(), memory.take())
         else {
@@ -71,12 +76,14 @@ impl Opening {
 
     pub fn step(
         &mut self,
+        now: Clock,
         config: &Config,
         input: Input,
         effects: &mut Effects,
     ) -> Result<(), Halt> {
         match input {
-            Input::Tick | Input::Space { .. } => Ok(()),
+            // Peers say everything again.
+            Input::Tick | Input::Space { .. } | Input::Received { .. } => Ok(()),
             Input::ReadDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock().on_read_done(io, pages, result, effects);
@@ -95,7 +102,7 @@ impl Opening {
                     self.open_journal(config, effects)
                 }
                 Owner::Journal => {
-                    self.vsr(io).on_read_done(io, pages, result, effects).map_err(vsr_halt)
+                    self.vsr(io).on_read_done(now, io, pages, result, effects).map_err(vsr_halt)
                 }
                 Owner::Log | Owner::Node => unreachable!("nothing of {io:?} runs while opening"),
             },
@@ -110,7 +117,7 @@ impl Opening {
                 }
                 // Redundant headers that were damaged are written again.
                 Owner::Journal => {
-                    self.vsr(io).on_write_done(io, pages, result, effects).map_err(vsr_halt)
+                    self.vsr(io).on_write_done(now, io, pages, result, effects).map_err(vsr_halt)
                 }
                 Owner::Store | Owner::Log | Owner::Node => {
                     unreachable!("nothing of {io:?} is written while opening")
@@ -146,7 +153,7 @@ impl Opening {
         superblock
     }
 
-    fn vsr(&mut self, io: IoId) -> &mut Vsr {
+    fn vsr(&mut self, io: IoId) -> &mut Consensus {
         let Some(vsr) = &mut self.vsr else {
             unreachable!("a completion for a journal that is not being opened: {io:?}")
         };
@@ -214,7 +221,9 @@ impl Opening {
     fn open_journal(&mut self, config: &Config, effects: &mut Effects) -> Result<(), Halt> {
         if self.vsr.is_none() && self.store.as_ref().is_some_and(Store::is_open) {
             let state = self.opened_state();
-            self.vsr = Some(Vsr::open(&state, config.release, effects).map_err(vsr_halt)?);
+            let (release, serves) = (config.release, config.serves_cluster);
+            let vsr = Consensus::open(&state, release, serves, self.nonce, effects);
+            self.vsr = Some(vsr.map_err(vsr_halt)?);
         }
         Ok(())
     }

@@ -292,11 +292,14 @@ impl Running {
                 self.proofs.due = None;
             }
             // Once: a state that cannot be attested must not keep a node from its end.
-            Phase::ShuttingDown { op: None } if !self.proofs.at_shutdown && self.is_idle() => {
+            Phase::ShuttingDown { op: None }
+                if !self.proofs.at_shutdown && self.is_idle() && self.may_propose_in_the_end() =>
+            {
                 self.proofs.at_shutdown = true;
             }
             Phase::Replay
             | Phase::View
+            | Phase::Following
             | Phase::Recovery { .. }
             | Phase::ShuttingDown { .. }
             | Phase::Stopped => return false,

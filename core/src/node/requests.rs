@@ -79,6 +79,7 @@ impl Running {
             Phase::Serving | Phase::ShuttingDown { op: None } => {}
             Phase::Replay
             | Phase::View
+            | Phase::Following
             | Phase::Recovery { .. }
             | Phase::ShuttingDown { op: Some(_) }
             | Phase::Stopped => return Ok(false),
@@ -90,6 +91,9 @@ impl Running {
             };
             let step = match work {
                 Work::Sealed(sealed) => self.take_sealed(sealed),
+                Work::Request(request) if self.lacks_keys_elsewhere(&request) => {
+                    SealStep::Answered(Err(RequestError::KeyMissing(request.tenant)))
+                }
                 Work::Request(mut request) => {
                     let step = self.seal(&mut request, &mut pins, now, effects)?;
                     if let SealStep::Later = step {
@@ -113,6 +117,12 @@ impl Running {
             moved = true;
         }
         Ok(moved)
+    }
+
+    /// A new tenant's key would be on this replica alone: the others could not apply what it seals.
+    fn lacks_keys_elsewhere(&self, request: &Request) -> bool {
+        let creates = |operation: &Operation| matches!(operation, Operation::CreateTenant { .. });
+        self.vsr.is_cluster() && request.operations.iter().any(creates)
     }
 
     /// A request is sealed with a key that apply will find, or it halts every replica.
@@ -238,6 +248,7 @@ impl Running {
         self.ahead = None;
         if let ([_], Some(queued)) = (tickets.as_slice(), last)
             && self.vsr.status().applied.next() == op
+            && !self.vsr.is_cluster()
         {
             self.ahead = Some((op, queued.sealed));
         }
@@ -264,9 +275,7 @@ impl Running {
 
     fn look_ahead(&mut self) {
         let Some((op, sealed)) = self.ahead.take() else { return };
-        let Some(header) = self.vsr.head_header().copied() else {
-            unreachable!("a request was proposed")
-        };
+        let Some(header) = self.vsr.head_header() else { unreachable!("a request was proposed") };
         let next = self.vsr.status().applied.next();
         if self.applying.is_some() || next != op || header.op != op {
             return;
@@ -290,9 +299,12 @@ impl Running {
 
     /// Everybody who waits is told to ask again.
     pub(super) fn refuse_all(&mut self, reason: RetryReason) {
-        let waiting = self.waiting.drain(..).map(|waiting| waiting.ticket);
-        let queued = self.queue.drain(..).map(|queued| queued.ticket);
-        let tickets: Vec<Ticket> = waiting.chain(queued).collect();
+        let mut tickets = Vec::with_capacity(self.waiting.len() + self.queue.len());
+        for mut waiting in self.waiting.drain(..) {
+            self.store.unpin(&mut waiting.pins);
+            tickets.push(waiting.ticket);
+        }
+        tickets.extend(self.queue.drain(..).map(|queued| queued.ticket));
         for ticket in tickets {
             self.answer(ticket, Err(RequestError::Retry(reason)));
         }

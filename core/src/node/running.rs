@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use rand_chacha::ChaCha20Rng;
 
 use crate::event::Event;
-use crate::ids::{Op, TenantId};
+use crate::ids::{Op, TenantId, View};
 use crate::io::{Effects, Input, IoError, IoId, Owner};
 use crate::journal::Operation;
 use crate::kernel::{
@@ -22,6 +22,7 @@ use crate::log::Logs;
 use crate::node::api::{Config, Halt, Ticket};
 use crate::node::apply::Applying;
 use crate::node::checkpoint::CheckpointTask;
+use crate::node::consensus::Consensus;
 use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::jobs::Jobs;
 use crate::node::memory::{MemoryPlan, MemoryUse};
@@ -31,7 +32,6 @@ use crate::node::requests::{Queued, Waiting, Work};
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
 use crate::time::{Clock, Timestamp};
-use crate::vsr::Vsr;
 
 /// Where an open node is on its way from replay to shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(super) enum Phase {
     Replay,
     /// The next view is being written to the superblock.
     View,
+    /// One of a cluster that another leads, or nobody yet: what is committed is applied.
+    Following,
     /// The first op of the view is on its way.
     Recovery {
         op: Option<Op>,
@@ -73,7 +75,9 @@ pub(super) struct Running {
     pub store: Store,
     pub logs: Logs,
     pub kernel: Kernel,
-    pub vsr: Vsr,
+    pub vsr: Consensus,
+    /// The view that this node leads, of a cluster.
+    pub leading: Option<View>,
     pub phase: Phase,
     /// Where replay started from.
     pub recovery_point: Op,
@@ -119,8 +123,9 @@ impl Running {
             keyring,
             store,
             kernel,
+            phase: if vsr.is_cluster() { Phase::Following } else { Phase::Replay },
             vsr,
-            phase: Phase::Replay,
+            leading: None,
             applying: None,
             checkpoint: None,
             paced_at: 0,
@@ -150,14 +155,15 @@ impl Running {
     pub fn accepts(&self) -> bool {
         match self.phase {
             Phase::Replay | Phase::View | Phase::Recovery { .. } | Phase::Serving => true,
-            Phase::ShuttingDown { .. } | Phase::Stopped => false,
+            Phase::Following | Phase::ShuttingDown { .. } | Phase::Stopped => false,
         }
     }
 
-    /// Before the recovery op there may be committed ops that are not applied yet.
+    /// Before the recovery op there may be committed ops that are not applied yet. One that follows
+    /// answers as of what it has applied.
     pub fn serves_reads(&self) -> bool {
         match self.phase {
-            Phase::Serving | Phase::ShuttingDown { .. } => true,
+            Phase::Following | Phase::Serving | Phase::ShuttingDown { .. } => true,
             Phase::Replay | Phase::View | Phase::Recovery { .. } | Phase::Stopped => false,
         }
     }
@@ -172,7 +178,9 @@ impl Running {
         // The two prepares' worth that are sealed already have a share of their own.
         let room = self.memory.requests as usize - SEALED_BYTES_MAX;
         let crowded = !self.waiting.is_empty() && self.waiting_bytes + bytes > room;
-        let refusal = if !self.accepts() {
+        let refusal = if self.phase == Phase::Following {
+            Some(RetryReason::NotPrimary)
+        } else if !self.accepts() {
             Some(RetryReason::NotReady)
         } else if self.disk_is_full() {
             Some(RetryReason::DiskFull)
@@ -208,20 +216,21 @@ impl Running {
     }
 
     pub fn shut_down(&mut self) {
-        if self.accepts() && self.phase == Phase::Serving {
+        if self.phase == Phase::Serving || self.phase == Phase::Following {
             self.phase = Phase::ShuttingDown { op: None };
         }
     }
 
     pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) -> Result<(), Halt> {
         self.jobs.wake();
-        self.route(input, effects)?;
+        self.route(now, input, effects)?;
         self.vsr.tick(now, effects);
         self.turn(now, effects)
     }
 
     /// Runs until nothing moves. Each loop either applies a prepare, proposes one, or ends.
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
+        self.step_down_if_deposed();
         loop {
             let mut moved = self.apply_committed(effects)?;
             moved |= self.attest_in_time(now);
@@ -235,6 +244,9 @@ impl Running {
         }
         self.checkpoint_step(effects)?;
         self.logs.flush_step(effects);
+        if self.vsr.is_cluster() {
+            self.talk(now, effects);
+        }
         if self.config.evict_everything {
             self.store.evict_all();
             self.logs.evict_all();
@@ -242,9 +254,15 @@ impl Running {
         Ok(())
     }
 
-    fn route(&mut self, input: Input, effects: &mut Effects) -> Result<(), Halt> {
+    fn route(&mut self, now: Clock, input: Input, effects: &mut Effects) -> Result<(), Halt> {
         match input {
             Input::Tick => Ok(()),
+            Input::Received { from: _, frame } => {
+                if self.vsr.on_frame(now, &frame, effects).is_err() {
+                    effects.event(Event::FrameRefused);
+                }
+                Ok(())
+            }
             Input::Space { free_bytes } => {
                 self.free_bytes = Some(free_bytes);
                 Ok(())
@@ -252,7 +270,7 @@ impl Running {
             Input::ReadDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock.on_read_done(io, pages, result, effects);
-                    self.on_superblock(event, effects)
+                    self.on_superblock(now, event, effects)
                 }
                 Owner::Keyring => {
                     let event = self.keyring.on_read_done(io, pages, result, effects);
@@ -263,7 +281,7 @@ impl Running {
                     .on_read_done(&self.keyring, io, pages, result, effects)
                     .map_err(store_halt),
                 Owner::Journal => {
-                    self.vsr.on_read_done(io, pages, result, effects).map_err(vsr_halt)
+                    self.vsr.on_read_done(now, io, pages, result, effects).map_err(vsr_halt)
                 }
                 Owner::Log => self.logs.on_read_done(io, pages, result, effects).map_err(log_halt),
                 Owner::Node => unreachable!("the node itself reads nothing"),
@@ -271,7 +289,7 @@ impl Running {
             Input::WriteDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock.on_write_done(io, pages, result, effects);
-                    self.on_superblock(event, effects)
+                    self.on_superblock(now, event, effects)
                 }
                 Owner::Keyring => {
                     let event = self.keyring.on_write_done(io, pages, result, effects);
@@ -279,7 +297,7 @@ impl Running {
                 }
                 Owner::Store => self.store.on_write_done(io, pages, result).map_err(store_halt),
                 Owner::Journal => {
-                    self.vsr.on_write_done(io, pages, result, effects).map_err(vsr_halt)
+                    self.vsr.on_write_done(now, io, pages, result, effects).map_err(vsr_halt)
                 }
                 Owner::Log => self.logs.on_write_done(io, pages, result, effects).map_err(log_halt),
                 Owner::Node => unreachable!("the node itself writes nothing"),
@@ -320,6 +338,7 @@ impl Running {
 
     fn on_superblock(
         &mut self,
+        now: Clock,
         event: Result<Option<SuperblockEvent>, SuperblockError>,
         effects: &mut Effects,
     ) -> Result<(), Halt> {
@@ -328,7 +347,13 @@ impl Running {
             Some(SuperblockEvent::Opened) => unreachable!("it is open already"),
             Some(SuperblockEvent::Updated) => {
                 match core::mem::replace(&mut self.superblock_use, SuperblockUse::Idle) {
-                    SuperblockUse::View => self.vsr.view_durable(self.superblock_state().view),
+                    #[cfg(verity_zoo)]
+                    SuperblockUse::View
+                        if self.vsr.is_cluster() && crate::zoo::is("cluster_view_not_durable") => {}
+                    SuperblockUse::View => {
+                        let view = self.superblock_state().view;
+                        self.vsr.view_durable(now, view, effects);
+                    }
                     SuperblockUse::Checkpoint => self.on_checkpoint_durable(effects),
                     SuperblockUse::Cosigned => {}
                     SuperblockUse::Idle => unreachable!("somebody asked for the update"),
@@ -357,6 +382,7 @@ impl Running {
                 Ok(true)
             }
             Phase::View => Ok(false),
+            Phase::Following => Ok(self.lead_if_elected()),
             Phase::Recovery { op: None } if self.vsr.checkpoint_first() => {
                 Ok(self.propose_first_checkpoint(now, effects))
             }
@@ -366,6 +392,12 @@ impl Running {
                 Ok(true)
             }
             Phase::Recovery { .. } | Phase::Serving | Phase::Stopped => Ok(false),
+            Phase::ShuttingDown { .. } if self.vsr.is_cluster() => {
+                if self.stop_following() {
+                    effects.event(Event::ShutdownComplete);
+                }
+                Ok(false)
+            }
             Phase::ShuttingDown { op: None } => Ok(self.propose_shutdown(now, effects)),
             Phase::ShuttingDown { op: Some(op) } => {
                 let done = self.vsr.status().checkpoint_durable >= op && self.logs.is_idle();
@@ -424,12 +456,14 @@ impl Running {
     fn propose_recovery(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
         let state = self.superblock_state();
         let known = |tenant| Some((tenant, self.keyring.kek_hash(tenant)?));
-        let first = state.view.get() == 1;
+        // Of a cluster many views may pass before one gets so far.
+        let first =
+            state.view.get() == 1 || (self.vsr.is_cluster() && self.vsr.generation().get() == 0);
         let evidence = RecoveryEvidence {
             view: state.view,
             committed: state.committed,
             recovery_point: self.recovery_point,
-            discarded: None,
+            discarded: self.vsr.discarded().map(|range| (range.first, range.last)),
             unrecorded_views: state.view.get() - 1 - self.vsr.generation().get(),
             reason: if first { RecoveryReason::Format } else { RecoveryReason::Restart },
             tenants: known(TenantId::DEFAULT).into_iter().collect(),

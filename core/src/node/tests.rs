@@ -79,6 +79,7 @@ impl Disk {
                 Effect::Unwrap { io, purpose, key } => {
                     Input::Unwrapped { io, key: unwrap_key(&self.master, purpose, &key) }
                 }
+                Effect::Send { .. } => panic!("one replica has no peers"),
                 Effect::Event(event) => {
                     self.events.push(event.name());
                     continue;

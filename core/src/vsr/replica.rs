@@ -45,8 +45,8 @@ use crate::limits::{
 };
 use crate::superblock::{PeerEvidence, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
-use crate::wire::replica::MessageError;
 
+pub use crate::wire::replica::MessageError;
 pub use decide::Discarded;
 
 /// Where a replica is on its way to serving.

@@ -324,7 +324,10 @@ impl Work {
                 Effect::Sync { file, .. }
                 | Effect::Create { file, .. }
                 | Effect::Remove { file, .. } => *file == FileId::Grid,
-                Effect::Wrap { .. } | Effect::Unwrap { .. } | Effect::Event(_) => false,
+                Effect::Wrap { .. }
+                | Effect::Unwrap { .. }
+                | Effect::Send { .. }
+                | Effect::Event(_) => false,
             };
             if is_grid { of_grid.push(effect) } else { others.push(effect) }
         }

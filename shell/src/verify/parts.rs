@@ -140,7 +140,7 @@ fn open_keyring(files: &mut Offline, state: &SuperblockState) -> Result<Keyring,
                 Input::Done { io, result } => keyring.on_done(io, result, &mut effects)?,
                 Input::Wrapped { io, key } => keyring.on_wrapped(io, key, &mut effects)?,
                 Input::Unwrapped { io, key } => keyring.on_unwrapped(io, key, &mut effects)?,
-                Input::Tick | Input::Space { .. } => KeyringEvent::Pending,
+                Input::Tick | Input::Space { .. } | Input::Received { .. } => KeyringEvent::Pending,
             };
             opened |= matches!(event, KeyringEvent::Opened { .. });
         }

@@ -75,6 +75,7 @@ impl World {
                 let key = self.master.unwrap(purpose, &key);
                 self.answer_key(verity_core::io::Input::Unwrapped { io, key });
             }
+            Effect::Send { .. } => unreachable!("a format sends nothing"),
             Effect::Event(_) => {}
         }
     }

@@ -14,7 +14,7 @@ use verity_core::query::SqlState;
 use super::World;
 use super::asking::Told;
 use crate::ledger::{Answered, Committed, Refused, shorten};
-use crate::model::{Effect, Refusal};
+use crate::model::{Effect, Refusal, TenantModel};
 use crate::report::{Failure, FailureKind};
 use crate::sql::{Datum, Expected, Parameters, Query, Select, Statement};
 
@@ -180,69 +180,7 @@ impl World {
 
     pub(super) fn operations(&mut self, tenant: usize, statements: &[Statement]) -> Vec<Operation> {
         let always = self.random.coin();
-        let mut operations: Vec<Operation> = Vec::new();
-        for statement in statements {
-            let model = &self.ledgers[tenant].model;
-            let made = |name: &str| {
-                statements.iter().find_map(|statement| {
-                    let Statement::Create(spec) = statement else { return None };
-                    (spec.name == name).then_some(spec)
-                })
-            };
-            let spec = statement.table().and_then(|table| model.spec(table).or(made(table)));
-            let spec = spec.cloned();
-            match statement {
-                Statement::Append { stream, expected, records } => {
-                    operations.push(Operation::Append {
-                        stream: stream.clone(),
-                        expected: match expected {
-                            Expected::Any => ExpectedVersion::Any,
-                            Expected::None => ExpectedVersion::None,
-                            Expected::Exists => ExpectedVersion::Exists,
-                            Expected::Exact(version) => ExpectedVersion::Exact(*version),
-                        },
-                        records: records.clone(),
-                    });
-                }
-                Statement::Insert { table, columns, rows, bulk: true, conflict: _ } => {
-                    let names = spec.map(|spec| spec.names()).unwrap_or_default();
-                    operations.push(Operation::InsertRows {
-                        table: table.clone(),
-                        columns: columns.iter().map(|place| names[*place].clone()).collect(),
-                        rows: rows
-                            .iter()
-                            .map(|row| row.iter().map(Datum::to_core).collect())
-                            .collect(),
-                    });
-                }
-                Statement::Create(_)
-                | Statement::CreateIndex { .. }
-                | Statement::DropIndex { .. }
-                | Statement::AddColumn { .. }
-                | Statement::Insert { .. }
-                | Statement::Update { .. }
-                | Statement::Delete { .. } => {
-                    let mut parameters = Parameters::new(always);
-                    // One text of several statements, where they need no parameters of their own.
-                    let Some(text) = statement.sql(spec.as_ref(), &mut parameters) else {
-                        unreachable!("these have a text")
-                    };
-                    match operations.last_mut() {
-                        Some(Operation::Sql { text: before, params })
-                            if parameters.values.is_empty() && params.is_empty() =>
-                        {
-                            before.push_str("; ");
-                            before.push_str(&text);
-                        }
-                        Some(_) | None => {
-                            let params = parameters.values;
-                            operations.push(Operation::Sql { text, params });
-                        }
-                    }
-                }
-            }
-        }
-        operations
+        operations(&self.ledgers[tenant].model, statements, always)
     }
 
     /// Sends a copy of a request to the node, if one runs.
@@ -560,6 +498,73 @@ impl World {
     }
 }
 
+/// What a client asks for; `always`: every value is a parameter.
+pub(crate) fn operations(
+    model: &TenantModel,
+    statements: &[Statement],
+    always: bool,
+) -> Vec<Operation> {
+    let mut operations: Vec<Operation> = Vec::new();
+    for statement in statements {
+        let made = |name: &str| {
+            statements.iter().find_map(|statement| {
+                let Statement::Create(spec) = statement else { return None };
+                (spec.name == name).then_some(spec)
+            })
+        };
+        let spec = statement.table().and_then(|table| model.spec(table).or(made(table)));
+        let spec = spec.cloned();
+        match statement {
+            Statement::Append { stream, expected, records } => {
+                operations.push(Operation::Append {
+                    stream: stream.clone(),
+                    expected: match expected {
+                        Expected::Any => ExpectedVersion::Any,
+                        Expected::None => ExpectedVersion::None,
+                        Expected::Exists => ExpectedVersion::Exists,
+                        Expected::Exact(version) => ExpectedVersion::Exact(*version),
+                    },
+                    records: records.clone(),
+                });
+            }
+            Statement::Insert { table, columns, rows, bulk: true, conflict: _ } => {
+                let names = spec.map(|spec| spec.names()).unwrap_or_default();
+                operations.push(Operation::InsertRows {
+                    table: table.clone(),
+                    columns: columns.iter().map(|place| names[*place].clone()).collect(),
+                    rows: rows.iter().map(|row| row.iter().map(Datum::to_core).collect()).collect(),
+                });
+            }
+            Statement::Create(_)
+            | Statement::CreateIndex { .. }
+            | Statement::DropIndex { .. }
+            | Statement::AddColumn { .. }
+            | Statement::Insert { .. }
+            | Statement::Update { .. }
+            | Statement::Delete { .. } => {
+                let mut parameters = Parameters::new(always);
+                // One text of several statements, where they need no parameters of their own.
+                let Some(text) = statement.sql(spec.as_ref(), &mut parameters) else {
+                    unreachable!("these have a text")
+                };
+                match operations.last_mut() {
+                    Some(Operation::Sql { text: before, params })
+                        if parameters.values.is_empty() && params.is_empty() =>
+                    {
+                        before.push_str("; ");
+                        before.push_str(&text);
+                    }
+                    Some(_) | None => {
+                        let params = parameters.values;
+                        operations.push(Operation::Sql { text, params });
+                    }
+                }
+            }
+        }
+    }
+    operations
+}
+
 fn describe(result: &Result<Reply, RequestError>) -> String {
     match result {
         Ok(reply) => format!("op {} position {:?}", reply.op, reply.position),
@@ -567,7 +572,7 @@ fn describe(result: &Result<Reply, RequestError>) -> String {
     }
 }
 
-pub(super) fn effects_of(results: &[OperationResult]) -> Vec<Effect> {
+pub(crate) fn effects_of(results: &[OperationResult]) -> Vec<Effect> {
     let effect = |result: &OperationResult| match result.detail {
         ResultDetail::Rows => Effect::Rows(result.rows_affected),
         ResultDetail::Schema | ResultDetail::TenantCreated(_) => Effect::Schema,
@@ -578,7 +583,7 @@ pub(super) fn effects_of(results: &[OperationResult]) -> Vec<Effect> {
 }
 
 /// What the model must say too, what it cannot know, or an error for what nobody may answer.
-fn refusal_of(error: &RequestError) -> Result<Refused, &'static str> {
+pub(crate) fn refusal_of(error: &RequestError) -> Result<Refused, &'static str> {
     let other = || Ok(Refused::Other(error.to_string()));
     match error {
         RequestError::Sql(sql) => match sql.code {

@@ -234,6 +234,7 @@ impl World {
                 let key = self.master.unwrap(purpose, &key);
                 self.answer_key(Input::Unwrapped { io, key });
             }
+            Effect::Send { .. } => unreachable!("one replica has no peers"),
             Effect::Event(_) => {}
         }
         Ok(())

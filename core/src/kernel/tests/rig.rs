@@ -608,6 +608,7 @@ fn pump(
                     assert!(logs.on_done(io, Ok(()), effects).is_ok());
                 }
                 Effect::Wrap { .. } | Effect::Unwrap { .. } => panic!("no keys are minted here"),
+                Effect::Send { .. } => panic!("the kernel talks to nobody"),
                 Effect::Event(_) => {}
             }
         }

@@ -1,0 +1,571 @@
+//! Several real nodes, each on its own disk, over a hostile network: one run from one number.
+//!
+//! Purpose: what the simulation of the protocol shows of headers, this shows of the database: whole
+//! nodes replicate SQL, change views, crash, come back and agree. Drawn from the seed: how many
+//! nodes, the network, who crashes when, who is cut off, how slow each disk is, the workload.
+//!
+//! Checked: every acknowledged transaction is one that the model accepts at its position, once,
+//! with the same results, whichever node answered and however often it was sent; at the end every
+//! node gives the same rows as the model; checkpoints of the same op are the same on all nodes, in
+//! the superblock and byte by byte in the grid; every node's log rebuilds the state of its
+//! checkpoint, and all logs are one; the cluster answers again when faults have stopped.
+//!
+//! Disks: writes and syncs fail, which ends a process; crashes tear what was in flight; of fewer
+//! than a quorum of the nodes, journals and copies of the superblock rot while they are down.
+//!
+//! Not drawn here, because nodes do not repair it from peers yet: rot of grids and segments, and a
+//! node that stays away until nobody's journal reaches back to what it has.
+//!
+//! Start reading at [`run`], then [`Cluster::turn`].
+
+mod members;
+mod people;
+
+use std::collections::BTreeMap;
+
+use verity_core::ids::Op;
+use verity_core::io::Input;
+use verity_core::kernel::RebuildReport;
+use verity_core::limits::ClusterConstants;
+use verity_core::superblock::CheckpointState;
+
+use crate::disk::DiskFaults;
+use crate::keys::MasterKey;
+use crate::ledger::Ledger;
+use crate::random::Random;
+use crate::rebuild;
+use crate::report::{Failure, FailureKind};
+use crate::trace::Trace;
+use crate::workload::{Mix, Workload};
+use members::Member;
+use people::Pending;
+
+/// What a run saw.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub nodes: u64,
+    pub acknowledged: u64,
+    pub crashes: u64,
+    pub crashes_in_flight: u64,
+    pub cuts: u64,
+    pub isolations: u64,
+    pub messages: u64,
+    pub messages_lost: u64,
+    /// Views that began, on any node.
+    pub views: u64,
+    pub checkpoints: u64,
+    pub truncations: u64,
+    pub interrupted: u64,
+    /// Damaged sectors of journals and superblocks.
+    pub rots: u64,
+    /// Logs that gave the state of their checkpoint again.
+    pub rebuilds: u64,
+    /// Processes that ended because their disk refused a write.
+    pub disk_stops: u64,
+    /// Of all frames, replies and faults, in order.
+    pub trace: [u8; 32],
+    /// Marks of the core, by name.
+    pub events: BTreeMap<&'static str, u64>,
+    pub sim_ns: u64,
+}
+
+/// What the network does, in a million.
+#[derive(Clone, Copy, Debug)]
+struct Net {
+    drop_ppm: u64,
+    duplicate_ppm: u64,
+    corrupt_ppm: u64,
+    delay_ns_mean: u64,
+}
+
+/// What is due next; the order breaks ties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Packet((u64, u64)),
+    Disk(usize),
+    Key(usize),
+    Tick(usize),
+    Boot(usize),
+    Send(u64),
+    Client,
+    Trouble,
+}
+
+#[derive(Debug)]
+pub struct Cluster {
+    seed: u64,
+    random: Random,
+    now_ns: u64,
+    members: Vec<Member>,
+    master: MasterKey,
+    net: Net,
+    /// `cut[from][to]`: nothing gets through.
+    cut: Vec<Vec<bool>>,
+    packets: BTreeMap<(u64, u64), (usize, usize, Vec<u8>)>,
+    serial: u64,
+    workload: Workload,
+    ledger: Ledger,
+    pending: BTreeMap<u64, Pending>,
+    /// Who waits for which ticket of which member.
+    tickets: BTreeMap<(usize, u64), u64>,
+    /// The member that answered last.
+    favourite: usize,
+    quota: u64,
+    next_client_ns: u64,
+    next_trouble_ns: Option<u64>,
+    crash_ppm: u64,
+    cut_ppm: u64,
+    isolate_ppm: u64,
+    /// Who is cut off from all others, and until when.
+    isolated: Option<(usize, u64)>,
+    /// Every checkpoint that any node made durable.
+    checkpoints: BTreeMap<Op, CheckpointState>,
+    last_progress_ns: u64,
+    /// Members whose disks may lose what was durable: fewer than a quorum.
+    rotten: Vec<usize>,
+    trace: Trace,
+    seen: Seen,
+}
+
+const CLIENTS: usize = 6;
+const TROUBLE_NS: u64 = 60_000_000;
+/// Without an answer for so long, while somebody waits and faults have stopped, the run is stuck.
+const STUCK_NS: u64 = 120_000_000_000;
+const TURNS_MAX: u64 = 30_000_000;
+
+/// One run. A failed assertion of the core panics.
+pub fn run(seed: u64) -> Result<Seen, Failure> {
+    let mut cluster = Cluster::new(seed)?;
+    cluster.life().map_err(|failure| {
+        let detail = format!("seed {seed}: {}\n{}", failure.detail, cluster.describe());
+        Failure::new(failure.kind, detail)
+    })?;
+    cluster.seen.sim_ns = cluster.now_ns;
+    cluster.seen.trace = cluster.trace.hash();
+    Ok(cluster.seen)
+}
+
+impl Cluster {
+    fn new(seed: u64) -> Result<Cluster, Failure> {
+        let root = Random::new(seed).stream("cluster");
+        let mut random = root.stream("plan");
+        let count = if random.chance(700_000) { 3 } else { 5 };
+        let dirtied = 128;
+        let constants = ClusterConstants {
+            journal_ring_bytes: *random.pick(&[4, 4, 8]) << 20,
+            dirty_pages_max: dirtied * random.range(4, 6) as u32,
+            grid_pages_max: dirtied * 200,
+            transaction_events_max: 300,
+            transaction_pages_read_max: 256,
+            transaction_pages_dirtied_max: dirtied,
+            ..ClusterConstants::SMALL
+        };
+        let mut mix = Mix::draw(&mut random);
+        // Nobody may fall behind the ring: see the header.
+        mix.huge_ppm = 0;
+        mix.rows_per_bulk_max = mix.rows_per_bulk_max.min(60);
+        let mut master = MasterKey::new(root.stream("master key"));
+        let format = random.seed_bytes();
+        let members = (0..count)
+            .map(|index| Member::format(index, count, constants, &root, format, &mut master))
+            .collect::<Result<Vec<Member>, Failure>>()?;
+        Ok(Cluster {
+            seed,
+            now_ns: 0,
+            master,
+            net: Net {
+                drop_ppm: *random.pick(&[0, 5_000, 50_000, 150_000]),
+                duplicate_ppm: *random.pick(&[0, 20_000, 100_000]),
+                corrupt_ppm: *random.pick(&[0, 2_000, 20_000]),
+                delay_ns_mean: *random.pick(&[20_000, 200_000, 2_000_000]),
+            },
+            cut: vec![vec![false; count]; count],
+            packets: BTreeMap::new(),
+            serial: 0,
+            workload: Workload::new(root.stream("workload"), mix, vec!["canary".to_owned()]),
+            ledger: Ledger::default(),
+            pending: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            favourite: 0,
+            quota: 0,
+            next_client_ns: 0,
+            next_trouble_ns: None,
+            crash_ppm: *random.pick(&[0, 20_000, 60_000]),
+            cut_ppm: *random.pick(&[0, 20_000, 60_000]),
+            isolate_ppm: *random.pick(&[0, 10_000, 40_000]),
+            isolated: None,
+            checkpoints: BTreeMap::new(),
+            last_progress_ns: 0,
+            rotten: if random.coin() {
+                let first = random.index(count);
+                (0..(count - 1) / 2).map(|more| (first + more) % count).collect()
+            } else {
+                Vec::new()
+            },
+            trace: Trace::new(false),
+            seen: Seen { nodes: count as u64, ..Seen::default() },
+            members,
+            random,
+        })
+    }
+
+    fn life(&mut self) -> Result<(), Failure> {
+        for index in 0..self.members.len() {
+            self.boot(index);
+        }
+        self.next_trouble_ns = Some(TROUBLE_NS);
+        let rounds = self.random.range(3, 8);
+        for _ in 0..rounds {
+            self.quota = self.random.range(60, 240);
+            self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
+            self.settle()?;
+        }
+        self.end_trouble();
+        self.quota = 20;
+        self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
+        self.drive(Cluster::converged)?;
+        self.final_reads()?;
+        self.settle()?;
+        self.compare_grids()?;
+        self.compare_logs()
+    }
+
+    /// Faults stop: everybody is up and can be reached.
+    fn end_trouble(&mut self) {
+        self.next_trouble_ns = None;
+        self.isolated = None;
+        self.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
+        self.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+        for member in &mut self.members {
+            member.disk.heal();
+            if member.node.is_none() {
+                member.boot_at_ns = Some(self.now_ns + 1);
+            }
+        }
+        self.last_progress_ns = self.now_ns;
+    }
+
+    fn drive(&mut self, done: impl Fn(&Cluster) -> bool) -> Result<(), Failure> {
+        self.last_progress_ns = self.now_ns;
+        for _ in 0..TURNS_MAX {
+            if done(self) {
+                return Ok(());
+            }
+            self.turn()?;
+            let quiet_ns = self.now_ns.saturating_sub(self.last_progress_ns);
+            if self.next_trouble_ns.is_none() && quiet_ns > STUCK_NS {
+                return Err(Failure::new(FailureKind::Stuck, "nothing moves any more"));
+            }
+            if self.next_trouble_ns.is_some() && quiet_ns > STUCK_NS / 4 {
+                // No rate of faults may keep a run from its end.
+                self.end_trouble();
+            }
+        }
+        Err(Failure::new(FailureKind::Stuck, "too many turns"))
+    }
+
+    fn turn(&mut self) -> Result<(), Failure> {
+        let Some((at_ns, due)) = self.next_due() else {
+            return Err(Failure::new(FailureKind::Stuck, "nothing will ever happen again"));
+        };
+        self.now_ns = self.now_ns.max(at_ns);
+        match due {
+            Due::Packet(key) => {
+                let Some((from, to, frame)) = self.packets.remove(&key) else {
+                    unreachable!("it was due")
+                };
+                if !self.cut[from][to] {
+                    let from = self.members[from].replica();
+                    self.give(to, Input::Received { from, frame })?;
+                }
+            }
+            Due::Disk(index) => {
+                let now_ns = self.now_ns;
+                if let Some(input) = self.members[index].disk.complete(now_ns) {
+                    self.give(index, input)?;
+                }
+            }
+            Due::Key(index) => {
+                if let Some((_, input)) = self.members[index].keys.pop_front() {
+                    self.give(index, input)?;
+                }
+            }
+            Due::Tick(index) => self.give(index, Input::Tick)?,
+            Due::Boot(index) => self.boot(index),
+            Due::Send(serial) => self.send(serial)?,
+            Due::Client => self.new_request(),
+            Due::Trouble => self.make_trouble()?,
+        }
+        Ok(())
+    }
+
+    fn next_due(&self) -> Option<(u64, Due)> {
+        let mut best: Option<(u64, Due)> = None;
+        let mut offer = |at_ns: u64, due: Due| {
+            if best.is_none_or(|best| (at_ns, due) < best) {
+                best = Some((at_ns, due));
+            }
+        };
+        if let Some((key, _)) = self.packets.first_key_value() {
+            offer(key.0, Due::Packet(*key));
+        }
+        for (index, member) in self.members.iter().enumerate() {
+            if let Some(at_ns) = member.boot_at_ns {
+                offer(at_ns, Due::Boot(index));
+            }
+            let Some(node) = &member.node else { continue };
+            if let Some(at_ns) = member.disk.next_due_ns() {
+                offer(at_ns, Due::Disk(index));
+            }
+            if let Some((at_ns, _)) = member.keys.front() {
+                offer(*at_ns, Due::Key(index));
+            }
+            if let Some(deadline) = node.deadline() {
+                offer(member.true_time_of(deadline), Due::Tick(index));
+            }
+        }
+        for (serial, pending) in &self.pending {
+            if let Some(at_ns) = pending.send_at_ns {
+                offer(at_ns, Due::Send(*serial));
+            }
+        }
+        if self.quota > 0 && self.pending.len() < CLIENTS {
+            offer(self.next_client_ns, Due::Client);
+        }
+        if let Some(at_ns) = self.next_trouble_ns {
+            offer(at_ns, Due::Trouble);
+        }
+        best
+    }
+
+    /// Crashes and cuts, now and then; never so many that all is down for good.
+    fn make_trouble(&mut self) -> Result<(), Failure> {
+        self.next_trouble_ns = Some(self.now_ns + 1 + self.random.exponential(TROUBLE_NS));
+        for index in 0..self.members.len() {
+            if self.members[index].node.is_some() && self.random.chance(self.crash_ppm) {
+                self.crash(index);
+            }
+        }
+        if self.crash_ppm > 0 && self.random.chance(8_000) {
+            for index in 0..self.members.len() {
+                if self.members[index].node.is_some() {
+                    self.crash(index);
+                }
+            }
+        }
+        self.isolate_somebody();
+        for from in 0..self.members.len() {
+            for to in 0..self.members.len() {
+                let cut = if self.isolated.is_some_and(|(who, _)| who == from || who == to) {
+                    from != to
+                } else if self.cut[from][to] {
+                    self.random.chance(700_000)
+                } else {
+                    from != to && self.random.chance(self.cut_ppm)
+                };
+                self.seen.cuts += u64::from(cut && !self.cut[from][to]);
+                self.cut[from][to] = cut;
+            }
+        }
+        Ok(())
+    }
+
+    /// Now and then one node, the primary as likely as all others together, hears nobody and is
+    /// heard by nobody, for long enough that the others go on without it.
+    fn isolate_somebody(&mut self) {
+        if let Some((_, until_ns)) = self.isolated {
+            if until_ns <= self.now_ns {
+                self.isolated = None;
+            }
+        } else if self.random.chance(self.isolate_ppm) {
+            let primary = self.members.iter().position(Member::is_primary);
+            let anybody = self.random.index(self.members.len());
+            let who = primary.filter(|_| self.random.coin()).unwrap_or(anybody);
+            let until_ns = self.now_ns + self.random.exponential(1_500_000_000);
+            self.isolated = Some((who, until_ns));
+            self.trace.note(self.now_ns, || format!("{who} is isolated"));
+            self.seen.isolations += 1;
+        }
+    }
+
+    fn post(&mut self, from: usize, to: usize, mut frame: Vec<u8>) {
+        self.seen.messages += 1;
+        if self.cut[from][to] || self.random.chance(self.net.drop_ppm) {
+            self.seen.messages_lost += 1;
+            return;
+        }
+        if self.random.chance(self.net.corrupt_ppm) {
+            let at = self.random.index(frame.len());
+            frame[at] ^= 1 << self.random.below(8);
+        }
+        let copies = 1 + u64::from(self.random.chance(self.net.duplicate_ppm));
+        for _ in 0..copies {
+            self.serial += 1;
+            let at_ns = self.now_ns + 1 + self.random.exponential(self.net.delay_ns_mean);
+            self.packets.insert((at_ns, self.serial), (from, to, frame.clone()));
+        }
+    }
+
+    /// All nodes follow one view, have applied the same ops and written the same checkpoint.
+    fn converged(&self) -> bool {
+        let place = |member: &Member| {
+            let status = member.node.as_ref()?.status()?;
+            let replica = status.replica_status?;
+            let written = status.checkpoint == status.checkpoint_begun;
+            let settled = status.op == status.applied && replica.certain && written;
+            settled.then_some((status.view, status.applied, status.checkpoint))
+        };
+        let places: Vec<_> = self.members.iter().map(place).collect();
+        let primaries = self.members.iter().filter(|member| member.is_primary()).count();
+        primaries == 1 && places[0].is_some() && places.iter().all(|other| *other == places[0])
+    }
+
+    /// The same checkpoint is the same bytes everywhere.
+    fn compare_grids(&self) -> Result<(), Failure> {
+        let mut grids: BTreeMap<Op, (usize, Vec<u8>)> = BTreeMap::new();
+        for (index, member) in self.members.iter().enumerate() {
+            let Some(checkpoint) = &member.checkpoint else { continue };
+            let grid = member.grid(checkpoint.grid_pages);
+            match grids.get(&checkpoint.op) {
+                None => drop(grids.insert(checkpoint.op, (index, grid))),
+                Some((_, known)) if *known == grid => {}
+                Some((other, known)) => {
+                    let at = known.iter().zip(&grid).position(|(a, b)| a != b);
+                    let detail = format!(
+                        "the grids of nodes {other} and {index} differ at byte {at:?} after the \
+                         checkpoint of op {}",
+                        checkpoint.op
+                    );
+                    return Err(Failure::new(FailureKind::Twin, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every node's log, chain, tree and all, gives the state that its checkpoint holds, and it is
+    /// the same log everywhere.
+    fn compare_logs(&mut self) -> Result<(), Failure> {
+        let mut first: Option<RebuildReport> = None;
+        for (index, member) in self.members.iter().enumerate() {
+            if member.checkpoint.is_none_or(|checkpoint| checkpoint.op == Op::ZERO) {
+                continue;
+            }
+            let disk = member.disk.fork(self.random.stream("copy"), DiskFaults::NONE);
+            let report = rebuild::check(disk, self.master.clone()).map_err(|text| {
+                Failure::new(FailureKind::Rebuild, format!("node {index}: {text}"))
+            })?;
+            self.seen.rebuilds += 1;
+            match &first {
+                None => first = Some(report),
+                Some(known) if *known == report => {}
+                Some(known) => {
+                    let detail = format!("node {index} has another log: {report:?}, not {known:?}");
+                    return Err(Failure::new(FailureKind::Twin, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Failure> {
+        self.ledger.settle().map_err(|text| Failure::new(FailureKind::Wrong, text))
+    }
+
+    fn describe(&self) -> String {
+        let mut text = format!("seed {} at {} ms\n", self.seed, self.now_ns / 1_000_000);
+        for (index, member) in self.members.iter().enumerate() {
+            let status = member.node.as_ref().map(|node| (node.status(), node.halted()));
+            text.push_str(&format!("  {index}: {status:?}\n"));
+        }
+        for pending in self.pending.values().take(3) {
+            text.push_str(&format!("  waits: {}\n", pending.describe()));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Seen, run};
+
+    #[test]
+    fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
+        let hash = |seed| match run(seed) {
+            Ok(seen) => seen.trace,
+            Err(failure) => panic!("{failure}"),
+        };
+        let first = hash(2);
+        assert_eq!(first, hash(2));
+        assert_ne!(first, hash(3));
+    }
+
+    /// As many as wanted: `VERITY_SEEDS=1000..2000 cargo test … -- --ignored node_campaign`.
+    #[test]
+    #[ignore = "minutes"]
+    fn node_campaign() {
+        let range = std::env::var("VERITY_SEEDS").unwrap_or_else(|_| "1000..1050".into());
+        let bounds = range.split_once("..").map(|(first, last)| (first.parse(), last.parse()));
+        let Some((Ok(first), Ok(last))) = bounds else { panic!("VERITY_SEEDS=A..B") };
+        let mut failed = Vec::new();
+        for seed in first..last {
+            let outcome = std::panic::catch_unwind(|| run(seed));
+            match outcome {
+                Ok(Ok(seen)) => eprintln!(
+                    "seed {seed}: {} nodes, {} acknowledged, {} views, {} crashes, {} isolations, \
+                     {} rots, {} disk stops, {} checkpoints, {} rebuilds, {} truncations, \
+                     {} interrupted, {} of {} messages lost",
+                    seen.nodes,
+                    seen.acknowledged,
+                    seen.views,
+                    seen.crashes,
+                    seen.isolations,
+                    seen.rots,
+                    seen.disk_stops,
+                    seen.checkpoints,
+                    seen.rebuilds,
+                    seen.truncations,
+                    seen.interrupted,
+                    seen.messages_lost,
+                    seen.messages
+                ),
+                Ok(Err(failure)) => {
+                    eprintln!("seed {seed} fails: {failure}");
+                    failed.push(seed);
+                }
+                Err(_) => failed.push(seed),
+            }
+        }
+        eprintln!("failed: {failed:?}");
+        assert!(failed.is_empty());
+    }
+
+    #[test]
+    fn whole_nodes_agree_over_a_hostile_network() {
+        let mut sum = Seen::default();
+        for seed in 1..=6 {
+            match run(seed) {
+                Ok(seen) => {
+                    sum.acknowledged += seen.acknowledged;
+                    sum.views += seen.views;
+                    sum.crashes += seen.crashes;
+                    sum.checkpoints += seen.checkpoints;
+                    sum.rebuilds += seen.rebuilds;
+                    sum.rots += seen.rots;
+                    sum.disk_stops += seen.disk_stops;
+                }
+                Err(failure) => panic!("{failure}"),
+            }
+        }
+        // The runs were worth it.
+        assert!(sum.acknowledged > 500 && sum.crashes > 5, "{sum:?}");
+        assert!(
+            sum.views > 30
+                && sum.checkpoints > 20
+                && sum.rots > 5
+                && sum.disk_stops > 1
+                && sum.rebuilds > 2,
+            "{sum:?}"
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! One node of a cluster: its disk, its clock, its birth and death, and where its effects go.
+
+use std::collections::VecDeque;
+
+use verity_core::ids::{ClusterId, ReplicaId};
+use verity_core::io::{Effect, Effects, FileId, Input};
+use verity_core::kernel::Request;
+use verity_core::limits::{
+    ClusterConstants, JOURNAL_HEADERS_PER_PAGE, KEYS_EXTENT_PAGES, PAGE_SIZE,
+    SUPERBLOCK_COPY_SPACING,
+};
+use verity_core::node::{CURRENT_RELEASE, Format, FormatOptions, Halt, Progress, Read, Seed};
+use verity_core::superblock::{CheckpointState, decode_copies};
+use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
+
+use super::Cluster;
+use crate::atlas::{Atlas, Layout, Mode};
+use crate::disk::{Disk, DiskFaults, FaultKind, Keep, Request as DiskRequest, SectorId};
+use crate::keys::MasterKey;
+use crate::random::Random;
+use crate::replica::{BootOptions, Place, Replica};
+use crate::report::{Failure, FailureKind};
+
+const EPOCH_NS: u64 = 1_800_000_000 * SECOND_NS;
+
+#[derive(Debug)]
+pub(super) struct Member {
+    index: usize,
+    pub disk: Disk,
+    pub node: Option<Replica>,
+    effects: Effects,
+    /// Answers of the holder of the master key, and when they come.
+    pub keys: VecDeque<(u64, Input)>,
+    booted_ns: u64,
+    wall_offset_ns: u64,
+    pub boot_at_ns: Option<u64>,
+    /// What its superblock said last.
+    pub checkpoint: Option<CheckpointState>,
+}
+
+impl Member {
+    /// All members are formatted with one seed: they share origin and tenants' keys.
+    pub fn format(
+        index: usize,
+        count: usize,
+        constants: ClusterConstants,
+        root: &Random,
+        seed: [u8; 32],
+        master: &mut MasterKey,
+    ) -> Result<Member, Failure> {
+        let mut random = root.stream(&format!("member {index}"));
+        let faults = DiskFaults {
+            torn_at_crash_ppm: if random.coin() { 300_000 } else { 0 },
+            write_error_ppm: *random.pick(&[0, 0, 300, 2_000]),
+            write_ns_mean: random.range(20_000, 400_000),
+            sync_ns_mean: random.range(20_000, 400_000),
+            ..DiskFaults::NONE
+        };
+        let layout = Layout {
+            superblock_copy: SUPERBLOCK_COPY_SPACING / PAGE_SIZE as u64,
+            keys_extent: KEYS_EXTENT_PAGES as u64,
+            journal_ring_from: constants.journal_ring_bytes
+                / JOURNAL_HEADERS_PER_PAGE as u64
+                / PAGE_SIZE as u64,
+        };
+        let mut member = Member {
+            index,
+            disk: Disk::new(random.stream("disk"), faults, Atlas::new(Mode::Peaceful, layout)),
+            node: None,
+            effects: Effects::new(),
+            keys: VecDeque::new(),
+            booted_ns: 0,
+            wall_offset_ns: random.range(0, 200_000_000),
+            boot_at_ns: None,
+            checkpoint: None,
+        };
+        let options = FormatOptions {
+            cluster: Some(ClusterId::new(77)),
+            replica: member.replica(),
+            replica_count: count as u8,
+            release: CURRENT_RELEASE,
+            constants,
+        };
+        let failed = |halt: Halt| Failure::new(FailureKind::Halted, format!("format: {halt}"));
+        let mut effects = Effects::new();
+        let mut format = Format::start(options, &Seed(seed), &mut effects).map_err(failed)?;
+        loop {
+            for effect in effects.drain() {
+                member.execute(0, effect, master);
+            }
+            if format.is_done() {
+                member.disk.atlas.set_mode(Mode::Safety);
+                return Ok(member);
+            }
+            let input = match member.keys.pop_front() {
+                Some((_, input)) => Some(input),
+                None => member.disk.complete(u64::MAX / 2),
+            };
+            let Some(input) = input else {
+                return Err(Failure::new(FailureKind::Stuck, "a format waits for nothing"));
+            };
+            format.step(input, &mut effects).map_err(failed)?;
+        }
+    }
+
+    pub fn replica(&self) -> ReplicaId {
+        ReplicaId::new(self.index as u8)
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.node.as_ref().is_some_and(Replica::is_ready)
+    }
+
+    pub fn clock(&self, now_ns: u64) -> Clock {
+        Clock {
+            monotonic: Instant(now_ns - self.booted_ns + 1),
+            wall: Timestamp(EPOCH_NS + now_ns + self.wall_offset_ns),
+        }
+    }
+
+    pub fn true_time_of(&self, deadline: Instant) -> u64 {
+        deadline.0 + self.booted_ns - 1
+    }
+
+    pub fn grid(&self, pages: u32) -> Vec<u8> {
+        let mut bytes = self.disk.contents(FileId::Grid);
+        bytes.resize(pages as usize * PAGE_SIZE, 0);
+        bytes
+    }
+
+    /// Hands a request to the node that runs here; its ticket.
+    pub fn submit(&mut self, request: Request, clock: Clock) -> u64 {
+        let Some(node) = &mut self.node else { unreachable!("asked by the caller") };
+        node.submit(clock, request, &mut self.effects).0
+    }
+
+    pub fn read(&mut self, now_ns: u64, read: &mut Read) -> Progress {
+        let clock = self.clock(now_ns);
+        let Some(node) = &mut self.node else { unreachable!("everybody is up at the end") };
+        node.read(clock, read, &mut self.effects)
+    }
+
+    /// The effects of a node on its own machine; frames are for the caller.
+    fn execute(&mut self, now_ns: u64, effect: Effect, master: &mut MasterKey) {
+        let request = match effect {
+            Effect::Read { io, at, pages } => DiskRequest::Read { io, at, pages },
+            Effect::Write { io, at, pages, durable } => {
+                DiskRequest::Write { io, at, pages, durable }
+            }
+            Effect::Sync { io, file } => DiskRequest::Sync { io, file },
+            Effect::Create { io, file } => DiskRequest::Create { io, file },
+            Effect::Remove { io, file } => DiskRequest::Remove { io, file },
+            Effect::Wrap { io, purpose, key } => {
+                let key = Ok(master.wrap(purpose, &key));
+                self.keys.push_back((now_ns + 10_000, Input::Wrapped { io, key }));
+                return;
+            }
+            Effect::Unwrap { io, purpose, key } => {
+                let key = master.unwrap(purpose, &key);
+                self.keys.push_back((now_ns + 10_000, Input::Unwrapped { io, key }));
+                return;
+            }
+            Effect::Event(_) => return,
+            Effect::Send { .. } => unreachable!("the network is the caller's"),
+        };
+        self.disk.submit(now_ns, request);
+    }
+}
+
+impl Cluster {
+    pub(super) fn boot(&mut self, index: usize) {
+        let options = BootOptions {
+            cache_pages: self.random.range(300, 2_000) as u32,
+            evict_everything: self.random.chance(150_000),
+        };
+        let seed = self.random.seed_bytes();
+        let member = &mut self.members[index];
+        assert!(member.node.is_none(), "one process at a time");
+        member.boot_at_ns = None;
+        member.booted_ns = self.now_ns;
+        let place = Place { replica: member.replica(), serves_cluster: true };
+        member.node = Some(Replica::open_at(place, options, seed, &mut member.effects));
+        self.execute(index);
+    }
+
+    pub(super) fn crash(&mut self, index: usize) {
+        let keep = *self.random.pick(&[Keep::Process, Keep::Nothing, Keep::Any, Keep::Any]);
+        let mean_ns = *self.random.pick(&[20_000_000, 400_000_000, 2_000_000_000]);
+        let pause_ns = self.random.exponential(mean_ns);
+        let member = &mut self.members[index];
+        let report = member.disk.crash(keep);
+        member.node = None;
+        member.effects = Effects::new();
+        member.keys.clear();
+        member.boot_at_ns = Some(self.now_ns + 1 + pause_ns);
+        self.seen.crashes += 1;
+        self.seen.crashes_in_flight += u64::from(report.writes_in_flight > 0);
+        self.trace.note(self.now_ns, || format!("{index} crashes"));
+        if self.rotten.contains(&index) && self.random.chance(400_000) {
+            self.rot(index);
+        }
+        self.lose_copies(index);
+    }
+
+    /// A stopped node's journal rots in a few places, and at most one sector of its superblock.
+    fn rot(&mut self, index: usize) {
+        let disk = &mut self.members[index].disk;
+        let blank = [0; PAGE_SIZE];
+        let written: Vec<SectorId> = disk
+            .sectors_of(FileId::Journal)
+            .filter(|(_, sector)| **sector != blank)
+            .map(|(number, _)| (FileId::Journal, number))
+            .collect();
+        let superblock = SUPERBLOCK_COPY_SPACING / PAGE_SIZE as u64 * self.random.below(4);
+        let mut victims = Vec::new();
+        for _ in 0..self.random.range(1, 4) {
+            if !written.is_empty() {
+                victims.push(written[self.random.index(written.len())]);
+            }
+        }
+        for victim in victims {
+            disk.atlas.force(victim);
+            disk.rot(victim);
+            self.seen.rots += 1;
+        }
+        let victim = (FileId::Superblock, superblock);
+        if self.random.coin() && disk.atlas.allows(FaultKind::AtRest, victim) {
+            disk.rot(victim);
+            self.seen.rots += 1;
+        }
+        self.trace.note(self.now_ns, || format!("{index} rots"));
+    }
+
+    pub(super) fn give(&mut self, index: usize, input: Input) -> Result<(), Failure> {
+        let now_ns = self.now_ns;
+        let member = &mut self.members[index];
+        let clock = member.clock(now_ns);
+        let Some(node) = &mut member.node else { return Ok(()) };
+        self.trace.note(now_ns, || format!("{index}"));
+        self.trace.input(now_ns, &input);
+        if now_ns.is_multiple_of(3) {
+            node.hurry(clock, &mut member.effects);
+        }
+        node.step(clock, input, &mut member.effects);
+        self.after(index)
+    }
+
+    /// Effects, replies, and what a halt means.
+    pub(super) fn after(&mut self, index: usize) -> Result<(), Failure> {
+        self.execute(index);
+        self.check_superblock(index)?;
+        self.take_replies(index)?;
+        let member = &self.members[index];
+        if let Some(complaint) = member.disk.misuse() {
+            return Err(Failure::new(FailureKind::Misuse, complaint));
+        }
+        match member.node.as_ref().and_then(Replica::halted) {
+            None => Ok(()),
+            // A disk that refuses a write ends the process; no outcome changes.
+            Some(Halt::Io { .. }) => {
+                self.seen.disk_stops += 1;
+                self.crash(index);
+                Ok(())
+            }
+            Some(halt) => {
+                let detail = format!("node {index} halted on a good disk: {halt}");
+                Err(Failure::new(FailureKind::Halted, detail))
+            }
+        }
+    }
+
+    fn execute(&mut self, index: usize) {
+        let now_ns = self.now_ns;
+        let mut effects = std::mem::take(&mut self.members[index].effects);
+        let mut frames = Vec::new();
+        for effect in effects.drain() {
+            match effect {
+                Effect::Send { to, frame } => frames.push((usize::from(to.get()), frame)),
+                Effect::Event(event) => {
+                    let name = event.name();
+                    *self.seen.events.entry(name).or_default() += 1;
+                    self.seen.views += u64::from(name == "ViewStarted");
+                    self.seen.truncations += u64::from(name == "LogTruncated");
+                    self.seen.checkpoints += u64::from(name == "CheckpointDurable");
+                    if name == "CheckpointDurable" {
+                        self.members[index].checkpoint = None; // to be read again
+                    }
+                }
+                other => self.members[index].execute(now_ns, other, &mut self.master),
+            }
+        }
+        self.members[index].effects = effects;
+        for (to, frame) in frames {
+            self.post(index, to, frame);
+        }
+    }
+
+    /// A checkpoint of an op is the same everywhere, and for ever.
+    fn check_superblock(&mut self, index: usize) -> Result<(), Failure> {
+        let member = &mut self.members[index];
+        if member.checkpoint.is_some() {
+            return Ok(());
+        }
+        let bytes = member.disk.contents(FileId::Superblock);
+        let copy = |number: usize| {
+            let start = number * SUPERBLOCK_COPY_SPACING as usize;
+            bytes.get(start..start + PAGE_SIZE).unwrap_or(&[])
+        };
+        let report = decode_copies(&[copy(0), copy(1), copy(2), copy(3)]);
+        let Some(state) = report.states.iter().flatten().max_by_key(|state| state.sequence) else {
+            return Ok(());
+        };
+        let checkpoint = state.checkpoint;
+        member.checkpoint = Some(checkpoint);
+        let known = self.checkpoints.entry(checkpoint.op).or_insert(checkpoint);
+        if *known != checkpoint {
+            let detail = format!(
+                "node {index} has another checkpoint of op {}: {checkpoint:?}, not {known:?}",
+                checkpoint.op
+            );
+            return Err(Failure::new(FailureKind::Twin, detail));
+        }
+        Ok(())
+    }
+}
