@@ -155,3 +155,48 @@ fn calls_after_close_are_refused() {
     assert!(matches!(other.execute("CREATE TABLE t (id BIGINT)", &[]), Err(Error::Closed)));
     assert!(matches!(other.query("SELECT 1", &[]), Err(Error::Closed)));
 }
+
+/// More than a transaction may read: the rows are found before, while others commit.
+#[test]
+fn a_large_update_changes_the_rows_that_it_means_while_others_commit() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().cluster_constants(ClusterConstants::SMALL).memory(128 << 20);
+    let database = options.open(dir.path().join("data")).unwrap();
+    database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, n BIGINT, note TEXT)", &[]).unwrap();
+    database.execute("CREATE TABLE other (id BIGINT PRIMARY KEY)", &[]).unwrap();
+    let note = "n".repeat(200);
+    for from in (0..4_000).step_by(400) {
+        let row = |id: i64| format!("({id}, {}, '{note}')", id % 100);
+        let rows: Vec<String> = (from..from + 400).map(row).collect();
+        database.execute(&format!("INSERT INTO t VALUES {}", rows.join(", ")), &[]).unwrap();
+    }
+    let done = AtomicBool::new(false);
+    let commits = std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let insert = database.prepare("INSERT INTO other VALUES (?)").unwrap();
+            let mut id = 0;
+            while !done.load(Ordering::Relaxed) {
+                insert.execute(&[Value::Integer(id)]).unwrap();
+                id += 1;
+            }
+            id
+        });
+        for n in 0..10 {
+            let update = format!("UPDATE t SET n = n + 1000 WHERE n = {n}");
+            assert_eq!(database.execute(&update, &[]).unwrap().rows_affected(), 40);
+        }
+        let delete = database.execute("DELETE FROM t WHERE n % 1000 < 5 AND n > 999", &[]);
+        assert_eq!(delete.unwrap().rows_affected(), 200);
+        done.store(true, Ordering::Relaxed);
+        others.join().unwrap()
+    });
+    assert!(commits > 0, "nobody else committed meanwhile");
+    let count = |sql| database.query(sql, &[]).unwrap().rows[0][0].clone();
+    assert_eq!(count("SELECT COUNT(*) FROM t WHERE n > 999"), Value::Integer(200));
+    assert_eq!(count("SELECT COUNT(*) FROM t"), Value::Integer(3_800));
+    let more = database.execute("DELETE FROM t WHERE n >= 0", &[]).unwrap_err();
+    let Error::Request(RequestError::LimitExceeded { value: 513, max: 512, .. }) = more else {
+        panic!("{more}")
+    };
+}
