@@ -90,6 +90,14 @@ events! {
     /// Changed pages wait for those of the checkpoint under way to be written.
     CheckpointAwaited { op: Op },
     ReadStalled,
+    /// Of a large UPDATE or DELETE, before it was proposed.
+    RowsFound { rows: u64 },
+    /// The search for them begins again, or is given up.
+    RowsChangedMeanwhile { tries: u32 },
+    /// The rows that came with a write were not those of its table any more.
+    RowsFoundStale { op: Op, writes: u32 },
+    /// An earlier process left a job, which goes on.
+    JobResumed { tenant: TenantId },
     Halted,
     ShutdownComplete,
 }

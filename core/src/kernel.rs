@@ -21,6 +21,7 @@ mod drafts;
 mod envelope;
 mod events;
 mod execute;
+mod finding;
 mod outcome;
 mod payload;
 mod prepare;
@@ -38,6 +39,7 @@ pub mod trees;
 pub use batch::{BatchError, RequestHeader, SealedRequest, pack};
 pub use canonical::{canonical_query, history_query, value_of};
 pub use events::{EventError, OpenedEvent, open_event};
+pub use finding::{FindStep, Finding, Found};
 pub use outcome::{Commitment, Outcome};
 pub use payload::{Payload, STREAM_SYSTEM};
 pub use prepare::PrepareError;
@@ -252,6 +254,8 @@ pub struct Kernel {
     working: BTreeSet<TenantId>,
     task: Option<Task>,
     ahead: Option<Ahead>,
+    /// Writes that came with rows which are not those of their tables any more; for the marks.
+    found_stale: u32,
     /// Requests answered, for [`Kernel::progress`].
     stages: u64,
     /// Plaintext of the envelope being opened.
@@ -272,6 +276,7 @@ impl Kernel {
             working: BTreeSet::new(),
             task: None,
             ahead: None,
+            found_stale: 0,
             stages: 0,
             opened: Vec::new(),
             scratch: TransactionScratch::default(),
@@ -364,6 +369,11 @@ impl Kernel {
         }
     }
 
+    /// Writes of what was applied last that came with rows which were not those of their tables.
+    pub fn take_found_stale(&mut self) -> u32 {
+        core::mem::take(&mut self.found_stale)
+    }
+
     #[must_use]
     pub fn constants(&self) -> &ClusterConstants {
         &self.constants
@@ -412,8 +422,8 @@ impl Kernel {
         Ok(true)
     }
 
-    /// Loads the tenant if it has a job. Restartable.
-    pub fn find_jobs(&mut self, store: &Store, tenant: TenantId) -> Result<(), Fault> {
+    /// Loads the tenant if it has a job, and says whether it has. Restartable.
+    pub fn find_jobs(&mut self, store: &Store, tenant: TenantId) -> Result<bool, Fault> {
         let tree = TreeRef::new(tenant, CATALOG);
         let mut cursor = jobs_cursor();
         let mut found = false;
@@ -424,7 +434,7 @@ impl Kernel {
         if found {
             self.load_tenant(store, tenant)?;
         }
-        Ok(())
+        Ok(found)
     }
 
     /// The job whose turn it is after that one, of the tenants in memory.

@@ -114,6 +114,12 @@ pub const FRAME_BYTES: u64 = PAGE_SIZE as u64 + 96;
 pub const PROCESS_BYTES: u64 = 24 << 20;
 /// Index entries that a read gathers before it looks their rows up.
 pub const READ_LOOKUPS: usize = 64;
+/// Rows that one slice of the search for the rows of a large UPDATE or DELETE looks at.
+pub const FIND_SLICE_ROWS: usize = 500;
+/// Pause between two slices: whoever else has something to do goes first.
+pub const FIND_PAUSE_NS: u64 = 10_000;
+/// How often such a search begins anew because a row of its table changed.
+pub const FIND_TRIES_MAX: u32 = 3;
 /// Ranges whose entries the planner counts, for each way to find rows.
 pub const PLAN_RANGES_COUNTED: usize = 8;
 /// Rows that the planner does not like to sort.

@@ -10,6 +10,7 @@ mod apply;
 mod checkpoint;
 mod cluster;
 mod consensus;
+mod finding;
 pub mod format;
 mod halt;
 mod jobs;
@@ -316,7 +317,8 @@ impl Node {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Running(running) => {
-                running.vsr.deadline().into_iter().chain(running.attestation_due()).min()
+                let own = running.attestation_due().into_iter().chain(running.search_due());
+                running.vsr.deadline().into_iter().chain(own).min()
             }
             State::Opening(..) | State::Halted(_) => None,
         }

@@ -195,6 +195,14 @@ pub const BUGS: &[Bug] = &[
         "union_forgets_side",
         "query: of an OR by two indexes only the first side is read",
     ),
+    by_seeds(
+        "found_rows_stale",
+        "kernel: the rows that were found for a large write count though its table changed since",
+    ),
+    by_seeds(
+        "find_ends_at_fault",
+        "kernel: the search for the rows of a large write ends where a page is not in memory",
+    ),
     by_seeds("limit_before_filter", "query: LIMIT counts rows that the filter refuses"),
     by_seeds("as_of_off_by_one", "query: a read of the past takes the version that had just ended"),
     by_seeds("fault_leaks", "query: a row whose page is not in memory counts as absent"),

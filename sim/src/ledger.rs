@@ -96,6 +96,12 @@ impl Ledger {
         self.head
     }
 
+    /// Up to here the model knows all.
+    #[must_use]
+    pub fn settled_head(&self) -> Option<u64> {
+        self.settled_head
+    }
+
     /// Whether a transaction that ends here was acknowledged.
     #[must_use]
     pub fn knows(&self, position: u64) -> bool {

@@ -214,7 +214,7 @@ impl TenantModel {
                 let ends: BTreeSet<u64> = ends.flatten().filter(|end| *end <= position).collect();
                 return Ok(ends.into_iter().map(number).collect());
             }
-            Select::Count | Select::Columns { .. } => {}
+            Select::Count | Select::Truth(_) | Select::Columns { .. } => {}
         }
         let rows = table
             .rows
@@ -224,6 +224,12 @@ impl TenantModel {
             .filter(|row| selects(row));
         Ok(match &query.select {
             Select::Appends | Select::Changes => unreachable!("answered above"),
+            Select::Truth(predicate) => {
+                let mut truths: Vec<Vec<Datum>> =
+                    rows.map(|row| vec![Datum::Boolean(predicate.selects(&row))]).collect();
+                truths.sort();
+                truths
+            }
             Select::Count => vec![vec![Datum::Integer(rows.count() as i64)]],
             Select::Columns { columns, order, by, limit } => {
                 let of = |row: &Vec<Datum>, places: &[usize]| -> Vec<Datum> {

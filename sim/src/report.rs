@@ -104,6 +104,8 @@ pub struct Report {
     pub proofs_refused: u64,
     /// Comparisons of the live state with one rebuilt from the logs.
     pub rebuilds: u64,
+    /// Oracles that were asked, by name.
+    pub oracles: BTreeMap<&'static str, u64>,
     /// Transactions without an id whose fate the log had to tell.
     pub doubts: u64,
     pub events_seen: BTreeSet<&'static str>,

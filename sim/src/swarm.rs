@@ -57,6 +57,8 @@ pub struct Plan {
     pub after_ppm: u64,
     /// Chance, in a million, that another request is sent under an answered id.
     pub reuse_ppm: u64,
+    /// Chance, in a million, that a client's turn is the questions of an oracle.
+    pub oracle_ppm: u64,
     /// Whether a twin with another cache and other timing replays a stretch of ops.
     pub twin: bool,
 }
@@ -76,10 +78,17 @@ impl Plan {
         let mut random = Random::new(seed).stream("plan");
         let mode = if random.chance(120_000) { Mode::Damage } else { Mode::Safety };
         let mut order = Random::new(seed).stream("order plan");
+        let mut oracle = Random::new(seed).stream("oracle plan");
+        let mut constants = draw_constants(&mut random);
+        let mut scan = Random::new(seed).stream("scan plan");
+        if scan.coin() {
+            // Most UPDATEs and DELETEs by a condition look at more than a transaction may read.
+            constants.transaction_pages_read_max = scan.range(16, 64) as u32;
+        }
         let requests = random.range(60, 240) * options.scale.max(1);
         Plan {
             mode,
-            constants: draw_constants(&mut random),
+            constants,
             disk: draw_disk(&mut random, mode),
             clock: draw_clock(&mut random),
             mix: Mix::draw(&mut random),
@@ -113,6 +122,7 @@ impl Plan {
             reuse_ppm: if order.coin() { order.range(2_000, 60_000) } else { 0 },
             twin: random.chance(150_000),
             prove_ppm: 0,
+            oracle_ppm: oracle.range(2_000, 40_000),
         }
         .with_proofs(random)
     }

@@ -446,6 +446,11 @@ impl Workload {
         whole
     }
 
+    /// A predicate that knows nothing of what the table holds.
+    pub fn blind_predicate(&mut self, tenant: usize, spec: &TableSpec) -> Predicate {
+        self.predicate(tenant, spec, 0)
+    }
+
     fn predicate(&mut self, tenant: usize, spec: &TableSpec, depth: u32) -> Predicate {
         if depth < 2 && self.random.chance(300_000) {
             let left = Box::new(self.predicate(tenant, spec, depth + 1));

@@ -10,6 +10,7 @@ mod audit;
 mod boot;
 pub(crate) mod clients;
 mod doubt;
+mod oracles;
 mod order;
 mod proving;
 mod turn;
@@ -41,6 +42,7 @@ use crate::trace::Trace;
 use crate::workload::Workload;
 use asking::{Asking, Told};
 use clients::{Client, Pending, Reading};
+use oracles::Oracle;
 use order::Order;
 use proving::Proving;
 use watch::Watch;
@@ -61,6 +63,9 @@ pub struct World {
     random: Random,
     crash_random: Random,
     order_random: Random,
+    oracle_random: Random,
+    /// Draws predicates only.
+    oracle_workload: Workload,
     clock: SimClock,
     disk: Disk,
     master: MasterKey,
@@ -86,6 +91,7 @@ pub struct World {
     told: Vec<Vec<Told>>,
     /// Which requests must follow which; both without a final answer, or one of them.
     orders: Vec<Order>,
+    oracles: BTreeMap<u64, Oracle>,
     /// Of each tenant: a transaction without an id that was lost on its way.
     doubts: Vec<Option<Vec<Statement>>>,
     /// Reads of no client that found no node: asked again.
@@ -148,6 +154,12 @@ impl World {
         World {
             clock: SimClock::new(root.stream("clock"), ClockFaults::NONE),
             master: MasterKey::new(root.stream("master key")),
+            oracle_random: root.stream("oracles"),
+            oracle_workload: Workload::new(
+                root.stream("oracle predicates"),
+                plan.mix,
+                canaries.clone(),
+            ),
             workload: Workload::new(root.stream("workload"), plan.mix, canaries),
             ledgers: (0..plan.tenants).map(|_| Ledger::default()).collect(),
             clients: (0..plan.clients).map(|_| Client::default()).collect(),
@@ -170,6 +182,7 @@ impl World {
             seen_head: None,
             told: (0..plan.tenants).map(|_| Vec::new()).collect(),
             orders: Vec::new(),
+            oracles: BTreeMap::new(),
             doubts: (0..plan.tenants).map(|_| None).collect(),
             unread: Vec::new(),
             quota: 0,

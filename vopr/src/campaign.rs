@@ -41,7 +41,7 @@ struct Summary {
     damage_detected: u64,
 }
 
-const SUMMED: [&str; 13] = [
+const SUMMED: [&str; 14] = [
     "crashes",
     "crashes_in_flight",
     "halts",
@@ -55,6 +55,7 @@ const SUMMED: [&str; 13] = [
     "proofs",
     "rebuilds",
     "doubts",
+    "oracles",
 ];
 
 impl Summary {

@@ -58,6 +58,7 @@ pub fn report_json(report: &Report, seconds: f64) -> Value {
         "proofs": report.proofs,
         "rebuilds": report.rebuilds,
         "doubts": report.doubts,
+        "oracles": report.oracles.values().sum::<u64>(),
         "damage_detected": report.damage_detected,
         "events_seen": report.events_seen,
         "event_counts": report.event_counts,

@@ -472,6 +472,7 @@ impl Kernel {
             unreachable!("called in this stage");
         };
         let result = execution.run(&context, &running.envelope.work)?;
+        self.found_stale += execution.found_stale;
         let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
         let Stage::Execute(Execution { drafts, results, pages_dirtied, .. }) = stage else {
             unreachable!("matched above");

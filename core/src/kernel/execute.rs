@@ -127,6 +127,8 @@ pub struct Execution {
     pub results: Vec<OperationResult>,
     /// Upper bound of the pages that the drafts can dirty. Right when `run` succeeded.
     pub pages_dirtied: u32,
+    /// Writes whose rows were found beforehand, and are not those of the table any more.
+    pub found_stale: u32,
     /// Grows with everything done: two stalls without a change between them need the same pages.
     pub steps: u64,
     context: Context,
@@ -156,6 +158,7 @@ impl Execution {
             drafts,
             results: Vec::new(),
             pages_dirtied: 0,
+            found_stale: 0,
             steps: 0,
             context: Context::new(timestamp, seed),
             at: 0,
@@ -279,12 +282,14 @@ impl Execution {
             Command::Update(update) => {
                 let schema = self.table(context, update.table, update.schema_version)?;
                 let assignments = Some(update.assignments.as_slice());
-                let rows = self.change(context, &schema, update.predicate.as_ref(), assignments)?;
+                let (predicate, found) = (update.predicate.as_ref(), update.found.as_ref());
+                let rows = self.change(context, &schema, predicate, assignments, found)?;
                 Ok((rows, ResultDetail::Rows))
             }
             Command::Delete(delete) => {
                 let schema = self.table(context, delete.table, delete.schema_version)?;
-                let rows = self.change(context, &schema, delete.predicate.as_ref(), None)?;
+                let (predicate, found) = (delete.predicate.as_ref(), delete.found.as_ref());
+                let rows = self.change(context, &schema, predicate, None, found)?;
                 Ok((rows, ResultDetail::Rows))
             }
         }

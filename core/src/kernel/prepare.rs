@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use super::batch::{REQUEST_HEADER_SIZE, RequestHeader, SEAL_TAG_SIZE, SealedRequest};
 use super::envelope::{EnvelopeWriter, fingerprint_bytes};
 use super::execute::check_append;
+use super::finding::{Finding, Found, Place};
 use super::request::{Operation, Reply, Request, RequestError};
 use super::{Kernel, Keys};
 use crate::crypto::{InternalHash, RequestKeys};
@@ -30,10 +31,12 @@ use crate::store::{Fault, Store};
 use crate::time::Timestamp;
 
 /// Why a request was not sealed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum PrepareError {
     /// Fetch and call again.
     Fault(Fault),
+    /// Look for the rows of a write first, then call again with them.
+    Find(Box<Finding>),
     Refused(RequestError),
     /// It cannot be bound any more, because it was applied before: the remembered answer.
     Remembered(Box<Result<Reply, RequestError>>),
@@ -53,6 +56,7 @@ impl From<RequestError> for PrepareError {
 
 impl Kernel {
     /// Lowers and seals. `nonce` is random and used for nothing else; `now` only refuses early.
+    /// `found`: the rows of large writes, as far as they were looked for.
     ///
     /// A retry may be refused here for what its own first copy did (the table exists already): so
     /// no refusal is given before the id was looked up.
@@ -63,9 +67,10 @@ impl Kernel {
         request: &Request,
         now: Timestamp,
         nonce: [u8; 12],
+        found: &mut Found,
     ) -> Result<SealedRequest, PrepareError> {
-        let prepared = self.lower_and_seal(store, keys, request, now, nonce);
-        if let Err(PrepareError::Refused(_)) = &prepared
+        let prepared = self.lower_and_seal(store, keys, request, now, nonce, found);
+        if let Err(PrepareError::Refused(_) | PrepareError::Find(_)) = &prepared
             && let Some(answer) = self.remembered(store, keys, request)?
         {
             return Err(PrepareError::Remembered(Box::new(answer)));
@@ -98,6 +103,7 @@ impl Kernel {
         request: &Request,
         now: Timestamp,
         nonce: [u8; 12],
+        found: &mut Found,
     ) -> Result<SealedRequest, PrepareError> {
         let tenant = request.tenant;
         check(request, now)?;
@@ -108,6 +114,7 @@ impl Kernel {
             return Err(RequestError::KeyMissing(tenant).into());
         };
         let mut writer = EnvelopeWriter::new();
+        let (pages_max, mut writes) = (self.constants.transaction_pages_read_max, 0);
         // What earlier statements of the request do to the schema, later ones are bound to.
         let mut changed: Option<Catalog> = None;
         for (index, operation) in request.operations.iter().enumerate() {
@@ -120,7 +127,14 @@ impl Kernel {
                         if !statement.is_write() {
                             return Err(RequestError::Sql(not_a_write()).into());
                         }
-                        let command = statement.lower(params).map_err(RequestError::Sql)?;
+                        let mut command = statement.lower(params).map_err(RequestError::Sql)?;
+                        if let Command::Update(_) | Command::Delete(_) = &command {
+                            let place = Place { store, tenant, catalog: &catalog, pages_max };
+                            if let Some(finding) = found.of(writes, &place, &mut command)? {
+                                return Err(PrepareError::Find(Box::new(finding)));
+                            }
+                            writes += 1;
+                        }
                         follow(&command, &catalog, &mut changed);
                         writer.command(index, &command);
                     }

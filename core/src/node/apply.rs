@@ -83,6 +83,10 @@ impl Running {
         match self.kernel.apply(&mut world, &prepare, effects) {
             Ok(applied) => {
                 self.store.unpin(&mut applying.pins);
+                let writes = self.kernel.take_found_stale();
+                if writes > 0 {
+                    effects.event(Event::RowsFoundStale { op: header.op, writes });
+                }
                 let tickets = self.proposed.remove(&header.op).unwrap_or_default();
                 if !applying.committed.replay && header.operation == Operation::Requests {
                     assert_eq!(tickets.len(), applied.replies.len(), "a reply for each request");

@@ -12,6 +12,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use crate::event::Event;
 use crate::ids::{IdempotencyId, PrincipalId, TenantId, TreeId};
 use crate::io::Effects;
 use crate::kernel::{Operation, Reply, Request, RequestError};
@@ -108,7 +109,10 @@ impl Running {
                     self.jobs.unseen = Some(tenants.into());
                 }),
                 Some(None) => break,
-                Some(Some(tenant)) => self.kernel.find_jobs(&self.store, tenant).map(|()| {
+                Some(Some(tenant)) => self.kernel.find_jobs(&self.store, tenant).map(|found| {
+                    if found {
+                        effects.event(Event::JobResumed { tenant });
+                    }
                     if let Some(unseen) = &mut self.jobs.unseen {
                         unseen.pop_front();
                     }

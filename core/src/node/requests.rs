@@ -1,5 +1,6 @@
 //! From a submitted request to a place in a prepare: bind, seal, pack, propose.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use rand_core::Rng;
@@ -9,12 +10,14 @@ use crate::ids::TenantId;
 use crate::io::Effects;
 use crate::journal::Operation as PrepareOperation;
 use crate::kernel::{
-    Operation, PrepareError, Reply, Request, RequestError, RetryReason, SealedRequest, World,
+    Finding, Found, Operation, PrepareError, Reply, Request, RequestError, RetryReason,
+    SealedRequest, World,
 };
 use crate::keyring::Mint;
 use crate::limits::{PREPARE_BODY_SIZE_MAX, PREPARE_EAGER_BYTES, PREPARE_REQUESTS_MAX};
 use crate::node::api::{Halt, Ticket};
 use crate::node::apply::kernel_prepare;
+use crate::node::finding::Search;
 use crate::node::format::draw_secrets;
 use crate::node::halt::{keyring_halt, store_halt};
 use crate::node::running::{Phase, Running};
@@ -65,9 +68,11 @@ pub(super) struct Queued {
 /// Tries to seal one request in one turn.
 const SEAL_TRIES_MAX: usize = 16;
 
-enum SealStep {
+pub(super) enum SealStep {
     Sealed(SealedRequest),
     Answered(Result<Reply, RequestError>),
+    /// The rows of a write are to be found first.
+    Find(Box<Finding>),
     Later,
 }
 
@@ -95,22 +100,29 @@ impl Running {
                     SealStep::Answered(Err(RequestError::KeyMissing(request.tenant)))
                 }
                 Work::Request(mut request) => {
-                    let step = self.seal(&mut request, &mut pins, now, effects)?;
-                    if let SealStep::Later = step {
-                        let work = Work::Request(request);
-                        self.waiting.push_front(Waiting { ticket, work, pins, bytes });
-                        break;
+                    let mut found = Found::default();
+                    match self.seal(&mut request, &mut pins, &mut found, now, effects)? {
+                        SealStep::Later => {
+                            let work = Work::Request(request);
+                            self.waiting.push_front(Waiting { ticket, work, pins, bytes });
+                            break;
+                        }
+                        SealStep::Find(finding) => {
+                            self.store.unpin(&mut pins);
+                            self.waiting_bytes -= bytes;
+                            let search = Search::new(ticket, request, bytes, found, *finding);
+                            self.begin_search(search, now);
+                            moved = true;
+                            continue;
+                        }
+                        step @ (SealStep::Sealed(_) | SealStep::Answered(_)) => step,
                     }
-                    step
                 }
             };
             match step {
-                SealStep::Sealed(sealed) => {
-                    self.queue_bytes += sealed.size();
-                    self.queue.push_back(Queued { ticket, sealed });
-                }
+                SealStep::Sealed(sealed) => self.enqueue(ticket, sealed),
                 SealStep::Answered(answer) => self.answer(ticket, answer),
-                SealStep::Later => unreachable!("put back above"),
+                SealStep::Later | SealStep::Find(_) => unreachable!("put away above"),
             }
             self.store.unpin(&mut pins);
             self.waiting_bytes -= bytes;
@@ -125,6 +137,11 @@ impl Running {
         self.vsr.is_cluster() && request.operations.iter().any(creates)
     }
 
+    pub(super) fn enqueue(&mut self, ticket: Ticket, sealed: SealedRequest) {
+        self.queue_bytes += sealed.size();
+        self.queue.push_back(Queued { ticket, sealed });
+    }
+
     /// A request is sealed with a key that apply will find, or it halts every replica.
     fn take_sealed(&self, sealed: SealedRequest) -> SealStep {
         let (tenant, key) = sealed.sealed_with();
@@ -134,16 +151,17 @@ impl Running {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &mut self,
         request: &mut Request,
         pins: &mut Pins,
+        found: &mut Found,
         now: Clock,
         effects: &mut Effects,
     ) -> Result<SealStep, Halt> {
         // A miss that another task's read has cured brings no completion: look again at once.
         for _ in 0..SEAL_TRIES_MAX {
-            match self.try_seal(request, pins, now, effects)? {
+            match self.try_seal(request, pins, found, now, effects)? {
                 SealStep::Later if self.store.ready(pins).map_err(store_halt)? => {}
                 step => return Ok(step),
             }
@@ -155,6 +173,7 @@ impl Running {
         &mut self,
         request: &mut Request,
         pins: &mut Pins,
+        found: &mut Found,
         now: Clock,
         effects: &mut Effects,
     ) -> Result<SealStep, Halt> {
@@ -173,11 +192,13 @@ impl Running {
         }
         // Of the two clocks that will judge it, the later: the prepare's time never goes back.
         let wall = now.wall.max(self.vsr.status().timestamp);
-        let sealed = self.kernel.prepare_request(&self.store, &self.keyring, request, wall, nonce);
+        let Running { kernel, store, keyring, .. } = self;
+        let sealed = kernel.prepare_request(store, keyring, request, wall, nonce, found);
         Ok(match sealed {
             Ok(sealed) => SealStep::Sealed(sealed),
             Err(PrepareError::Refused(error)) => SealStep::Answered(Err(error)),
             Err(PrepareError::Remembered(answer)) => SealStep::Answered(*answer),
+            Err(PrepareError::Find(finding)) => SealStep::Find(finding),
             Err(PrepareError::Fault(_)) => {
                 self.store.fetch(pins, effects);
                 SealStep::Later
@@ -308,6 +329,7 @@ impl Running {
         for ticket in tickets {
             self.answer(ticket, Err(RequestError::Retry(reason)));
         }
+        self.refuse_searches(reason);
         self.queue_bytes = 0;
         self.waiting_bytes = 0;
     }

@@ -23,6 +23,7 @@ use crate::node::api::{Config, Halt, Ticket};
 use crate::node::apply::Applying;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::consensus::Consensus;
+use crate::node::finding::Search;
 use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::jobs::Jobs;
 use crate::node::memory::{MemoryPlan, MemoryUse};
@@ -31,7 +32,7 @@ use crate::node::proofs::Proofs;
 use crate::node::requests::{Queued, Waiting, Work};
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
-use crate::time::{Clock, Timestamp};
+use crate::time::{Clock, Instant, Timestamp};
 
 /// Where an open node is on its way from replay to shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,9 @@ pub(super) struct Running {
     /// Submitted, not in the queue yet: to be sealed, or pages or keys are missing for that.
     pub waiting: VecDeque<Waiting>,
     pub waiting_bytes: usize,
+    /// Requests whose rows are being looked for, one after the other.
+    pub searches: VecDeque<Search>,
+    pub search_at: Option<Instant>,
     /// What all reads together sort and group.
     pub reads_bytes: usize,
     /// Sealed, not proposed yet.
@@ -133,6 +137,8 @@ impl Running {
             checkpoint_due: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            searches: VecDeque::new(),
+            search_at: None,
             reads_bytes: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -177,14 +183,16 @@ impl Running {
         let bytes = work.memory_bytes();
         // The two prepares' worth that are sealed already have a share of their own.
         let room = self.memory.requests as usize - SEALED_BYTES_MAX;
-        let crowded = !self.waiting.is_empty() && self.waiting_bytes + bytes > room;
+        let waiting = self.waiting_bytes + self.searches_bytes();
+        let alone = self.waiting.is_empty() && self.searches.is_empty();
+        let crowded = !alone && waiting + bytes > room;
         let refusal = if self.phase == Phase::Following {
             Some(RetryReason::NotPrimary)
         } else if !self.accepts() {
             Some(RetryReason::NotReady)
         } else if self.disk_is_full() {
             Some(RetryReason::DiskFull)
-        } else if self.waiting.len() + self.queue.len() >= REQUEST_QUEUE_MAX
+        } else if self.waiting.len() + self.searches.len() + self.queue.len() >= REQUEST_QUEUE_MAX
             || self.replies.len() >= TICKETS_MAX
             || crowded
         {
@@ -204,13 +212,18 @@ impl Running {
     /// What is held now of each part of the memory plan.
     pub fn memory_use(&self) -> MemoryUse {
         // A request that found none waiting was taken whatever its size: it is its caller's.
-        let alone = self.waiting.front().map_or(0, |waiting| waiting.bytes);
+        let alone = match (self.searches.front(), self.waiting.front()) {
+            (Some(search), _) => search.bytes,
+            (None, Some(waiting)) => waiting.bytes,
+            (None, None) => 0,
+        };
+        let waiting = self.waiting_bytes + self.searches_bytes();
         MemoryUse {
             pages: self.store.memory_bytes() as u64,
             grid: self.store.memory_bytes_beside() as u64,
             logs: self.logs.memory_bytes() as u64,
             journal: self.vsr.memory_bytes() as u64,
-            requests: (self.waiting_bytes - alone + self.queue_bytes) as u64,
+            requests: (waiting - alone + self.queue_bytes) as u64,
             reads: self.reads_bytes as u64,
         }
     }
@@ -225,6 +238,7 @@ impl Running {
         self.jobs.wake();
         self.route(now, input, effects)?;
         self.vsr.tick(now, effects);
+        self.drive_search(now, effects)?;
         self.turn(now, effects)
     }
 
@@ -493,7 +507,8 @@ impl Running {
 
     /// Is every request answered?
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.queue.is_empty() && self.proposed.is_empty()
+        let waiting = self.waiting.is_empty() && self.searches.is_empty();
+        waiting && self.queue.is_empty() && self.proposed.is_empty()
     }
 
     fn propose_shutdown(&mut self, now: Clock, effects: &mut Effects) -> bool {

@@ -14,6 +14,7 @@ use sqlparser::ast::{self, Spanned};
 
 use crate::ids::ColumnId;
 use crate::limits::{EXPRESSION_DEPTH_MAX, IDENTIFIER_SIZE_MAX};
+use crate::query::bind_types::{column_type, infer, of_one_type};
 use crate::query::coerce::{from_text, hex_digits};
 use crate::query::decimal::Decimal;
 use crate::query::error::{SqlError, SqlState};
@@ -174,7 +175,7 @@ pub fn not_supported(what: impl Into<String>, hint: &str) -> SqlError {
         .hint(hint)
 }
 
-const SUBQUERY_HINT: &str = "run the inner SELECT first and send its result as parameters";
+pub const SUBQUERY_HINT: &str = "run the inner SELECT first and send its result as parameters";
 
 impl<'a> Scope<'a> {
     #[must_use]
@@ -282,7 +283,11 @@ impl<'a> Scope<'a> {
                 for when in conditions {
                     whens.push((self.bind(&when.condition)?, self.bind(&when.result)?));
                 }
-                let otherwise = else_result.as_ref().map(|value| self.boxed(value)).transpose()?;
+                let mut otherwise =
+                    else_result.as_ref().map(|value| self.boxed(value)).transpose()?;
+                let results = whens.iter_mut().map(|(_, then)| then);
+                let results = results.chain(otherwise.as_deref_mut()).collect();
+                of_one_type(results, self.source, self.aggregates.as_deref().unwrap_or_default());
                 Ok(Expr::Case { operand, whens, otherwise })
             }
             Ast::Cast {
@@ -331,7 +336,7 @@ impl<'a> Scope<'a> {
                 }
                 Ok(Expr::Call { function, arguments })
             }
-            Ast::Function(function) => self.function(function),
+            Ast::Function(function) => self.call(function),
             Ast::Subquery(_) | Ast::Exists { .. } | Ast::InSubquery { .. } => {
                 Err(not_supported("subqueries are", SUBQUERY_HINT))
             }
@@ -553,129 +558,6 @@ impl<'a> Scope<'a> {
         }
     }
 
-    fn function(&mut self, call: &ast::Function) -> Result<Expr, SqlError> {
-        let ast::Function {
-            name,
-            uses_odbc_syntax: _,
-            parameters,
-            args,
-            within_group,
-            filter,
-            null_treatment,
-            over,
-        } = call;
-        let function_name = simple_name(self.sql, name)?;
-        if over.is_some() {
-            return Err(not_supported(
-                "window functions are",
-                "use GROUP BY, or ORDER BY with LIMIT",
-            ));
-        }
-        if filter.is_some() {
-            return Err(not_supported("FILTER is", "write SUM(CASE WHEN … THEN … END)"));
-        }
-        if !matches!(parameters, ast::FunctionArguments::None)
-            || !within_group.is_empty()
-            || null_treatment.is_some()
-        {
-            return Err(not_supported("this form of a function call is", "write f(a, b)"));
-        }
-        let (arguments, distinct) = match args {
-            ast::FunctionArguments::None => (&[][..], false),
-            ast::FunctionArguments::Subquery(_) => {
-                return Err(not_supported("subqueries are", SUBQUERY_HINT));
-            }
-            ast::FunctionArguments::List(list) => {
-                if !list.clauses.is_empty() {
-                    return Err(not_supported(
-                        "clauses within a function call are",
-                        "leave them out",
-                    ));
-                }
-                let distinct =
-                    matches!(list.duplicate_treatment, Some(ast::DuplicateTreatment::Distinct));
-                (list.args.as_slice(), distinct)
-            }
-        };
-        let aggregate = match function_name.as_str() {
-            "count" => Some(AggregateFunction::Count),
-            "sum" => Some(AggregateFunction::Sum),
-            "min" => Some(AggregateFunction::Min),
-            "max" => Some(AggregateFunction::Max),
-            "avg" => Some(AggregateFunction::Average),
-            _ => None,
-        };
-        if let Some(function) = aggregate {
-            return self.aggregate(function, arguments, distinct);
-        }
-        if distinct {
-            return Err(SqlError::new(
-                SqlState::SyntaxError,
-                format!("DISTINCT is for aggregates, not for {function_name}()"),
-            ));
-        }
-        let mut bound = Vec::with_capacity(arguments.len());
-        for argument in arguments {
-            match argument {
-                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument)) => {
-                    bound.push(self.bind(argument)?);
-                }
-                _ => return Err(not_supported("named and * arguments are", "give plain values")),
-            }
-        }
-        scalar_call(&function_name, bound)
-    }
-
-    fn aggregate(
-        &mut self,
-        function: AggregateFunction,
-        arguments: &[ast::FunctionArg],
-        distinct: bool,
-    ) -> Result<Expr, SqlError> {
-        // Within the argument no other aggregate may stand.
-        let outer = core::mem::replace(&mut self.aggregates, Err("another aggregate"));
-        let mut aggregates = match outer {
-            Ok(aggregates) => aggregates,
-            Err(place) => {
-                self.aggregates = Err(place);
-                let message = format!("aggregates are not allowed in {place}");
-                let error = SqlError::new(SqlState::GroupingError, message);
-                return Err(if place == "WHERE" {
-                    error.hint("HAVING is not supported: filter the result where you read it")
-                } else {
-                    error
-                });
-            }
-        };
-        let aggregate = match arguments {
-            [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Wildcard)]
-                if function == AggregateFunction::Count && !distinct =>
-            {
-                Aggregate { function: AggregateFunction::CountRows, argument: None, distinct }
-            }
-            [ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument))] => {
-                let argument = self.bind(argument)?;
-                Aggregate { function, argument: Some(argument), distinct }
-            }
-            _ => {
-                return Err(SqlError::new(
-                    SqlState::SyntaxError,
-                    "an aggregate takes one argument; only COUNT takes *",
-                ));
-            }
-        };
-        let at = match aggregates.iter().position(|other| *other == aggregate) {
-            Some(at) => at,
-            None => {
-                aggregates.push(aggregate);
-                aggregates.len() - 1
-            }
-        };
-        self.aggregates = Ok(aggregates);
-        // The place of an aggregate; `Excluded` stands nowhere else in a SELECT.
-        Ok(Expr::Excluded(ColumnId::new(at as u32 + 1)))
-    }
-
     /// Text literals beside dates, timestamps and UUIDs are read as such, once, here.
     fn align(
         &self,
@@ -829,215 +711,5 @@ fn fold_constant(expr: Expr) -> Expr {
     match eval(&expr, &Env::constant(&[], &context)) {
         Ok(value) => Expr::Literal(value),
         Err(_) => expr,
-    }
-}
-
-fn scalar_call(name: &str, arguments: Vec<Expr>) -> Result<Expr, SqlError> {
-    let function = match name {
-        "char_length" | "character_length" | "len" => Function::Length,
-        "substring" => Function::Substring,
-        "btrim" => Function::Trim,
-        "position" | "instr" => Function::StringPosition,
-        "ceiling" => Function::Ceil,
-        "truncate" => Function::Truncate,
-        "ifnull" => Function::Coalesce,
-        "current_timestamp" | "localtimestamp" | "transaction_timestamp" => Function::Now,
-        "uuid" | "uuid_generate_v4" => Function::RandomUuid,
-        "extract" => Function::Extract,
-        "date" if arguments.len() == 1 => {
-            let value =
-                Box::new(arguments.into_iter().next().unwrap_or(Expr::Literal(Value::Null)));
-            return Ok(Expr::Cast { value, to: ColumnType::Date });
-        }
-        other => match Function::ALL.iter().find(|function| function.name() == other) {
-            Some(function) => *function,
-            None => {
-                return Err(SqlError::new(
-                    SqlState::UndefinedFunction,
-                    format!("there is no function {}()", shorten(other)),
-                )
-                .hint("docs/SQL.md lists the functions"));
-            }
-        },
-    };
-    let (least, most) = function.arity();
-    if arguments.len() < least || arguments.len() > most {
-        let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
-        return Err(SqlError::new(
-            SqlState::UndefinedFunction,
-            format!("{name}() takes {wanted} arguments, not {}", arguments.len()),
-        ));
-    }
-    Ok(Expr::Call { function, arguments })
-}
-
-/// Declared types, by the names that people know from elsewhere.
-pub fn column_type(data_type: &ast::DataType) -> Result<ColumnType, SqlError> {
-    use ast::DataType as D;
-    let refuse = |hint: &str| {
-        Err(not_supported(format!("the type {} is", shorten(&data_type.to_string())), hint))
-    };
-    Ok(match data_type {
-        D::Boolean | D::Bool => ColumnType::Boolean,
-        D::SmallInt(None) | D::Int2(None) | D::TinyInt(None) => ColumnType::SmallInt,
-        D::Integer(None) | D::Int(None) | D::Int4(None) | D::MediumInt(None) => ColumnType::Integer,
-        D::BigInt(None) | D::Int8(None) => ColumnType::BigInt,
-        D::Double(ast::ExactNumberInfo::None)
-        | D::DoublePrecision
-        | D::Real
-        | D::Float(_)
-        | D::Float4
-        | D::Float8 => ColumnType::Double,
-        D::Decimal(info) | D::Numeric(info) | D::Dec(info) => {
-            let (precision, scale) = match info {
-                ast::ExactNumberInfo::None => (38, 10),
-                ast::ExactNumberInfo::Precision(precision) => (*precision, 0),
-                ast::ExactNumberInfo::PrecisionAndScale(precision, scale) => (*precision, *scale),
-            };
-            match (u8::try_from(precision), u8::try_from(scale)) {
-                (Ok(precision @ 1..=38), Ok(scale)) if scale <= precision => {
-                    ColumnType::Decimal { precision, scale }
-                }
-                _ => {
-                    return refuse("DECIMAL(p, s) has 1 <= p <= 38 and 0 <= s <= p");
-                }
-            }
-        }
-        D::Text | D::String(None) | D::Clob(None) => ColumnType::Text,
-        D::Varchar(size) | D::CharacterVarying(size) | D::CharVarying(size) | D::Nvarchar(size) => {
-            match size {
-                None => ColumnType::Text,
-                Some(size) => varchar(size).map_or_else(|| refuse("write VARCHAR(n)"), Ok)?,
-            }
-        }
-        D::Char(size) | D::Character(size) => match size {
-            None => ColumnType::Varchar(1),
-            Some(size) => varchar(size).map_or_else(|| refuse("write VARCHAR(n)"), Ok)?,
-        },
-        D::Blob(None) | D::Bytea | D::Bytes(None) | D::Binary(None) | D::Varbinary(None) => {
-            ColumnType::Blob
-        }
-        D::Date => ColumnType::Date,
-        D::Timestamp(None, _) | D::Datetime(None) => ColumnType::Timestamp,
-        D::Uuid => ColumnType::Uuid,
-        D::JSON | D::JSONB => ColumnType::Json,
-        D::Time(..) => return refuse("store a TIMESTAMP, or TEXT"),
-        D::Interval { .. } => return refuse("store a number of seconds or days"),
-        D::Array(_) => return refuse("store JSON"),
-        _ => {
-            return refuse(
-                "types are BOOLEAN, SMALLINT, INTEGER, BIGINT, DOUBLE, DECIMAL(p,s), TEXT, \
-                 VARCHAR(n), BLOB, DATE, TIMESTAMP, UUID, JSON",
-            );
-        }
-    })
-}
-
-fn varchar(size: &ast::CharacterLength) -> Option<ColumnType> {
-    match size {
-        ast::CharacterLength::IntegerLength { length, unit: None } => {
-            u32::try_from(*length).ok().filter(|length| *length > 0).map(ColumnType::Varchar)
-        }
-        _ => None,
-    }
-}
-
-/// The type of an expression, where it can be told without a row.
-#[must_use]
-pub fn infer(expr: &Expr, source: &Source) -> Option<ColumnType> {
-    match expr {
-        Expr::Literal(Value::Null) | Expr::Parameter(_) | Expr::Excluded(_) => None,
-        Expr::Literal(value) => Some(match value {
-            Value::Decimal(value) => ColumnType::Decimal { precision: 38, scale: value.scale() },
-            other => ColumnType::of_tag(other.tag()),
-        }),
-        Expr::Column(id) => source.column_type(*id),
-        Expr::Not(_)
-        | Expr::And(_)
-        | Expr::Or(_)
-        | Expr::Compare { .. }
-        | Expr::IsNull { .. }
-        | Expr::IsTruth { .. }
-        | Expr::IsDistinct { .. }
-        | Expr::Between { .. }
-        | Expr::In { .. }
-        | Expr::Like { .. } => Some(ColumnType::Boolean),
-        Expr::Negate(value) => infer(value, source),
-        Expr::Arithmetic { op, left, right } => match op {
-            ArithmeticOp::Concat | ArithmeticOp::JsonGetText => Some(ColumnType::Text),
-            ArithmeticOp::JsonGet => Some(ColumnType::Json),
-            ArithmeticOp::Add
-            | ArithmeticOp::Subtract
-            | ArithmeticOp::Multiply
-            | ArithmeticOp::Divide
-            | ArithmeticOp::Remainder => {
-                infer_arithmetic(*op, infer(left, source)?, infer(right, source)?)
-            }
-        },
-        Expr::Case { whens, otherwise, .. } => whens
-            .iter()
-            .map(|(_, then)| then)
-            .chain(otherwise.as_deref())
-            .find_map(|branch| infer(branch, source)),
-        Expr::Cast { to, .. } => Some(*to),
-        Expr::Call { function, arguments } => infer_call(*function, arguments, source),
-    }
-}
-
-fn infer_arithmetic(op: ArithmeticOp, left: ColumnType, right: ColumnType) -> Option<ColumnType> {
-    match (left.tag(), right.tag()) {
-        (TypeTag::Integer, TypeTag::Integer) => Some(ColumnType::BigInt),
-        (TypeTag::Date, TypeTag::Date) if op == ArithmeticOp::Subtract => Some(ColumnType::BigInt),
-        (TypeTag::Date, _) | (_, TypeTag::Date) => Some(ColumnType::Date),
-        (TypeTag::Double, _) | (_, TypeTag::Double) => Some(ColumnType::Double),
-        (TypeTag::Decimal, _) | (_, TypeTag::Decimal) => Some(ColumnType::of_tag(TypeTag::Decimal)),
-        _ => None,
-    }
-}
-
-fn infer_call(function: Function, arguments: &[Expr], source: &Source) -> Option<ColumnType> {
-    match function {
-        Function::Coalesce | Function::NullIf | Function::Greatest | Function::Least => {
-            arguments.iter().find_map(|argument| infer(argument, source))
-        }
-        Function::Abs
-        | Function::Floor
-        | Function::Ceil
-        | Function::Round
-        | Function::Truncate
-        | Function::Modulo => infer(arguments.first()?, source),
-        Function::Length
-        | Function::OctetLength
-        | Function::StringPosition
-        | Function::Sign
-        | Function::JsonArrayLength => Some(ColumnType::BigInt),
-        Function::Upper
-        | Function::Lower
-        | Function::Trim
-        | Function::LeftTrim
-        | Function::RightTrim
-        | Function::Replace
-        | Function::Left
-        | Function::Right
-        | Function::Concat
-        | Function::Repeat
-        | Function::Reverse
-        | Function::LeftPad
-        | Function::RightPad
-        | Function::Hex
-        | Function::TypeOf => Some(ColumnType::Text),
-        Function::Substring => infer(arguments.first()?, source),
-        Function::StartsWith => Some(ColumnType::Boolean),
-        Function::Now => Some(ColumnType::Timestamp),
-        Function::CurrentDate => Some(ColumnType::Date),
-        Function::DateTruncate => infer(arguments.get(1)?, source),
-        Function::Extract => match arguments.first() {
-            Some(Expr::Literal(Value::Text(field))) if field == "second" || field == "epoch" => {
-                Some(ColumnType::Decimal { precision: 38, scale: 9 })
-            }
-            _ => Some(ColumnType::BigInt),
-        },
-        Function::Random | Function::SquareRoot => Some(ColumnType::Double),
-        Function::RandomUuid => Some(ColumnType::Uuid),
     }
 }

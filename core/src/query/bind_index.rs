@@ -11,7 +11,7 @@ use crate::ids::{ColumnId, Position, TreeId};
 use crate::limits::{COLUMNS_MAX, INDEX_COLUMNS_MAX, INDEXES_MAX};
 use crate::query::bind::{fold, not_supported, position_of, simple_name, with_place};
 use crate::query::bind_select::find_source;
-use crate::query::bind_write::{as_table, bind_column, key_columns};
+use crate::query::bind_table::{as_table, bind_column, key_columns};
 use crate::query::command::CreateIndex;
 use crate::query::error::{SqlError, SqlState};
 use crate::query::expr::Expr;
@@ -361,9 +361,12 @@ pub fn with_column(schema: &TableSchema, column: &Column, catalog: &Catalog) -> 
 /// Can these columns be the target of ON CONFLICT? Then which index it is.
 #[must_use]
 pub fn unique_index_over(schema: &TableSchema, sorted: &[ColumnId]) -> Option<TreeId> {
-    schema.indexes.iter().find_map(|index| {
+    let over = |index: &&Index| {
         let mut columns = index.columns.clone();
         columns.sort_unstable();
-        (index.unique && columns == sorted).then_some(index.entries)
-    })
+        index.unique && columns == sorted
+    };
+    // One that is whole rather than one that is being built.
+    let indexes = schema.indexes.iter().filter(over);
+    indexes.max_by_key(|index| index.ready_at.is_some()).map(|index| index.entries)
 }

@@ -13,9 +13,9 @@ use crate::ids::ColumnId;
 use crate::limits::COLUMNS_MAX;
 use crate::query::access::KeyConditions;
 use crate::query::bind::{
-    Aggregate, AggregateFunction, Scope, Source, fold, infer, not_supported, position_of, shorten,
-    simple_name, with_place,
+    Aggregate, Scope, Source, fold, not_supported, position_of, shorten, simple_name, with_place,
 };
+use crate::query::bind_types::{infer, infer_over};
 use crate::query::error::{SqlError, SqlState};
 use crate::query::expr::Expr;
 use crate::query::parse::AsOfSyntax;
@@ -362,7 +362,7 @@ impl<'a> Binding<'a> {
         };
         for (output, column) in outputs.iter().zip(&mut columns) {
             column.column_type = match &grouping {
-                Some(grouping) => infer_grouped(output, grouping, &source),
+                Some(grouping) => infer_over(output, &source, &grouping.aggregates),
                 None => infer(output, &source),
             };
         }
@@ -679,24 +679,6 @@ fn over_groups(expr: Expr, grouping: &Grouping, source: &Source) -> Result<Expr,
             .hint(format!("add it to GROUP BY, or take MIN({name}) or MAX({name})")))
         }
         other => other.try_map_children(&mut |child| over_groups(child, grouping, source)),
-    }
-}
-
-fn infer_grouped(expr: &Expr, grouping: &Grouping, source: &Source) -> Option<ColumnType> {
-    let Expr::Excluded(at) = expr else { return infer(expr, source) };
-    let aggregate = grouping.aggregates.get(at.get() as usize - 1)?;
-    let argument = aggregate.argument.as_ref().and_then(|argument| infer(argument, source));
-    match aggregate.function {
-        AggregateFunction::CountRows | AggregateFunction::Count => Some(ColumnType::BigInt),
-        AggregateFunction::Min | AggregateFunction::Max => argument,
-        AggregateFunction::Sum => match argument?.tag() {
-            TypeTag::Integer => Some(ColumnType::BigInt),
-            tag => Some(ColumnType::of_tag(tag)),
-        },
-        AggregateFunction::Average => match argument?.tag() {
-            TypeTag::Decimal => Some(ColumnType::of_tag(TypeTag::Decimal)),
-            _ => Some(ColumnType::Double),
-        },
     }
 }
 

@@ -1,555 +1,33 @@
-//! Commands, expressions and schemas as deterministic CBOR.
+//! Commands as deterministic CBOR: `[version, code, …]`.
 //!
-//! Every enum is an array whose first item is its code; codes are never reused. A command is
-//! `[version, code, …]`. Fault model: any bytes; decoding is bounded by the input's own size and by
-//! `EXPRESSION_DEPTH_MAX`, and never panics (fuzzed).
+//! Codes are never reused. Fault model: as `codec_expr`: any bytes, bounded by their own size,
+//! never a panic (fuzzed).
 
 use alloc::borrow::ToOwned;
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
-use crate::limits::{
-    COLUMNS_MAX, EXPRESSION_DEPTH_MAX, IDENTIFIER_SIZE_MAX, INDEXES_MAX, SQL_TOKENS_MAX,
-};
+use crate::ids::{ColumnId, Position, SchemaVersion, TableId, TreeId};
+use crate::limits::{COLUMNS_MAX, SQL_TOKENS_MAX};
 use crate::query::cbor::{DecodeError, Decoder, Encoder, MAJOR_TAG};
 use crate::query::codec::{decode_value, encode_value};
-use crate::query::command::{
-    Assignment, Command, ConflictTarget, CreateIndex, Delete, Insert, InsertRows, OnConflict,
-    Update,
+use crate::query::codec_expr::{decode_column_id, decode_expr, encode_expr};
+use crate::query::codec_schema::{
+    decode_column, decode_index_columns, decode_name, encode_column, encode_column_ids,
 };
-use crate::query::expr::{ArithmeticOp, CompareOp, Expr, Function};
-use crate::query::index::Index;
-use crate::query::schema::{Catalog, Check, Column, TableSchema};
-use crate::query::value::{ColumnType, Value};
+use crate::query::command::{
+    Assignment, Command, ConflictTarget, CreateIndex, Delete, FoundRows, Insert, InsertRows,
+    OnConflict, Update,
+};
+use crate::query::expr::Expr;
+use crate::query::schema::TableSchema;
+use crate::query::value::Value;
 
 /// Raised when the meaning of a command changes; old ones stay readable.
 const COMMAND_VERSION: u64 = 1;
-const SCHEMA_FORMAT: u64 = 2;
 /// Marks a cell of an INSERT that is an expression and not a value ("self-described" is taken).
 const TAG_EXPRESSION: u64 = 40_001;
 
 type Result<T> = core::result::Result<T, DecodeError>;
-
-// Expressions ------------------------------------------------------------------------------------
-
-mod code {
-    pub const LITERAL: u64 = 0;
-    pub const COLUMN: u64 = 1;
-    pub const PARAMETER: u64 = 2;
-    pub const EXCLUDED: u64 = 3;
-    pub const NOT: u64 = 4;
-    pub const NEGATE: u64 = 5;
-    pub const AND: u64 = 6;
-    pub const OR: u64 = 7;
-    pub const COMPARE: u64 = 8;
-    pub const ARITHMETIC: u64 = 9;
-    pub const IS_NULL: u64 = 10;
-    pub const IS_TRUTH: u64 = 11;
-    pub const IS_DISTINCT: u64 = 12;
-    pub const BETWEEN: u64 = 13;
-    pub const IN: u64 = 14;
-    pub const LIKE: u64 = 15;
-    pub const CASE: u64 = 16;
-    pub const CAST: u64 = 17;
-    pub const CALL: u64 = 18;
-}
-
-pub fn encode_expr(e: &mut Encoder<'_>, expr: &Expr) {
-    match expr {
-        Expr::Literal(value) => {
-            e.array(2).uint(code::LITERAL);
-            encode_value(e, value);
-        }
-        Expr::Column(id) => {
-            e.array(2).uint(code::COLUMN).uint(u64::from(id.get()));
-        }
-        Expr::Parameter(index) => {
-            e.array(2).uint(code::PARAMETER).uint(u64::from(*index));
-        }
-        Expr::Excluded(id) => {
-            e.array(2).uint(code::EXCLUDED).uint(u64::from(id.get()));
-        }
-        Expr::Not(value) => {
-            e.array(2).uint(code::NOT);
-            encode_expr(e, value);
-        }
-        Expr::Negate(value) => {
-            e.array(2).uint(code::NEGATE);
-            encode_expr(e, value);
-        }
-        Expr::And(list) => {
-            e.array(2).uint(code::AND);
-            encode_list(e, list);
-        }
-        Expr::Or(list) => {
-            e.array(2).uint(code::OR);
-            encode_list(e, list);
-        }
-        Expr::Compare { op, left, right } => {
-            e.array(4).uint(code::COMPARE).uint(*op as u64);
-            encode_expr(e, left);
-            encode_expr(e, right);
-        }
-        Expr::Arithmetic { op, left, right } => {
-            e.array(4).uint(code::ARITHMETIC).uint(*op as u64);
-            encode_expr(e, left);
-            encode_expr(e, right);
-        }
-        Expr::IsNull { value, negated } => {
-            e.array(3).uint(code::IS_NULL);
-            encode_expr(e, value);
-            e.bool(*negated);
-        }
-        Expr::IsTruth { value, truth, negated } => {
-            e.array(4).uint(code::IS_TRUTH);
-            encode_expr(e, value);
-            e.option(*truth, |e, truth| {
-                e.bool(truth);
-            });
-            e.bool(*negated);
-        }
-        Expr::IsDistinct { left, right, negated } => {
-            e.array(4).uint(code::IS_DISTINCT);
-            encode_expr(e, left);
-            encode_expr(e, right);
-            e.bool(*negated);
-        }
-        Expr::Between { value, low, high, negated } => {
-            e.array(5).uint(code::BETWEEN);
-            encode_expr(e, value);
-            encode_expr(e, low);
-            encode_expr(e, high);
-            e.bool(*negated);
-        }
-        Expr::In { value, list, negated } => {
-            e.array(4).uint(code::IN);
-            encode_expr(e, value);
-            encode_list(e, list);
-            e.bool(*negated);
-        }
-        Expr::Like { value, pattern, escape, ignore_case, negated } => {
-            e.array(6).uint(code::LIKE);
-            encode_expr(e, value);
-            encode_expr(e, pattern);
-            e.option(*escape, |e, escape| {
-                e.uint(u64::from(u32::from(escape)));
-            });
-            e.bool(*ignore_case).bool(*negated);
-        }
-        Expr::Case { operand, whens, otherwise } => {
-            e.array(4).uint(code::CASE);
-            e.option(operand.as_ref(), |e, operand| encode_expr(e, operand));
-            e.array(whens.len() * 2);
-            for (when, then) in whens {
-                encode_expr(e, when);
-                encode_expr(e, then);
-            }
-            e.option(otherwise.as_ref(), |e, otherwise| encode_expr(e, otherwise));
-        }
-        Expr::Cast { value, to } => {
-            e.array(3).uint(code::CAST);
-            encode_expr(e, value);
-            encode_type(e, *to);
-        }
-        Expr::Call { function, arguments } => {
-            e.array(3).uint(code::CALL).uint(*function as u64);
-            encode_list(e, arguments);
-        }
-    }
-}
-
-fn encode_list(e: &mut Encoder<'_>, list: &[Expr]) {
-    e.array(list.len());
-    list.iter().for_each(|item| encode_expr(e, item));
-}
-
-pub fn decode_expr(d: &mut Decoder<'_>) -> Result<Expr> {
-    decode_expr_at(d, 0)
-}
-
-fn decode_expr_at(d: &mut Decoder<'_>, depth: usize) -> Result<Expr> {
-    if depth == EXPRESSION_DEPTH_MAX {
-        return d.error("expression is nested too deep");
-    }
-    let below = depth + 1;
-    let fields = d.array()?;
-    let code = d.uint()?;
-    let expected = match code {
-        code::LITERAL..=code::OR => 2,
-        code::IS_NULL | code::CAST | code::CALL => 3,
-        code::BETWEEN => 5,
-        code::LIKE => 6,
-        code::COMPARE..=code::CASE => 4,
-        _ => return d.error("unknown expression"),
-    };
-    if fields != expected {
-        return d.error("expression has another number of fields");
-    }
-    let one = |d: &mut Decoder<'_>| decode_expr_at(d, below).map(Box::new);
-    Ok(match code {
-        code::LITERAL => Expr::Literal(decode_value(d)?),
-        code::COLUMN => Expr::Column(decode_column_id(d)?),
-        code::PARAMETER => Expr::Parameter(d.u16()?),
-        code::EXCLUDED => Expr::Excluded(decode_column_id(d)?),
-        code::NOT => Expr::Not(one(d)?),
-        code::NEGATE => Expr::Negate(one(d)?),
-        code::AND => Expr::And(decode_list(d, below, 2)?),
-        code::OR => Expr::Or(decode_list(d, below, 2)?),
-        code::COMPARE => {
-            Expr::Compare { op: decode_code(d, &CompareOp::ALL)?, left: one(d)?, right: one(d)? }
-        }
-        code::ARITHMETIC => Expr::Arithmetic {
-            op: decode_code(d, &ArithmeticOp::ALL)?,
-            left: one(d)?,
-            right: one(d)?,
-        },
-        code::IS_NULL => Expr::IsNull { value: one(d)?, negated: d.bool()? },
-        code::IS_TRUTH => {
-            Expr::IsTruth { value: one(d)?, truth: d.option(Decoder::bool)?, negated: d.bool()? }
-        }
-        code::IS_DISTINCT => Expr::IsDistinct { left: one(d)?, right: one(d)?, negated: d.bool()? },
-        code::BETWEEN => {
-            Expr::Between { value: one(d)?, low: one(d)?, high: one(d)?, negated: d.bool()? }
-        }
-        code::IN => {
-            Expr::In { value: one(d)?, list: decode_list(d, below, 1)?, negated: d.bool()? }
-        }
-        code::LIKE => Expr::Like {
-            value: one(d)?,
-            pattern: one(d)?,
-            escape: d.option(|d| match char::from_u32(d.u32()?) {
-                Some(escape) => Ok(escape),
-                None => d.error("not a character"),
-            })?,
-            ignore_case: d.bool()?,
-            negated: d.bool()?,
-        },
-        code::CASE => {
-            let operand = d.option(one)?;
-            let count = d.array()?;
-            if count == 0 || !count.is_multiple_of(2) {
-                return d.error("CASE needs pairs");
-            }
-            let mut whens = Vec::new();
-            for _ in 0..count / 2 {
-                whens.push((decode_expr_at(d, below)?, decode_expr_at(d, below)?));
-            }
-            Expr::Case { operand, whens, otherwise: d.option(one)? }
-        }
-        code::CAST => Expr::Cast { value: one(d)?, to: decode_type(d)? },
-        code::CALL => {
-            let Some(function) = Function::from_code(d.u8()?) else {
-                return d.error("unknown function");
-            };
-            let (least, most) = function.arity();
-            let arguments = decode_list(d, below, least)?;
-            if arguments.len() > most {
-                return d.error("too many arguments");
-            }
-            Expr::Call { function, arguments }
-        }
-        _ => unreachable!("codes were checked above"),
-    })
-}
-
-fn decode_list(d: &mut Decoder<'_>, depth: usize, least: usize) -> Result<Vec<Expr>> {
-    let count = d.array()?;
-    if count < least {
-        return d.error("too few items");
-    }
-    let mut list = Vec::new();
-    for _ in 0..count {
-        list.push(decode_expr_at(d, depth)?);
-    }
-    Ok(list)
-}
-
-fn decode_code<T: Copy>(d: &mut Decoder<'_>, all: &[T]) -> Result<T> {
-    let code = d.u8()?;
-    match all.get(usize::from(code)) {
-        Some(value) => Ok(*value),
-        None => d.error("unknown code"),
-    }
-}
-
-/// Column 0 is the hidden key, which no expression can name.
-fn decode_column_id(d: &mut Decoder<'_>) -> Result<ColumnId> {
-    let id = d.u32()?;
-    if id == 0 || id as usize > COLUMNS_MAX {
-        return d.error("column id is out of range");
-    }
-    Ok(ColumnId::new(id))
-}
-
-// Types and schemas ------------------------------------------------------------------------------
-
-fn encode_type(e: &mut Encoder<'_>, column_type: ColumnType) {
-    match column_type {
-        ColumnType::Boolean => e.array(1).uint(0),
-        ColumnType::SmallInt => e.array(1).uint(1),
-        ColumnType::Integer => e.array(1).uint(2),
-        ColumnType::BigInt => e.array(1).uint(3),
-        ColumnType::Double => e.array(1).uint(4),
-        ColumnType::Decimal { precision, scale } => {
-            e.array(3).uint(5).uint(u64::from(precision)).uint(u64::from(scale))
-        }
-        ColumnType::Text => e.array(1).uint(6),
-        ColumnType::Varchar(size) => e.array(2).uint(7).uint(u64::from(size)),
-        ColumnType::Blob => e.array(1).uint(8),
-        ColumnType::Date => e.array(1).uint(9),
-        ColumnType::Timestamp => e.array(1).uint(10),
-        ColumnType::Uuid => e.array(1).uint(11),
-        ColumnType::Json => e.array(1).uint(12),
-    };
-}
-
-fn decode_type(d: &mut Decoder<'_>) -> Result<ColumnType> {
-    let fields = d.array()?;
-    let (column_type, expected) = match d.uint()? {
-        0 => (ColumnType::Boolean, 1),
-        1 => (ColumnType::SmallInt, 1),
-        2 => (ColumnType::Integer, 1),
-        3 => (ColumnType::BigInt, 1),
-        4 => (ColumnType::Double, 1),
-        5 => {
-            let (precision, scale) = (d.u8()?, d.u8()?);
-            if !(1..=38).contains(&precision) || scale > precision {
-                return d.error("DECIMAL is out of range");
-            }
-            (ColumnType::Decimal { precision, scale }, 3)
-        }
-        6 => (ColumnType::Text, 1),
-        7 => (ColumnType::Varchar(d.u32()?), 2),
-        8 => (ColumnType::Blob, 1),
-        9 => (ColumnType::Date, 1),
-        10 => (ColumnType::Timestamp, 1),
-        11 => (ColumnType::Uuid, 1),
-        12 => (ColumnType::Json, 1),
-        _ => return d.error("unknown type"),
-    };
-    if fields == expected { Ok(column_type) } else { d.error("type has other fields") }
-}
-
-fn decode_name(d: &mut Decoder<'_>) -> Result<alloc::string::String> {
-    let name = d.text()?;
-    if name.is_empty() || name.len() > IDENTIFIER_SIZE_MAX {
-        return d.error("bad name");
-    }
-    Ok(name.to_owned())
-}
-
-impl TableSchema {
-    /// Value of the catalog tree's entry.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.encode_into(&mut Encoder::new(&mut out));
-        out
-    }
-
-    fn encode_into(&self, e: &mut Encoder<'_>) {
-        e.array(12).uint(SCHEMA_FORMAT).uint(u64::from(self.id.get())).text(&self.name);
-        e.uint(u64::from(self.schema_version.get())).uint(self.created_at.get());
-        e.uint(u64::from(self.stream.get()));
-        e.uint(u64::from(self.rows.get())).uint(u64::from(self.history.get()));
-        e.array(self.columns.len());
-        for column in &self.columns {
-            encode_column(e, column);
-        }
-        e.array(self.primary_key.len());
-        for id in &self.primary_key {
-            e.uint(u64::from(id.get()));
-        }
-        e.array(self.checks.len());
-        for check in &self.checks {
-            e.array(3).text(&check.name).text(&check.text);
-            encode_expr(e, &check.expr);
-        }
-        e.array(self.indexes.len());
-        for index in &self.indexes {
-            e.array(6).text(&index.name).bool(index.unique);
-            e.uint(u64::from(index.entries.get())).uint(u64::from(index.ended.get()));
-            e.option(index.ready_at.as_ref(), |e, position| {
-                e.uint(position.get());
-            });
-            encode_column_ids(e, &index.columns);
-        }
-    }
-
-    pub fn decode(bytes: &[u8]) -> Result<TableSchema> {
-        let mut decoder = Decoder::new(bytes);
-        let schema = TableSchema::decode_from(&mut decoder)?;
-        decoder.finish()?;
-        Ok(schema)
-    }
-
-    fn decode_from(d: &mut Decoder<'_>) -> Result<TableSchema> {
-        d.record(12)?;
-        if d.uint()? != SCHEMA_FORMAT {
-            return d.error("schema of another format");
-        }
-        let id = TableId::new(d.u32()?);
-        let name = decode_name(d)?;
-        let schema_version = SchemaVersion::new(d.u32()?);
-        let created_at = Position::new(d.uint()?);
-        let stream = StreamId::new(d.u32()?);
-        let (rows, history) = (TreeId::new(d.u32()?), TreeId::new(d.u32()?));
-        let count = d.array()?;
-        if count == 0 || count > COLUMNS_MAX {
-            return d.error("bad number of columns");
-        }
-        let mut columns: Vec<Column> = Vec::new();
-        for id in 1..=count as u32 {
-            let column = decode_column(d, ColumnId::new(id))?;
-            if columns.iter().any(|other| other.name == column.name) {
-                return d.error("two columns of one name");
-            }
-            columns.push(column);
-        }
-        let in_table = |id: ColumnId| id.get() >= 1 && id.get() as usize <= count;
-        let mut primary_key = Vec::new();
-        for _ in 0..d.array()? {
-            let id = ColumnId::new(d.u32()?);
-            if !in_table(id) || primary_key.contains(&id) {
-                return d.error("bad primary key");
-            }
-            primary_key.push(id);
-        }
-        let mut checks = Vec::new();
-        for _ in 0..d.array()? {
-            d.record(3)?;
-            checks.push(Check {
-                name: decode_name(d)?,
-                text: d.text()?.to_owned(),
-                expr: decode_expr(d)?,
-            });
-        }
-        let indexes = decode_indexes(d, count)?;
-        let exprs = columns.iter().filter_map(|column| column.default.as_ref());
-        for expr in exprs.chain(checks.iter().map(|check| &check.expr)) {
-            if !columns_within(expr, count) {
-                return d.error("an expression names another table's column");
-            }
-        }
-        Ok(TableSchema {
-            id,
-            name,
-            columns,
-            primary_key,
-            checks,
-            stream,
-            rows,
-            history,
-            indexes,
-            schema_version,
-            created_at,
-        })
-    }
-}
-
-pub(crate) fn encode_column(e: &mut Encoder<'_>, column: &Column) {
-    e.array(6).text(&column.name);
-    encode_type(e, column.column_type);
-    e.bool(column.nullable);
-    e.option(column.default.as_ref(), |e, default| encode_expr(e, default));
-    encode_value(e, &column.initial);
-    e.uint(column.added_at.get());
-}
-
-fn decode_column(d: &mut Decoder<'_>, id: ColumnId) -> Result<Column> {
-    d.record(6)?;
-    Ok(Column {
-        id,
-        name: decode_name(d)?,
-        column_type: decode_type(d)?,
-        nullable: d.bool()?,
-        default: d.option(decode_expr)?,
-        initial: decode_value(d)?,
-        added_at: Position::new(d.uint()?),
-    })
-}
-
-fn encode_column_ids(e: &mut Encoder<'_>, columns: &[ColumnId]) {
-    e.array(columns.len());
-    for id in columns {
-        e.uint(u64::from(id.get()));
-    }
-}
-
-/// At least one, each once.
-fn decode_index_columns(d: &mut Decoder<'_>, count: usize) -> Result<Vec<ColumnId>> {
-    let mut columns = Vec::new();
-    for _ in 0..d.array()? {
-        let id = decode_column_id(d)?;
-        if id.get() as usize > count || columns.contains(&id) {
-            return d.error("bad columns of an index");
-        }
-        columns.push(id);
-    }
-    if columns.is_empty() {
-        return d.error("an index without columns");
-    }
-    Ok(columns)
-}
-
-fn decode_indexes(d: &mut Decoder<'_>, columns: usize) -> Result<Vec<Index>> {
-    let count = d.array()?;
-    if count > INDEXES_MAX {
-        return d.error("too many indexes");
-    }
-    let mut indexes = Vec::with_capacity(count);
-    for _ in 0..count {
-        d.record(6)?;
-        indexes.push(Index {
-            name: decode_name(d)?,
-            unique: d.bool()?,
-            entries: TreeId::new(d.u32()?),
-            ended: TreeId::new(d.u32()?),
-            ready_at: d.option(Decoder::uint)?.map(Position::new),
-            columns: decode_index_columns(d, columns)?,
-        });
-    }
-    Ok(indexes)
-}
-
-fn columns_within(expr: &Expr, count: usize) -> bool {
-    let mut within = true;
-    expr.visit(&mut |node| match node {
-        Expr::Column(id) => within &= id.get() as usize <= count,
-        Expr::Excluded(_) | Expr::Parameter(_) => within = false,
-        _ => {}
-    });
-    within
-}
-
-impl Catalog {
-    /// Value of the catalog tree's `Counters` entry.
-    #[must_use]
-    pub fn encode_counters(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut e = Encoder::new(&mut out);
-        e.array(5).uint(SCHEMA_FORMAT).uint(u64::from(self.version.get()));
-        e.uint(u64::from(self.next_table.get())).uint(u64::from(self.next_stream.get()));
-        e.uint(u64::from(self.next_tree.get()));
-        out
-    }
-
-    pub fn decode_counters(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut d = Decoder::new(bytes);
-        d.record(5)?;
-        if d.uint()? != SCHEMA_FORMAT {
-            return d.error("catalog of another format");
-        }
-        self.version = SchemaVersion::new(d.u32()?);
-        self.next_table = TableId::new(d.u32()?);
-        self.next_stream = StreamId::new(d.u32()?);
-        self.next_tree = TreeId::new(d.u32()?);
-        d.finish()
-    }
-}
-
-// Commands ---------------------------------------------------------------------------------------
 
 impl Command {
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -596,15 +74,19 @@ impl Command {
                 encode_on_conflict(e, &insert.on_conflict);
             }
             Command::Update(update) => {
-                e.array(6).uint(COMMAND_VERSION).uint(4);
+                let fields = 6 + 2 * usize::from(update.found.is_some());
+                e.array(fields).uint(COMMAND_VERSION).uint(4);
                 encode_target(e, update.table, update.schema_version);
                 encode_assignments(e, &update.assignments);
                 e.option(update.predicate.as_ref(), |e, predicate| encode_expr(e, predicate));
+                encode_found(e, update.found.as_ref());
             }
             Command::Delete(delete) => {
-                e.array(5).uint(COMMAND_VERSION).uint(5);
+                let fields = 5 + 2 * usize::from(delete.found.is_some());
+                e.array(fields).uint(COMMAND_VERSION).uint(5);
                 encode_target(e, delete.table, delete.schema_version);
                 e.option(delete.predicate.as_ref(), |e, predicate| encode_expr(e, predicate));
+                encode_found(e, delete.found.as_ref());
             }
         }
     }
@@ -637,12 +119,18 @@ impl Command {
                 let (table, schema_version) = decode_target(d)?;
                 let assignments = decode_assignments(d)?;
                 let predicate = d.option(decode_expr)?;
-                (Command::Update(Update { table, schema_version, assignments, predicate }), 6)
+                let found = if fields == 8 { Some(decode_found(d)?) } else { None };
+                let expected = 6 + 2 * usize::from(found.is_some());
+                let update = Update { table, schema_version, assignments, predicate, found };
+                (Command::Update(update), expected)
             }
             5 => {
                 let (table, schema_version) = decode_target(d)?;
                 let predicate = d.option(decode_expr)?;
-                (Command::Delete(Delete { table, schema_version, predicate }), 5)
+                let found = if fields == 7 { Some(decode_found(d)?) } else { None };
+                let expected = 5 + 2 * usize::from(found.is_some());
+                let delete = Delete { table, schema_version, predicate, found };
+                (Command::Delete(delete), expected)
             }
             6 => {
                 let (table, schema_version) = decode_target(d)?;
@@ -678,6 +166,28 @@ fn encode_target(e: &mut Encoder<'_>, table: TableId, version: SchemaVersion) {
 
 fn decode_target(d: &mut Decoder<'_>) -> Result<(TableId, SchemaVersion)> {
     Ok((TableId::new(d.u32()?), SchemaVersion::new(d.u32()?)))
+}
+
+/// Two more fields, or none.
+fn encode_found(e: &mut Encoder<'_>, found: Option<&FoundRows>) {
+    let Some(found) = found else { return };
+    e.uint(found.position.get()).array(found.keys.len());
+    for key in &found.keys {
+        e.bytes(key);
+    }
+}
+
+fn decode_found(d: &mut Decoder<'_>) -> Result<FoundRows> {
+    let position = Position::new(d.uint()?);
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..d.array()? {
+        let key = d.bytes()?;
+        if keys.last().is_some_and(|last| last.as_slice() >= key) {
+            return d.error("keys do not ascend");
+        }
+        keys.push(key.to_owned());
+    }
+    Ok(FoundRows { position, keys })
 }
 
 fn decode_insert(d: &mut Decoder<'_>) -> Result<Insert> {

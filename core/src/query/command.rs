@@ -8,7 +8,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::ids::{ColumnId, SchemaVersion, TableId, TreeId};
+use crate::ids::{ColumnId, Position, SchemaVersion, TableId, TreeId};
 use crate::query::expr::Expr;
 use crate::query::schema::{Column, TableSchema};
 
@@ -105,6 +105,8 @@ pub struct Update {
     pub schema_version: SchemaVersion,
     pub assignments: Vec<Assignment>,
     pub predicate: Option<Expr>,
+    /// Of a write that looks at more than a transaction may read.
+    pub found: Option<FoundRows>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,4 +114,28 @@ pub struct Delete {
     pub table: TableId,
     pub schema_version: SchemaVersion,
     pub predicate: Option<Expr>,
+    /// Of a write that looks at more than a transaction may read.
+    pub found: Option<FoundRows>,
+}
+
+/// The rows whose predicate held at a position, all of them; true as long as no row of the table
+/// has changed since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundRows {
+    pub position: Position,
+    /// Ascending.
+    pub keys: Vec<Vec<u8>>,
+}
+
+impl FoundRows {
+    /// Memory that a key takes.
+    #[must_use]
+    pub fn key_bytes(key: &[u8]) -> usize {
+        size_of::<Vec<u8>>() + key.len()
+    }
+
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.keys.iter().map(|key| FoundRows::key_bytes(key)).sum()
+    }
 }

@@ -334,7 +334,7 @@ fn cost_of(plan: &Plan, sorted: bool, limit: Option<u64>) -> u64 {
 }
 
 /// Entries in the ranges of a plan; of many ranges, by the first ones.
-fn entries_of(plan: &Plan, world: &PlanWorld<'_>) -> Result<u64, Fault> {
+pub fn entries_of(plan: &Plan, world: &PlanWorld<'_>) -> Result<u64, Fault> {
     let mut all = 0_u64;
     for (lookup, ranges) in plan.candidate.lookups.iter().zip(&plan.ranges) {
         let tree = match lookup.index {

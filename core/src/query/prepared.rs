@@ -20,9 +20,9 @@ use crate::query::bind_index::{
 };
 use crate::query::bind_returning::{bind_returning, not_alone, take_returning};
 use crate::query::bind_select::{OutputColumn, Select, bind_select};
+use crate::query::bind_table::{bind_create_table, bind_drop};
 use crate::query::bind_write::{
-    BoundInsert, CellPlan, bind_create_table, bind_delete, bind_drop, bind_insert, bind_update,
-    cell_value, not_null,
+    BoundInsert, CellPlan, bind_delete, bind_insert, bind_update, cell_value, not_null,
 };
 use crate::query::command::{
     Assignment, Command, CreateIndex, Delete, Insert, InsertRows, OnConflict, Update,
@@ -428,10 +428,12 @@ impl Prepared {
             Statement::Update(_, update) => Ok(Command::Update(Update {
                 assignments: fill_assignments(&update.assignments, parameters)?,
                 predicate: fill_option(update.predicate.as_ref(), parameters)?,
+                found: None,
                 ..*update
             })),
             Statement::Delete(_, delete) => Ok(Command::Delete(Delete {
                 predicate: fill_option(delete.predicate.as_ref(), parameters)?,
+                found: None,
                 ..*delete
             })),
             Statement::Select(_) => unreachable!("SELECT is not a write"),

@@ -12,30 +12,28 @@
 //! What a step needs: the store, the tenant's catalog as the store has it now (same call, same
 //! state), and for `__events` a reader of records. The task carries the position.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
 use core::ops::ControlFlow;
 
 use crate::ids::{Position, TenantId};
 use crate::limits::{READ_MEMORY_MAX, READ_SLICE_ROWS};
 use crate::query::aggregate::Accumulator;
 use crate::query::bind::Source;
-use crate::query::bind_select::{OrderKey, Select};
+use crate::query::bind_select::Select;
 use crate::query::error::{SqlError, SqlState};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
 use crate::query::explain::{explain, measured_lines};
 use crate::query::expr::{CompareOp, Expr};
 use crate::query::parse::Explain;
-use crate::query::plan::{Candidates, Plan, PlanWorld, choose, count_range, index_hint};
+use crate::query::plan::{Candidates, Plan, PlanWorld, choose, count_range};
 use crate::query::prepared::{Prepared, Statement};
 use crate::query::rows::Rows;
 use crate::query::schema::{Catalog, TableSchema};
+use crate::query::sink::Sink;
 use crate::query::source::RowSource;
-use crate::query::stored::StoredRow;
 use crate::query::value::Value;
 use crate::query::versions::VersionScan;
 use crate::query::virtual_tables::{EventRow, VirtualTable, catalog_rows};
@@ -146,27 +144,6 @@ enum Stage {
     /// All rows were read; results come out.
     Output,
     Done,
-}
-
-/// Where rows go that passed the filter.
-#[derive(Debug, Default)]
-struct Sink {
-    groups: BTreeMap<Row, Vec<Accumulator>>,
-    seen: BTreeSet<Row>,
-    /// Rows to sort, with hidden sort columns; and how many bytes they take.
-    sorting: Vec<Row>,
-    bytes: usize,
-    /// What `bytes` may come to; beyond, the statement is refused.
-    bytes_max: usize,
-    skip: u64,
-    left: u64,
-    /// What `sorting` may be cut down to: LIMIT + OFFSET.
-    keep: Option<usize>,
-    sorted: bool,
-    /// Rows do not come in the wanted order.
-    sorts: bool,
-    /// The groups are final: the one that no rows make was added if it had to be.
-    closed: bool,
 }
 
 impl ReadTask {
@@ -725,185 +702,6 @@ fn outputs(select: &Select, row: RowView<'_>, env: &Env<'_>) -> Result<Row, SqlE
     select.outputs.iter().map(|output| eval(output, env)).collect()
 }
 
-fn size_of_row(row: &[Value]) -> usize {
-    row.iter().map(|value| core::mem::size_of::<Value>() + value.heap_bytes()).sum::<usize>() + 32
-}
-
 fn as_rows(lines: Vec<String>) -> Vec<Row> {
     lines.into_iter().map(|line| Vec::from([Value::Text(line)])).collect()
-}
-
-fn too_much(what: &str, bytes_max: usize) -> SqlError {
-    SqlError::new(
-        SqlState::LimitExceeded,
-        format!("{what} needs more than {} MiB of memory, beside other reads", bytes_max >> 20),
-    )
-}
-
-impl Sink {
-    fn group(&mut self, select: &Select, env: &Env<'_>) -> Result<(), SqlError> {
-        let Some(grouping) = &select.grouping else { unreachable!("the caller matched it") };
-        let key: Row = grouping.keys.iter().map(|key| eval(key, env)).collect::<Result<_, _>>()?;
-        if !self.groups.contains_key(&key) {
-            self.bytes += size_of_row(&key) + grouping.aggregates.len() * 64;
-            let accumulators = grouping.aggregates.iter().map(Accumulator::new).collect();
-            self.groups.insert(key.clone(), accumulators);
-        }
-        let Some(accumulators) = self.groups.get_mut(&key) else {
-            unreachable!("it was just inserted")
-        };
-        for (accumulator, aggregate) in accumulators.iter_mut().zip(&grouping.aggregates) {
-            let value =
-                aggregate.argument.as_ref().map(|argument| eval(argument, env)).transpose()?;
-            self.bytes += accumulator.add(value)?;
-        }
-        if self.bytes > self.bytes_max {
-            return Err(too_much("GROUP BY or DISTINCT", self.bytes_max)
-                .hint("narrow the WHERE, so that fewer groups are left"));
-        }
-        Ok(())
-    }
-
-    /// A row of outputs, hidden sort columns included.
-    fn push(
-        &mut self,
-        select: &Select,
-        row: Row,
-        ready: &mut Vec<Row>,
-    ) -> Result<ControlFlow<()>, SqlError> {
-        if select.distinct {
-            if self.seen.contains(&row) {
-                return Ok(ControlFlow::Continue(()));
-            }
-            self.bytes += size_of_row(&row);
-            if self.bytes > self.bytes_max {
-                return Err(too_much("DISTINCT", self.bytes_max).hint("narrow the WHERE"));
-            }
-            self.seen.insert(row.clone());
-        }
-        if !self.sorts {
-            return Ok(self.deliver(select, row, ready));
-        }
-        self.bytes += size_of_row(&row);
-        self.sorting.push(row);
-        if let Some(keep) = self.keep
-            && self.sorting.len() >= keep.saturating_mul(2).max(READ_SLICE_ROWS)
-        {
-            self.sort(&select.order);
-            for dropped in self.sorting.drain(keep..) {
-                self.bytes -= size_of_row(&dropped);
-            }
-        }
-        if self.bytes > self.bytes_max {
-            return Err(too_much("ORDER BY", self.bytes_max).hint(order_hint(select)));
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn deliver(&mut self, select: &Select, mut row: Row, ready: &mut Vec<Row>) -> ControlFlow<()> {
-        if self.left == 0 {
-            return ControlFlow::Break(());
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return ControlFlow::Continue(());
-        }
-        row.truncate(select.visible);
-        ready.push(row);
-        self.left -= 1;
-        if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    /// Stable: rows that compare equal stay in the order of their keys.
-    fn sort(&mut self, order: &[OrderKey]) {
-        self.sorting.sort_by(|left, right| compare_rows(left, right, order));
-    }
-}
-
-fn order_hint(select: &Select) -> String {
-    let column = |key: &OrderKey| match &select.outputs[key.output] {
-        Expr::Column(id) if select.grouping.is_none() => Some(*id),
-        _ => None,
-    };
-    let columns: Option<Vec<_>> = select.order.iter().map(column).collect();
-    let index =
-        columns.and_then(|columns| index_hint(&select.source, select.filter.as_ref(), &columns));
-    match index {
-        Some(index) => {
-            format!("add LIMIT, narrow the WHERE, or {index}, so that nothing is sorted")
-        }
-        None => String::from("add LIMIT, or narrow the WHERE"),
-    }
-}
-
-fn compare_rows(left: &[Value], right: &[Value], order: &[OrderKey]) -> Ordering {
-    for key in order {
-        let (left, right) = (&left[key.output], &right[key.output]);
-        let ordering = match (left.is_null(), right.is_null()) {
-            (true, true) => Ordering::Equal,
-            (true, false) if key.nulls_first => Ordering::Less,
-            (true, false) => Ordering::Greater,
-            (false, true) if key.nulls_first => Ordering::Greater,
-            (false, true) => Ordering::Less,
-            (false, false) if key.descending => right.cmp(left),
-            (false, false) => left.cmp(right),
-        };
-        if ordering.is_ne() {
-            return ordering;
-        }
-    }
-    Ordering::Equal
-}
-
-/// Buffers of [`read_point`], kept by the caller between lookups.
-#[derive(Debug, Default)]
-pub struct PointScratch {
-    key: Vec<u8>,
-}
-
-/// The hot path: SELECT of plain columns by the whole primary key. `None`: not such a statement,
-/// use a [`ReadTask`]. `Some(found)`: `out` holds the row's columns if found.
-pub fn read_point(
-    prepared: &Prepared,
-    source: &RowSource<'_>,
-    parameters: &[Value],
-    scratch: &mut PointScratch,
-    out: &mut Vec<Value>,
-) -> Result<Option<bool>, Fault> {
-    out.clear();
-    let Statement::Select(select) = &prepared.statement else { return Ok(None) };
-    let (Source::Table(schema), Some(plain)) = (&select.source, &select.plain) else {
-        return Ok(None);
-    };
-    let simple = select.conditions.is_lookup
-        && !prepared.is_explained()
-        && !select.distinct
-        && select.order.is_empty()
-        && select.limit.is_none()
-        && select.offset.is_none()
-        && schema.created_at <= source.position;
-    if !simple || !prepared.still_holds(source.catalog) {
-        return Ok(None);
-    }
-    scratch.key.clear();
-    for (conditions, id) in select.conditions.columns.iter().zip(&schema.primary_key) {
-        let value = match &conditions.equal {
-            Some(Expr::Literal(value)) => value,
-            Some(Expr::Parameter(index)) => match parameters.get(usize::from(*index)) {
-                Some(value) => value,
-                None => return Ok(None),
-            },
-            Some(_) | None => return Ok(None),
-        };
-        let column_type = schema.column(*id).column_type;
-        if !crate::query::prepared::fits_as_is(value, column_type) {
-            return Ok(None);
-        }
-        crate::query::key::encode_key_value(value, column_type, &mut scratch.key);
-    }
-    let Some(bytes) = source.get(schema, &scratch.key)? else { return Ok(Some(false)) };
-    let initial = schema.initial_values(source.position);
-    let row = StoredRow::new(&bytes).with_initial(&initial);
-    out.extend(plain.iter().map(|ordinal| row.column(*ordinal).to_value()));
-    Ok(Some(true))
 }

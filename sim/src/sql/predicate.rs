@@ -25,6 +25,7 @@ pub enum Predicate {
     In { column: usize, list: Vec<Datum>, negated: bool },
     Like { column: usize, pattern: String, negated: bool },
     Not(Box<Predicate>),
+    IsUnknown(Box<Predicate>),
     And(Box<Predicate>, Box<Predicate>),
     Or(Box<Predicate>, Box<Predicate>),
 }
@@ -69,6 +70,16 @@ impl Predicate {
         self.evaluate(row) == Some(true)
     }
 
+    /// Made such that it holds for a row.
+    #[must_use]
+    pub fn rectified(self, row: &[Datum]) -> Predicate {
+        match self.evaluate(row) {
+            Some(true) => self,
+            Some(false) => Predicate::Not(Box::new(self)),
+            None => Predicate::IsUnknown(Box::new(self)),
+        }
+    }
+
     fn evaluate(&self, row: &[Datum]) -> Option<bool> {
         match self {
             Predicate::Compare { column, compare, value } => {
@@ -96,6 +107,7 @@ impl Predicate {
                 _ => None,
             },
             Predicate::Not(inner) => negate(inner.evaluate(row), true),
+            Predicate::IsUnknown(inner) => Some(inner.evaluate(row).is_none()),
             Predicate::And(left, right) => and(left.evaluate(row), right.evaluate(row)),
             Predicate::Or(left, right) => or(left.evaluate(row), right.evaluate(row)),
         }
@@ -128,6 +140,9 @@ impl Predicate {
                 format!("{} {}LIKE {pattern}", columns[*column], not(negated))
             }
             Predicate::Not(inner) => format!("NOT ({})", inner.sql(columns, parameters)),
+            Predicate::IsUnknown(inner) => {
+                format!("({}) IS NULL", inner.sql(columns, parameters))
+            }
             Predicate::And(left, right) => {
                 let left = left.sql(columns, parameters);
                 format!("({left}) AND ({})", right.sql(columns, parameters))

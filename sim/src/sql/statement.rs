@@ -103,6 +103,8 @@ pub enum Statement {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Select {
     Count,
+    /// For every row whether the predicate is true.
+    Truth(Predicate),
     Columns {
         columns: Vec<usize>,
         /// By `by`, then the primary key; all of it descending when true.
@@ -306,6 +308,9 @@ impl Query {
                 );
             }
             Select::Count => "COUNT(*)".to_owned(),
+            Select::Truth(predicate) => {
+                format!("({}) IS TRUE", predicate.sql(&names, parameters))
+            }
             Select::Columns { columns, order, by, limit } => {
                 if let Some(descending) = order {
                     let keys: Vec<String> = by

@@ -8,7 +8,7 @@ use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{RecordKind, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
 
 use super::World;
-use super::clients::tenant_id;
+use super::clients::{Ask, tenant_id};
 use crate::disk::Disk;
 use crate::report::{Failure, FailureKind};
 use crate::workload::Workload;
@@ -47,7 +47,7 @@ impl World {
             if self.ended_by_damage {
                 return Ok(());
             }
-            self.begin_read(None, tenant, query)?;
+            self.ask(Ask::Audit, tenant, query)?;
             self.after_step()?;
             self.drive_until_settled()?;
         }

@@ -46,8 +46,30 @@ pub(super) struct Pending {
     pub creates_tenant: bool,
 }
 
+/// Whose question a read is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Client(usize),
+    /// Of the last checks: asked again until it is answered.
+    Audit,
+    /// Lost when it is not answered.
+    Oracle {
+        id: u64,
+        part: usize,
+    },
+}
+
+impl Ask {
+    fn client(self) -> Option<usize> {
+        match self {
+            Ask::Client(client) => Some(client),
+            Ask::Audit | Ask::Oracle { .. } => None,
+        }
+    }
+}
+
 pub(super) struct Reading {
-    pub client: Option<usize>,
+    pub ask: Ask,
     pub tenant: usize,
     pub query: Query,
     pub read: Read,
@@ -123,13 +145,16 @@ impl World {
                 return self.begin_proving(index, tenant, query);
             }
         }
+        if self.oracle_random.chance(self.plan.oracle_ppm) {
+            return self.begin_oracle(tenant);
+        }
         if self.random.chance(self.plan.read_ppm) {
             let ledger = &self.ledgers[tenant];
             let head = ledger.head();
             if let Some(head) = head
                 && let Some(query) = self.workload.query(tenant, &ledger.model, head)
             {
-                return self.begin_read(Some(index), tenant, query);
+                return self.ask(Ask::Client(index), tenant, query);
             }
         }
         self.quota -= 1;
@@ -278,6 +303,7 @@ impl World {
         };
         self.ledgers[tenant].commit(position, committed).map_err(wrong)?;
         self.check_order(id, position)?;
+        self.ask_dqe(tenant, &pending.statements, &effects, position)?;
         self.count(|report| report.commits += 1);
         self.release(pending.client);
         if id.is_none() {
@@ -381,19 +407,15 @@ impl World {
             pending.send_at_ns = Some(now_ns + 1);
         }
         for reading in std::mem::take(&mut self.readings) {
-            self.release(reading.client);
-            if reading.client.is_none() {
+            self.release(reading.ask.client());
+            if reading.ask == Ask::Audit {
                 self.unread.push((reading.tenant, reading.query));
             }
         }
+        self.oracles.clear();
     }
 
-    pub(super) fn begin_read(
-        &mut self,
-        client: Option<usize>,
-        tenant: usize,
-        query: Query,
-    ) -> Result<(), Failure> {
+    pub(super) fn ask(&mut self, ask: Ask, tenant: usize, query: Query) -> Result<(), Failure> {
         let Some(spec) = self.ledgers[tenant].model.spec(&query.table).cloned() else {
             return Ok(());
         };
@@ -405,25 +427,22 @@ impl World {
             return Ok(());
         }
         let read = Read::sql(tenant_id(tenant), &text, parameters.values);
-        if let Some(client) = client {
+        if let Some(client) = ask.client() {
             self.clients[client].busy = true;
         }
-        self.readings.push(Reading { client, tenant, query, read, sent_at });
+        self.readings.push(Reading { ask, tenant, query, read, sent_at });
         self.drive_reads()
     }
 
     /// A read that found no node, or another schema, is asked again if nobody else will.
-    fn read_again(
-        &mut self,
-        client: Option<usize>,
-        tenant: usize,
-        query: Query,
-    ) -> Result<(), Failure> {
-        if client.is_some() {
-            return Ok(());
+    fn read_again(&mut self, ask: Ask, tenant: usize, query: Query) {
+        match ask {
+            Ask::Client(_) => {}
+            Ask::Audit => self.unread.push((tenant, query)),
+            Ask::Oracle { id, .. } => {
+                self.oracles.remove(&id);
+            }
         }
-        self.unread.push((tenant, query));
-        Ok(())
     }
 
     /// Calls every unfinished read once.
@@ -451,8 +470,8 @@ impl World {
 
     fn answered(&mut self, reading: Reading) -> Result<(), Failure> {
         self.last_progress_ns = self.clock.now_ns();
-        let Reading { client, tenant, query, read, sent_at } = reading;
-        self.release(client);
+        let Reading { ask, tenant, query, read, sent_at } = reading;
+        self.release(ask.client());
         let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
         match read.finish() {
             Ok(result) => {
@@ -465,11 +484,15 @@ impl World {
                     .map_err(|text| wrong(format!("{query:?}: {text}")))?;
                 match &query.select {
                     Select::Columns { order: Some(_), .. } | Select::Count => {}
-                    Select::Columns { order: None, .. } | Select::Appends | Select::Changes => {
-                        rows.sort()
-                    }
+                    Select::Columns { order: None, .. }
+                    | Select::Truth(_)
+                    | Select::Appends
+                    | Select::Changes => rows.sort(),
                 }
                 self.note(|| format!("read {} rows at {position}", rows.len()));
+                if let Ask::Oracle { id, part } = ask {
+                    self.oracle_answered(id, part, rows.clone())?;
+                }
                 let answered = Answered { query, position, rows };
                 self.ledgers[tenant].answer(sent_at, answered).map_err(wrong)
             }
@@ -482,7 +505,8 @@ impl World {
                     ReadError::TenantUnknown(_) | ReadError::Store(_) | ReadError::Log(_) => false,
                 };
                 if retry {
-                    return self.read_again(client, tenant, query);
+                    self.read_again(ask, tenant, query);
+                    return Ok(());
                 }
                 if self.disk.atlas.fatal_zones().next().is_some() {
                     self.ended_by_damage = true;

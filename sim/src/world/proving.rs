@@ -121,7 +121,10 @@ impl World {
         let mut rows = rows_of(&verified.answer)?;
         match &query.select {
             Select::Columns { order: Some(_), .. } | Select::Count => {}
-            Select::Columns { order: None, .. } | Select::Appends | Select::Changes => rows.sort(),
+            Select::Columns { order: None, .. }
+            | Select::Truth(_)
+            | Select::Appends
+            | Select::Changes => rows.sort(),
         }
         let position = position_read(&proved.file)?.unwrap_or(position);
         Ok(Answered { query: query.clone(), position, rows })

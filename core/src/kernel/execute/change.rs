@@ -1,11 +1,12 @@
 //! UPDATE and DELETE: find the rows, compute what they become, draft the changes.
 //!
 //! Four phases, each resumable: *gather*, if the plan goes by an index or a union, collects the
-//! keys of rows that may match; *find* reads those, or scans ranges of the primary key, and keeps
-//! what matches; *compute* needs no page; *draft* puts rows whose key stays, then removes those
-//! whose key changes, then puts them under their new keys, which must be free: so `SET id = id + 1`
-//! works on any order of rows. What must be unique is looked at when all rows are drafted, for the
-//! same reason.
+//! keys of rows that may match (those of a large write came with it, and count as gathered while no
+//! row of the table has changed since they were found); *find* reads those, or scans ranges of the
+//! primary key, and keeps what matches; *compute* needs no page; *draft* puts rows whose key stays,
+//! then removes those whose key changes, then puts them under their new keys, which must be free:
+//! so `SET id = id + 1` works on any order of rows. What must be unique is looked at when all rows
+//! are drafted, for the same reason.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
@@ -23,7 +24,7 @@ use crate::kernel::request::{Limit, RequestError};
 use crate::limits::READ_LOOKUPS;
 use crate::query::access::KeyRange;
 use crate::query::bind::Source;
-use crate::query::command::Assignment;
+use crate::query::command::{Assignment, FoundRows};
 use crate::query::eval::{Env, RowView, eval_truth};
 use crate::query::index::row_key_of;
 use crate::query::plan::{Candidates, PlanWorld, choose, index_hint};
@@ -48,8 +49,19 @@ pub(super) enum Changing {
     },
 }
 
+/// How it is known where to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Planned,
+    /// The keys came with the write.
+    Found,
+    /// They did, and the table has changed since: planned.
+    Stale,
+}
+
 #[derive(Debug)]
 pub(super) struct Find {
+    origin: Origin,
     /// Trees whose entries name rows that may match, with the ranges to look at.
     gather: VecDeque<(Option<TreeId>, VecDeque<KeyRange>)>,
     /// Keys that were gathered, in order, and how many of them were read.
@@ -60,6 +72,20 @@ pub(super) struct Find {
     within: Option<Vec<KeyRange>>,
     cursor: Option<Cursor>,
     found: BTreeMap<Vec<u8>, CurrentRow>,
+}
+
+impl Find {
+    fn nothing() -> Find {
+        Find {
+            origin: Origin::Planned,
+            gather: VecDeque::new(),
+            keys: BTreeSet::new(),
+            ranges: VecDeque::new(),
+            within: None,
+            cursor: None,
+            found: BTreeMap::new(),
+        }
+    }
 }
 
 /// A row that stays under its key, or goes.
@@ -85,16 +111,45 @@ impl Execution {
         schema: &Arc<TableSchema>,
         predicate: Option<&Expr>,
         assignments: Option<&[Assignment]>,
+        found: Option<&FoundRows>,
     ) -> Result<u64, Stop> {
         let mut changing = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Changing(changing) => changing,
             Step::Begin | Step::Inserting(_) | Step::Building(_) | Step::Slice(_) => {
-                Changing::Find(self.plan_find(context, schema, predicate)?)
+                Changing::Find(self.begin_find(context, schema, predicate, found)?)
             }
         };
         let result = self.run_change(context, schema, predicate, assignments, &mut changing);
+        let origin = match &changing {
+            Changing::Find(find) => find.origin,
+            Changing::Draft { .. } => Origin::Planned,
+        };
         self.step = Step::Changing(changing);
-        result.map_err(|stop| name_an_index(stop, schema, predicate))
+        result.map_err(|stop| name_an_index(stop, schema, predicate, origin))
+    }
+
+    /// By the rows that came with the write, if they are still those of the table; else as planned.
+    fn begin_find(
+        &mut self,
+        context: &ExecutionContext<'_>,
+        schema: &Arc<TableSchema>,
+        predicate: Option<&Expr>,
+        found: Option<&FoundRows>,
+    ) -> Result<Find, Stop> {
+        let Some(found) = found else { return self.plan_find(context, schema, predicate) };
+        let unchanged = context.catalog.table(schema.id).is_some()
+            && context.catalog.changed_at(schema.id) <= found.position;
+        #[cfg(verity_zoo)]
+        let unchanged = unchanged || crate::zoo::is("found_rows_stale");
+        if !unchanged {
+            self.found_stale += 1;
+            let planned = self.plan_find(context, schema, predicate)?;
+            return Ok(Find { origin: Origin::Stale, ..planned });
+        }
+        let count = found.keys.len() as u64;
+        limit(Limit::TransactionEvents, count, context.constants.transaction_events_max)?;
+        let keys = found.keys.iter().cloned().collect();
+        Ok(Find { origin: Origin::Found, keys, ..Find::nothing() })
     }
 
     fn run_change(
@@ -161,14 +216,7 @@ impl Execution {
         schema: &Arc<TableSchema>,
         predicate: Option<&Expr>,
     ) -> Result<Find, Stop> {
-        let mut find = Find {
-            gather: VecDeque::new(),
-            keys: BTreeSet::new(),
-            ranges: VecDeque::new(),
-            within: None,
-            cursor: None,
-            found: BTreeMap::new(),
-        };
+        let mut find = Find::nothing();
         // As the trees have it: without what this request did to its indexes.
         let Some(stored) = context.catalog.table(schema.id) else { return Ok(find) };
         let source = Source::Table(schema.clone());
@@ -251,6 +299,10 @@ impl Execution {
             if changed.is_none_or(|changed| !changed.contains_key(key)) {
                 let value = match context.store.get(tree, key) {
                     Ok(Some(value)) => value,
+                    Ok(None) if find.origin == Origin::Found => {
+                        let message = "a row that was found for the statement is not there";
+                        return Err(SqlError::new(SqlState::CorruptEncoding, message).into());
+                    }
                     Ok(None) => unreachable!("an entry has its row"),
                     Err(fault) => {
                         let ahead = find.keys.iter().take(READ_LOOKUPS);
@@ -396,26 +448,58 @@ impl Execution {
 }
 
 /// A scan that is too large is refused with the index that would make it small.
-fn name_an_index(stop: Stop, schema: &Arc<TableSchema>, predicate: Option<&Expr>) -> Stop {
-    match stop {
-        Stop::Refused(RequestError::LimitExceeded {
-            limit: Limit::TransactionPagesRead,
-            value,
-            max,
-        }) => {
+fn name_an_index(
+    stop: Stop,
+    schema: &Arc<TableSchema>,
+    predicate: Option<&Expr>,
+    origin: Origin,
+) -> Stop {
+    let Stop::Refused(RequestError::LimitExceeded {
+        limit: Limit::TransactionPagesRead,
+        value,
+        max,
+    }) = stop
+    else {
+        return stop;
+    };
+    let name = &schema.name;
+    let index = index_hint(&Source::Table(schema.clone()), predicate, &[]);
+    match origin {
+        Origin::Planned => {
             let message = format!(
-                "the statement scans {value} pages of \"{}\" or more, transaction_pages_read_max \
-                 is {max}",
-                schema.name
+                "the statement scans {value} pages of \"{name}\" or more, \
+                 transaction_pages_read_max is {max}"
             );
-            let error = SqlError::new(SqlState::LimitExceeded, message);
-            let index = index_hint(&Source::Table(schema.clone()), predicate, &[]);
-            let hint = index.unwrap_or_else(|| {
-                String::from("narrow WHERE to ranges of the primary key, and send it in parts")
-            });
-            error.hint(hint).into()
+            let volatile = predicate.is_some_and(Expr::needs_context);
+            let hint = match index {
+                Some(index) => index,
+                None if volatile => String::from(
+                    "write the time as a literal: now(), random() and uuids are known only when \
+                     the statement is applied, so its rows cannot be looked for before",
+                ),
+                None => String::from("narrow WHERE to ranges of the primary key"),
+            };
+            SqlError::new(SqlState::LimitExceeded, message).hint(hint).into()
         }
-        other => other,
+        Origin::Found => {
+            let message = format!(
+                "the rows that the statement changes fill {value} pages of \"{name}\" or more, \
+                 transaction_pages_read_max is {max}"
+            );
+            let hint = "change them in several transactions";
+            SqlError::new(SqlState::LimitExceeded, message).hint(hint).into()
+        }
+        Origin::Stale => {
+            let message = format!(
+                "rows of \"{name}\" changed while the statement looked for its own, and it scans \
+                 more than the {max} pages that a transaction may read"
+            );
+            let hint = match index {
+                Some(index) => format!("send it again, or let it scan less: {index}"),
+                None => String::from("send it again, or narrow WHERE to ranges of the primary key"),
+            };
+            SqlError::new(SqlState::SchemaChanged, message).hint(hint).into()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! INSERT: cells → whole, checked rows → drafts; ON CONFLICT on whatever is unique.
 
 use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::vec::Vec;
 
 use super::row::{CurrentRow, check_row, declared_key, into_column, unique_violation};
@@ -10,6 +11,7 @@ use crate::ids::TreeId;
 use crate::query::codec_command::Cell;
 use crate::query::command::{Assignment, ConflictTarget, Insert, OnConflict};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
+use crate::query::index::Index;
 use crate::query::key::hidden_key;
 use crate::query::{Expr, SqlError, SqlState, TableSchema, Value};
 
@@ -160,9 +162,20 @@ fn row_twice() -> SqlError {
 fn arbiter_of(schema: &TableSchema, target: ConflictTarget) -> Result<Option<TreeId>, SqlError> {
     match target {
         ConflictTarget::Any | ConflictTarget::PrimaryKey => Ok(None),
-        ConflictTarget::Index(entries) if schema.index(entries).is_some() => Ok(Some(entries)),
-        ConflictTarget::Index(_) => Err(schema_changed(&schema.name)),
+        ConflictTarget::Index(entries) => match schema.index(entries) {
+            Some(index) if index.ready_at.is_some() => Ok(Some(entries)),
+            Some(index) => Err(being_built(index)),
+            None => Err(schema_changed(&schema.name)),
+        },
     }
+}
+
+/// A row that the build has not reached yet would be inserted beside, and not be updated.
+fn being_built(index: &Index) -> SqlError {
+    let message =
+        format!("index \"{}\" is still being built: ON CONFLICT cannot use it", index.name);
+    SqlError::new(SqlState::InvalidColumnReference, message)
+        .hint("wait until __indexes says when it was ready (SHOW JOBS tells how far it is)")
 }
 
 fn violation(schema: &TableSchema, clash: &Clash, row: &[Value]) -> SqlError {

@@ -199,3 +199,21 @@ fn slices_depend_on_state_alone() {
     assert_eq!(digest(Memory::None, false), calm);
     assert_eq!(digest(Memory::Random(2), true), calm);
 }
+
+#[test]
+fn on_conflict_does_not_use_an_index_that_is_being_built() {
+    let mut rig = table(Memory::Ample);
+    run(&mut rig, "CREATE UNIQUE INDEX by_b ON t (b)").unwrap();
+    assert!(rig.job_slice(), "the first rows are in it, the last ones are not");
+    // Row 899 holds the value and is not in the index yet: nothing may be inserted beside it.
+    for action in ["NOTHING", "UPDATE SET a = 1"] {
+        let text = format!("INSERT INTO t VALUES (5000, 1, 'b899') ON CONFLICT (b) DO {action}");
+        let RequestError::Sql(error) = run(&mut rig, &text).unwrap_err() else { panic!() };
+        assert_eq!(error.code, SqlState::InvalidColumnReference, "{error}");
+        assert!(error.message.contains("by_b"), "{error}");
+    }
+    while rig.job_slice() {}
+    let text = "INSERT INTO t VALUES (5000, 1, 'b899') ON CONFLICT (b) DO UPDATE SET a = 77";
+    assert_eq!(run(&mut rig, text).unwrap().rows_affected(), 1);
+    assert_eq!(query(&mut rig, "SELECT id FROM t WHERE b = 'b899' AND a = 77"), ["899"]);
+}

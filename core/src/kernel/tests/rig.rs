@@ -18,9 +18,9 @@ use crate::kernel::batch::{SealedRequest, pack};
 use crate::kernel::envelope::EnvelopeWriter;
 use crate::kernel::prepare::seal;
 use crate::kernel::{
-    Applied, EntrySalts, Kernel, Keys, OpenedEvent, Operation, Prepare, PrepareError, PrepareKind,
-    Rebuild, RebuildReport, RebuildStall, RecoveryEvidence, RecoveryReason, Reply, Request,
-    RequestError, Stall, World, open_event,
+    Applied, EntrySalts, FindStep, Finding, Found, Kernel, Keys, OpenedEvent, Operation, Prepare,
+    PrepareError, PrepareKind, Rebuild, RebuildReport, RebuildStall, RecoveryEvidence,
+    RecoveryReason, Reply, Request, RequestError, Stall, World, open_event,
 };
 use crate::limits::ClusterConstants;
 use crate::log::{LogCheckpoint, LogHead, LogPins, Logs};
@@ -125,6 +125,8 @@ pub struct Rig {
     memory: Memory,
     pub op: u64,
     pub now_ms: u64,
+    /// Rows of large writes are looked for beforehand.
+    pub finds: bool,
     checkpointed: Op,
     nonce: u64,
     pub stalls: u64,
@@ -147,6 +149,7 @@ impl Rig {
             constants,
             memory,
             op: 0,
+            finds: false,
             now_ms: NOW_MS,
             checkpointed: Op::ZERO,
             nonce: 0,
@@ -303,8 +306,10 @@ impl Rig {
         let nonce = self.nonce();
         let now = Timestamp(self.now_ms * 1_000_000);
         let mut pins = Pins::new();
+        let mut found = if self.finds { Found::default() } else { Found::given_up() };
         loop {
-            let result = self.kernel.prepare_request(&self.store, &self.keys, request, now, nonce);
+            let (store, keys) = (&self.store, &self.keys);
+            let result = self.kernel.prepare_request(store, keys, request, now, nonce, &mut found);
             match result {
                 Ok(sealed) => {
                     self.store.unpin(&mut pins);
@@ -318,7 +323,29 @@ impl Rig {
                     self.store.unpin(&mut pins);
                     return Err(answer);
                 }
+                Err(PrepareError::Find(finding)) => {
+                    let mut finding = *finding;
+                    while !self.find(&mut finding, &mut pins) {}
+                    found.push(finding.into_rows());
+                }
                 Err(PrepareError::Fault(_)) => self.fetch(&mut pins),
+            }
+        }
+    }
+
+    /// A slice of a search. True: it is done.
+    pub fn find(&mut self, finding: &mut Finding, pins: &mut Pins) -> bool {
+        match self.kernel.find_step(&self.store, &self.logs, finding, usize::MAX) {
+            Ok(FindStep::Done) => true,
+            Ok(FindStep::More) => false,
+            Ok(FindStep::Changed) => {
+                finding.restart();
+                false
+            }
+            Ok(FindStep::Hopeless) => panic!("it cannot be found"),
+            Err(_fault) => {
+                self.fetch(pins);
+                false
             }
         }
     }

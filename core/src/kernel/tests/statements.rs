@@ -31,12 +31,12 @@ fn add(column: u32, value: i64) -> Assignment {
 
 fn update(catalog: &Catalog, assignments: Vec<Assignment>, predicate: Option<Expr>) -> Command {
     let (table, schema_version) = table_ids(catalog, "people");
-    Command::Update(Update { table, schema_version, assignments, predicate })
+    Command::Update(Update { table, schema_version, assignments, predicate, found: None })
 }
 
 fn delete(catalog: &Catalog, predicate: Option<Expr>) -> Command {
     let (table, schema_version) = table_ids(catalog, "people");
-    Command::Delete(Delete { table, schema_version, predicate })
+    Command::Delete(Delete { table, schema_version, predicate, found: None })
 }
 
 fn insert(catalog: &Catalog, rows: &[(i64, &str)], on_conflict: OnConflict) -> Command {

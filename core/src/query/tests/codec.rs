@@ -102,7 +102,7 @@ fn garbage_is_refused() {
     }
     // A chain of arrays would nest without end.
     let deep: Vec<u8> = core::iter::repeat_n([0x82, 0x04], 100_000).flatten().collect();
-    assert!(crate::query::codec_command::decode_expr(&mut Decoder::new(&deep)).is_err());
+    assert!(crate::query::codec_expr::decode_expr(&mut Decoder::new(&deep)).is_err());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::ids::{ColumnId, Position, SchemaVersion, StreamId, TableId, TreeId};
+use crate::query::command::FoundRows;
 use crate::query::datetime::{DATE_MAX, DATE_MIN};
 use crate::query::expr::{ArithmeticOp, CompareOp, Function};
 use crate::query::{
@@ -243,6 +244,13 @@ impl Random {
         }
     }
 
+    fn found(&mut self) -> Option<FoundRows> {
+        let position = Position::new(self.below(1 << 20) as u64);
+        let count = self.below(5) as u8;
+        let keys = (0..count).map(|key| [key, self.below(256) as u8].into()).collect();
+        self.bool().then_some(FoundRows { position, keys })
+    }
+
     pub fn command(&mut self) -> Command {
         let table = TableId::new(self.below(1 << 20) as u32);
         let schema_version = SchemaVersion::new(self.below(1 << 20) as u32);
@@ -280,6 +288,7 @@ impl Random {
                 schema_version,
                 assignments: self.assignments(),
                 predicate,
+                found: self.found(),
             }),
             5 => Command::CreateIndex(CreateIndex {
                 table,
@@ -296,7 +305,7 @@ impl Random {
                 Command::AddColumn { table, schema_version, column }
             }
             8 => Command::CancelJob { job: TreeId::new(self.below(1 << 20) as u32) },
-            _ => Command::Delete(Delete { table, schema_version, predicate }),
+            _ => Command::Delete(Delete { table, schema_version, predicate, found: self.found() }),
         }
     }
 }

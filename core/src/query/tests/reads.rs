@@ -419,3 +419,26 @@ fn writes_between_slices_change_nothing() {
         assert_eq!(rows, expected);
     }
 }
+
+/// Found by the differential oracle: branches of two numeric types, equal by value, were distinct.
+#[test]
+fn branches_of_several_types_give_one_type() {
+    let mut database = Database::new();
+    database
+        .query(
+            "CREATE TABLE t (id BIGINT PRIMARY KEY, d DOUBLE, n BIGINT, day DATE, at TIMESTAMP);
+             INSERT INTO t VALUES (1, -0.75, 2, '2026-01-01', NULL), (2, NULL, NULL, NULL,
+               '2026-01-01 00:00:00'), (3, 2.0, NULL, NULL, NULL)",
+        )
+        .unwrap();
+    let mut check = |sql: &str, expected: &str| {
+        let rows = database.query(sql).unwrap_or_else(|error| panic!("{}", error.render(sql)));
+        assert_eq!(show(&rows), expected, "{sql}");
+    };
+    check("SELECT DISTINCT COALESCE(d, -0.75) FROM t WHERE id < 3", "-0.75\n");
+    check("SELECT DISTINCT COALESCE(n, d, 2) FROM t WHERE id <> 2", "2.0\n");
+    check("SELECT DISTINCT CASE WHEN id = 1 THEN n ELSE 2.0 END FROM t WHERE id <> 3", "2\n");
+    check("SELECT COUNT(DISTINCT COALESCE(n, 2.0)) FROM t", "1\n");
+    check("SELECT GREATEST(n, 1.5), COUNT(*) FROM t GROUP BY 1 ORDER BY 1", "1.5|2\n2|1\n");
+    check("SELECT DISTINCT COALESCE(at, day) FROM t WHERE id < 3", "2026-01-01 00:00:00\n");
+}
