@@ -148,11 +148,7 @@ impl Verity {
         columns: &[&str],
         rows: Vec<Vec<Value>>,
     ) -> Result<Reply, Error> {
-        self.transaction(vec![Operation::InsertRows {
-            table: table.to_string(),
-            columns: columns.iter().map(|name| (*name).to_string()).collect(),
-            rows,
-        }])
+        self.transaction(vec![insert_rows(table, columns, rows)])
     }
 
     /// Appends raw records to a stream, if its version is as expected.
@@ -235,6 +231,16 @@ impl Verity {
         self.transaction_async(vec![operation])
     }
 
+    /// As [`Verity::insert_rows`], without blocking. The request is on its way when this returns.
+    pub fn insert_rows_async(
+        &self,
+        table: &str,
+        columns: &[&str],
+        rows: Vec<Vec<Value>>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
+        self.transaction_async(vec![insert_rows(table, columns, rows)])
+    }
+
     /// As [`Verity::transaction`], without blocking. The request is on its way when this returns.
     pub fn transaction_async(
         &self,
@@ -286,6 +292,11 @@ impl Verity {
         let principal = PrincipalId::ZERO;
         Request { tenant: self.tenant, principal, idempotency, after: None, operations }
     }
+}
+
+fn insert_rows(table: &str, columns: &[&str], rows: Vec<Vec<Value>>) -> Operation {
+    let columns = columns.iter().map(|name| (*name).to_string()).collect();
+    Operation::InsertRows { table: table.to_string(), columns, rows }
 }
 
 impl Shared {

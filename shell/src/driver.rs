@@ -34,7 +34,7 @@ use verity_core::time::{self, Clock, Timestamp};
 use crate::disk::{Disk, Doorbell};
 use crate::error::Error;
 
-use gathered::Gathered;
+use gathered::{Gathered, Sleeper};
 use inner::{Inner, Role, Waiters};
 use sealers::{Asked, Sealers};
 use slot::{Answer, Wake, wake_all};
@@ -112,7 +112,7 @@ impl Driver {
     /// Submits and waits for the reply.
     pub fn call(&self, request: Request) -> Result<Reply, Error> {
         let asked = self.sealers.seal(request, self.now().wall);
-        match self.gathered.leave(asked) {
+        match self.gathered.leave(asked, Sleeper::Thread) {
             Ok(slot) => {
                 self.after_unlock();
                 self.reply(Some(slot.park()))
@@ -202,10 +202,16 @@ impl Driver {
 
     /// Submits; the reply is fetched with [`Driver::poll_reply`].
     pub fn call_async(&self, request: Request) -> Result<Arc<Slot>, Error> {
-        let now = self.now();
-        let asked = self.sealers.seal(request, now.wall);
+        let asked = self.sealers.seal(request, self.now().wall);
+        let asked = match self.gathered.leave(asked, Sleeper::Task) {
+            Ok(slot) => {
+                self.after_unlock();
+                return Ok(slot);
+            }
+            Err(asked) => asked,
+        };
         let mut inner = self.lock();
-        let slot = inner.submit(now, asked, Slot::new(Wake::Nobody))?;
+        let slot = inner.submit(self.now(), asked, Slot::new(Wake::Nobody))?;
         self.background_drives(&mut inner);
         let started_io = inner.disk.take_unsubmitted();
         drop(inner);

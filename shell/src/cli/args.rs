@@ -352,10 +352,14 @@ pub struct BenchArgs {
     /// What to measure; may be given several times [default: insert and point-read]
     #[arg(long, value_enum, value_name = "WORKLOAD")]
     pub workload: Vec<Workload>,
-    /// Threads that insert or read at the same time
+    /// Clients that insert or read at the same time, each waiting for one answer
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_024))]
     pub clients: u64,
+    /// Threads that the inserting clients share as tasks; a client alone on its thread blocks it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_024))]
+    pub threads: u64,
     /// Rows per insert
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]

@@ -22,6 +22,14 @@ pub(super) struct Gathered {
     bytes_max: AtomicUsize,
 }
 
+/// Who will wait for the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sleeper {
+    Thread,
+    /// Says how to wake it when it first asks for the answer.
+    Task,
+}
+
 /// Locked for moments only, and after the lock of `Inner`.
 #[derive(Debug, Default)]
 struct State {
@@ -46,13 +54,16 @@ impl Gathered {
     }
 
     /// Leaves a request to the one who drives; gives it back when nobody does.
-    pub fn leave(&self, asked: Asked) -> Result<Arc<Slot>, Asked> {
+    pub fn leave(&self, asked: Asked, sleeper: Sleeper) -> Result<Arc<Slot>, Asked> {
         let bytes = weight(&asked);
         let mut state = self.state();
         if !state.driven {
             return Err(asked);
         }
-        let slot = Slot::new(Wake::Group(Arc::clone(&state.group)));
+        let slot = Slot::new(match sleeper {
+            Sleeper::Thread => Wake::Group(Arc::clone(&state.group)),
+            Sleeper::Task => Wake::Nobody,
+        });
         state.requests.push((asked, Arc::clone(&slot)));
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
         Ok(slot)

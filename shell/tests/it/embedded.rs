@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use futures_util::FutureExt as _;
 use verity::{
     ClusterConstants, Error, ExpectedVersion, IoBackend, Operation, Options, RequestError, Value,
     Verity,
@@ -91,6 +92,51 @@ fn futures_need_no_runtime() {
         });
         // A future that is dropped is a request that runs all the same, or never began.
         drop(database.execute_async("INSERT INTO t VALUES (3)", &[]));
+        database.close().unwrap();
+    }
+}
+
+/// Tasks of one thread leave their requests beside threads that block; some give up waiting.
+#[test]
+fn tasks_and_threads_share_prepares() {
+    const TASKS: i64 = 24;
+    const EACH: i64 = 40;
+    for io in BACKENDS {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open(dir.path(), io);
+        database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, by BIGINT)", &[]).unwrap();
+        let row = |by: i64, n: i64| vec![Value::Integer(by * 1_000 + n), Value::Integer(by)];
+        let count = |by: i64| {
+            let sql = "SELECT COUNT(*) FROM t WHERE by = ?";
+            database.query(sql, &[Value::Integer(by)]).unwrap().rows[0][0].clone()
+        };
+        let insert =
+            |by: i64, n: i64| database.insert_rows_async("t", &["id", "by"], vec![row(by, n)]);
+        std::thread::scope(|scope| {
+            for by in TASKS..TASKS + 4 {
+                let (database, row) = (&database, &row);
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        database.insert_rows("t", &["id", "by"], vec![row(by, n)]).unwrap();
+                    }
+                });
+            }
+            let client = |by: i64| async move {
+                for n in 0..EACH {
+                    if (by + n) % 7 == 0 {
+                        let _given_up = insert(by, n).now_or_never();
+                    } else {
+                        insert(by, n).await.unwrap();
+                    }
+                }
+            };
+            block_on(futures_util::future::join_all((0..TASKS).map(client)));
+        });
+        // A request whose future was dropped runs all the same, before what is asked after it.
+        database.insert_rows("t", &["id", "by"], vec![row(TASKS + 4, 0)]).unwrap();
+        for by in 0..TASKS + 4 {
+            assert_eq!(count(by), Value::Integer(EACH), "of {by}");
+        }
         database.close().unwrap();
     }
 }

@@ -32,8 +32,8 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     for piece in 1..=PIECES {
         let end = first + args.rows * piece / PIECES;
         next.store(first + args.rows * (piece - 1) / PIECES, Ordering::Relaxed);
-        let (calls, time) =
-            insert_all(&database, TABLE, &next, end, args.clients, args.batch, TEXT_BYTES)?;
+        let load = Load { database: &database, table: TABLE, next: &next, end, batch: args.batch };
+        let (calls, time) = load.run(args.clients, args.threads)?;
         latencies.extend(calls);
         elapsed += time;
         writes.measure(DURABLE_WRITES)?;
@@ -49,10 +49,11 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let mean_us = sorted.iter().sum::<Duration>().as_secs_f64() * 1e6 / sorted.len() as f64;
     let disk_calls_s = 1e6 / durable_write_us;
     output.line(format!(
-        "insert     {} client(s), batch {}: {rows_s:.0} rows/s, {calls_s:.0} calls/s \
+        "insert     {} client(s) on {} thread(s), batch {}: {rows_s:.0} rows/s, {calls_s:.0} calls/s \
          ({:.2}× of one durable write after the other, {durable_write_us:.1} µs meanwhile), \
          latency {mean_us:.0} µs mean, {:.0} p50, {:.0} p99",
         args.clients,
+        args.threads.clamp(1, args.clients),
         args.batch,
         calls_s / disk_calls_s,
         percentile_us(&sorted, 50),
@@ -60,6 +61,7 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     ));
     Ok(json!({
         "clients": args.clients,
+        "threads": args.threads.clamp(1, args.clients),
         "batch": args.batch,
         "rows": args.rows,
         "seconds": seconds,
@@ -83,62 +85,90 @@ const ROWS_READY_BYTES: u64 = 256 << 20;
 /// Memory of a row besides its three texts.
 const ROW_BYTES: u64 = 512;
 
-/// Inserts the keys from `next` to `end`; the time of every call, and of all together.
-pub fn insert_all(
-    database: &Verity,
-    table: &str,
-    next: &AtomicU64,
-    end: u64,
-    clients: u64,
-    batch: u64,
-    text_bytes: usize,
-) -> Result<(Vec<Duration>, Duration), Error> {
-    let make =
-        |first: u64| (first..(first + batch).min(end)).map(|id| row(id, text_bytes)).collect();
-    let row_bytes = ROW_BYTES + 3 * text_bytes as u64;
-    let calls = (end - next.load(Ordering::Relaxed)).div_ceil(batch);
-    let ready = (ROWS_READY_BYTES / (row_bytes * batch * clients)).min(calls / clients);
-    let barrier = Barrier::new(clients as usize + 1);
-    let client = || {
-        let mut latencies = Vec::with_capacity((calls / clients) as usize);
-        let made: Vec<Vec<Vec<Value>>> = (0..ready)
-            .map(|_| {
-                let first = next.fetch_add(batch, Ordering::Relaxed);
-                make(first)
-            })
-            .collect();
-        barrier.wait();
-        for rows in made {
-            let started = Instant::now();
-            database.insert_rows(table, COLUMNS, rows)?;
-            latencies.push(started.elapsed());
-        }
-        loop {
-            let first = next.fetch_add(batch, Ordering::Relaxed);
-            if first >= end {
-                return Ok(latencies);
-            }
-            let rows = make(first);
-            let started = Instant::now();
-            database.insert_rows(table, COLUMNS, rows)?;
-            latencies.push(started.elapsed());
-        }
-    };
-    let mut started = Instant::now();
-    let results: Vec<Result<Vec<Duration>, Error>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
-        barrier.wait();
-        started = Instant::now();
-        let joined = threads.into_iter().map(|thread| match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.collect()
-    });
-    let elapsed = started.elapsed();
-    let mut all = Vec::new();
-    for result in results {
-        all.extend(result?);
-    }
-    Ok((all, elapsed))
+/// What clients do together: they insert the keys from `next` to `end`.
+#[derive(Debug)]
+pub struct Load<'a> {
+    pub database: &'a Verity,
+    pub table: &'a str,
+    pub next: &'a AtomicU64,
+    pub end: u64,
+    /// Rows of a call.
+    pub batch: u64,
 }
+
+impl Load<'_> {
+    /// The time of every call, and of all together. Clients share the threads; one that has a
+    /// thread to itself blocks it, the others of a thread are its tasks.
+    pub fn run(&self, clients: u64, threads: u64) -> Result<(Vec<Duration>, Duration), Error> {
+        let threads = threads.clamp(1, clients);
+        let calls = (self.end - self.next.load(Ordering::Relaxed)).div_ceil(self.batch);
+        let row_bytes = ROW_BYTES + 3 * TEXT_BYTES as u64;
+        let ready = (ROWS_READY_BYTES / (row_bytes * self.batch * clients)).min(calls / clients);
+        let barrier = Barrier::new(threads as usize + 1);
+        let thread = |clients_here: u64| {
+            let made: Vec<Vec<Rows>> = (0..clients_here)
+                .map(|_| (0..ready).filter_map(|_| self.next_rows()).collect())
+                .collect();
+            barrier.wait();
+            let mut clients = made.into_iter();
+            match (clients_here, clients.next()) {
+                (1, Some(made)) => self.block(made),
+                (_, first) => {
+                    let tasks = first.into_iter().chain(clients).map(|made| self.wait(made));
+                    let all = futures_util::future::try_join_all(tasks);
+                    Ok(futures_executor::block_on(all)?.concat())
+                }
+            }
+        };
+        let thread = &thread;
+        let mut started = Instant::now();
+        let results: Vec<Result<Vec<Duration>, Error>> = std::thread::scope(|scope| {
+            let here = |nth| clients * (nth + 1) / threads - clients * nth / threads;
+            let threads: Vec<_> =
+                (0..threads).map(|nth| scope.spawn(move || thread(here(nth)))).collect();
+            barrier.wait();
+            started = Instant::now();
+            let joined = threads.into_iter().map(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            joined.collect()
+        });
+        let elapsed = started.elapsed();
+        let mut all = Vec::new();
+        for result in results {
+            all.extend(result?);
+        }
+        Ok((all, elapsed))
+    }
+
+    fn next_rows(&self) -> Option<Rows> {
+        let first = self.next.fetch_add(self.batch, Ordering::Relaxed);
+        let ids = first..(first + self.batch).min(self.end);
+        (!ids.is_empty()).then(|| ids.map(|id| row(id, TEXT_BYTES)).collect())
+    }
+
+    fn block(&self, made: Vec<Rows>) -> Result<Vec<Duration>, Error> {
+        let mut latencies = Vec::new();
+        let mut made = made.into_iter();
+        while let Some(rows) = made.next().or_else(|| self.next_rows()) {
+            let started = Instant::now();
+            self.database.insert_rows(self.table, COLUMNS, rows)?;
+            latencies.push(started.elapsed());
+        }
+        Ok(latencies)
+    }
+
+    async fn wait(&self, made: Vec<Rows>) -> Result<Vec<Duration>, Error> {
+        let mut latencies = Vec::new();
+        let mut made = made.into_iter();
+        while let Some(rows) = made.next().or_else(|| self.next_rows()) {
+            let started = Instant::now();
+            self.database.insert_rows_async(self.table, COLUMNS, rows).await?;
+            latencies.push(started.elapsed());
+        }
+        Ok(latencies)
+    }
+}
+
+type Rows = Vec<Vec<Value>>;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value as Json, json};
 use verity::{Options, Value, Verity};
 
-use super::{BenchArgs, TEXT_BYTES, create_table, first_free_id, insert, open, percentile_us};
+use super::insert::Load;
+use super::{BenchArgs, create_table, first_free_id, open, percentile_us};
 use crate::cli::{Failure, Output};
 
 const TABLE: &str = "bench_read";
@@ -21,7 +22,8 @@ fn filled(args: &BenchArgs, options: &Options, output: &Output) -> Result<(Verit
     let have = first_free_id(&database, TABLE)? - 1;
     if have < args.rows {
         let next = AtomicU64::new(have + 1);
-        insert::insert_all(&database, TABLE, &next, args.rows + 1, 1, FILL_BATCH, TEXT_BYTES)?;
+        let (database, next) = (&database, &next);
+        Load { database, table: TABLE, next, end: args.rows + 1, batch: FILL_BATCH }.run(1, 1)?;
     }
     Ok((database, args.rows.max(have)))
 }

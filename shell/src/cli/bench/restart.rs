@@ -5,14 +5,11 @@
 //! the ring gets is found by filling it through one whole checkpoint; the kill comes when it is as
 //! full again, just before the next checkpoint is durable.
 
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 use verity::hardware::Limits;
-use verity::{Operation, Options, Reply, Value, Verity};
+use verity::{Operation, Options, Value, Verity};
 
 use super::{BenchArgs, first_free_id, open};
 use crate::cli::{Failure, Output};
@@ -149,7 +146,7 @@ impl Fill<'_> {
             flying.push(Box::pin(self.database.transaction_async(vec![operation])));
         }
         for reply in flying {
-            block_on(reply)?;
+            futures_executor::block_on(reply)?;
         }
         Ok(())
     }
@@ -157,26 +154,5 @@ impl Fill<'_> {
     fn id(&mut self) -> Value {
         self.next += 1;
         Value::Integer((self.next - 1) as i64)
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on(
-    mut reply: std::pin::Pin<Box<impl Future<Output = Result<Reply, verity::Error>>>>,
-) -> Result<Reply, verity::Error> {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match reply.as_mut().poll(&mut context) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }
