@@ -18,3 +18,7 @@ mod run;
 mod signals;
 mod surface;
 mod synthea;
+
+/// That of the command: what is measured of memory here must be true there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
