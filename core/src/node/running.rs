@@ -86,6 +86,8 @@ pub(super) struct Running {
     pub checkpoint: Option<CheckpointTask>,
     /// Dirty pages when the pace of the checkpoint was last set.
     pub paced_at: u32,
+    /// Turns in which there was nothing to do but to hash.
+    pub idle_turns: u32,
     #[cfg(verity_zoo)]
     pub checkpoint_due: Option<CheckpointTask>,
     /// Submitted, not in the queue yet: to be sealed, or pages or keys are missing for that.
@@ -133,6 +135,7 @@ impl Running {
             applying: None,
             checkpoint: None,
             paced_at: 0,
+            idle_turns: 0,
             #[cfg(verity_zoo)]
             checkpoint_due: None,
             waiting: VecDeque::new(),
