@@ -244,6 +244,9 @@ pub const PROOF_LEVELS_MAX: u8 = 16;
 /// Nesting and terms of the filter of a canonical query.
 pub const PROOF_FILTER_DEPTH_MAX: usize = 16;
 pub const PROOF_FILTER_TERMS_MAX: usize = 1_024;
+/// An index proves an answer if its entries are so many times fewer than the rows in the ranges:
+/// each costs a path of its own.
+pub const PROOF_INDEX_GAIN: u64 = 4;
 /// Entries that one proof shows.
 pub const PROOF_ENTRIES_MAX: u64 = 20_000;
 /// Turns for which ops wait behind an attestation while proofs of it are made.

@@ -13,6 +13,8 @@
 
 mod answer;
 mod file;
+mod index;
+mod initial;
 mod policy;
 mod query;
 mod redact;
@@ -29,10 +31,11 @@ use core::fmt;
 
 pub use answer::{Answer, AnswerCell, CommittedOutcome, ProvedEvent, RowVersion};
 pub use file::{Evidence, Head, Included, Moment, Opening, ProofFile, Since};
+pub use index::interval;
 pub use policy::{Freshness, Policy, PolicyError, Seen};
 pub use query::{AsOf, CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan};
 pub use redact::redact;
-pub use schema::{Column, Schema};
+pub use schema::{Column, Index, Schema};
 pub use tree::{Cell, Entry, EntryValue, Item, Node, Row, TreeHash};
 pub use value::Value;
 

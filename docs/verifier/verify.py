@@ -27,9 +27,11 @@ def sha(*parts): return hashlib.sha256(b"".join(parts)).digest()
 
 # ---- deterministic CBOR ----
 OTHER = object()  # Anything that a proof has only where nobody looks.
+FLOATS = {0xF9: ">e", 0xFA: ">f", 0xFB: ">d"}
 
 def decode(data):
-    """The one item in data: int, bytes, str, list, None, True, False; OTHER for the rest."""
+    """The one item in data: int, float, bytes, str, list, None, True, False; a tuple for a tagged
+    item or a map; OTHER for the rest."""
     at = 0
     def take(count):
         nonlocal at
@@ -42,13 +44,14 @@ def decode(data):
         major, low = first >> 5, first & 31
         need(low < 28, "indefinite or reserved length")
         number = low if low < 24 else int.from_bytes(take(1 << low - 24), "big")
+        if major == 7 and first in FLOATS: return struct.unpack(FLOATS[first], data[at - (1 << low - 24) : at])[0]
         if major == 7: return {0xF4: False, 0xF5: True, 0xF6: None}.get(first, OTHER)
         need(low < 24 or number >= (24 if low == 24 else 1 << (4 << low - 24)), "not the shortest")
-        if major < 2: return OTHER if major else number
+        if major < 2: return -1 - number if major else number
         if major < 4: return utf8(take(number)) if major == 3 else take(number)
         need(number <= len(data), "more items than bytes")
         inside = [item(depth - 1) for _ in range({4: number, 5: 2 * number, 6: 1}[major])]
-        return inside if major == 4 else OTHER
+        return {4: inside, 5: ("map", inside), 6: ("tag", number, *inside)}[major]
     whole = item(120)
     need(at == len(data), "bytes follow the end")
     return whole
@@ -93,6 +96,33 @@ def sortable(tag, data):
         bits ^= (1 << 64) - 1 if bits >> 63 else 1 << 63
         return bits.to_bytes(8, "big")
     return data
+def initial_of(item):
+    """What rows have in a column added later, from the CBOR of the schema."""
+    if item is None: return NULL, b""
+    if type(item) is bool: return BOOLEAN, bytes([item])
+    if type(item) is int: return INTEGER, signed(item, 8)
+    if type(item) is float: return DOUBLE, struct.pack(">d", item) if item == item else NAN.to_bytes(8, "big")
+    if type(item) is str: return TEXT, item.encode()
+    if type(item) is bytes: return BLOB, item
+    need(type(item) is tuple and item[0] == "tag", "not a value")
+    tag, inner = item[1:]
+    if tag == 4:
+        scale, mantissa = array(inner, 2)
+        if type(mantissa) is tuple:
+            need(mantissa[:2] in (("tag", 2), ("tag", 3)), "not a mantissa")
+            number = int.from_bytes(octets(mantissa[2]), "big")
+            mantissa = number if mantissa[1] == 2 else -1 - number
+        return value_of(DECIMAL, bytes([uint(-typed(int, scale), 8)]) + signed(mantissa, 16))
+    if tag == 100: return DATE, signed(inner, 4)
+    if tag == 37: return UUID, octets(inner, 16)
+    if tag == 262: return value_of(JSON, inner)
+    need(tag == 1001 and type(inner) is tuple and inner[0] == "map", "not a value")
+    need(inner[1][::2] in ([1], [1, -9]), "not a timestamp")
+    seconds, rest = [typed(int, part) for part in inner[1][1::2] + [0]][:2]
+    return TIMESTAMP, signed(seconds * 10**9 + rest, 8)
+def signed(item, size):
+    need(-1 << 8 * size - 1 <= typed(int, item) < 1 << 8 * size - 1, "a number is too large")
+    return item.to_bytes(size, "big", signed=True)
 def key_part(value, tag, scale):
     if value[0] == NULL: return b"\0"
     need(value[0] == tag and (tag != DECIMAL or value[1][0] == scale), "a value of another type")
@@ -448,35 +478,67 @@ class Table:
         need(0 < len(self.columns) <= MAX_COLUMNS, "a bad number of columns")
         need(all(1 <= number <= len(self.columns) for number in self.key), "a bad primary key")
         self.roots = [root_in_forest(proof.state, state, tree) for tree in self.trees]
+        self.indexes = dict(self.index_of(index) for index in array(item[11]))
     def column_of(self, item):
-        name, kind, _, _, initial, _ = array(item, 6)
+        name, kind, _, _, initial, added_at = array(item, 6)
         number, rest = variant(kind, {**dict.fromkeys(range(13), 1), 5: 3, 7: 2})
         for size in rest: uint(size, 8 if number == 5 else 32)
         typed(str, name)
-        return TAGS[number], rest[1] if number == 5 else 0, initial is None
+        return TAGS[number], rest[1] if number == 5 else 0, initial_of(initial), uint(added_at)
+    def index_of(self, item):
+        name, unique, entries, ended, ready, columns = array(item, 6)
+        typed(str, name), typed(bool, unique), uint(ended, 32), option(ready, uint)
+        return uint(entries, 32), None if ready is None else [uint(n, 32) for n in array(columns)]
     def column(self, number):
         need(1 <= number <= len(self.columns), "the table has no such column")
         return self.columns[number - 1]
     def sequence(self, node, history=0):
         return check_tree(node, self.trees[history], self.id, self.roots[history])
     def cell(self, row, number, needed=False):
-        tag, _, null = self.column(number)
-        cell = row[number - 1] if number <= len(row) else (None, (NULL, b"")) if null else None
-        need(type(cell) is tuple or cell and not needed, "a column is hidden, or not there")
+        tag, cell = self.column(number)[0], row[number - 1]
+        need(type(cell) is tuple or not needed, "a column is hidden")
         value = REDACTED if type(cell) is bytes else cell[1]
         need(value is REDACTED or value[0] in (tag, NULL), "a value of another type")
         return value
-    def row(self, entry, key):
-        """The columns of an entry's row, if they are under their own key."""
+    def keys(self, row, columns):
+        return b"".join(key_part(self.cell(row, n, True), *self.column(n)[:2]) for n in columns)
+    def row(self, entry, key, at=1 << 64):
+        """The columns of an entry's row as they are at a position, if under their own key."""
         need(entry.form == 2 and type(entry.row) is tuple, "a row is not shown")
-        row = entry.row[1]
-        need(len(row) <= len(self.columns), "a row has more columns than its table")
-        parts = [key_part(self.cell(row, n, True), *self.column(n)[:2]) for n in self.key]
-        own = b"".join(parts) == key if self.key else len(key) == 8
+        need(len(entry.row[1]) <= len(self.columns), "a row has more columns than its table")
+        later = self.columns[len(entry.row[1]) :]
+        row = entry.row[1] + [(None, one[2] if one[3] <= at else (NULL, b"")) for one in later]
+        own = self.keys(row, self.key) == key if self.key else len(key) == 8
         need(own, "a row lies under another's key")
         return row
     def passes(self, row, term):
         return term is None or holds(term, lambda number: self.cell(row, number, True)) is True
+
+def after(key):
+    """The first key behind all that begin with this one."""
+    key = key.rstrip(b"\xff")
+    return key[:-1] + bytes([key[-1] + 1])
+def joined(term):
+    """Comparisons with a value that every row passes."""
+    kind, fields = term
+    if kind == 3: return [one for inner in fields[0] for one in joined(inner)]
+    return [fields] if kind == 0 and fields[2][0] != NULL else []
+def interval(table, columns, term):
+    """Where all rows that pass have their entries: told by the filter, column by column."""
+    prefix, terms = b"", joined(term)
+    for number in columns:
+        found = {operator: [] for operator in range(6)}
+        for column, operator, value in terms:
+            if column == number:
+                found[operator].append(prefix + key_part(value, *table.column(number)[:2]))
+        lows, highs = found[5] + [*map(after, found[4])], found[2] + [*map(after, found[3])]
+        if found[0]: prefix = max(found[0])
+        elif lows or highs:
+            low, high = max(lows, default=prefix + b"\1"), min(highs, default=after(prefix + b"\1"))
+            return Range([1, low, high])
+        else: break
+    need(prefix, "the filter does not bound the index")
+    return Range([1, prefix, after(prefix)])
 
 # ---- proof files ----
 def moment_of(item):
@@ -496,6 +558,7 @@ EVIDENCE = {
     1: (Node, maybe(Node), maybe(Node)),  # Schema, current row, versions.
     2: (Record, hashes_of, maybe(opening_of)),
     3: (maybe(Node),),
+    4: (Node, uint, maybe(Node), maybe(Node)),  # Schema, index, its entries, rows.
 }
 
 class Proof:
@@ -539,6 +602,10 @@ class Proof:
         if query.kind == 4: return self.outcome(state), fresh
         table = Table(self, state, query.table)
         if query.kind == 2: return self.versions_of(table), fresh
+        if self.kind == 4:
+            rows = self.wanted(table, self.by_index(table, state))
+            if query.kind == 1: return len(rows), fresh
+            return [[table.cell(row, n) for n in query.columns] for row in rows], fresh
         for number in query.columns if query.kind == 0 else (): table.column(number)
         if query.as_of is None:
             need(self.shown[2:] == [None, None], "more is shown than was asked")
@@ -642,9 +709,31 @@ class Proof:
                     if entry.begun_at <= at:
                         need(key not in found, "two versions of a row at one position")
                         found[key] = table.row(entry, key)
+        return self.wanted(table, found)
+    def wanted(self, table, found):
+        query = self.query
         rows = [found[key] for key in sorted(found, reverse=query.descending)]
         rows = [row for row in rows if table.passes(row, query.filter)][query.offset :]
         return rows if query.limit is None else rows[: query.limit]
+    def by_index(self, table, state):
+        """Rows by their keys: those that the entries of an interval of an index name."""
+        _, tree, entries, node = self.shown
+        need(self.query.filter and self.query.as_of is None, "an index proves current rows only")
+        span = interval(table, need(table.indexes.get(tree), "no such index", table.indexes.get(tree)), self.query.filter)
+        sequence = check_tree(entries, tree, None, root_in_forest(self.state, state, tree))
+        check_gaps(sequence, span.whole)
+        named = {entry.key for entry in entries_of(sequence) if span.holds(entry.key)}
+        found, sequence = {}, [] if node is None else table.sequence(node)
+        check_gaps(sequence, lambda a, b: True)
+        for entry in entries_of(sequence):
+            row = table.row(entry, entry.key)
+            key = table.keys(row, table.indexes[tree]) + entry.key
+            need(key in named, "more is shown than was asked")
+            named.remove(key)
+            found[entry.key] = row
+        need(not named, "a row that the index names is not shown")
+        spans = self.query.ranges
+        return {key: row for key, row in found.items() if any(span.holds(key) for span in spans)}
     def versions_of(self, table):
         key, found, every = self.query.key, [], range(1, len(table.columns) + 1)
         def add(entry, ended):

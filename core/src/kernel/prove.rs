@@ -21,14 +21,15 @@ use super::{Kernel, Keys};
 use crate::crypto::commitment::{Salt, column_hash};
 use crate::crypto::{ChainHash, LeafSaltKey, RowSeed, merkle, tree as hashes};
 use crate::ids::{ColumnId, KeyId, Position, SchemaVersion, TableId, TenantId, TreeId};
-use crate::limits::PROOF_ENTRIES_MAX;
+use crate::limits::{PROOF_ENTRIES_MAX, PROOF_INDEX_GAIN};
 use crate::log::{LogFault, LogHead, Logs};
 use crate::proof::{
-    AsOf, CanonicalQuery, Cell, Entry, EntryValue, Evidence, Filter, Head, Included, Item, Moment,
-    Node, Opening, ProofFile, QueryKind, Range, Record, Reject, Row, Scan, Since, TreeHash,
-    Value as ProofValue,
+    AsOf, CanonicalQuery, Cell, Entry, EntryValue, Evidence, Filter, Head, Included,
+    Index as ProofIndex, Item, Moment, Node, Opening, ProofFile, QueryKind, Range, Record, Reject,
+    Row, Scan, Schema, Since, TreeHash, Value as ProofValue, interval,
 };
 use crate::query::codec::decode_columns;
+use crate::query::index::row_key_of;
 use crate::query::stored::StoredRow;
 use crate::query::{CatalogKey, TableSchema};
 use crate::store::{FOREST, Fault, PrunedItem, PrunedPage, Store, TreeRef};
@@ -95,7 +96,10 @@ impl core::fmt::Debug for Proving<'_> {
 
 /// How much of an entry is shown.
 enum Show<'s> {
+    /// Of a row, or of a small tree's value.
     Digest,
+    /// The digest of an index's entry.
+    Opaque,
     Plain,
     /// `None`: the row's commitment alone.
     Row {
@@ -338,7 +342,9 @@ impl Proving<'_> {
                     (ChainHash(prefix.commitment), ChainHash(prefix.record_hash));
                 Ok(EntryValue::Hidden(hashes::row_digest(&commitment, prefix.begun_at, &record)))
             }
-            Show::Digest => Ok(EntryValue::Hidden(hashes::value_digest(&salt, value))),
+            Show::Digest | Show::Opaque => {
+                Ok(EntryValue::Hidden(hashes::value_digest(&salt, value)))
+            }
             Show::Row { table, columns } => {
                 let stored = StoredRow::new(value);
                 let prefix = stored.prefix();
@@ -362,10 +368,6 @@ impl Proving<'_> {
     ) -> Result<Row, ProveStop> {
         let prefix = stored.prefix();
         let values: Vec<ProofValue> = stored.values().iter().map(proof_value).collect();
-        let lacks = table.columns.get(values.len()..).unwrap_or_default();
-        if lacks.iter().any(|column| !column.initial.is_null()) {
-            return Err(ProveStop::NotThere("a proof of the first value of a column added later"));
-        }
         let build = |seed: &RowSeed, schema: SchemaVersion| {
             let cells = values.iter().zip(1..).map(|(value, id)| {
                 let (id, salt) = (ColumnId::new(id), seed.salt(id as usize - 1));
@@ -472,6 +474,10 @@ impl Proving<'_> {
         if let Some(as_of) = scan.as_of {
             return self.scan_as_of(tenant, scan, as_of, &table, &columns, catalog);
         }
+        if let Some((index, interval)) = self.best_index(tenant, scan, &table)? {
+            trees.push(index.entries);
+            return self.scan_index(tenant, &table, catalog, &index, &interval, columns);
+        }
         let mut ranges: Vec<&Range> = scan.ranges.iter().collect();
         if what.descending {
             ranges.reverse();
@@ -519,6 +525,65 @@ impl Proving<'_> {
             })?);
         }
         Ok(Evidence::Scan { catalog, rows, history: None, moment: None })
+    }
+
+    /// An index that shows much less than the ranges of rows do.
+    fn best_index(
+        &self,
+        tenant: TenantId,
+        scan: &Scan,
+        table: &TableSchema,
+    ) -> Result<Option<(ProofIndex, Range)>, ProveStop> {
+        let Some(filter) = &scan.filter else { return Ok(None) };
+        let Ok(schema) = Schema::decode(&table.encode()) else {
+            unreachable!("what the catalog writes, a verifier reads");
+        };
+        let mut least = 0;
+        for range in &scan.ranges {
+            let ranks = self.ranks(TreeRef::new(tenant, table.rows), range)?;
+            least += ranks.end.saturating_sub(ranks.start) / PROOF_INDEX_GAIN;
+        }
+        let mut best = None;
+        for index in &schema.indexes {
+            let Ok(Some(range)) = interval(&schema, index, filter) else { continue };
+            let ranks = self.ranks(TreeRef::new(tenant, index.entries), &range)?;
+            let count = ranks.end.saturating_sub(ranks.start);
+            if count < least {
+                least = count;
+                best = Some((index.clone(), range));
+            }
+        }
+        Ok(best)
+    }
+
+    /// The interval of the index, whole, and the rows that it names.
+    fn scan_index(
+        &self,
+        tenant: TenantId,
+        table: &TableSchema,
+        catalog: Node,
+        index: &ProofIndex,
+        interval: &Range,
+        mut columns: Vec<ColumnId>,
+    ) -> Result<Evidence, ProveStop> {
+        columns.extend(&index.columns);
+        let tree = TreeRef::new(tenant, index.entries);
+        let show = self.around(tree, interval)?;
+        let entries = self.cut(tree, &show, None, |_, _| Show::Opaque)?;
+        let rows_tree = TreeRef::new(tenant, table.rows);
+        let mut rows = Vec::new();
+        for rank in self.ranks(tree, interval)? {
+            let Some((entry, value)) = self.store.nth(tree, rank)? else { break };
+            let row = self.store.rank(rows_tree, row_key_of(entry, &value))?;
+            rows.push(row..row + 1);
+        }
+        rows.sort_unstable_by_key(|rank| rank.start);
+        let rows = if rows.is_empty() {
+            None
+        } else {
+            self.cut(rows_tree, &rows, None, |_, _| Show::Row { table, columns: Some(&columns) })?
+        };
+        Ok(Evidence::Index { catalog, index: index.entries, entries, rows })
     }
 
     fn bounds(&self, tree: TreeRef, ranks: &Span<u64>) -> Result<Option<Bounds>, ProveStop> {
@@ -756,6 +821,8 @@ fn passes(
     row: StoredRow<'_>,
 ) -> Result<bool, ProveStop> {
     let Some(filter) = filter else { return Ok(true) };
+    let initial = table.initial_values(Position::new(u64::MAX));
+    let row = row.with_initial(&initial);
     let held = filter.holds(&mut |id| -> Result<ProofValue, Reject> {
         Ok(proof_value(&row.column(table.ordinal(id)).to_value()))
     });

@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::file::{Evidence, Included, Moment, Opening, ProofFile};
+use super::index::rows_by_index;
 use super::query::{AsOf, CanonicalQuery, Filter, QueryKind, Range, Scan};
 use super::schema::Schema;
 use super::tree::{Cell, Entry, EntryValue, Node, Row, Shown};
@@ -97,20 +98,36 @@ pub(super) fn check(
                 (Some(as_of), Some(history), Some(moment)) => {
                     let at = check_moment(file, head, &table.schema, moment, as_of)?;
                     let found = rows_as_of(&table, scan, rows, history, at)?;
-                    let mut found: Vec<FoundRow<'_>> = found.into_values().collect();
-                    if *descending {
-                        found.reverse();
-                    }
-                    for row in &found {
-                        if passes(&table.schema, scan.filter.as_ref(), row)? && want.take() {
-                            want.out.push(project(row)?);
-                        }
-                    }
+                    of_all(&table, scan, found, *descending, &mut want, project)?;
                 }
                 _ => return Err(Reject::NotAsked),
             }
             *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
             Ok((Answer::Rows(want.out), Some((table.encoded, table.schema))))
+        }
+        (
+            QueryKind::Rows { scan, columns, descending, offset, limit },
+            Evidence::Index { catalog, index, entries, rows },
+        ) => {
+            let table = table(file, head, catalog, scan.table)?;
+            for id in columns {
+                table.schema.column(*id)?;
+            }
+            let shown = (*index, entries.as_ref(), rows.as_ref());
+            let found = rows_by_index(&table, scan, file, head, shown)?;
+            let mut want = Want { skip: *offset, left: limit.unwrap_or(u64::MAX), out: Vec::new() };
+            let project = |row: &FoundRow<'_>| project(&table.schema, row, columns);
+            of_all(&table, scan, found, *descending, &mut want, project)?;
+            *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
+            Ok((Answer::Rows(want.out), Some((table.encoded, table.schema))))
+        }
+        (QueryKind::Count { scan }, Evidence::Index { catalog, index, entries, rows }) => {
+            let table = table(file, head, catalog, scan.table)?;
+            let shown = (*index, entries.as_ref(), rows.as_ref());
+            let found = rows_by_index(&table, scan, file, head, shown)?;
+            let mut want = Want { skip: 0, left: u64::MAX, out: Vec::new() };
+            of_all(&table, scan, found, false, &mut want, |_| Ok(()))?;
+            Ok((Answer::Count(want.out.len() as u64), Some((table.encoded, table.schema))))
         }
         (QueryKind::Count { scan }, Evidence::Scan { catalog, rows, history, moment }) => {
             let table = table(file, head, catalog, scan.table)?;
@@ -168,18 +185,23 @@ pub(super) fn check(
     }
 }
 
+/// The position at which current rows are read.
+pub(super) const NEWEST: Position = Position::new(u64::MAX);
+
 /// A table whose schema and trees are proved.
-struct Table {
+pub(super) struct Table {
     encoded: Vec<u8>,
-    schema: Schema,
-    rows: (TreeId, super::TreeHash),
+    pub schema: Schema,
+    pub rows: (TreeId, super::TreeHash),
     history: (TreeId, super::TreeHash),
 }
 
 /// A row in the answer's range.
-struct FoundRow<'a> {
+pub(super) struct FoundRow<'a> {
     begun_at: Position,
     cells: &'a [Cell],
+    /// The position at which it is read: columns added later are NULL.
+    at: Position,
 }
 
 /// OFFSET and LIMIT.
@@ -207,7 +229,11 @@ impl<T> Want<T> {
     }
 }
 
-fn tree_root(file: &ProofFile, head: &TenantHead, tree: TreeId) -> Result<super::TreeHash, Reject> {
+pub(super) fn tree_root(
+    file: &ProofFile,
+    head: &TenantHead,
+    tree: TreeId,
+) -> Result<super::TreeHash, Reject> {
     let state = file.state.as_ref().ok_or(Reject::TreeNotShown { tree })?;
     entry_of_forest(state, &head.state, tree)
 }
@@ -236,7 +262,9 @@ fn table(
     Ok(Table { encoded: bytes.clone(), schema, rows, history })
 }
 
-fn entries<'a, 's>(shown: &'s [Shown<'a>]) -> impl Iterator<Item = &'a Entry> + use<'a, 's> {
+pub(super) fn entries<'a, 's>(
+    shown: &'s [Shown<'a>],
+) -> impl Iterator<Item = &'a Entry> + use<'a, 's> {
     shown.iter().filter_map(|shown| match shown {
         Shown::Entry(entry) => Some(*entry),
         Shown::Gap | Shown::Counted(_) => None,
@@ -245,13 +273,13 @@ fn entries<'a, 's>(shown: &'s [Shown<'a>]) -> impl Iterator<Item = &'a Entry> + 
 
 /// May entries stand behind a count? Only where they are only counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Counts {
+pub(super) enum Counts {
     Allowed,
     Refused,
 }
 
 /// Every gap lies between keys (none: the tree's edge) for which `may` holds.
-fn check_gaps(
+pub(super) fn check_gaps(
     shown: &[Shown<'_>],
     counts: Counts,
     may: impl Fn(Option<&[u8]>, Option<&[u8]>) -> bool,
@@ -279,7 +307,7 @@ fn check_gaps(
 }
 
 /// May something be hidden between these two neighbours, and the range still be whole?
-fn range_is_whole(range: &Range, before: Option<&[u8]>, after: Option<&[u8]>) -> bool {
+pub(super) fn range_is_whole(range: &Range, before: Option<&[u8]>, after: Option<&[u8]>) -> bool {
     #[cfg(verity_zoo)]
     if crate::zoo::is("proof_gap_ignored") {
         return true;
@@ -343,7 +371,7 @@ fn current_rows<'a, T>(
                         }
                         continue;
                     }
-                    let row = found(table, entry, &entry.key)?;
+                    let row = found(table, entry, &entry.key, NEWEST)?;
                     if passes(&table.schema, scan.filter.as_ref(), &row)? && want.take() {
                         want.out.push(take(&row)?);
                     }
@@ -354,6 +382,27 @@ fn current_rows<'a, T>(
     }
     if nodes.next().is_some() {
         return Err(Reject::NotAsked);
+    }
+    Ok(())
+}
+
+/// Of rows by their keys those that pass, in order, as many as are wanted.
+fn of_all<'a, T>(
+    table: &Table,
+    scan: &Scan,
+    found: BTreeMap<&'a [u8], FoundRow<'a>>,
+    descending: bool,
+    want: &mut Want<T>,
+    take: impl Fn(&FoundRow<'a>) -> Result<T, Reject>,
+) -> Result<(), Reject> {
+    let mut found: Vec<FoundRow<'_>> = found.into_values().collect();
+    if descending {
+        found.reverse();
+    }
+    for row in &found {
+        if passes(&table.schema, scan.filter.as_ref(), row)? && want.take() {
+            want.out.push(take(row)?);
+        }
     }
     Ok(())
 }
@@ -440,7 +489,7 @@ fn rows_as_of<'a>(
         check_gaps(&shown, Counts::Refused, |before, after| range_is_whole(range, before, after))?;
         for entry in entries(&shown).filter(|entry| range.holds(&entry.key)) {
             if begun_at(entry)? <= at {
-                answer.insert(&entry.key, found(table, entry, &entry.key)?);
+                answer.insert(&entry.key, found(table, entry, &entry.key, at)?);
             }
         }
         let mut shown = Vec::new();
@@ -459,7 +508,7 @@ fn rows_as_of<'a>(
                 continue;
             }
             if begun_at(entry)? <= at {
-                let other = answer.insert(key, found(table, entry, key)?);
+                let other = answer.insert(key, found(table, entry, key, at)?);
                 if other.is_some() {
                     return Err(Reject::Tree { reason: "two versions of a row at one position" });
                 }
@@ -532,7 +581,8 @@ fn versions_of(
     for entry in entries(&shown) {
         let Some((found_key, ended_at)) = split(&entry.key) else { return Err(Reject::OutOfOrder) };
         if found_key == key {
-            let row = found(table, entry, key)?;
+            let last = ended_at.previous().ok_or(Reject::OutOfOrder)?;
+            let row = found(table, entry, key, last)?;
             let cells = project(&table.schema, &row, &every)?;
             let begun_at = row.begun_at;
             answer.push(RowVersion { begun_at, ended_at: Some(ended_at), cells });
@@ -543,7 +593,7 @@ fn versions_of(
     let range = Range::Point(key.to_vec());
     check_gaps(&shown, Counts::Refused, |before, after| range_is_whole(&range, before, after))?;
     for entry in entries(&shown).filter(|entry| entry.key == key) {
-        let row = found(table, entry, key)?;
+        let row = found(table, entry, key, NEWEST)?;
         let cells = project(&table.schema, &row, &every)?;
         answer.push(RowVersion { begun_at: row.begun_at, ended_at: None, cells });
     }
@@ -560,42 +610,56 @@ fn begun_at(entry: &Entry) -> Result<Position, Reject> {
 }
 
 /// The row of an entry; its key must be that of its columns.
-fn found<'a>(table: &Table, entry: &'a Entry, key: &[u8]) -> Result<FoundRow<'a>, Reject> {
+pub(super) fn found<'a>(
+    table: &Table,
+    entry: &'a Entry,
+    key: &[u8],
+    at: Position,
+) -> Result<FoundRow<'a>, Reject> {
     let EntryValue::Row { begun_at, row: Row::Columns { columns, .. }, .. } = &entry.value else {
         return Err(Reject::EntryNotShown { what: "a row in the range" });
     };
     if columns.len() > table.schema.columns.len() {
         return Err(Reject::Tree { reason: "a row has more columns than its table" });
     }
-    let row = FoundRow { begun_at: *begun_at, cells: columns };
+    let row = FoundRow { begun_at: *begun_at, cells: columns, at };
     if table.schema.primary_key.is_empty() {
         if key.len() != 8 {
             return Err(Reject::KeyMismatch);
         }
-    } else if table.schema.key_of(|id| value_of(&table.schema, &row, id))? != key {
-        return Err(Reject::KeyMismatch);
+    } else {
+        let columns = &table.schema.primary_key;
+        if table.schema.keys_of(columns, |id| value_of(&table.schema, &row, id))? != key {
+            return Err(Reject::KeyMismatch);
+        }
     }
     Ok(row)
 }
 
-fn value_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<Value, Reject> {
+pub(super) fn value_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<Value, Reject> {
     match cell_of(schema, row, id)? {
         AnswerCell::Value(value) => Ok(value),
         AnswerCell::Redacted => Err(Reject::ColumnHidden),
     }
 }
 
-/// A column of the row; NULL if the table gained it since.
+/// A column of the row; what the schema says of it if the table gained it since.
 fn cell_of(schema: &Schema, row: &FoundRow<'_>, id: ColumnId) -> Result<AnswerCell, Reject> {
     let column = schema.column(id)?;
-    match row.cells.get(id.get() as usize - 1) {
-        None if column.initial_is_null => Ok(AnswerCell::Value(Value::null())),
-        None => Err(Reject::EntryNotShown { what: "the first value of a column added later" }),
-        Some(Cell::Hidden(_)) => Ok(AnswerCell::Redacted),
-        Some(Cell::Shown { value, .. }) if value.tag == column.tag || value.tag == value::NULL => {
-            Ok(AnswerCell::Value(value.clone()))
-        }
-        Some(Cell::Shown { .. }) => Err(Reject::WrongType),
+    #[cfg(verity_zoo)]
+    if crate::zoo::is("proof_initial_ignored") && id.get() as usize > row.cells.len() {
+        return Ok(AnswerCell::Value(Value::null()));
+    }
+    let value = match row.cells.get(id.get() as usize - 1) {
+        Some(Cell::Hidden(_)) => return Ok(AnswerCell::Redacted),
+        Some(Cell::Shown { value, .. }) => value.clone(),
+        None if column.added_at <= row.at => column.initial.clone(),
+        None => Value::null(),
+    };
+    if value.tag == column.tag || value.tag == value::NULL {
+        Ok(AnswerCell::Value(value))
+    } else {
+        Err(Reject::WrongType)
     }
 }
 

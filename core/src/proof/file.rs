@@ -8,6 +8,8 @@
 //!          | [1, catalog node, node | null, node | null]             history: current, superseded
 //!          | [2, record, [hash …], opening]                                               an event
 //!          | [3, node | null]                                       commitment of a transaction
+//!          | [4, catalog node, index tree, node | null, node | null]
+//!                                           rows and COUNT by an index: its entries, current rows
 //! state    = node                           the tenant's forest, with the trees used shown
 //! moment   = [record, hashes] | [record, hashes, record, hashes]
 //!                                           the last record read, and the one after it
@@ -30,7 +32,7 @@ use super::tree::{Node, Row, decode_hashes, encode_hashes};
 use super::{Record, Reject};
 use crate::crypto::ChainHash;
 use crate::crypto::commitment::Salt;
-use crate::ids::TableId;
+use crate::ids::{TableId, TreeId};
 use crate::limits::{KEY_RANGES_MAX, PROOF_SIZE_MAX};
 use crate::stdx::base64;
 use crate::stdx::cbor::{DecodeError, Decoder, Encoder};
@@ -69,6 +71,13 @@ pub enum Evidence {
     },
     Commitment {
         node: Option<Node>,
+    },
+    /// Rows found by an index that is named by its tree of entries.
+    Index {
+        catalog: Node,
+        index: TreeId,
+        entries: Option<Node>,
+        rows: Option<Node>,
     },
 }
 
@@ -142,6 +151,13 @@ impl ProofFile {
                 encoder.array(2).uint(3);
                 encode_node(node.as_ref(), encoder);
             }
+            Evidence::Index { catalog, index, entries, rows } => {
+                encoder.array(5).uint(4);
+                catalog.encode(encoder);
+                encoder.uint(u64::from(index.get()));
+                encode_node(entries.as_ref(), encoder);
+                encode_node(rows.as_ref(), encoder);
+            }
         }
         encode_node(self.state.as_ref(), encoder);
         let Head { forest, heads, record, opening, inclusion, since } = &self.head;
@@ -208,6 +224,12 @@ impl ProofFile {
                 opening: decoder.option(Opening::decode)?,
             },
             (3, 2) => Evidence::Commitment { node: decoder.option(Node::decode)? },
+            (4, 5) => Evidence::Index {
+                catalog: Node::decode(decoder)?,
+                index: TreeId::new(decoder.u32()?),
+                entries: decoder.option(Node::decode)?,
+                rows: decoder.option(Node::decode)?,
+            },
             _ => return decoder.error("unknown evidence"),
         };
         let state = decoder.option(Node::decode)?;

@@ -2,10 +2,11 @@
 
 use super::file::{Evidence, Opening, ProofFile};
 use super::query::{QueryKind, Scan};
+use super::schema::Schema;
 use super::tree::{Entry, EntryValue, Item, Node, Row};
 use crate::ids::{ColumnId, TableId};
 
-/// Takes the columns out of every row. Refused (`None`) for columns of the filter and of the key,
+/// Takes the columns out of every row. Refused (`None`) for columns of the filter, the key and the index,
 /// without which the proof shows nothing, and for proofs that show no rows.
 #[must_use]
 pub fn redact(file: &ProofFile, columns: &[ColumnId], key: &[ColumnId]) -> Option<ProofFile> {
@@ -20,6 +21,11 @@ pub fn redact(file: &ProofFile, columns: &[ColumnId], key: &[ColumnId]) -> Optio
         | QueryKind::History { .. }
         | QueryKind::Event { .. }
         | QueryKind::Commitment { .. } => {}
+    }
+    if let Evidence::Index { catalog, index, .. } = &file.evidence {
+        let schema = shown(catalog).and_then(|bytes| Schema::decode(bytes).ok())?;
+        let used = schema.indexes.into_iter().find(|known| known.entries == *index)?;
+        kept.extend(used.columns);
     }
     if columns.iter().any(|column| kept.contains(column)) {
         return None;
@@ -45,9 +51,20 @@ pub fn redact(file: &ProofFile, columns: &[ColumnId], key: &[ColumnId]) -> Optio
         Evidence::Event { opening: Some(Opening::Row { table, row }), .. } => {
             redact_row(row, *table, columns);
         }
+        Evidence::Index { rows: Some(node), .. } => redact_node(node, table, columns),
+        Evidence::Index { rows: None, .. } => {}
         Evidence::Event { .. } | Evidence::Commitment { .. } => return None,
     }
     Some(file)
+}
+
+/// The value of the one entry that a node shows.
+fn shown(node: &Node) -> Option<&[u8]> {
+    node.shown.iter().find_map(|(_, item)| match item {
+        Item::Entry(Entry { value: EntryValue::Plain { bytes, .. }, .. }) => Some(bytes.as_slice()),
+        Item::Child { node, .. } => shown(node), // As deep as the file.
+        Item::Entry(_) | Item::Counted { .. } => None,
+    })
 }
 
 fn redact_node(node: &mut Node, table: TableId, columns: &[ColumnId]) {

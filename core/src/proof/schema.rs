@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! [ format, table, name, schema version, created at, stream, rows tree, history tree
-//! , [ [name, type, nullable, default, initial, added at] … ], [key column …], checks, indexes ]
+//! , [ [name, type, nullable, default, initial, added at] … ], [key column …], checks
+//! , [ [name, unique, entries tree, ended tree, ready at | null, [column …]] … ] ]
 //! type = [number] | [5, precision, scale] | [7, size]
 //! ```
 //!
@@ -12,8 +13,8 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Reject;
 use super::value::{self, Value, push_key};
+use super::{Reject, initial};
 use crate::ids::{ColumnId, Position, TableId, TreeId};
 use crate::limits::COLUMNS_MAX;
 use crate::stdx::cbor::{DecodeError, Decoder};
@@ -32,6 +33,7 @@ pub struct Schema {
     pub columns: Vec<Column>,
     /// Empty: the key is hidden, the position of the row's insert.
     pub primary_key: Vec<ColumnId>,
+    pub indexes: Vec<Index>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +43,18 @@ pub struct Column {
     pub tag: u8,
     /// Of a DECIMAL column.
     pub scale: u8,
-    /// Rows written before the column was added have NULL in it; else what they have is not proved.
-    pub initial_is_null: bool,
+    /// What rows have that were written before the column was added,
+    pub initial: Value,
+    /// from this position on; NULL before it.
+    pub added_at: Position,
+}
+
+/// An index that has an entry for every row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Tree of the entries of current rows.
+    pub entries: TreeId,
+    pub columns: Vec<ColumnId>,
 }
 
 impl Schema {
@@ -69,23 +81,24 @@ impl Schema {
             let (tag, scale) = decode_type(decoder)?;
             decoder.skip()?;
             decoder.skip()?;
-            let initial_is_null = decoder.is_null();
-            decoder.skip()?;
-            decoder.uint()?;
-            columns.push(Column { name, tag, scale, initial_is_null });
+            let (initial, added_at) = (initial::decode(decoder)?, Position::new(decoder.uint()?));
+            columns.push(Column { name, tag, scale, initial, added_at });
         }
-        let mut primary_key = Vec::new();
+        let primary_key = decode_columns(decoder, count)?;
+        decoder.skip()?;
+        let mut indexes = Vec::new();
         for _ in 0..decoder.array()? {
-            let id = ColumnId::new(decoder.u32()?);
-            if id.get() == 0 || id.get() as usize > count {
-                return decoder.error("a bad primary key");
+            decoder.record(6)?;
+            let (_name, _unique) = (decoder.text()?, decoder.bool()?);
+            let (entries, _ended) = (TreeId::new(decoder.u32()?), decoder.u32()?);
+            let ready = decoder.option(Decoder::uint)?.is_some();
+            let columns = decode_columns(decoder, count)?;
+            if ready {
+                indexes.push(Index { entries, columns });
             }
-            primary_key.push(id);
         }
-        decoder.skip()?;
-        decoder.skip()?;
         decoder.finish()?;
-        Ok(Schema { table, name, created_at, rows, history, columns, primary_key })
+        Ok(Schema { table, name, created_at, rows, history, columns, primary_key, indexes })
     }
 
     pub(super) fn column(&self, id: ColumnId) -> Result<&Column, Reject> {
@@ -95,18 +108,31 @@ impl Schema {
             .ok_or(Reject::QueryMeaningless { reason: "the table has no such column" })
     }
 
-    /// The key of a row, from the values of its key columns.
-    pub(super) fn key_of(
+    /// The bytes of a key of these columns: a row's own, or what an index has before it.
+    pub(super) fn keys_of(
         &self,
+        columns: &[ColumnId],
         mut value_of: impl FnMut(ColumnId) -> Result<Value, Reject>,
     ) -> Result<Vec<u8>, Reject> {
         let mut key = Vec::new();
-        for id in &self.primary_key {
+        for id in columns {
             let column = self.column(*id)?;
             push_key(&value_of(*id)?, column.tag, column.scale, &mut key)?;
         }
         Ok(key)
     }
+}
+
+fn decode_columns(decoder: &mut Decoder<'_>, count: usize) -> Result<Vec<ColumnId>, DecodeError> {
+    let mut columns = Vec::new();
+    for _ in 0..decoder.array()? {
+        let id = ColumnId::new(decoder.u32()?);
+        if id.get() == 0 || id.get() as usize > count {
+            return decoder.error("no such column");
+        }
+        columns.push(id);
+    }
+    Ok(columns)
 }
 
 fn decode_type(decoder: &mut Decoder<'_>) -> Result<(u8, u8), DecodeError> {

@@ -227,7 +227,9 @@ pub fn redact_copy(args: &RedactArgs, output: &Output) -> Outcome {
 
 fn schema_bytes(file: &ProofFile) -> Option<&[u8]> {
     let mut node: &Node = match &file.evidence {
-        Evidence::Scan { catalog, .. } | Evidence::History { catalog, .. } => catalog,
+        Evidence::Scan { catalog, .. }
+        | Evidence::History { catalog, .. }
+        | Evidence::Index { catalog, .. } => catalog,
         Evidence::Event { .. } | Evidence::Commitment { .. } => return None,
     };
     loop {

@@ -126,6 +126,10 @@ fn answer_trees(file: &ProofFile) -> Vec<(Place, &Node)> {
         Evidence::Commitment { node } => {
             trees.extend(node.as_ref().map(|node| (Place::Outcome, node)));
         }
+        Evidence::Index { entries, rows, .. } => {
+            trees.extend(entries.as_ref().map(|node| (Place::Entries, node)));
+            trees.extend(rows.as_ref().map(|node| (Place::Found, node)));
+        }
         Evidence::Event { .. } => {}
     }
     trees
@@ -153,6 +157,10 @@ fn queries(world: &World) -> Vec<ProofOf> {
         sql(format!("SELECT id, name FROM t AS OF POSITION {filled} WHERE id = 36")),
         sql(format!("SELECT id, name FROM t AS OF POSITION {filled} WHERE id = 40")),
         sql(format!("SELECT id, name FROM t AS OF POSITION {filled} WHERE id > 30 AND id < 51")),
+        sql("SELECT id, name FROM t WHERE age = 7".to_owned()),
+        sql("SELECT id FROM t WHERE age >= 17 AND age < 19 AND name <> 'row 98'".to_owned()),
+        sql("SELECT id FROM t WHERE age > 40".to_owned()),
+        sql("SELECT COUNT(*) FROM t WHERE age = 3".to_owned()),
         ProofOf::HistoryOf {
             text: "SELECT id FROM t WHERE id = 40".to_owned(),
             parameters: Vec::new(),
@@ -338,7 +346,10 @@ pub(super) fn proof_moments() -> Result<(), String> {
     let next = Position::new(filled + 1);
     let time = |file: &ProofFile| match &file.evidence {
         Evidence::Event { record, .. } => record.timestamp_ns(),
-        Evidence::Scan { .. } | Evidence::History { .. } | Evidence::Commitment { .. } => 0,
+        Evidence::Scan { .. }
+        | Evidence::History { .. }
+        | Evidence::Commitment { .. }
+        | Evidence::Index { .. } => 0,
     };
     let kind = QueryKind::Event { position: next };
     let (event, _) = world.prove(ProofOf::Query(kind))?;

@@ -16,6 +16,10 @@ pub(super) enum Place {
     Current,
     Versions,
     Outcome,
+    /// Of an index.
+    Entries,
+    /// The rows that an index finds.
+    Found,
 }
 
 pub(super) fn tree(file: &mut ProofFile, place: Place) -> Result<&mut Option<Node>, String> {
@@ -25,6 +29,8 @@ pub(super) fn tree(file: &mut ProofFile, place: Place) -> Result<&mut Option<Nod
         (Evidence::History { row, .. }, Place::Current) => Ok(row),
         (Evidence::History { versions, .. }, Place::Versions) => Ok(versions),
         (Evidence::Commitment { node }, Place::Outcome) => Ok(node),
+        (Evidence::Index { entries, .. }, Place::Entries) => Ok(entries),
+        (Evidence::Index { rows, .. }, Place::Found) => Ok(rows),
         (evidence, place) => Err(format!("{place:?} is not in {evidence:?}")),
     }
 }
