@@ -249,6 +249,8 @@ pub const PROOF_FILTER_TERMS_MAX: usize = 1_024;
 pub const PROOF_INDEX_GAIN: u64 = 4;
 /// Entries that one proof shows.
 pub const PROOF_ENTRIES_MAX: u64 = 20_000;
+/// Fetches of one proof for which pages that it needs had to go; then it does not fit into memory.
+pub const PROOF_SQUEEZED_MAX: u32 = 64;
 /// Turns for which ops wait behind an attestation while proofs of it are made.
 pub const PROOF_HOLD_TURNS: u32 = 4_096;
 /// A signed note and its signatures.

@@ -234,6 +234,21 @@ pub const BUGS: &[Bug] = &[
         "proof_count_past_range",
         "proof: a count may stand for entries outside the range",
     ),
+    by_check(
+        "proof_holes",
+        "proof_index_hides",
+        "proof: an index may hide entries of its interval",
+    ),
+    by_check(
+        "proof_holes",
+        "proof_index_rows_missing",
+        "proof: rows that an index names need not be shown",
+    ),
+    by_check(
+        "proof_columns",
+        "proof_initial_ignored",
+        "proof: a column added later is NULL in the rows from before",
+    ),
     by_check("proof_empty", "proof_empty_accepted", "proof: any tree is taken for an empty one"),
     by_check(
         "proof_schema",

@@ -12,26 +12,18 @@ from types import SimpleNamespace
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 MAX_FILE, MAX_RANGES, MAX_COLUMNS, MAX_TERMS = 64 << 20, 1000, 256, 1024
 u16, u32, u64 = (struct.Struct(form).pack for form in ("<H", "<I", "<Q"))
-
-class Refused(Exception):
-    """Why a proof shows nothing."""
-
+class Refused(Exception): pass  # Why a proof shows nothing.
 def need(condition, reason, result=None):
     if not condition: raise Refused(reason)
     return result
-
 def sha(*parts): return hashlib.sha256(b"".join(parts)).digest()
-
 # ---- deterministic CBOR ----
 OTHER = object()  # Anything that a proof has only where nobody looks.
 FLOATS = {0xF9: ">e", 0xFA: ">f", 0xFB: ">d"}
-
 def decode(data):
-    """The one item in data: int, float, bytes, str, list, None, True, False; a tuple for a tagged
-    item or a map; OTHER for the rest."""
+    """The one item in data, as Python has it; a tuple is a tag or a map; OTHER is anything else."""
     at = 0
     def take(count):
         nonlocal at
@@ -44,7 +36,7 @@ def decode(data):
         major, low = first >> 5, first & 31
         need(low < 28, "indefinite or reserved length")
         number = low if low < 24 else int.from_bytes(take(1 << low - 24), "big")
-        if major == 7 and first in FLOATS: return struct.unpack(FLOATS[first], data[at - (1 << low - 24) : at])[0]
+        if first in FLOATS: return struct.unpack(FLOATS[first], data[at - (1 << low - 24) : at])[0]
         if major == 7: return {0xF4: False, 0xF5: True, 0xF6: None}.get(first, OTHER)
         need(low < 24 or number >= (24 if low == 24 else 1 << (4 << low - 24)), "not the shortest")
         if major < 2: return -1 - number if major else number
@@ -53,8 +45,7 @@ def decode(data):
         inside = [item(depth - 1) for _ in range({4: number, 5: 2 * number, 6: 1}[major])]
         return {4: inside, 5: ("map", inside), 6: ("tag", number, *inside)}[major]
     whole = item(120)
-    need(at == len(data), "bytes follow the end")
-    return whole
+    return need(at == len(data), "bytes follow the end", whole)
 def utf8(data):
     try: return data.decode("utf-8")
     except UnicodeDecodeError: raise Refused("text is not UTF-8") from None
@@ -64,19 +55,16 @@ def octets(item, size=None):
     return need(len(typed(bytes, item)) == size or size is None, "bytes of another length", item)
 def array(item, *sizes):
     return need(len(typed(list, item)) in sizes or not sizes, "an array of another length", item)
-def variant(item, sizes):
-    """An array whose first item says what it is: that, and the rest."""
+def some(item, most): return need(len(array(item)) <= most, "too many", item)
+def variant(item, sizes):  # An array whose first item says what it is: that, and the rest.
     kind = uint(array(item)[0] if array(item) else None)
     need(sizes.get(kind) == len(item), "an unknown variant, or other fields")
     return kind, item[1:]
 def option(item, read, *more): return None if item is None else read(item, *more)
-
 # ---- values ----
 NULL, BOOLEAN, INTEGER, DOUBLE, DECIMAL, TEXT, BLOB, DATE, TIMESTAMP, UUID, JSON = range(11)
 SIZES = {NULL: 0, BOOLEAN: 1, INTEGER: 8, DOUBLE: 8, DECIMAL: 17, DATE: 4, TIMESTAMP: 8, UUID: 16}
-FIRST_MAX = {BOOLEAN: 1, DECIMAL: 38}
-NAN = 0x7FF8000000000000
-
+FIRST_MAX, NAN = {BOOLEAN: 1, DECIMAL: 38}, 0x7FF8000000000000
 def value_of(tag, data):
     tag, data = uint(tag), octets(data)
     need(tag <= JSON, "unknown type")
@@ -86,56 +74,43 @@ def value_of(tag, data):
         need(int.from_bytes(data, "big") == NAN, "another NaN")
     if tag in (TEXT, JSON): utf8(data)
     return tag, data
-def sortable(tag, data):
-    """Bytes in the order of the values of one type."""
+def sortable(tag, data):  # Bytes in the order of the values of one type.
     if tag in (INTEGER, TIMESTAMP, DATE): return bytes([data[0] ^ 0x80]) + data[1:]
     if tag == DECIMAL: return bytes([data[1] ^ 0x80]) + data[2:]
     if tag == DOUBLE:
         bits = int.from_bytes(data, "big")
         bits = {NAN: 0x7FFFFFFFFFFFFFFF, 1 << 63: 0}.get(bits, bits)
-        bits ^= (1 << 64) - 1 if bits >> 63 else 1 << 63
-        return bits.to_bytes(8, "big")
+        return (bits ^ ((1 << 64) - 1 if bits >> 63 else 1 << 63)).to_bytes(8, "big")
     return data
-def initial_of(item):
-    """What rows have in a column added later, from the CBOR of the schema."""
-    if item is None: return NULL, b""
-    if type(item) is bool: return BOOLEAN, bytes([item])
-    if type(item) is int: return INTEGER, signed(item, 8)
-    if type(item) is float: return DOUBLE, struct.pack(">d", item) if item == item else NAN.to_bytes(8, "big")
-    if type(item) is str: return TEXT, item.encode()
-    if type(item) is bytes: return BLOB, item
-    need(type(item) is tuple and item[0] == "tag", "not a value")
-    tag, inner = item[1:]
+def initial_of(item):  # What rows have in a column added later, from the CBOR of the schema.
+    tag, item = item[1:] if type(item) is tuple and item[0] == "tag" else (type(item), item)
     if tag == 4:
-        scale, mantissa = array(inner, 2)
-        if type(mantissa) is tuple:
-            need(mantissa[:2] in (("tag", 2), ("tag", 3)), "not a mantissa")
-            number = int.from_bytes(octets(mantissa[2]), "big")
-            mantissa = number if mantissa[1] == 2 else -1 - number
-        return value_of(DECIMAL, bytes([uint(-typed(int, scale), 8)]) + signed(mantissa, 16))
-    if tag == 100: return DATE, signed(inner, 4)
-    if tag == 37: return UUID, octets(inner, 16)
-    if tag == 262: return value_of(JSON, inner)
-    need(tag == 1001 and type(inner) is tuple and inner[0] == "map", "not a value")
-    need(inner[1][::2] in ([1], [1, -9]), "not a timestamp")
-    seconds, rest = [typed(int, part) for part in inner[1][1::2] + [0]][:2]
-    return TIMESTAMP, signed(seconds * 10**9 + rest, 8)
+        scale, number = array(item, 2)
+        if type(number) is tuple: number = int.from_bytes(number[2], "big") ^ (2 - number[1])
+        return value_of(DECIMAL, bytes([uint(-scale, 8)]) + signed(number, 16))
+    if tag == 1001: tag, item = "time", (item[1] + [-9, 0])[1] * 10**9 + (item[1] + [-9, 0])[3]
+    return value_of(*need(tag in INITIAL, "not a value", INITIAL.get(tag))(item))
 def signed(item, size):
     need(-1 << 8 * size - 1 <= typed(int, item) < 1 << 8 * size - 1, "a number is too large")
     return item.to_bytes(size, "big", signed=True)
+INITIAL = {
+    type(None): lambda _: (NULL, b""), bool: lambda item: (BOOLEAN, bytes([item])),
+    int: lambda item: (INTEGER, signed(item, 8)), "time": lambda item: (TIMESTAMP, signed(item, 8)),
+    float: lambda item: (DOUBLE, struct.pack(">d", item) if item == item else u64(NAN)[::-1]),
+    str: lambda item: (TEXT, item.encode()), bytes: lambda item: (BLOB, item),
+    100: lambda item: (DATE, signed(item, 4)), 37: lambda item: (UUID, item),
+    262: lambda item: (JSON, item)}
 def key_part(value, tag, scale):
     if value[0] == NULL: return b"\0"
     need(value[0] == tag and (tag != DECIMAL or value[1][0] == scale), "a value of another type")
     if tag in (TEXT, BLOB, JSON): return b"\1" + value[1].replace(b"\0", b"\0\xff") + b"\0\1"
     return b"\1" + sortable(*value)
-def compare(left, right):
-    """-1, 0, 1; None is unknown."""
+def compare(left, right):  # -1, 0, 1; None is unknown.
     if NULL in (left[0], right[0]): return None
     need(left[0] == right[0] and left[0] != JSON, "values of two types are compared")
     need(left[0] != DECIMAL or left[1][0] == right[1][0], "decimals of two scales are compared")
     a, b = sortable(*left), sortable(*right)
     return (a > b) - (a < b)
-
 # ---- queries ----
 class Range:
     def __init__(self, item):
@@ -145,8 +120,7 @@ class Range:
         need(self.high is None or self.low < self.high, "an empty range")
     def past(self, key):
         return key > self.low if self.point else self.high is not None and key >= self.high
-    def holds(self, key):
-        return key == self.low if self.point else key >= self.low and not self.past(key)
+    def holds(self, key): return key >= self.low and not self.past(key)
     def whole(self, before, after):
         """May something be hidden between these two keys (None: the edge of the tree)?"""
         ends = before is not None and (before >= self.low if self.point else self.past(before))
@@ -167,8 +141,7 @@ def filter_of(item, depth, budget):
         fields[0] = [filter_of(term, depth - 1, budget) for term in array(fields[0])]
     elif kind == 5: fields[0] = filter_of(fields[0], depth - 1, budget)
     return kind, fields
-def holds(term, column):
-    """True, False, or None for unknown. column: the value of one."""
+def holds(term, column):  # True, False, or None for unknown. column: the value of one.
     kind, fields = term
     value = column(fields[0]) if kind <= 2 else None
     if kind == 2: return value[0] == NULL
@@ -180,8 +153,7 @@ def holds(term, column):
         orders = [compare(value, other) for other in fields[1]]
         results = [None if order is None else order == 0 for order in orders]
     elif kind == 5:
-        result = holds(fields[0], column)
-        return None if result is None else not result
+        return {None: None, True: False, False: True}[holds(fields[0], column)]
     else: results = [holds(term, column) for term in fields[0]]
     decided = kind != 3  # One such result decides AND, OR and IN.
     return decided if decided in results else None if None in results else not decided
@@ -194,48 +166,40 @@ def query_of(data):
     query.offset, query.limit, query.descending = 0, None, False
     if kind <= 2: query.table = uint(rest[0], 32)
     if kind <= 1:
-        need(len(array(rest[1])) <= MAX_RANGES, "too many ranges")
-        query.ranges = [Range(one) for one in rest[1]]
+        query.ranges = [Range(one) for one in some(rest[1], MAX_RANGES)]
         for last, new in zip(query.ranges, query.ranges[1:]):
             need(last.low < new.low and last.past(new.low), "ranges are not in order")
         query.filter = option(rest[2], filter_of, 16, [MAX_TERMS])
         if type(rest[3]) is list: query.as_of = ("time", uint(array(rest[3], 1)[0]))
         elif rest[3] is not None: query.as_of = ("position", uint(rest[3]))
     if kind == 0:
-        need(len(array(rest[4])) <= MAX_COLUMNS, "too many columns")
-        query.columns = [uint(number, 32) for number in rest[4]]
+        query.columns = [uint(number, 32) for number in some(rest[4], MAX_COLUMNS)]
         query.descending, query.offset = typed(bool, rest[5]), uint(rest[6])
         query.limit = option(rest[7], uint)
     elif kind == 2: query.key = octets(rest[1])
     elif kind == 3: query.position = uint(rest[0])
     elif kind == 4: query.id = octets(rest[0], 16)
     return query
-
 # ---- trees ----
 GAP, COUNT, ENTRY = "gap", "count", "entry"
-
 def row_of(item):
     """A commitment; or the schema version and the columns, each a hash or (salt, value)."""
     if type(item) is bytes: return octets(item, 32)
     schema, columns = array(item, 2)
-    need(len(array(columns)) <= MAX_COLUMNS, "a row has too many columns")
-    for at, column in enumerate(columns):
-        if type(column) is bytes: octets(column, 32)
-        else:
-            salt, tag, data = array(column, 3)
-            columns[at] = octets(salt, 16), value_of(tag, data)
+    columns = some(columns, MAX_COLUMNS)
+    columns = [octets(c, 32) if type(c) is bytes else cell_of(*array(c, 3)) for c in columns]
     return uint(schema, 32), columns
+def cell_of(salt, tag, data): return octets(salt, 16), value_of(tag, data)
 def commitment(row, table):
     if type(row) is bytes: return row
     schema, hashes = row[0], []
     for number, column in enumerate(row[1], 1):
         if type(column) is not bytes:
             salt, (tag, data) = column
-            head = b"\x02" + salt + u32(table) + u32(number) + bytes([tag]) + u32(len(data))
-            column = sha(head, data)
+            length = u32(len(data))
+            column = sha(b"\x02", salt, u32(table), u32(number), bytes([tag]), length, data)
         hashes.append(column)
     return sha(b"\x03", u32(table), u32(schema), *hashes, u32(len(hashes)))
-
 class Entry:
     def __init__(self, salt, key, value):
         self.salt, self.key = octets(salt, 16), octets(key)
@@ -256,13 +220,11 @@ class Entry:
     def hash(self, tree, table):
         if self.form == 2:
             need(table is not None, "a row where none belongs")
-            made_by = commitment(self.row, table), u64(self.begun_at), self.record
-            self.digest = sha(b"\x08", *made_by)
+            self.digest = sha(b"\x08", commitment(self.row, table), u64(self.begun_at), self.record)
         return sha(b"\x00", self.salt, u32(tree), self.key, self.digest)
 def hashes_of(item):
     need(len(octets(item)) % 32 == 0, "hashes have 32 bytes each")
     return [item[at : at + 32] for at in range(0, len(item), 32)]
-
 class Node:
     def __init__(self, item, levels=16):
         level, entries, shown, hashes = array(item, 4)
@@ -288,8 +250,7 @@ class Node:
                 return hashes.pop()
             if end - start > 1:
                 middle = start + split(end - start)
-                left = part(start, middle)
-                return sha(b"\x01", left, part(middle, end))
+                return sha(b"\x01", part(start, middle), part(middle, end))
             item = shown.pop()[1]
             if self.level == 0:
                 sequence.append((ENTRY, item))
@@ -301,43 +262,32 @@ class Node:
                 need(child.level or child.entries == count, "a leaf has another count")
                 child = child.hash(tree, table, sequence)
             return sha(b"\x06", child, u64(count))
-        root = part(0, self.entries)
-        need(not shown and not hashes, "a page shows more than it has")
-        return sha(b"\x07", bytes([self.level]), u16(self.entries), root)
-
+        whole = sha(b"\x07", bytes([self.level]), u16(self.entries), part(0, self.entries))
+        return need(not shown and not hashes, "a page shows more than it has", whole)
 EMPTY = (0, 0, sha(b"\x07\x00\x00\x00", sha()))
-
-def check_tree(node, tree, table, root):
-    """What a node shows, if it is this tree with this root."""
+def check_tree(node, tree, table, root):  # What a node shows, if it is this tree with this root.
     if node is None: return need(root == EMPTY, f"tree {tree} is not empty", [])
     need(node.level == root[0], "the top page has another level")
     sequence = []
     need(node.hash(tree, table, sequence) == root[2], f"tree {tree} is not the one signed for")
     keys = [entry.key for entry in entries_of(sequence)]
-    need(all(a < b for a, b in zip(keys, keys[1:])), "entries are not in order")
-    return sequence
+    return need(all(a < b for a, b in zip(keys, keys[1:])), "entries are not in order", sequence)
 def entries_of(sequence): return [item for form, item in sequence if form == ENTRY]
 def root_in_forest(node, state, tree):
     need(node is not None, "the state is not shown")
     sequence = []
     need(node.hash(0, None, sequence) == state, "the forest is not the one signed for")
-    for entry in entries_of(sequence):
-        if entry.key == tree.to_bytes(4, "big") and entry.form == 3: return entry.root
-    raise Refused(f"tree {tree} is not shown")
-def keys_of(sequence):
-    """The key before each thing at its index, the one after it at index + 2."""
+    return entry_under(sequence, tree.to_bytes(4, "big"), 3, f"tree {tree}").root
+def entry_under(sequence, key, form, what):
+    found = [entry for entry in entries_of(sequence) if (entry.key, entry.form) == (key, form)]
+    return need(found, f"{what} is not shown", found and found[0])
+def keys_of(sequence):  # The key before each thing at its index, the one after it at index + 2.
     return [None, *(item.key if form == ENTRY else None for form, item in sequence), None]
 def check_gaps(sequence, may, counts=False):
     keys = keys_of(sequence)
     for at, (form, _) in enumerate(sequence):
-        need(form != GAP or may(keys[at], keys[at + 2]), "rows may be missing")
-        need(form != COUNT or counts, "rows may be missing")
-def value_under(sequence, key, what):
-    """The value (form 1) of an entry that must be shown."""
-    for entry in entries_of(sequence):
-        if entry.key == key and entry.form == 1: return entry.value
-    raise Refused(f"{what} is not shown")
-
+        shown = form == ENTRY or (counts if form == COUNT else may(keys[at], keys[at + 2]))
+        need(shown, "rows may be missing")
 # ---- records and logs ----
 class Record:
     def __init__(self, item):
@@ -381,14 +331,11 @@ def opening_of(item):
     kind, fields = variant(item, {0: 3, 1: 3})
     if kind == 0: return 0, octets(fields[0], 16), octets(fields[1])
     return 1, uint(fields[0], 32), row_of(fields[1])
-
 # ---- notes and policies ----
 def decode64(line):
     try: data = base64.b64decode(line, validate=True)
     except ValueError: raise Refused("not base64") from None
-    need(base64.b64encode(data).decode() == line, "not canonical base64")
-    return data
-
+    return need(base64.b64encode(data).decode() == line, "not canonical base64", data)
 class Key:
     def __init__(self, line, kind):
         name, number, rest = (line.split("+", 2) + ["", ""])[:3]
@@ -401,7 +348,6 @@ class Key:
         try: self.key.verify(signature, message)
         except InvalidSignature: return False
         return True
-
 class Policy:
     def __init__(self, lines):
         self.log, self.quorum, self.witnesses, self.groups = None, None, {}, {}
@@ -427,8 +373,7 @@ class Policy:
             need(kind == "quorum" and len(words) == 1 and not self.quorum, "not a line of a policy")
             need(words[0] in names and words[0] != "none", "the quorum is not named")
             self.quorum = words[0]
-    def check(self, note):
-        """Size and root of the head, if those sign for it whom the policy names."""
+    def check(self, note):  # Size and root of the head, if those sign for it whom the policy names.
         need(not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f]", note), "control characters in a note")
         need("\n\n" in note and note.endswith("\n"), "not a signed note")
         at = note.rindex("\n\n")
@@ -455,20 +400,15 @@ class Policy:
                 if len(signature) == 72 and key.signed(signature[8:], message): satisfied.add(name)
         for name, (count, members) in self.groups.items():
             if len(satisfied & set(members)) >= count: satisfied.add(name)
-        need(self.quorum in satisfied, "too few cosigners")
-        return size, root
-
+        return need(self.quorum in satisfied, "too few cosigners", (size, root))
 # ---- tables ----
 REDACTED = "redacted"
 TAGS = [1, 2, 2, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10]  # Of the values of each type of a column.
-
-class Table:
-    """A table as its proved catalog entry describes it, and the roots of its trees."""
+class Table:  # A table as its proved catalog entry describes it, and the roots of its trees.
     def __init__(self, proof, state, number):
         root = root_in_forest(proof.state, state, 1)
-        sequence = check_tree(proof.shown[0], 1, None, root)
-        key = b"\1" + number.to_bytes(4, "big")
-        item = array(decode(value_under(sequence, key, "the schema")), 12)
+        sequence, key = check_tree(proof.shown[0], 1, None, root), b"\1" + number.to_bytes(4, "big")
+        item = array(decode(entry_under(sequence, key, 1, "the schema").value), 12)
         need(uint(item[0]) == 2, "a schema of another format")
         self.id, self.name = uint(item[1], 32), typed(str, item[2])
         need(self.id == number, "the schema is another table's")
@@ -509,17 +449,13 @@ class Table:
         later = self.columns[len(entry.row[1]) :]
         row = entry.row[1] + [(None, one[2] if one[3] <= at else (NULL, b"")) for one in later]
         own = self.keys(row, self.key) == key if self.key else len(key) == 8
-        need(own, "a row lies under another's key")
-        return row
+        return need(own, "a row lies under another's key", row)
     def passes(self, row, term):
         return term is None or holds(term, lambda number: self.cell(row, number, True)) is True
-
-def after(key):
-    """The first key behind all that begin with this one."""
+def after(key):  # The first key behind all that begin with this one.
     key = key.rstrip(b"\xff")
     return key[:-1] + bytes([key[-1] + 1])
-def joined(term):
-    """Comparisons with a value that every row passes."""
+def joined(term):  # Comparisons with a value that every row passes.
     kind, fields = term
     if kind == 3: return [one for inner in fields[0] for one in joined(inner)]
     return [fields] if kind == 0 and fields[2][0] != NULL else []
@@ -537,30 +473,22 @@ def interval(table, columns, term):
             low, high = max(lows, default=prefix + b"\1"), min(highs, default=after(prefix + b"\1"))
             return Range([1, low, high])
         else: break
-    need(prefix, "the filter does not bound the index")
-    return Range([1, prefix, after(prefix)])
-
+    return Range([1, need(prefix, "the filter does not bound the index", prefix), after(prefix)])
 # ---- proof files ----
 def moment_of(item):
-    fields = array(item, 2, 4)
-    pairs = zip(fields[::2], fields[1::2])
+    pairs = zip(array(item, 2, 4)[::2], item[1::2])
     return [(Record(record), hashes_of(proof)) for record, proof in pairs]
-def nodes_of(item):
-    need(len(array(item)) <= MAX_RANGES, "more nodes than ranges")
-    return [option(node, Node) for node in item]
+def nodes_of(item): return [option(node, Node) for node in some(item, MAX_RANGES)]
 def since_of(item):
     size, root, hashes = array(item, 3)
     return uint(size), octets(root, 32), hashes_of(hashes)
 def maybe(read): return lambda item: option(item, read)
-
 EVIDENCE = {
     0: (Node, nodes_of, maybe(nodes_of), maybe(moment_of)),  # Schema, rows, history, AS OF.
     1: (Node, maybe(Node), maybe(Node)),  # Schema, current row, versions.
     2: (Record, hashes_of, maybe(opening_of)),
     3: (maybe(Node),),
-    4: (Node, uint, maybe(Node), maybe(Node)),  # Schema, index, its entries, rows.
-}
-
+    4: (Node, uint, maybe(Node), maybe(Node)),}  # 4: schema, index, its entries, rows.
 class Proof:
     def __init__(self, data):
         need(len(data) <= MAX_FILE, "the file is too large")
@@ -582,8 +510,8 @@ class Proof:
         covers, _, _, _, _, state, position = array(decode(payload), 7)
         need(uint(covers) == uint(position) == self.head.position - 1, "no state root")
         forest_root = root_in_forest(self.forest, octets(state, 32), 6)
-        sequence = check_tree(self.heads, 6, None, forest_root)
-        found = value_under(sequence, self.query.tenant.to_bytes(8, "big"), "the tenant's head")
+        sequence, key = check_tree(self.heads, 6, None, forest_root), self.query.tenant
+        found = entry_under(sequence, key.to_bytes(8, "big"), 1, "the tenant's head").value
         log_size, log_root, chain, state = array(decode(found), 4)
         return uint(log_size), octets(log_root, 32), octets(state, 32), octets(chain, 32)
     def answer(self, policy):
@@ -594,7 +522,7 @@ class Proof:
             need(roots == (older_root, root) and not proof, "the log does not continue the older")
         log_size, log_root, state, _ = self.tenant_head(size, root)
         query = need(log_size > 0, "a tenant without records", self.query)
-        need(self.kind == [0, 0, 1, 2, 3][query.kind], "another query's evidence")
+        need(self.kind in ((0, 4), (0, 4), (1,), (2,), (3,))[query.kind], "another evidence")
         fresh = self.head.position + 1 == size
         if query.kind == 3:
             need(self.state is None, "more is shown than was asked")
@@ -602,12 +530,9 @@ class Proof:
         if query.kind == 4: return self.outcome(state), fresh
         table = Table(self, state, query.table)
         if query.kind == 2: return self.versions_of(table), fresh
-        if self.kind == 4:
-            rows = self.wanted(table, self.by_index(table, state))
-            if query.kind == 1: return len(rows), fresh
-            return [[table.cell(row, n) for n in query.columns] for row in rows], fresh
         for number in query.columns if query.kind == 0 else (): table.column(number)
-        if query.as_of is None:
+        if self.kind == 4: rows = self.wanted(table, self.by_index(table, state))
+        elif query.as_of is None:
             need(self.shown[2:] == [None, None], "more is shown than was asked")
             if query.kind == 1 and query.filter is None:
                 return sum(self.count(table, *pair) for pair in self.pairs(self.shown[1])), fresh
@@ -616,8 +541,8 @@ class Proof:
         if query.kind == 1: return len(rows), fresh
         return [[table.cell(row, number) for number in query.columns] for row in rows], fresh
     def pairs(self, nodes):
-        need(len(nodes) == len(self.query.ranges), "a range is missing")
-        return list(zip(self.query.ranges, nodes))
+        same = len(nodes) == len(self.query.ranges)
+        return need(same, "a range is missing", list(zip(self.query.ranges, nodes)))
     def count(self, table, span, node):
         sequence = table.sequence(node)
         check_gaps(sequence, span.whole, counts=True)
@@ -634,12 +559,10 @@ class Proof:
                 need(low and high, "a count past the range")
             total, waiting, left = total + waiting, 0, (form, item)
             total += form == ENTRY and item is not None and span.holds(item.key)
-        need(total < 1 << 64, "counts overflow")
-        return total
+        return need(total < 1 << 64, "counts overflow", total)
     def current(self, table):
         query, found, nodes = self.query, [], self.shown[1][::-1]
-        step = -1 if query.descending else 1
-        skip = query.offset
+        step, skip = -1 if query.descending else 1, query.offset
         for span in query.ranges[::step]:
             if query.limit is not None and len(found) >= query.limit: break
             need(nodes, "a range is missing")
@@ -656,8 +579,7 @@ class Proof:
                 if not done and table.passes(row, query.filter):
                     found += [] if skip else [row]
                     skip = max(0, skip - 1)
-        need(not nodes, "more is shown than was asked")
-        return found
+        return need(not nodes, "more is shown than was asked", found)
     def position(self, table, log_size, log_root):
         """Where the last transaction ended by the moment that AS OF means."""
         need(None not in self.shown, "the past is not shown")
@@ -676,8 +598,7 @@ class Proof:
             need(following.time > asked, "the position is before the time, or not reached")
         at = record.position if record.last == record.position else record.first - 1
         need(at >= 0, "no transaction had ended by then")
-        need(table.created_at <= at, "the table was created later")
-        return at
+        return need(table.created_at <= at, "the table was created later", at)
     def rows_as_of(self, table, at):
         query, found = self.query, {}
         for (span, node), past in zip(self.pairs(self.shown[1]), self.pairs(self.shown[2])):
@@ -686,7 +607,7 @@ class Proof:
             for entry in entries_of(sequence):
                 if span.holds(entry.key):
                     need(entry.form == 2, "a row is not shown")
-                    if entry.begun_at <= at: found[entry.key] = table.row(entry, entry.key)
+                    if entry.begun_at <= at: found[entry.key] = table.row(entry, entry.key, at)
             sequence = table.sequence(past[1], 1)
             need(all(len(e.key) >= 8 for e in entries_of(sequence)), "not a version")
             def may(a, b):
@@ -708,7 +629,7 @@ class Proof:
                     need(entry.form == 2, "a version is not shown")
                     if entry.begun_at <= at:
                         need(key not in found, "two versions of a row at one position")
-                        found[key] = table.row(entry, key)
+                        found[key] = table.row(entry, key, at)
         return self.wanted(table, found)
     def wanted(self, table, found):
         query = self.query
@@ -719,31 +640,27 @@ class Proof:
         """Rows by their keys: those that the entries of an interval of an index name."""
         _, tree, entries, node = self.shown
         need(self.query.filter and self.query.as_of is None, "an index proves current rows only")
-        span = interval(table, need(table.indexes.get(tree), "no such index", table.indexes.get(tree)), self.query.filter)
+        columns = need(table.indexes.get(tree), "no such index", table.indexes.get(tree))
+        span = interval(table, columns, self.query.filter)
         sequence = check_tree(entries, tree, None, root_in_forest(self.state, state, tree))
         check_gaps(sequence, span.whole)
         named = {entry.key for entry in entries_of(sequence) if span.holds(entry.key)}
-        found, sequence = {}, [] if node is None else table.sequence(node)
-        check_gaps(sequence, lambda a, b: True)
-        for entry in entries_of(sequence):
-            row = table.row(entry, entry.key)
-            key = table.keys(row, table.indexes[tree]) + entry.key
-            need(key in named, "more is shown than was asked")
-            named.remove(key)
-            found[entry.key] = row
-        need(not named, "a row that the index names is not shown")
-        spans = self.query.ranges
-        return {key: row for key, row in found.items() if any(span.holds(key) for span in spans)}
+        sequence = [] if node is None else table.sequence(node)
+        check_gaps(sequence, lambda before, after: True)
+        rows = [(entry.key, table.row(entry, entry.key)) for entry in entries_of(sequence)]
+        shown = {table.keys(row, columns) + key for key, row in rows}
+        need(shown == named, "other rows are shown than those that the index names")
+        return {key: row for key, row in rows if any(span.holds(key) for span in self.query.ranges)}
     def versions_of(self, table):
         key, found, every = self.query.key, [], range(1, len(table.columns) + 1)
         def add(entry, ended):
-            row = table.row(entry, key)
+            row = table.row(entry, key, 1 << 64 if ended is None else ended - 1)
             found.append((entry.begun_at, ended, [table.cell(row, n) for n in every]))
-        low, high = key + b"\0" * 8, key + b"\xff" * 8
-        sequence = table.sequence(self.shown[2], 1)
+        low, high, sequence = key + b"\0" * 8, key + b"\xff" * 8, table.sequence(self.shown[2], 1)
         check_gaps(sequence, lambda a, b: (b and b <= low) or (a and a >= high))
         for entry in entries_of(sequence):
             need(len(entry.key) >= 8, "not a version")
+            need(any(entry.key[-8:]), "a version that ended at the beginning")
             if entry.key[:-8] == key: add(entry, int.from_bytes(entry.key[-8:], "big"))
         sequence = table.sequence(self.shown[1])
         check_gaps(sequence, Range([0, key]).whole)
@@ -765,25 +682,19 @@ class Proof:
         sequence = check_tree(self.shown[0], 2, None, root_in_forest(self.state, state, 2))
         check_gaps(sequence, Range([0, key]).whole)
         if all(entry.key != key for entry in entries_of(sequence)): return None
-        position, op, time, outcome = array(decode(value_under(sequence, key, "it")), 4)
+        position, op, time, outcome = array(decode(entry_under(sequence, key, 1, "it").value), 4)
         return uint(position), uint(op), uint(time), uint(array(outcome, 3)[1]) != 0
 def verify(policy, data, query=None):
     proof = Proof(data)
     need(query is None or proof.query.bytes == query, "the proof answers another query")
     return proof.answer(Policy(policy))
-
 def main(args):
-    if len(args) not in (2, 4) or args[2:3] not in ([], ["--query"]):
-        print(__doc__.strip(), file=sys.stderr)
-        return 2
+    usage = len(args) not in (2, 4) or args[2:3] not in ([], ["--query"])
+    if usage: return print(__doc__.strip(), file=sys.stderr) or 2
     with open(args[0], encoding="utf-8") as policy, open(args[1], "rb") as file:
         lines, data = policy.read(), file.read()
     try:
         answer, fresh = verify(lines, data, bytes.fromhex(args[3]) if args[3:] else None)
-    except Refused as reason:
-        print(f"refused: {reason}")
-        return 1
-    print(f"valid{'' if fresh else ', not fresh'}: {answer}")
-    return 0
-
+    except Refused as reason: return print(f"refused: {reason}") or 1
+    return print(f"valid{'' if fresh else ', not fresh'}: {answer}") or 0
 if __name__ == "__main__": sys.exit(main(sys.argv[1:]))

@@ -189,6 +189,7 @@ pub fn prove(database: &Verity, of: ProofOf, since: Option<u64>) -> Result<Prove
         | ProofError::Prove(_)
         | ProofError::Store(_)
         | ProofError::Key(_)
+        | ProofError::Memory
         | ProofError::Fork { .. }) => Error::Unreadable(error.to_string()),
     })
 }

@@ -118,6 +118,11 @@ pub const CHECKS: &[Check] = &[
         run: proofs::proof_counts,
     },
     Check {
+        name: "proof_columns",
+        demands: "rows from before a column was added have its first value since, and only since",
+        run: proofs::proof_columns,
+    },
+    Check {
         name: "proof_empty",
         demands: "no tree passes for an empty one",
         run: proofs::proof_empty,

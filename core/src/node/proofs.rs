@@ -23,7 +23,7 @@ use crate::kernel::{
     Attestation, Operation, ProveStop, Proving, Reply, Request, RequestError, canonical_query,
     history_query,
 };
-use crate::limits::PROOF_HOLD_TURNS;
+use crate::limits::{PROOF_HOLD_TURNS, PROOF_SQUEEZED_MAX};
 use crate::log::{LogFault, LogPins};
 use crate::node::api::{Halt, Progress, Ticket};
 use crate::node::format::own;
@@ -77,6 +77,8 @@ pub enum ProofError {
     Store(StoreError),
     /// The replica's cosigning key cannot be had.
     Key(KeyError),
+    /// It needs more pages at once than memory holds.
+    Memory,
     /// The head does not continue the last one that this replica cosigned.
     Fork {
         cosigned: u64,
@@ -98,6 +100,10 @@ impl core::fmt::Display for ProofError {
             ProofError::Prove(error) => write!(f, "{error}"),
             ProofError::Store(error) => write!(f, "{error}"),
             ProofError::Key(_) => f.write_str("the replica's cosigning key cannot be unwrapped"),
+            ProofError::Memory => f.write_str(
+                "the proof needs more pages at once than memory holds: ask for less, or give the \
+                 node more memory",
+            ),
             ProofError::Fork { cosigned, size } => write!(
                 f,
                 "the log of {size} records does not continue the head of {cosigned} records that \
@@ -119,6 +125,8 @@ pub struct ProofRead {
     pins: Pins,
     log_pins: LogPins,
     counted: bool,
+    /// Its turn to hold pages; 0: it holds none.
+    turn: u64,
     done: Option<Result<Proved, ProofError>>,
 }
 
@@ -126,7 +134,7 @@ impl ProofRead {
     #[must_use]
     pub fn new(tenant: TenantId, of: ProofOf) -> ProofRead {
         let (pins, log_pins) = (Pins::new(), LogPins::default());
-        ProofRead { tenant, of, since: None, pins, log_pins, counted: false, done: None }
+        ProofRead { tenant, of, since: None, pins, log_pins, counted: false, turn: 0, done: None }
     }
 
     /// The proof also shows that its head continues the one of this size.
@@ -166,6 +174,9 @@ pub(super) struct Proofs {
     /// Turns for which ops behind the attestation are still held back.
     hold: u32,
     note: Option<(Op, String)>,
+    /// The one proof that holds pages: two could keep each other from ever having all of theirs.
+    holder: u64,
+    turns: u64,
 }
 
 enum Stop {
@@ -203,6 +214,9 @@ impl Running {
                 return (Progress::Ready, self.turn(now, effects));
             }
         }
+        if self.proofs.holder != 0 && self.proofs.holder != read.turn {
+            return (Progress::Yielded, Ok(()));
+        }
         match self.attested(read) {
             Ok(attestation) => match self.make_proof(&attestation, read, effects) {
                 Ok(proved) => self.end_proof(read, Ok(proved)),
@@ -228,10 +242,17 @@ impl Running {
     pub(super) fn end_proof(&mut self, read: &mut ProofRead, outcome: Result<Proved, ProofError>) {
         self.store.unpin(&mut read.pins);
         self.logs.release(&mut read.log_pins);
+        self.holds_nothing(read);
         if core::mem::take(&mut read.counted) {
             self.proofs.waiting -= 1;
         }
         read.done = Some(outcome);
+    }
+
+    fn holds_nothing(&mut self, read: &mut ProofRead) {
+        if core::mem::take(&mut read.turn) != 0 {
+            self.proofs.holder = 0;
+        }
     }
 
     /// The attestation of the state as it is now.
@@ -244,6 +265,7 @@ impl Running {
             Some(_) | None => {
                 self.store.unpin(&mut read.pins);
                 self.logs.release(&mut read.log_pins);
+                self.holds_nothing(read);
                 match self.proofs.failed.take() {
                     Some(error) => Err(ProofError::Attest(error).into()),
                     None => Err(Stop::Wait),
@@ -361,10 +383,18 @@ impl Running {
         read: &mut ProofRead,
         effects: &mut Effects,
     ) -> Stop {
+        if read.turn == 0 {
+            self.proofs.turns += 1;
+            read.turn = self.proofs.turns;
+            self.proofs.holder = read.turn;
+        }
         if stop == ProveStop::LogFault {
             self.logs.fetch(&mut read.log_pins, effects);
         } else {
             self.store.fetch(&mut read.pins, effects);
+        }
+        if self.store.squeezed(&read.pins) > PROOF_SQUEEZED_MAX {
+            return ProofError::Memory.into();
         }
         // What another task has read already brings no completion.
         if self.store.ready(&read.pins) == Ok(true) && self.logs.fetched(&read.log_pins) {

@@ -11,7 +11,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::answer::{
-    Counts, FoundRow, Table, check_gaps, entries, found, range_is_whole, value_of,
+    Counts, FoundRow, NEWEST, Table, check_gaps, entries, found, range_is_whole, tree_root,
+    value_of,
 };
 use super::file::ProofFile;
 use super::query::{Comparison, Filter, Range, Scan};

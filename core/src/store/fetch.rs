@@ -50,6 +50,8 @@ struct Task {
     /// Oldest first.
     pins: VecDeque<Pin>,
     waiting: u32,
+    /// Fetches for which pages of its own had to go.
+    squeezed: u32,
     error: Option<StoreError>,
 }
 
@@ -184,10 +186,13 @@ impl Store {
     /// A long scan needs its first pages no more: what the task pinned longest ago goes, if the
     /// room that all tasks share demands it.
     fn make_room_to_pin(&mut self, task: u32, pages: usize) {
+        let mut squeezed = false;
         while self.fetches.in_flight + pages > self.cache.room_to_pin() {
-            let Some(pin) = self.fetches.tasks[task as usize].pins.pop_front() else { return };
+            let Some(pin) = self.fetches.tasks[task as usize].pins.pop_front() else { break };
             self.cache.unpin(pin);
+            squeezed = true;
         }
+        self.fetches.tasks[task as usize].squeezed += u32::from(squeezed);
     }
 
     fn start_read(&mut self, reads: Vec<Reading>, effects: &mut Effects) {
@@ -226,6 +231,13 @@ impl Store {
         }
     }
 
+    /// How often pages of the task had to go for others of its own: one that needs all of them at
+    /// once will not end if that goes on.
+    #[must_use]
+    pub fn squeezed(&self, pins: &Pins) -> u32 {
+        pins.task.map_or(0, |task| self.fetches.tasks[task as usize].squeezed)
+    }
+
     /// The task is done, or given up.
     pub fn unpin(&mut self, pins: &mut Pins) {
         let Some(id) = pins.task.take() else { return };
@@ -241,6 +253,7 @@ impl Store {
         }
         task.live = false;
         task.waiting = 0;
+        task.squeezed = 0;
         task.error = None;
     }
 

@@ -136,8 +136,9 @@ impl World {
         match error {
             ProofError::NotReady | ProofError::NotProvable | ProofError::Attest(_) => Ok(()),
             ProofError::Sql(error) if error.retryable() => Ok(()),
-            // What a table was before it was made, or a table that is gone, has no proof.
-            ProofError::Sql(_) | ProofError::Prove(_) => {
+            // What a table was before it was made, or a table that is gone, has no proof; nor has
+            // an answer of more pages than a small cache has.
+            ProofError::Sql(_) | ProofError::Prove(_) | ProofError::Memory => {
                 self.count(|report| report.proofs_refused += 1);
                 Ok(())
             }

@@ -10,8 +10,8 @@ use verity_core::ids::{IdempotencyId, Position, TenantId};
 use verity_core::kernel::Request;
 use verity_core::node::ProofOf;
 use verity_core::proof::{
-    Answer, AsOf, CanonicalQuery, EntryValue, Evidence, Moment, Node, Opening, Policy, ProofFile,
-    QueryKind, Range, Reject, Scan, Seen, Verified, verify, verify_file,
+    Answer, AnswerCell, AsOf, CanonicalQuery, EntryValue, Evidence, Moment, Node, Opening, Policy,
+    ProofFile, QueryKind, Range, Reject, Scan, Seen, Value, Verified, verify, verify_file,
 };
 
 use super::solo::{Rig, TENANT, text, warm};
@@ -48,6 +48,11 @@ impl World {
             rig.write(&format!("DELETE FROM t WHERE id = {key}"))?;
         }
         rig.write("CREATE TABLE late (id BIGINT PRIMARY KEY)")?;
+        rig.write("ALTER TABLE t ADD COLUMN age BIGINT DEFAULT 1007")?;
+        for key in (1..ROWS).step_by(2) {
+            rig.write(&format!("UPDATE t SET age = {} WHERE id = {key}", key % 20))?;
+        }
+        rig.write("CREATE INDEX by_age ON t (age)")?;
         let of = ProofOf::Query(QueryKind::Event { position: Position::ZERO });
         let policy = rig.solo.prove(TENANT, of, None)?.policy;
         let policy = Policy::parse(&policy).map_err(text)?;
@@ -157,7 +162,7 @@ fn queries(world: &World) -> Vec<ProofOf> {
         sql(format!("SELECT id, name FROM t AS OF POSITION {filled} WHERE id = 36")),
         sql(format!("SELECT id, name FROM t AS OF POSITION {filled} WHERE id = 40")),
         sql(format!("SELECT id, name FROM t AS OF POSITION {filled} WHERE id > 30 AND id < 51")),
-        sql("SELECT id, name FROM t WHERE age = 7".to_owned()),
+        sql("SELECT id, name, age FROM t WHERE age = 7".to_owned()),
         sql("SELECT id FROM t WHERE age >= 17 AND age < 19 AND name <> 'row 98'".to_owned()),
         sql("SELECT id FROM t WHERE age > 40".to_owned()),
         sql("SELECT COUNT(*) FROM t WHERE age = 3".to_owned()),
@@ -217,7 +222,32 @@ pub(super) fn proof_counts() -> Result<(), String> {
             }
         }
     }
-    if refused < 10 { Err(format!("only {refused} counts were refused")) } else { Ok(()) }
+    if refused < 10 {
+        return Err(format!("only {refused} counts were refused"));
+    }
+    // The count of all rows in place of a range's.
+    let (all, _) = world.prove_sql("SELECT COUNT(*) FROM t")?;
+    let (part, _) = world.prove_sql("SELECT COUNT(*) FROM t WHERE id >= 30 AND id < 90")?;
+    let lie = ProofFile { query: part.query.clone(), ..all };
+    world.refused("the count of all for that of a range", &part, &lie).map(drop)
+}
+
+/// Rows from before a column was added have its first value since, and NULL before.
+pub(super) fn proof_columns() -> Result<(), String> {
+    let mut world = World::new()?;
+    let filled = world.filled;
+    let now = "SELECT age FROM t WHERE id = 2".to_owned();
+    let then = format!("SELECT age FROM t AS OF POSITION {filled} WHERE id = 2");
+    for (sql, wanted) in [(now, Some(1007_i64)), (then, None)] {
+        let (_, verified) = world.prove_sql(&sql)?;
+        let bytes = wanted.map_or(Vec::new(), |wanted| wanted.to_be_bytes().to_vec());
+        let tag = if wanted.is_some() { 2 } else { 0 };
+        let cell = AnswerCell::Value(Value { tag, bytes });
+        if verified.answer != Answer::Rows(vec![vec![cell]]) {
+            return Err(format!("{sql}: {:?}", verified.answer));
+        }
+    }
+    Ok(())
 }
 
 /// A tree is said to be empty.
@@ -433,7 +463,7 @@ pub(super) fn proof_pins() -> Result<(), String> {
     let mut world = World::new()?;
     let sql = "SELECT id FROM t WHERE id = 35";
     let (old, first) = world.prove_sql(sql)?;
-    world.rig.write("INSERT INTO t VALUES (5000, 'later')")?;
+    world.rig.write("INSERT INTO t VALUES (5000, 'later', 1)")?;
     let since = ProofOf::Sql { text: sql.to_owned(), parameters: Vec::new() };
     let (new, second) = world.prove_since(since, Some(first.size))?;
     let pinned = |size: u64, root: ChainHash| {

@@ -300,6 +300,171 @@ fn expected(rig: &mut Rig, model: &Model, query: &CanonicalQuery) -> Answer {
     )
 }
 
+/// A table with indexes, one of them of two columns, and columns that were added later.
+fn indexed_world(memory: Memory) -> (Rig, u64) {
+    let mut rig = Rig::new(memory);
+    let mut sql = |text: &str| {
+        let operation = Operation::Sql { text: text.to_string(), params: vec![] };
+        rig.request(&request(vec![operation])).unwrap().position.unwrap().get()
+    };
+    sql("CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT, age BIGINT, score DOUBLE)");
+    sql("CREATE INDEX by_age ON people (age)");
+    for key in 0..300_i64 {
+        let age = if key % 9 == 0 { "NULL".to_string() } else { (key * 7 % 83 - 20).to_string() };
+        let (name, score) = (format!("n{}", key % 29), (key % 7) as f64 - 3.5);
+        sql(&format!("INSERT INTO people VALUES ({key}, '{name}', {age}, {score})"));
+    }
+    sql("CREATE INDEX by_name_age ON people (name, age)");
+    sql("CREATE UNIQUE INDEX by_id_again ON people (score, id)");
+    let added = sql("ALTER TABLE people ADD COLUMN city TEXT DEFAULT 'unknown';
+         ALTER TABLE people ADD COLUMN paid DECIMAL(12, 2) DEFAULT -12.50;
+         ALTER TABLE people ADD COLUMN born TIMESTAMP DEFAULT TIMESTAMP '1969-12-31 23:59:58.5';
+         ALTER TABLE people ADD COLUMN rank BIGINT DEFAULT -3;
+         ALTER TABLE people ADD COLUMN live BOOLEAN DEFAULT TRUE;
+         ALTER TABLE people ADD COLUMN day DATE DEFAULT DATE '1960-02-29';
+         ALTER TABLE people ADD COLUMN half DOUBLE DEFAULT 0.25;
+         ALTER TABLE people ADD COLUMN none TEXT");
+    sql("CREATE INDEX by_rank ON people (rank)");
+    for key in (0..300_i64).step_by(11) {
+        sql(&format!("UPDATE people SET age = {key}, rank = {key} WHERE id = {key}"));
+    }
+    for key in (5..300_i64).step_by(31) {
+        sql(&format!("DELETE FROM people WHERE id = {key}"));
+    }
+    rig.finish_jobs();
+    rig.attest();
+    (rig, added)
+}
+
+/// What an index proves.
+const INDEXED: [&str; 14] = [
+    "SELECT id, age FROM people WHERE age = 33",
+    "SELECT id FROM people WHERE age = 33 AND id > 100 AND name <> 'n4'",
+    "SELECT id, name FROM people WHERE age > 60 ORDER BY id DESC",
+    "SELECT id FROM people WHERE age < -15",
+    "SELECT id FROM people WHERE age >= 10 AND age <= 12 AND age > 10",
+    "SELECT id FROM people WHERE age BETWEEN 40 AND 43 LIMIT 3 OFFSET 2",
+    "SELECT id FROM people WHERE age = 1000",
+    "SELECT COUNT(*) FROM people WHERE age = 8",
+    "SELECT id, city FROM people WHERE name = 'n7' AND age > 5",
+    "SELECT id, paid, born FROM people WHERE name = 'n3'",
+    "SELECT id, score FROM people WHERE score = 0.5 AND id > 250",
+    "SELECT id, rank, city, live, day, half, none FROM people WHERE rank > 200",
+    "SELECT id FROM people WHERE score < -3.0 AND age = 3",
+    "SELECT * FROM people WHERE age = 17",
+];
+
+/// Rows of the past: before their columns were added, and right after.
+fn indexed_past(rig: &mut Rig) -> Vec<(CanonicalQuery, u64)> {
+    let newest = rig.position(T1) - 1;
+    let at = [newest / 2, newest - 45, newest - 8];
+    at.into_iter()
+        .map(|at| {
+            let sql = format!("SELECT * FROM people AS OF POSITION {at} WHERE id IN (7, 11, 22)");
+            (canonical(rig, &sql, Some(AsOf::Position(Position::new(at)))), at)
+        })
+        .collect()
+}
+
+/// Every row that the query engine has, then filter, order and limit by the proof's own query.
+fn read_all(rig: &mut Rig, query: &CanonicalQuery) -> Answer {
+    let schema = rig.catalog(T1).table_named("people").unwrap().clone();
+    let initial = schema.initial_values(Position::new(u64::MAX));
+    let tree = crate::store::TreeRef::new(T1, schema.rows);
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = rig.read(|store| {
+        let mut rows = Vec::new();
+        let mut cursor = crate::store::Cursor::all(crate::store::Direction::Forward);
+        let _ = store.scan(tree, &mut cursor, |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            core::ops::ControlFlow::Continue(())
+        })?;
+        Ok(rows)
+    });
+    let (QueryKind::Rows { scan, .. } | QueryKind::Count { scan }) = &query.kind else { panic!() };
+    let filter = scan.filter.as_ref().unwrap();
+    let mut found = Vec::new();
+    for (key, value) in &rows {
+        let row = crate::query::stored::StoredRow::new(value).with_initial(&initial);
+        let cells: Vec<_> =
+            (0..schema.columns.len()).map(|at| proof_value(&row.column(at).to_value())).collect();
+        let inside = scan.ranges.iter().any(|range| range.holds(key));
+        let passes =
+            filter.holds(&mut |id| Ok(cells[id.get() as usize - 1].clone())) == Ok(Some(true));
+        if inside && passes {
+            found.push(cells);
+        }
+    }
+    let QueryKind::Rows { columns, descending, offset, limit, .. } = &query.kind else {
+        return Answer::Count(found.len() as u64);
+    };
+    if *descending {
+        found.reverse();
+    }
+    let rows = found.iter().skip(*offset as usize).take(limit.unwrap_or(u64::MAX) as usize);
+    let cells = |row: &Vec<crate::proof::Value>| {
+        columns.iter().map(|id| AnswerCell::Value(row[id.get() as usize - 1].clone())).collect()
+    };
+    Answer::Rows(rows.map(cells).collect())
+}
+
+#[test]
+fn an_index_proves_what_it_finds_and_columns_added_later_have_their_first_value() {
+    for memory in [Memory::Ample, Memory::None] {
+        let (mut rig, added) = indexed_world(memory);
+        let policy = policy(&rig);
+        let mut found = 0;
+        for sql in INDEXED {
+            let query = canonical(&mut rig, sql, None);
+            let file = prove(&mut rig, &query).unwrap();
+            let Evidence::Index { .. } = &file.evidence else { panic!("{sql}: no index") };
+            let bytes = file.encode();
+            assert_eq!(ProofFile::decode(&bytes).unwrap(), file);
+            let verified = verify(&query.encode(), &bytes, &policy)
+                .unwrap_or_else(|reject| panic!("{sql}: {reject}"));
+            assert_eq!(verified.answer, read_all(&mut rig, &query), "{sql}");
+            if let Answer::Rows(rows) = &verified.answer {
+                found += rows.len();
+                // About half a kilobyte a row more than a proof of none.
+                assert!(bytes.len() <= 4_096 + 2_048 * rows.len(), "{sql}: {}", bytes.len());
+            }
+            // No bit of it can be turned.
+            for bit in (0..bytes.len() * 8).step_by(37) {
+                let mut lie = bytes.clone();
+                lie[bit / 8] ^= 1 << (bit % 8);
+                assert!(verify(&query.encode(), &lie, &policy).is_err(), "{sql}: bit {bit}");
+            }
+            // The evidence of another query shows this one's answer or nothing.
+            for other in INDEXED {
+                let query = canonical(&mut rig, other, None);
+                let lie = ProofFile { query: query.clone(), ..file.clone() };
+                if let Ok(verified) = verify(&query.encode(), &lie.encode(), &policy)
+                    && !verified.redacted
+                {
+                    assert_eq!(verified.answer, read_all(&mut rig, &query), "{other} by {sql}");
+                }
+            }
+        }
+        assert!(found > 40, "{found}");
+        // A column of the index cannot be taken out, another can.
+        let query = canonical(&mut rig, INDEXED[8], None);
+        let file = prove(&mut rig, &query).unwrap();
+        let column = crate::ids::ColumnId::new;
+        assert!(redact(&file, &[column(3)], &[column(1)]).is_none(), "the index needs it");
+        let copy = redact(&file, &[column(5)], &[column(1)]).unwrap();
+        let verified = verify(&query.encode(), &copy.encode(), &policy).unwrap();
+        // Rows from before the column was added have nothing to take out.
+        assert!(!verified.redacted || copy != file);
+        for (query, at) in indexed_past(&mut rig) {
+            let file = prove(&mut rig, &query).unwrap();
+            let verified = verify(&query.encode(), &file.encode(), &policy).unwrap();
+            let Answer::Rows(rows) = verified.answer else { panic!() };
+            assert!(!rows.is_empty());
+            let city = proof_value(&if at >= added { Value::text("unknown") } else { Value::Null });
+            assert!(rows.iter().all(|row| row[4] == AnswerCell::Value(city.clone())), "at {at}");
+        }
+    }
+}
+
 #[test]
 fn proofs_hold_and_say_what_a_model_says() {
     for (memory, rows) in [(Memory::Ample, 24), (Memory::None, 24), (Memory::Ample, 400)] {
@@ -790,6 +955,10 @@ fn golden_proofs_verify() {
         }
     }
     queries.extend(all_others(&mut rig));
+    let (mut indexed, _) = indexed_world(Memory::Ample);
+    let first_indexed = queries.len();
+    queries.extend(INDEXED.iter().map(|sql| canonical(&mut indexed, sql, None)));
+    queries.extend(indexed_past(&mut indexed).into_iter().map(|(query, _)| query));
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proofs");
     let write = std::env::var_os("VERITY_GOLDEN").is_some();
     let text = policy_text_of_two(&rig);
@@ -807,7 +976,8 @@ fn golden_proofs_verify() {
     let mut files = Vec::new();
     for (at, query) in queries.iter().enumerate() {
         let since = (at % 5 == 3).then_some(at as u64 / 5 % 4 + 1);
-        let file = prove_since(&mut rig, query, since).unwrap();
+        let rig = if at < first_indexed { &mut rig } else { &mut indexed };
+        let file = prove_since(rig, query, since).unwrap();
         let bytes = file.encode();
         assert!(verify(&query.encode(), &bytes, &policy).is_ok());
         golden(&format!("{at:02}.proof"), &bytes);

@@ -100,7 +100,7 @@ impl Forger {
     fn of(file: &ProofFile, place: Place) -> Result<Forger, String> {
         let (catalog, table) = match (&file.evidence, &file.query.kind) {
             (
-                Evidence::Scan { catalog, .. },
+                Evidence::Scan { catalog, .. } | Evidence::Index { catalog, .. },
                 QueryKind::Rows { scan, .. } | QueryKind::Count { scan },
             ) => (catalog, scan.table),
             (Evidence::History { catalog, .. }, QueryKind::History { table, .. }) => {
@@ -115,9 +115,12 @@ impl Forger {
             }
         });
         let schema = schema.ok_or("the schema is not shown")?;
-        let tree = match place {
-            Place::Rows(_) | Place::Current => schema.rows,
-            Place::History(_) | Place::Versions | Place::Outcome => schema.history,
+        let tree = match (place, &file.evidence) {
+            (Place::Entries, Evidence::Index { index, .. }) => {
+                return Ok(Forger { tree: *index, table: None });
+            }
+            (Place::Rows(_) | Place::Current | Place::Found | Place::Entries, _) => schema.rows,
+            (Place::History(_) | Place::Versions | Place::Outcome, _) => schema.history,
         };
         Ok(Forger { tree, table: Some(table) })
     }
