@@ -11,6 +11,9 @@ use crate::ledger::Answered;
 use crate::report::{Failure, FailureKind};
 use crate::sql::{Datum, Parameters, Query, Select};
 
+/// When a proof that yielded goes on.
+const YIELD_NS: u64 = 10_000;
+
 #[derive(Debug)]
 pub(super) struct Proving {
     client: usize,
@@ -59,7 +62,8 @@ impl World {
                     self.proved(proving)?;
                 }
                 Progress::Yielded => {
-                    self.poke_at_ns = Some(self.clock.now_ns() + 1);
+                    // It may wait for what another one reads: time must pass.
+                    self.poke_at_ns = Some(self.clock.now_ns() + YIELD_NS);
                     index += 1;
                 }
                 Progress::Waiting => index += 1,
