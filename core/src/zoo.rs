@@ -171,11 +171,6 @@ pub const BUGS: &[Bug] = &[
     ),
     by_check(
         "cluster_runs",
-        "cluster_view_not_durable",
-        "node: a replica speaks in a view that its superblock does not hold yet",
-    ),
-    by_check(
-        "cluster_runs",
         "cluster_times_differ",
         "node: a replica applies an op with a time of its own",
     ),

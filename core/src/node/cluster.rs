@@ -91,10 +91,6 @@ impl Running {
             };
             self.superblock.update(state, effects);
             self.superblock_use = SuperblockUse::View;
-            #[cfg(verity_zoo)]
-            if crate::zoo::is("cluster_view_not_durable") {
-                self.vsr.view_durable(now, wanted.view, effects);
-            }
         }
         for (to, frame) in self.vsr.take_outbox() {
             effects.push(Effect::Send { to, frame });

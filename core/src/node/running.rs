@@ -364,9 +364,6 @@ impl Running {
             Some(SuperblockEvent::Opened) => unreachable!("it is open already"),
             Some(SuperblockEvent::Updated) => {
                 match core::mem::replace(&mut self.superblock_use, SuperblockUse::Idle) {
-                    #[cfg(verity_zoo)]
-                    SuperblockUse::View
-                        if self.vsr.is_cluster() && crate::zoo::is("cluster_view_not_durable") => {}
                     SuperblockUse::View => {
                         let view = self.superblock_state().view;
                         self.vsr.view_durable(now, view, effects);
