@@ -136,6 +136,8 @@ impl Inner {
         }
         let progress = slice(&mut self.node, now, &mut self.effects);
         self.disk.execute(&mut self.effects);
+        // The end of a proof lets the ops go on that waited for it.
+        self.deliver();
         Ok(progress)
     }
 
@@ -162,6 +164,11 @@ impl Inner {
             self.node.step(now, Input::Tick, &mut self.effects);
         }
         self.disk.execute(&mut self.effects);
+        self.deliver();
+    }
+
+    /// Replies to their slots.
+    fn deliver(&mut self) {
         // Whoever is answered below may seal at once.
         self.sealers.check(&self.node);
         while let Some((ticket, reply)) = self.node.next_reply() {

@@ -1,6 +1,6 @@
 //! Reads on their callers' threads: a bounded slice under the lock, then the next.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 
 use verity_core::ids::TenantId;
@@ -9,8 +9,8 @@ use verity_core::node::{CommitmentRead, Node, PointRead, Progress, ProofRead, Re
 use verity_core::query::{PointScratch, Prepared, Value};
 use verity_core::time::Clock;
 
-use super::slot::{Slot, Wake};
-use super::{Driver, Role};
+use super::slot::{Slot, Wake, wake_all};
+use super::{Driver, Inner, Role};
 use crate::error::Error;
 
 impl Driver {
@@ -54,13 +54,11 @@ impl Driver {
             let mut inner = self.lock();
             match inner.slice(self.now(), &mut slice)? {
                 Progress::Ready => {
-                    drop(inner);
-                    self.after_unlock();
+                    self.unlock(inner);
                     return Ok(());
                 }
                 Progress::Yielded => {
-                    drop(inner);
-                    self.after_unlock();
+                    self.unlock(inner);
                     std::thread::yield_now();
                 }
                 Progress::Waiting if inner.role == Role::Nobody => {
@@ -73,12 +71,7 @@ impl Driver {
                 Progress::Waiting => {
                     let slot = Slot::for_this_thread();
                     inner.readers.push(Arc::clone(&slot));
-                    let started_io = inner.disk.take_unsubmitted();
-                    drop(inner);
-                    if started_io {
-                        self.bell.submit();
-                    }
-                    self.after_unlock();
+                    self.unlock(inner);
                     slot.park();
                 }
             }
@@ -90,23 +83,34 @@ impl Driver {
         let mut inner = self.lock();
         match inner.slice(self.now(), |node, now, effects| node.read(now, read, effects)) {
             Err(error) => Some(Err(error)),
-            Ok(Progress::Ready) => Some(Ok(())),
+            Ok(Progress::Ready) => {
+                self.unlock(inner);
+                Some(Ok(()))
+            }
             Ok(Progress::Yielded) => {
+                self.unlock(inner);
                 waker.wake_by_ref();
                 None
             }
             Ok(Progress::Waiting) => {
                 inner.readers.push(Slot::new(Wake::Task(waker.clone())));
                 self.background_drives(&mut inner);
-                let started_io = inner.disk.take_unsubmitted();
-                drop(inner);
-                if started_io {
-                    self.bell.submit();
-                }
-                self.after_unlock();
+                self.unlock(inner);
                 None
             }
         }
+    }
+
+    /// After a slice: what it started goes to the disk, whom it answered is woken.
+    fn unlock(&self, mut inner: MutexGuard<'_, Inner>) {
+        let answered = std::mem::take(&mut inner.answered);
+        let started_io = inner.disk.take_unsubmitted();
+        drop(inner);
+        if started_io {
+            self.bell.submit();
+        }
+        wake_all(answered);
+        self.after_unlock();
     }
 
     /// Gives up a read: what it pins is free again.

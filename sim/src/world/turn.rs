@@ -164,6 +164,8 @@ impl World {
             self.crash();
             return Ok(());
         }
+        // The end of a proof lets the ops go on that waited for it.
+        self.take_replies()?;
         if self.clock.now_ns().is_multiple_of(2)
             && let Some(node) = &mut self.node
         {
