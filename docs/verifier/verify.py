@@ -41,7 +41,7 @@ def decode(data):
         need(low < 24 or number >= (24 if low == 24 else 1 << (4 << low - 24)), "not the shortest")
         if major < 2: return -1 - number if major else number
         if major < 4: return utf8(take(number)) if major == 3 else take(number)
-        need(number <= len(data), "more items than bytes")
+        need(major == 6 or number <= len(data), "more items than bytes")
         inside = [item(depth - 1) for _ in range({4: number, 5: 2 * number, 6: 1}[major])]
         return {4: inside, 5: ("map", inside), 6: ("tag", number, *inside)}[major]
     whole = item(120)
