@@ -18,7 +18,7 @@ use super::{
     CATALOG, IDEMPOTENCY, ROW_PUT, Record, Reject, TenantHead, check_tree, entry_of_forest,
     open_payload,
 };
-use crate::ids::{ColumnId, Position, TableId, TreeId};
+use crate::ids::{ColumnId, IdempotencyId, Position, TableId, TreeId};
 use crate::stdx::cbor::Decoder;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,30 +105,7 @@ pub(super) fn check(
             *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
             Ok((Answer::Rows(want.out), Some((table.encoded, table.schema))))
         }
-        (
-            QueryKind::Rows { scan, columns, descending, offset, limit },
-            Evidence::Index { catalog, index, entries, rows },
-        ) => {
-            let table = table(file, head, catalog, scan.table)?;
-            for id in columns {
-                table.schema.column(*id)?;
-            }
-            let shown = (*index, entries.as_ref(), rows.as_ref());
-            let found = rows_by_index(&table, scan, file, head, shown)?;
-            let mut want = Want { skip: *offset, left: limit.unwrap_or(u64::MAX), out: Vec::new() };
-            let project = |row: &FoundRow<'_>| project(&table.schema, row, columns);
-            of_all(&table, scan, found, *descending, &mut want, project)?;
-            *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
-            Ok((Answer::Rows(want.out), Some((table.encoded, table.schema))))
-        }
-        (QueryKind::Count { scan }, Evidence::Index { catalog, index, entries, rows }) => {
-            let table = table(file, head, catalog, scan.table)?;
-            let shown = (*index, entries.as_ref(), rows.as_ref());
-            let found = rows_by_index(&table, scan, file, head, shown)?;
-            let mut want = Want { skip: 0, left: u64::MAX, out: Vec::new() };
-            of_all(&table, scan, found, false, &mut want, |_| Ok(()))?;
-            Ok((Answer::Count(want.out.len() as u64), Some((table.encoded, table.schema))))
-        }
+        (_, Evidence::Index { .. }) => check_by_index(file, head, redacted),
         (QueryKind::Count { scan }, Evidence::Scan { catalog, rows, history, moment }) => {
             let table = table(file, head, catalog, scan.table)?;
             let count = match (scan.as_of, history, moment) {
@@ -167,22 +144,63 @@ pub(super) fn check(
             Ok((Answer::Event(event(record, opening.as_ref(), redacted)?), None))
         }
         (QueryKind::Commitment { id }, Evidence::Commitment { node }) => {
-            let root = tree_root(file, head, IDEMPOTENCY)?;
-            let mut shown = Vec::new();
-            check_tree(node.as_ref(), IDEMPOTENCY, None, &root, &mut shown)?;
-            let range = Range::Point(id.0.to_vec());
-            check_gaps(&shown, Counts::Refused, |before, after| {
-                range_is_whole(&range, before, after)
-            })?;
-            let found = entries(&shown).find(|entry| entry.key == id.0);
-            let outcome = match found {
-                None => None,
-                Some(entry) => Some(outcome(entry)?),
-            };
-            Ok((Answer::Commitment(outcome), None))
+            check_commitment(file, head, id, node.as_ref())
         }
         _ => Err(Reject::AnotherQuery),
     }
+}
+
+fn check_by_index(
+    file: &ProofFile,
+    head: &TenantHead,
+    redacted: &mut bool,
+) -> Result<Checked, Reject> {
+    match (&file.query.kind, &file.evidence) {
+        (
+            QueryKind::Rows { scan, columns, descending, offset, limit },
+            Evidence::Index { catalog, index, entries, rows },
+        ) => {
+            let table = table(file, head, catalog, scan.table)?;
+            for id in columns {
+                table.schema.column(*id)?;
+            }
+            let shown = (*index, entries.as_ref(), rows.as_ref());
+            let found = rows_by_index(&table, scan, file, head, shown)?;
+            let mut want = Want { skip: *offset, left: limit.unwrap_or(u64::MAX), out: Vec::new() };
+            let project = |row: &FoundRow<'_>| project(&table.schema, row, columns);
+            of_all(&table, scan, found, *descending, &mut want, project)?;
+            *redacted = want.out.iter().flatten().any(|cell| *cell == AnswerCell::Redacted);
+            Ok((Answer::Rows(want.out), Some((table.encoded, table.schema))))
+        }
+        (QueryKind::Count { scan }, Evidence::Index { catalog, index, entries, rows }) => {
+            let table = table(file, head, catalog, scan.table)?;
+            let shown = (*index, entries.as_ref(), rows.as_ref());
+            let found = rows_by_index(&table, scan, file, head, shown)?;
+            let mut want = Want { skip: 0, left: u64::MAX, out: Vec::new() };
+            of_all(&table, scan, found, false, &mut want, |_| Ok(()))?;
+            Ok((Answer::Count(want.out.len() as u64), Some((table.encoded, table.schema))))
+        }
+        _ => Err(Reject::AnotherQuery),
+    }
+}
+
+fn check_commitment(
+    file: &ProofFile,
+    head: &TenantHead,
+    id: &IdempotencyId,
+    node: Option<&Node>,
+) -> Result<Checked, Reject> {
+    let root = tree_root(file, head, IDEMPOTENCY)?;
+    let mut shown = Vec::new();
+    check_tree(node, IDEMPOTENCY, None, &root, &mut shown)?;
+    let range = Range::Point(id.0.to_vec());
+    check_gaps(&shown, Counts::Refused, |before, after| range_is_whole(&range, before, after))?;
+    let found = entries(&shown).find(|entry| entry.key == id.0);
+    let outcome = match found {
+        None => None,
+        Some(entry) => Some(outcome(entry)?),
+    };
+    Ok((Answer::Commitment(outcome), None))
 }
 
 /// The position at which current rows are read.

@@ -6,8 +6,8 @@ use super::schema::Schema;
 use super::tree::{Entry, EntryValue, Item, Node, Row};
 use crate::ids::{ColumnId, TableId};
 
-/// Takes the columns out of every row. Refused (`None`) for columns of the filter, the key and the index,
-/// without which the proof shows nothing, and for proofs that show no rows.
+/// Takes the columns out of every row. Refused (`None`) for columns of the filter, the key and the
+/// index, without which the proof shows nothing, and for proofs that show no rows.
 #[must_use]
 pub fn redact(file: &ProofFile, columns: &[ColumnId], key: &[ColumnId]) -> Option<ProofFile> {
     let mut kept = key.to_vec();

@@ -6,13 +6,19 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::paths::LOCK_FILE;
+
+/// A child of this process has its descriptors, and so a lock that was given back meanwhile, from
+/// its fork to its exec: a lock that is our own is asked for again, for so long.
+const CHILD_WAIT: Duration = Duration::from_millis(200);
+const CHILD_PAUSE: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub struct DirectoryLock {
@@ -92,19 +98,25 @@ fn take(
     operation: FlockOperation,
     path: &Path,
 ) -> Result<(), LockError> {
-    match flock(file, operation) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let mut reader = file;
-            let by = match reader.read_to_string(&mut text) {
-                Ok(_) => text.trim().parse().ok(),
-                Err(_) => None,
-            };
-            Err(LockError::Held { directory: directory.to_path_buf(), by })
+    let began = Instant::now();
+    loop {
+        match flock(file, operation) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => {
+                return Err(LockError::Io { path: path.to_path_buf(), error: error.into() });
+            }
         }
-        Err(error) => Err(LockError::Io { path: path.to_path_buf(), error: error.into() }),
+        let by = owner(path);
+        if by != Some(std::process::id()) || began.elapsed() > CHILD_WAIT {
+            return Err(LockError::Held { directory: directory.to_path_buf(), by });
+        }
+        std::thread::sleep(CHILD_PAUSE);
     }
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn to_io_kind_is_full(error: &std::io::Error) -> bool {
@@ -128,5 +140,19 @@ mod tests {
         let reader = DirectoryLock::shared(dir.path()).unwrap();
         assert!(reader.is_some());
         assert!(DirectoryLock::exclusive(dir.path()).is_err());
+    }
+
+    /// As by a child that is between fork and exec: it ends by itself.
+    #[test]
+    fn a_lock_of_this_process_that_ends_soon_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirectoryLock::exclusive(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(CHILD_PAUSE * 5);
+                drop(first);
+            });
+            drop(DirectoryLock::exclusive(dir.path()).unwrap());
+        });
     }
 }

@@ -241,8 +241,8 @@ impl Work {
                 .attested(&seals, &mut |effects, inputs| self.execute(effects, inputs))
                 .map_err(|error| self.problem(error.into()))?;
             for (tenant, size) in attested {
-                let next = heads.iter().find(|(of, _)| *of == tenant).map(|(_, head)| head.next);
-                if next.is_none_or(|next| next.get() < size) {
+                let head = heads.iter().find(|(of, _)| *of == tenant);
+                if head.map_or(0, |(_, head)| head.next.get()) < size {
                     return Err(Problem::Damaged(format!(
                         "the log of tenant {tenant} is shorter than the {size} records that were \
                          attested"

@@ -87,7 +87,8 @@ impl Terminal {
         let started = Instant::now();
         loop {
             let seen = self.seen.lock().unwrap().clone();
-            let last = seen[self.read..].rsplit_once('\n').map(|(_, last)| last);
+            // A prompt that is drawn anew begins with a return of the carriage.
+            let last = seen[self.read..].rsplit_once('\n').map(|(_, last)| last.replace('\r', ""));
             if last.is_some_and(|last| last.starts_with("verity") && last.ends_with("> ")) {
                 return;
             }

@@ -50,8 +50,8 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let disk_calls_s = 1e6 / durable_write_us;
     output.line(format!(
         "insert     {} client(s) on {} thread(s), batch {}: {rows_s:.0} rows/s, \
-         {calls_s:.0} calls/s ({:.2}× of one durable write after the other, {durable_write_us:.1} µs meanwhile), \
-         latency {mean_us:.0} µs mean, {:.0} p50, {:.0} p99",
+         {calls_s:.0} calls/s ({:.2}× of one durable write after the other, \
+         {durable_write_us:.1} µs meanwhile), latency {mean_us:.0} µs mean, {:.0} p50, {:.0} p99",
         args.clients,
         args.threads.clamp(1, args.clients),
         args.batch,
