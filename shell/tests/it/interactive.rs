@@ -88,7 +88,7 @@ impl Terminal {
         loop {
             let seen = self.seen.lock().unwrap().clone();
             // A prompt that is drawn anew begins with a return of the carriage.
-            let last = seen[self.read..].rsplit_once('\n').map(|(_, last)| last.replace('\r', ""));
+            let last = seen[self.read..].rsplit('\n').next().map(|last| last.replace('\r', ""));
             if last.is_some_and(|last| last.starts_with("verity") && last.ends_with("> ")) {
                 return;
             }
