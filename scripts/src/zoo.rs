@@ -25,8 +25,8 @@ use core_zoo::{BUGS, Bug, Catcher};
 const RUN_SECONDS_MAX: &str = "20";
 
 /// Seeds to try for each bug before it counts as missed, and the time for that.
-const SEEDS: u64 = 40;
-const SECONDS: u64 = 60;
+const SEEDS: u64 = 120;
+const SECONDS: u64 = 150;
 
 /// Seeds that must hold without a bug, before anything else.
 const SEEDS_WITHOUT_BUG: u64 = 5;
