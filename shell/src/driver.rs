@@ -146,12 +146,7 @@ impl Driver {
             self.leave(inner);
             answer
         } else {
-            let started_io = inner.disk.take_unsubmitted();
-            drop(inner);
-            if started_io {
-                self.bell.submit();
-            }
-            self.after_unlock();
+            self.unlock(inner);
             Some(slot.park())
         };
         self.reply(answer)
@@ -184,6 +179,18 @@ impl Driver {
         }
     }
 
+    /// What was started goes to the disk, who was answered is woken.
+    fn unlock(&self, mut inner: MutexGuard<'_, Inner>) {
+        let answered = std::mem::take(&mut inner.answered);
+        let started_io = inner.disk.take_unsubmitted();
+        drop(inner);
+        if started_io {
+            self.bell.submit();
+        }
+        wake_all(answered);
+        self.after_unlock();
+    }
+
     /// Whoever held the lock while the driver sleeps in the kernel hands over what was left to it
     /// meanwhile.
     fn after_unlock(&self) {
@@ -213,12 +220,7 @@ impl Driver {
         let mut inner = self.lock();
         let slot = inner.submit(self.now(), asked, Slot::new(Wake::Nobody))?;
         self.background_drives(&mut inner);
-        let started_io = inner.disk.take_unsubmitted();
-        drop(inner);
-        if started_io {
-            self.bell.submit();
-        }
-        self.after_unlock();
+        self.unlock(inner);
         Ok(slot)
     }
 

@@ -10,16 +10,10 @@ use alloc::vec::Vec;
 use super::value::{self, Value};
 use crate::stdx::cbor::{
     DecodeError, Decoder, MAJOR_BYTES, MAJOR_NEGATIVE, MAJOR_SIMPLE, MAJOR_TAG, MAJOR_TEXT,
-    MAJOR_UNSIGNED,
+    MAJOR_UNSIGNED, TAG_BIGNUM, TAG_DATE, TAG_DECIMAL, TAG_JSON, TAG_NEGATIVE_BIGNUM,
+    TAG_TIMESTAMP, TAG_UUID,
 };
 
-const TAG_BIGNUM: u64 = 2;
-const TAG_NEGATIVE_BIGNUM: u64 = 3;
-const TAG_DECIMAL: u64 = 4;
-const TAG_UUID: u64 = 37;
-const TAG_DATE: u64 = 100;
-const TAG_JSON: u64 = 262;
-const TAG_TIMESTAMP: u64 = 1001;
 const NS_PER_SECOND: i128 = 1_000_000_000;
 const NAN: u64 = 0x7ff8_0000_0000_0000;
 

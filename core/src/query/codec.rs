@@ -18,7 +18,8 @@ use crate::ids::{ColumnId, Position};
 use crate::limits::COLUMNS_MAX;
 use crate::query::cbor::{
     DecodeError, Decoder, Encoder, MAJOR_BYTES, MAJOR_NEGATIVE, MAJOR_SIMPLE, MAJOR_TAG,
-    MAJOR_TEXT, MAJOR_UNSIGNED,
+    MAJOR_TEXT, MAJOR_UNSIGNED, TAG_BIGNUM, TAG_DATE, TAG_DECIMAL, TAG_JSON, TAG_NEGATIVE_BIGNUM,
+    TAG_TIMESTAMP, TAG_UUID,
 };
 use crate::query::coerce::date_in_range;
 use crate::query::datetime::NS_PER_SECOND;
@@ -26,14 +27,6 @@ use crate::query::decimal::Decimal;
 use crate::query::json;
 use crate::query::schema::{HIDDEN_KEY_COLUMN, TableSchema};
 use crate::query::value::Value;
-
-const TAG_BIGNUM: u64 = 2;
-const TAG_NEGATIVE_BIGNUM: u64 = 3;
-const TAG_DECIMAL: u64 = 4;
-const TAG_UUID: u64 = 37;
-const TAG_DATE: u64 = 100;
-const TAG_JSON: u64 = 262;
-const TAG_TIMESTAMP: u64 = 1001;
 
 pub fn encode_value(encoder: &mut Encoder<'_>, value: &Value) {
     match value {

@@ -19,6 +19,15 @@ pub const MAJOR_MAP: u8 = 5;
 pub const MAJOR_TAG: u8 = 6;
 pub const MAJOR_SIMPLE: u8 = 7;
 
+/// Tags of values that CBOR has no type of its own for (IANA, "CBOR Tags").
+pub const TAG_BIGNUM: u64 = 2;
+pub const TAG_NEGATIVE_BIGNUM: u64 = 3;
+pub const TAG_DECIMAL: u64 = 4;
+pub const TAG_UUID: u64 = 37;
+pub const TAG_DATE: u64 = 100;
+pub const TAG_JSON: u64 = 262;
+pub const TAG_TIMESTAMP: u64 = 1001;
+
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
 const NULL: u8 = 0xf6;

@@ -1,6 +1,6 @@
 //! Reads on their callers' threads: a bounded slice under the lock, then the next.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::Waker;
 
 use verity_core::ids::TenantId;
@@ -9,8 +9,8 @@ use verity_core::node::{CommitmentRead, Node, PointRead, Progress, ProofRead, Re
 use verity_core::query::{PointScratch, Prepared, Value};
 use verity_core::time::Clock;
 
-use super::slot::{Slot, Wake, wake_all};
-use super::{Driver, Inner, Role};
+use super::slot::{Slot, Wake};
+use super::{Driver, Role};
 use crate::error::Error;
 
 impl Driver {
@@ -99,18 +99,6 @@ impl Driver {
                 None
             }
         }
-    }
-
-    /// After a slice: what it started goes to the disk, whom it answered is woken.
-    fn unlock(&self, mut inner: MutexGuard<'_, Inner>) {
-        let answered = std::mem::take(&mut inner.answered);
-        let started_io = inner.disk.take_unsubmitted();
-        drop(inner);
-        if started_io {
-            self.bell.submit();
-        }
-        wake_all(answered);
-        self.after_unlock();
     }
 
     /// Gives up a read: what it pins is free again.

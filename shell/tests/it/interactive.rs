@@ -21,9 +21,11 @@ struct Terminal {
 /// None: this machine has no `script`.
 fn open(database: &Database) -> Option<Terminal> {
     let data = database.data();
-    let shell = format!("{} sql --data {}", env!("CARGO_BIN_EXE_verity"), data.display());
+    // Without `exec` a shell stays in between, gets Ctrl-C as well and ends with its own code.
+    let shell = format!("exec {} sql --data {}", env!("CARGO_BIN_EXE_verity"), data.display());
     let child = Command::new("script")
         .args(["-qec", &shell, "/dev/null"])
+        .env("SHELL", "/bin/sh")
         .env("VERITY_SQL_HISTORY", database.path("history"))
         .env("TERM", "xterm")
         .env("NO_COLOR", "1")
@@ -112,6 +114,28 @@ impl Terminal {
         }
     }
 
+    /// Waits until the shell has used a tenth of a second of processor time from now on: only a
+    /// query does that.
+    #[track_caller]
+    fn works(&self) {
+        // `script` has one child.
+        let script = self.child.id();
+        let of_script = format!("/proc/{script}/task/{script}/children");
+        let verity = std::fs::read_to_string(of_script).unwrap().trim().to_string();
+        let ticks = || {
+            let stat = std::fs::read_to_string(format!("/proc/{verity}/stat")).unwrap();
+            // After the name in brackets; user and system time are fields 14 and 15 of all.
+            let (_, rest) = stat.rsplit_once(')').unwrap();
+            let fields = rest.split_whitespace().skip(11).take(2);
+            fields.map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+        };
+        let (started, before) = (Instant::now(), ticks());
+        while ticks() < before + 10 {
+            assert!(started.elapsed() < PATIENCE, "the shell does not work");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[track_caller]
     fn ends(mut self) {
         let started = Instant::now();
@@ -165,7 +189,8 @@ fn a_session_on_a_terminal() {
     terminal.line("UPDATE t SET name = 'uno' WHERE id = 1;");
     terminal.expect("ok: 1 row changed at position ");
     let position: u64 = {
-        std::thread::sleep(Duration::from_millis(300));
+        // The next prompt: all of the answer is there.
+        terminal.prompt();
         let seen = terminal.seen.lock().unwrap();
         let rest = &seen[terminal.read..];
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
@@ -206,7 +231,7 @@ fn control_c_ends_the_query_and_not_the_shell() {
     // Some hundred microseconds a row: seconds in all.
     let slow = "SELECT COUNT(*) FROM t WHERE reverse(repeat(name, 20000)) LIKE '%x%y%';";
     terminal.line(slow);
-    std::thread::sleep(Duration::from_millis(400));
+    terminal.works();
     let started = Instant::now();
     terminal.keys("\x03");
     terminal.expect("cancelled");

@@ -29,8 +29,10 @@ fn a_proof_holds_without_the_database_and_a_forged_one_does_not() {
     verity(&["verify", &file, "--policy", &policy, "--sql", other]).fails(1, "another query");
     verity(&["verify", &file]).fails(2, "--policy");
     let old = ["verify", &file, "--policy", &policy, "--max-age", "0", "--json"];
-    std::thread::sleep(std::time::Duration::from_millis(2_100));
-    assert_eq!(verity(&old).ok().objects()[0]["verdict"], "valid_not_fresh");
+    let started = std::time::Instant::now();
+    while verity(&old).ok().objects()[0]["verdict"] != "valid_not_fresh" {
+        assert!(started.elapsed().as_secs() < 60, "it never gets old");
+    }
     // A redacted copy.
     let copy = path("redacted.proof");
     verity(&["redact", &file, "--columns", "who", "--out", &copy]).ok();
