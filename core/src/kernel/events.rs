@@ -4,7 +4,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::payload::Payload;
+use super::payload::{Payload, Subject};
 use super::{Keys, Outcome};
 use crate::ids::{KeyId, Position, TenantId};
 use crate::log::{Record, RecordKind, open_record};
@@ -114,23 +114,9 @@ impl OpenedEvent {
             | Payload::HeadAttested { .. }
             | Payload::Checkpoint(_) => None,
         };
-        let bytes = match payload {
-            Payload::Appended { record, .. } => record,
-            Payload::RowPut { .. }
-            | Payload::RowDelete { .. }
-            | Payload::TableCreated { .. }
-            | Payload::TableDropped { .. }
-            | Payload::TableAltered { .. }
-            | Payload::IndexBuilt { .. }
-            | Payload::JobChanged { .. }
-            | Payload::PagesFreed { .. }
-            | Payload::StreamCreated { .. }
-            | Payload::Refused
-            | Payload::Completed
-            | Payload::TenantCreated { .. }
-            | Payload::Recovery(_)
-            | Payload::HeadAttested { .. }
-            | Payload::Checkpoint(_) => self.plaintext(),
+        let bytes = match payload.subject() {
+            Subject::Appended { record, .. } => record,
+            Subject::Row { .. } | Subject::Plaintext => self.plaintext(),
         };
         Ok(EventRow {
             position,

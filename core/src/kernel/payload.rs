@@ -156,7 +156,40 @@ pub enum Payload<'a> {
     Checkpoint(CheckpointRecord),
 }
 
-impl Payload<'_> {
+/// What the commitment in a record's metadata is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// The columns of a row, one by one.
+    Row { table: TableId, row: &'a [u8] },
+    /// What the caller appended, without our envelope.
+    Appended { stream: StreamId, record: &'a [u8] },
+    /// The whole plaintext.
+    Plaintext,
+}
+
+impl<'a> Payload<'a> {
+    #[must_use]
+    pub fn subject(&self) -> Subject<'a> {
+        match *self {
+            Payload::RowPut { table, row, .. } => Subject::Row { table, row },
+            Payload::Appended { stream, record, .. } => Subject::Appended { stream, record },
+            Payload::RowDelete { .. }
+            | Payload::TableCreated { .. }
+            | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
+            | Payload::StreamCreated { .. }
+            | Payload::Refused
+            | Payload::Completed
+            | Payload::TenantCreated { .. }
+            | Payload::Recovery(_)
+            | Payload::HeadAttested { .. }
+            | Payload::Checkpoint(_) => Subject::Plaintext,
+        }
+    }
+
     #[must_use]
     pub fn kind(&self) -> RecordKind {
         match self {

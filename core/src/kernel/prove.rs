@@ -15,7 +15,7 @@ use core::slice;
 
 use super::canonical::proof_value;
 use super::events::{OpenedEvent, open_event};
-use super::payload::Payload;
+use super::payload::Subject;
 use super::trees::{ATTESTED, ATTESTED_TREE, CATALOG, IDEMPOTENCY, tenant_key};
 use super::{Kernel, Keys};
 use crate::crypto::commitment::{Salt, column_hash};
@@ -216,8 +216,8 @@ impl Proving<'_> {
         let seed = self.seed(event)?;
         let (payload, _) =
             event.payload().map_err(|error| ProveStop::Damaged(alloc::format!("{error}")))?;
-        match payload {
-            Payload::RowPut { table, row, .. } => {
+        match payload.subject() {
+            Subject::Row { table, row } => {
                 let columns = decode_columns(row).map_err(damaged)?;
                 let columns = columns.iter().filter(|(id, _)| id.get() > 0);
                 let cells = columns
@@ -230,23 +230,10 @@ impl Proving<'_> {
                 let schema = event.record.metadata.schema_version;
                 Ok(Opening::Row { table, row: Row::Columns { schema, columns: cells } })
             }
-            Payload::Appended { record, .. } => {
+            Subject::Appended { record, .. } => {
                 Ok(Opening::Payload { salt: seed.salt(0), payload: record.to_vec() })
             }
-            Payload::RowDelete { .. }
-            | Payload::TableCreated { .. }
-            | Payload::TableDropped { .. }
-            | Payload::TableAltered { .. }
-            | Payload::IndexBuilt { .. }
-            | Payload::JobChanged { .. }
-            | Payload::PagesFreed { .. }
-            | Payload::StreamCreated { .. }
-            | Payload::Refused
-            | Payload::Completed
-            | Payload::TenantCreated { .. }
-            | Payload::Recovery(_)
-            | Payload::HeadAttested { .. }
-            | Payload::Checkpoint(_) => {
+            Subject::Plaintext => {
                 let payload = event.plaintext().to_vec();
                 Ok(Opening::Payload { salt: seed.salt(0), payload })
             }

@@ -23,7 +23,7 @@ use core::ops::ControlFlow;
 
 use super::drafts::{DraftContext, row_commitment};
 use super::events::{EventError, OpenedEvent, open_event};
-use super::payload::Payload;
+use super::payload::Subject;
 use super::record::{
     OpenRecord, RecordProgress, RecordScratch, announce, apply_record, apply_to_catalog,
     decode_row_of, put_head,
@@ -418,30 +418,17 @@ impl Replay {
         let salt = tenant_keys.salt(metadata.generation);
         let Ok((payload, _)) = event.payload() else { return false };
         let position = metadata.position;
-        let expected = match payload {
-            Payload::RowPut { table, row, .. } => {
+        let expected = match payload.subject() {
+            Subject::Row { table, row } => {
                 let Some(schema) = self.catalog.table(table) else { return false };
                 let Some(row) = decode_row_of(schema, row) else { return false };
                 let context = DraftContext { tenant, first: position, salt: &salt };
                 row_commitment(&context, position, schema, &row, value)
             }
-            Payload::Appended { stream, record, .. } => {
+            Subject::Appended { stream, record } => {
                 record_commitment(&salt, tenant, position, stream, record)
             }
-            Payload::RowDelete { .. }
-            | Payload::TableCreated { .. }
-            | Payload::TableDropped { .. }
-            | Payload::TableAltered { .. }
-            | Payload::IndexBuilt { .. }
-            | Payload::JobChanged { .. }
-            | Payload::PagesFreed { .. }
-            | Payload::StreamCreated { .. }
-            | Payload::Refused
-            | Payload::Completed
-            | Payload::TenantCreated { .. }
-            | Payload::Recovery(_)
-            | Payload::HeadAttested { .. }
-            | Payload::Checkpoint(_) => {
+            Subject::Plaintext => {
                 record_commitment(&salt, tenant, position, metadata.stream, event.plaintext())
             }
         };

@@ -24,7 +24,7 @@ impl Logs {
             return Ok(leaf_hash(&self.entry(tenant, head, Position::new(at))?.hash.0));
         }
         if height.is_multiple_of(TILE_HEIGHT) {
-            return self.tile(tenant, height / TILE_HEIGHT, at);
+            return self.tile(tenant, head, height / TILE_HEIGHT, at);
         }
         // The stored level below; at most seven levels, 128 nodes, on a page or two.
         let stored = height / TILE_HEIGHT * TILE_HEIGHT;
@@ -54,7 +54,13 @@ impl Logs {
         })
     }
 
-    fn tile(&self, tenant: TenantId, level: u32, tile: u64) -> Result<ChainHash, LogFault> {
+    fn tile(
+        &self,
+        tenant: TenantId,
+        head: &LogHead,
+        level: u32,
+        tile: u64,
+    ) -> Result<ChainHash, LogFault> {
         let last = ((tile + 1) << (TILE_HEIGHT * level)) - 1;
         let segment = self.segment_of(Position::new(last));
         let first = u64::from(segment.get()) * self.segment_positions();
@@ -63,13 +69,15 @@ impl Logs {
             return Ok(hash);
         }
         let file = FileId::Index { tenant, number: segment };
-        match self.cache.get(file, u64::from(slot.page)) {
-            Some(page) if index::page_is_good(tenant, segment, slot.page, &page.0) => {
-                Ok(hash_at(&page.0, slot))
-            }
-            // Read again, and found damaged by whoever reads an entry: the index is rebuilt then.
-            Some(_) | None => Err(self.tile_missing(file, u64::from(slot.page))),
+        let Some(page) = self.cache.get(file, u64::from(slot.page)) else {
+            return Err(self.tile_missing(file, u64::from(slot.page)));
+        };
+        let hash = hash_at(&page.0, slot);
+        // Zeros: a write of the page was lost.
+        if !index::page_is_good(tenant, segment, slot.page, &page.0) || hash == ChainHash::ZERO {
+            return Err(self.tile_damaged(tenant, head, Position::new(last)));
         }
+        Ok(hash)
     }
 
     fn tile_in_memory(

@@ -143,6 +143,18 @@ impl Logs {
         LogFault::Missing
     }
 
+    /// What is in the cache stays there while it is pinned: only a rebuild of the index mends it.
+    pub(super) fn tile_damaged(
+        &self,
+        tenant: TenantId,
+        head: &LogHead,
+        position: Position,
+    ) -> LogFault {
+        let head = self.head(tenant).unwrap_or(head);
+        let at = Place { tenant, segment: self.segment_of(position), offset: 0, position };
+        self.distrust_index(&at, head, DamageReason::Hash)
+    }
+
     fn entry_in_memory(
         &self,
         tenant: TenantId,

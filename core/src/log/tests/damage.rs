@@ -181,6 +181,33 @@ fn a_rotten_index_is_rebuilt_wherever_it_rots() {
     assert!(rebuilt > 50, "entries were hit {rebuilt} times");
 }
 
+/// A proof asks for tiles, and for the entries of a few positions only.
+#[test]
+fn rotten_tiles_are_rebuilt() {
+    let mut bench = long();
+    let good = bench.disk.files[&index_file(0)].clone();
+    let proof = |bench: &mut Bench| {
+        bench.stage(|logs, head| logs.inclusion(TENANT, head, Position::new(999), 1_000)).unwrap()
+    };
+    let of_good = proof(&mut bench);
+    let mut rebuilt = 0;
+    for bad in (0..good.len()).step_by(61).map(Some).chain([None]) {
+        let mut file = good.clone();
+        match bad {
+            Some(at) => file[at] ^= 0x10,
+            // A file that was lost and made anew.
+            None => file.fill(0),
+        }
+        bench.disk.files.insert(index_file(0), file);
+        bench.restart();
+        bench.events.clear();
+        assert!(proof(&mut bench) == of_good, "{bad:?}");
+        assert!(bench.seen("IndexRebuilt") <= 1);
+        rebuilt += bench.seen("IndexRebuilt");
+    }
+    assert!(rebuilt > 50, "tiles were hit {rebuilt} times");
+}
+
 #[test]
 fn an_index_page_that_missed_its_writes_is_rebuilt() {
     let mut bench = Bench::new(400);
