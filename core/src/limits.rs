@@ -142,8 +142,12 @@ pub const LOG_BUFFER_SLACK: usize = 32 << 20;
 pub const LOG_RECORD_EXTRA_SIZE: usize = 384;
 /// Bytes of copies whose writes are in flight; one write is always allowed.
 pub const LOG_WRITING_BYTES_MAX: usize = 8 << 20;
+/// Logs that get the memory of a whole run at once; others grow by quarters, and copy each time.
+pub const LOG_RUNS_RESERVED_MAX: usize = 2;
+/// What such a run gets: the last record of a run may end behind it.
+pub const LOG_RUN_RESERVED_SIZE: usize = LOG_RUN_SIZE + 4 * PAGE_SIZE;
 /// Bytes of buffers that are kept for the next write.
-pub const LOG_BUFFERS_KEPT_BYTES: usize = 2 << 20;
+pub const LOG_BUFFERS_KEPT_BYTES: usize = (2 << 20) - LOG_RUNS_RESERVED_MAX * LOG_RUN_RESERVED_SIZE;
 /// Records after which a checkpoint is asked for, so that a restart replays no more of them: the
 /// smallest fill the ring, and the pages they change, only after seconds of replay.
 pub const CHECKPOINT_RECORDS: u64 = 250_000;

@@ -36,6 +36,8 @@ pub struct Drafts {
     rows: Vec<u8>,
     /// Bytes of column values, one at a time.
     value: Vec<u8>,
+    /// For whoever encodes what a draft will hold; lent and given back.
+    pub encoded: Vec<u8>,
 }
 
 /// What `apply_record` would make of a row's record again.

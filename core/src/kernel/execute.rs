@@ -147,7 +147,6 @@ pub struct Execution {
     built: BTreeSet<TreeId>,
     /// Bound of the pages that freeing leaves touches.
     pages_freed: u64,
-    scratch: Vec<u8>,
 }
 
 impl Execution {
@@ -172,7 +171,6 @@ impl Execution {
             changes: BTreeMap::new(),
             built: BTreeSet::new(),
             pages_freed: 0,
-            scratch: Vec::new(),
         }
     }
 

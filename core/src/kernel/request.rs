@@ -376,7 +376,7 @@ impl fmt::Display for RequestError {
             }
             RequestError::Empty => f.write_str("the request asks for nothing"),
             RequestError::TenantUnknown(tenant) => {
-                write!(f, "tenant {tenant} does not exist; create it first")
+                write!(f, "tenant {tenant} does not exist; `verity tenant create` makes one")
             }
             RequestError::TenantExists(tenant) => write!(f, "tenant {tenant} exists already"),
             RequestError::NotPermitted { tenant } => {

@@ -20,7 +20,8 @@ use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
 use crate::io::Page;
 use crate::limits::{
-    LOG_BUFFER_SIZE_MAX, LOG_BUFFER_SLACK, LOG_RECORD_EXTRA_SIZE, LOG_RUN_SIZE, PAGE_SIZE,
+    LOG_BUFFER_SIZE_MAX, LOG_BUFFER_SLACK, LOG_RECORD_EXTRA_SIZE, LOG_RUN_RESERVED_SIZE,
+    LOG_RUN_SIZE, LOG_RUNS_RESERVED_MAX, PAGE_SIZE,
 };
 use zerocopy::FromZeros;
 
@@ -247,11 +248,19 @@ impl Logs {
 
     /// Queues the whole blocks of the growing run; what is left grows on in a new one.
     fn split_run(&mut self, tenant: TenantId) {
+        let others = self.open.iter().filter(|(other, _)| **other != tenant);
+        let reserved = others.filter_map(|(_, log)| log.runs.back()).filter(|run| {
+            run.state == RunState::Growing && run.bytes.capacity() >= LOG_RUN_RESERVED_SIZE
+        });
+        let reserve = reserved.count() < LOG_RUNS_RESERVED_MAX;
         let Some(log) = self.open.get_mut(&tenant) else { unreachable!("the caller has it open") };
         let Some(run) = log.runs.back_mut() else { unreachable!("the caller has a run") };
         assert!(run.state == RunState::Growing);
         let whole = run.bytes.len() / PAGE_SIZE * PAGE_SIZE;
-        let rest = run.bytes.split_off(whole);
+        let rest_size = run.bytes.len() - whole;
+        let mut rest = Vec::with_capacity(if reserve { LOG_RUN_RESERVED_SIZE } else { rest_size });
+        rest.extend_from_slice(&run.bytes[whole..]);
+        run.bytes.truncate(whole);
         let next = (run.segment, run.end());
         run.state = RunState::Queued;
         self.runs_queued.push_back((tenant, run.sequence));

@@ -13,10 +13,11 @@
 
 use crate::limits::{
     ClusterConstants, FRAME_BYTES, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_IN_FLIGHT_MAX,
-    LOG_BUFFER_SIZE_MAX, LOG_BUFFERS_KEPT_BYTES, LOG_CACHE_BLOCKS, LOG_WRITING_BYTES_MAX,
-    PAGE_SIZE, PREPARE_BUFFERS_MAX, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX, PROCESS_BYTES,
-    READ_MEMORY_MAX, READ_MEMORY_MIN, REQUESTS_BYTES_MAX, REQUESTS_BYTES_MIN, SEALED_BYTES_MAX,
-    STORE_BUFFERS_KEPT_PAGES, STORE_READS_IN_FLIGHT_MAX, STORE_WRITES_IN_FLIGHT_MAX,
+    LOG_BUFFER_SIZE_MAX, LOG_BUFFERS_KEPT_BYTES, LOG_CACHE_BLOCKS, LOG_RUN_RESERVED_SIZE,
+    LOG_RUNS_RESERVED_MAX, LOG_WRITING_BYTES_MAX, PAGE_SIZE, PREPARE_BUFFERS_MAX,
+    PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX, PROCESS_BYTES, READ_MEMORY_MAX, READ_MEMORY_MIN,
+    REQUESTS_BYTES_MAX, REQUESTS_BYTES_MIN, SEALED_BYTES_MAX, STORE_BUFFERS_KEPT_PAGES,
+    STORE_READS_IN_FLIGHT_MAX, STORE_WRITES_IN_FLIGHT_MAX,
 };
 
 /// What a node may hold in memory.
@@ -126,9 +127,10 @@ impl MemoryPlan {
         let tags = 2 * u64::from(constants.dirty_pages_max) * TAG_BYTES;
         let free_set = u64::from(constants.grid_pages_max) / 8;
         let buffered = LOG_BUFFER_SIZE_MAX + constants.log_bytes_of_a_transaction();
-        // Runs grow by quarters.
+        // Runs grow by quarters, or are as large as they will be at once.
         let logs = buffered
             + buffered / 4
+            + LOG_RUNS_RESERVED_MAX * LOG_RUN_RESERVED_SIZE
             + LOG_WRITING_BYTES_MAX
             + LOG_BUFFERS_KEPT_BYTES
             + LOG_CACHE_BLOCKS * PAGE_SIZE;

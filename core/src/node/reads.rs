@@ -47,7 +47,7 @@ impl core::fmt::Display for ReadError {
         match self {
             ReadError::Sql(error) => write!(f, "{error}"),
             ReadError::TenantUnknown(tenant) => {
-                write!(f, "tenant {tenant} does not exist; create it first")
+                write!(f, "tenant {tenant} does not exist; `verity tenant create` makes one")
             }
             ReadError::NotReady => f.write_str("the node does not serve reads now"),
             ReadError::Store(error) => write!(f, "{error}"),

@@ -141,15 +141,17 @@ impl Execution {
         let old = before.map(|before| before.row.as_slice());
         self.note_unique(schema, &key, old, Some(&row));
         self.charge_indexes(context, schema, old, Some(&row));
-        self.scratch.clear();
-        encode_row(hidden_position(schema, &key), &row, &mut self.scratch);
-        if self.scratch.len() > ROW_SIZE_MAX {
-            let (size, max) = (self.scratch.len(), ROW_SIZE_MAX);
+        let mut encoded = core::mem::take(&mut self.drafts.encoded);
+        encoded.clear();
+        encode_row(hidden_position(schema, &key), &row, &mut encoded);
+        if encoded.len() > ROW_SIZE_MAX {
+            let (size, max) = (encoded.len(), ROW_SIZE_MAX);
             return Err(RequestError::TooLarge { size, max }.into());
         }
         self.charge_put(schema.rows, stored_size(&row));
-        let payload = Payload::RowPut { table: schema.id, replaces, row: &self.scratch };
+        let payload = Payload::RowPut { table: schema.id, replaces, row: &encoded };
         self.drafts.push_row(&context.drafts, schema, &payload, &key, &row);
+        self.drafts.encoded = encoded;
         let changed = OverlayRow { position, row: Some(row) };
         self.rows.entry(schema.id).or_default().insert(key, changed);
         self.steps += 1;
@@ -166,14 +168,16 @@ impl Execution {
         let position = context.drafts.next_position(&self.drafts);
         self.note_unique(schema, &key, Some(&current.row), None);
         self.charge_indexes(context, schema, Some(&current.row), None);
-        self.scratch.clear();
+        let mut encoded = core::mem::take(&mut self.drafts.encoded);
+        encoded.clear();
         let hidden = hidden_position(schema, &key);
-        encode_row_key(schema, hidden, &current.row, &mut self.scratch);
+        encode_row_key(schema, hidden, &current.row, &mut encoded);
         self.charge_put(schema.history, stored_size(&current.row));
         self.charge_removal(schema.rows);
         let payload =
-            Payload::RowDelete { table: schema.id, replaces: current.begun_at, key: &self.scratch };
+            Payload::RowDelete { table: schema.id, replaces: current.begun_at, key: &encoded };
         self.drafts.push(&payload, schema.stream, schema.schema_version);
+        self.drafts.encoded = encoded;
         let changed = OverlayRow { position, row: None };
         self.rows.entry(schema.id).or_default().insert(key, changed);
         self.steps += 1;
