@@ -39,7 +39,7 @@ use crate::limits::REQUEST_QUEUE_MAX;
 use crate::query::{PointScratch, Prepared, Value};
 use crate::time::{Clock, Instant};
 
-pub use api::{CURRENT_RELEASE, Config, Halt, Progress, Seed, Status, Ticket};
+pub use api::{CURRENT_RELEASE, Config, GridStatus, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
 pub use memory::{Memory, MemoryPlan, MemoryTooSmall, MemoryUse};
 pub use proofs::{ProofError, ProofOf, ProofRead, Proved};
@@ -344,6 +344,7 @@ impl Node {
                     checkpoint_begun: state.checkpoint.op,
                     journal_used_bytes: 0,
                     journal_ring_bytes: state.constants.journal_ring_bytes,
+                    grid: GridStatus::default(),
                     free_bytes: None,
                     ready: false,
                     replica_status: None,
@@ -366,6 +367,11 @@ impl Node {
                     checkpoint_begun: running.checkpoint_begun(),
                     journal_used_bytes: vsr.journal_used_bytes,
                     journal_ring_bytes: vsr.journal_ring_bytes,
+                    grid: GridStatus {
+                        pages_in_use: running.store.pages_in_use(),
+                        clean_pages_max: running.memory.clean_pages,
+                        pages_read: running.store.pages_read(),
+                    },
                     free_bytes: running.free_bytes,
                     ready: running.phase == Phase::Serving,
                     replica_status: running.vsr.replica_status(),
@@ -386,6 +392,7 @@ impl Node {
                 checkpoint_begun: Op::ZERO,
                 journal_used_bytes: 0,
                 journal_ring_bytes: 0,
+                grid: GridStatus::default(),
                 free_bytes: None,
                 ready: false,
                 replica_status: None,

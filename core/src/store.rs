@@ -55,7 +55,7 @@ use crate::limits::{
 };
 use crate::superblock::PageRef;
 
-pub use checkpoint::{RoomError, StoreCheckpoint};
+pub use checkpoint::{CheckpointProgress, RoomError, StoreCheckpoint};
 pub use estimate::{TreeChange, overflow_pages};
 pub use fetch::Pins;
 pub use forest::{FOREST, FORESTS, TreeRoot};
@@ -296,6 +296,12 @@ impl Store {
     #[must_use]
     pub fn pages_in_use(&self) -> u32 {
         self.free_set.acquired()
+    }
+
+    /// Pages that were read from the grid since it was opened.
+    #[must_use]
+    pub fn pages_read(&self) -> u64 {
+        self.fetches.pages_read
     }
 
     /// Pages that were missed since the last fetch.

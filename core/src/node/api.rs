@@ -149,6 +149,16 @@ fn write_clock(
     )
 }
 
+/// The grid, and what of it is in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GridStatus {
+    pub pages_in_use: u32,
+    /// Pages in memory beside those that changed, at most.
+    pub clean_pages_max: u32,
+    /// Read from the disk since the node opened.
+    pub pages_read: u64,
+}
+
 /// What `verity status` shows of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -168,6 +178,7 @@ pub struct Status {
     /// Bytes of the journal's ring that a restart would have to read, and of the whole ring.
     pub journal_used_bytes: u64,
     pub journal_ring_bytes: u64,
+    pub grid: GridStatus,
     /// Free bytes on the file system, when the shell has told.
     pub free_bytes: Option<u64>,
     pub ready: bool,

@@ -18,20 +18,34 @@ use crate::node::api::Halt;
 use crate::node::format::own;
 use crate::node::halt::store_halt;
 use crate::node::running::{Phase, Running, SuperblockUse};
-use crate::store::{HashStop, Pins, StoreCheckpoint, StoreError};
+use crate::store::{CheckpointProgress, HashStop, Pins, StoreCheckpoint, StoreError};
 use crate::superblock::{CheckpointState, SuperblockState};
 use crate::time::{Clock, Timestamp};
 
 const GRID_SYNC_SLOT: u64 = 1;
-/// Pages that every turn hashes (about 10 µs each) and seals (5 µs) while a checkpoint is written,
-/// and that are hashed while a lone caller's write is on its way.
-const HASHED_A_TURN: usize = 1;
-const SEALED_A_TURN: usize = 4;
+/// Pages that a turn hashes (about 10 µs each) and seals (5 µs) when nobody waits.
+const IDLE: Pace = Pace { hashed: 1, sealed: 4 };
+/// The same while somebody waits and no page is on its way: the completion of its write brings the
+/// next turn, so that a checkpoint always goes on.
+const ALIVE: Pace = Pace { hashed: 1, sealed: 1 };
+/// The same outside of serving, where nobody waits for a commit.
+const FAST: Pace =
+    Pace { hashed: STORE_CHECKPOINT_STEP_PAGES, sealed: STORE_CHECKPOINT_STEP_PAGES };
+/// Most pages that one turn hashes or seals because the checkpoint is late.
+const LATE_PAGES_MAX: usize = 256;
+/// Pages that are hashed while a lone caller's write is on its way.
 const HASHED_AHEAD: usize = 3;
 /// The same for an attestation that comes, and rarely: a page that changes all the time is hashed
 /// in vain.
 const HASHED_WHEN_IDLE: usize = 2;
 const IDLE_TURNS_PER_HASHING: u32 = 4;
+
+/// Pages of a checkpoint that one turn hashes and seals.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    hashed: usize,
+    sealed: usize,
+}
 
 /// One checkpoint under way.
 #[derive(Debug)]
@@ -77,23 +91,47 @@ impl Running {
     pub(super) fn begin_checkpoint(&mut self, task: CheckpointTask, effects: &mut Effects) {
         assert!(self.checkpoint.is_none(), "one checkpoint at a time");
         self.store.checkpoint_begin_then_hash(task.op);
-        self.paced_at = 0;
         effects.event(Event::CheckpointStarted { op: task.op });
         self.checkpoint = Some(task);
     }
 
-    /// Pages of the checkpoint to seal now beside the few of every turn, so that it is written
-    /// before the pages that change meanwhile need its memory, whatever the rate at which they
-    /// change.
-    fn checkpoint_pace(&mut self) -> usize {
+    /// What this turn does of the checkpoint: what is late, for whatever a turn costs is what the
+    /// next commit waits longer; a few pages when nobody waits. `busy`: this turn applied or
+    /// proposed something.
+    fn checkpoint_pace(&self, busy: bool) -> Pace {
         if self.phase != Phase::Serving {
-            return STORE_CHECKPOINT_STEP_PAGES;
+            return FAST;
         }
-        let dirty = self.store.dirty_pages();
-        let changed = dirty.saturating_sub(core::mem::replace(&mut self.paced_at, dirty));
-        let room = (self.superblock_state().constants.dirty_pages_max / 4).saturating_sub(dirty);
-        let left = self.store.checkpoint_pages_left() as u64;
-        (left * u64::from(changed) / u64::from(room.max(1))) as usize
+        let CheckpointProgress { pages, hashed, sealed, writes } = self.store.checkpoint_progress();
+        let due = self.checkpoint_pages_due(pages);
+        let least = match (busy || !self.is_idle(), writes) {
+            (false, _) => IDLE,
+            (true, 0) => ALIVE,
+            (true, _) => Pace { hashed: 0, sealed: 0 },
+        };
+        let late = |done: usize| due.saturating_sub(done).min(LATE_PAGES_MAX);
+        Pace { hashed: late(hashed).max(least.hashed), sealed: late(sealed).max(least.sealed) }
+    }
+
+    /// How many of its pages should be sealed by now: all when three quarters of what asks for the
+    /// next checkpoint are there, be it changed pages, records or the ring; and at once when the
+    /// memory is needed that only it can free.
+    fn checkpoint_pages_due(&self, pages: usize) -> usize {
+        let constants = self.superblock_state().constants;
+        let largest = constants.transaction_pages_dirtied_max;
+        if self.store.must_wait_for_writes(largest) || self.logs.checkpoint_wanted() {
+            return pages;
+        }
+        let status = self.vsr.status();
+        let ring = status.journal_ring_bytes;
+        let parts = [
+            (u64::from(self.store.dirty_pages()), u64::from(constants.dirty_pages_max) / 8 * 3),
+            (self.logs.appended(), CHECKPOINT_RECORDS / 4 * 3),
+            // It stays half full until this checkpoint is durable.
+            (status.journal_used_bytes.saturating_sub(ring / 2), ring / 8),
+        ];
+        let due = |(done, all): (u64, u64)| pages as u64 * done.min(all) / all.max(1);
+        parts.into_iter().map(due).max().unwrap_or(0) as usize
     }
 
     /// Hashes pages while there is nothing else to do: of the checkpoint, else what the next
@@ -111,14 +149,13 @@ impl Running {
         }
     }
 
-    /// Hashes and seals pages of the checkpoint, a few for every turn: what each costs is what the
-    /// next commit waits longer.
-    fn checkpoint_pages(&mut self, effects: &mut Effects) -> Result<(), Halt> {
-        let pace = self.checkpoint_pace();
+    /// Hashes and seals pages of the checkpoint.
+    fn checkpoint_pages(&mut self, busy: bool, effects: &mut Effects) -> Result<(), Halt> {
+        let pace = self.checkpoint_pace(busy);
         let Some(task) = &mut self.checkpoint else { unreachable!("the caller saw one") };
         if self.store.ready(&task.pins).map_err(store_halt)? {
             let salts = EntrySalts(&self.keyring);
-            match self.store.hash_frozen(&salts, HASHED_A_TURN + pace) {
+            match self.store.hash_frozen(&salts, pace.hashed) {
                 Ok(_) => self.store.unpin(&mut task.pins),
                 Err(HashStop::Fault(_)) => self.store.fetch(&mut task.pins, effects),
                 Err(HashStop::KeyMissing { tenant }) => {
@@ -126,13 +163,15 @@ impl Running {
                 }
             }
         }
-        self.store
-            .checkpoint_step_by(SEALED_A_TURN + pace, &self.keyring, effects)
-            .map_err(store_halt)
+        self.store.checkpoint_step_by(pace.sealed, &self.keyring, effects).map_err(store_halt)
     }
 
-    /// Goes on with the checkpoint under way by a bounded amount.
-    pub(super) fn checkpoint_step(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+    /// Goes on with the checkpoint under way by a bounded amount. `busy`: see `checkpoint_pace`.
+    pub(super) fn checkpoint_step(
+        &mut self,
+        busy: bool,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
         #[cfg(verity_zoo)]
         if let Some(task) = self.checkpoint_due.take() {
             self.begin_checkpoint(task, effects);
@@ -143,7 +182,7 @@ impl Running {
         }
         let logs = self.logs.checkpoint_step(effects);
         if stage == Stage::Writing {
-            self.checkpoint_pages(effects)?;
+            self.checkpoint_pages(busy, effects)?;
         }
         let Some(task) = &mut self.checkpoint else { unreachable!("seen above") };
         if task.stage == Stage::Writing {

@@ -21,6 +21,7 @@ use crate::node::api::Progress;
 use crate::node::running::Running;
 use crate::query;
 use crate::query::eval::Context;
+use crate::query::parse::AsOfSyntax;
 use crate::query::read::{EventRead, ReadProgress, ReadTask, ReadWorld, Row, Stop};
 use crate::query::source::RowSource;
 use crate::query::{
@@ -256,12 +257,19 @@ impl Running {
         scratch: &mut PointScratch,
         out: &mut Vec<Value>,
     ) -> Option<PointRead> {
-        match &prepared.statement {
-            query::Statement::Select(select) if select.as_of.is_none() => {}
-            _ => return None,
-        }
-        let Running { kernel, store, logs, .. } = self;
-        let (position, catalog) = kernel.snapshot_at_hand(store, logs, tenant)?;
+        let query::Statement::Select(select) = &prepared.statement else { return None };
+        let Running { kernel, store, logs, ended_at, .. } = self;
+        let (newest, catalog) = kernel.snapshot_at_hand(store, logs, tenant)?;
+        let position = match &select.as_of {
+            None => newest,
+            Some((AsOfSyntax::Position(_), _)) => match prepared.as_of(parameters, newest) {
+                Ok(Some(AsOf::Position(asked))) if asked == newest => newest,
+                // Whether a transaction ended there is in the log: the long way has looked.
+                Ok(Some(AsOf::Position(asked))) if *ended_at == Some((tenant, asked)) => asked,
+                Ok(_) | Err(_) => return None,
+            },
+            Some(_) => return None,
+        };
         let source = RowSource { store, tenant, catalog, position };
         let found = read_point(prepared, &source, parameters, scratch, out);
         match found {
@@ -372,6 +380,7 @@ impl Running {
                 let record = self.logs.read(read.tenant, &head, position)?;
                 let metadata = record.metadata;
                 let snapshot = if metadata.transaction_last == position {
+                    self.ended_at = Some((read.tenant, position));
                     Some(position)
                 } else {
                     metadata.transaction_first.previous()

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use rand_chacha::ChaCha20Rng;
 
 use crate::event::Event;
-use crate::ids::{Op, TenantId, View};
+use crate::ids::{Op, Position, TenantId, View};
 use crate::io::{Effects, Input, IoError, IoId, Owner};
 use crate::journal::Operation;
 use crate::kernel::{
@@ -84,8 +84,6 @@ pub(super) struct Running {
     pub recovery_point: Op,
     pub applying: Option<Applying>,
     pub checkpoint: Option<CheckpointTask>,
-    /// Dirty pages when the pace of the checkpoint was last set.
-    pub paced_at: u32,
     /// Turns in which there was nothing to do but to hash.
     pub idle_turns: u32,
     #[cfg(verity_zoo)]
@@ -98,6 +96,8 @@ pub(super) struct Running {
     pub search_at: Option<Instant>,
     /// What all reads together sort and group.
     pub reads_bytes: usize,
+    /// The last position that `AS OF` named and at which a transaction was seen to end.
+    pub ended_at: Option<(TenantId, Position)>,
     /// Sealed, not proposed yet.
     pub queue: VecDeque<Queued>,
     pub queue_bytes: usize,
@@ -134,7 +134,6 @@ impl Running {
             leading: None,
             applying: None,
             checkpoint: None,
-            paced_at: 0,
             idle_turns: 0,
             #[cfg(verity_zoo)]
             checkpoint_due: None,
@@ -143,6 +142,7 @@ impl Running {
             searches: VecDeque::new(),
             search_at: None,
             reads_bytes: 0,
+            ended_at: None,
             queue: VecDeque::new(),
             queue_bytes: 0,
             hurry: false,
@@ -248,6 +248,7 @@ impl Running {
     /// Runs until nothing moves. Each loop either applies a prepare, proposes one, or ends.
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         self.step_down_if_deposed();
+        let mut busy = false;
         loop {
             let mut moved = self.apply_committed(effects)?;
             moved |= self.attest_in_time(now);
@@ -258,8 +259,9 @@ impl Running {
             if !moved {
                 break;
             }
+            busy = true;
         }
-        self.checkpoint_step(effects)?;
+        self.checkpoint_step(busy, effects)?;
         self.logs.flush_step(effects);
         if self.vsr.is_cluster() {
             self.talk(now, effects);

@@ -14,7 +14,7 @@ use crate::ids::{IdempotencyId, PrincipalId, ReplicaId, TenantId};
 use crate::io::{Effect, FileId};
 use crate::kernel::{ExpectedVersion, Operation};
 use crate::limits::ClusterConstants;
-use crate::query::{SqlState, Value};
+use crate::query::{PointScratch, SqlState, Value};
 use crate::time::{Instant, Timestamp};
 
 struct Disk {
@@ -377,6 +377,58 @@ fn reads_see_snapshots_and_the_past() {
         assert!(matches!(future, Err(ReadError::Sql(_))));
         disk.shut_down(node);
     }
+}
+
+/// The hot path of AS OF serves once the long way has seen a transaction end there, and only then;
+/// both give the same rows at every position.
+#[test]
+fn hot_reads_of_the_past_equal_the_long_way() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    for text in [
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, v TEXT)",
+        "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')",
+        "UPDATE t SET v = v || 'x' WHERE id < 3",
+        "DELETE FROM t WHERE id = 2",
+        "ALTER TABLE t ADD COLUMN n BIGINT DEFAULT 7",
+        "INSERT INTO t VALUES (2, 'd', 8), (4, 'e', 9)",
+        "UPDATE t SET n = n + 1",
+    ] {
+        disk.ask(&mut node, sql(text, &[])).unwrap();
+    }
+    let mut bind =
+        Read::bind(TenantId::DEFAULT, "SELECT v, n FROM t AS OF POSITION $1 WHERE id = $2");
+    assert_eq!(node.read(disk.now, &mut bind, &mut Effects::new()), Progress::Ready);
+    let prepared = bind.finish().unwrap().prepared;
+    let first = select(&mut disk, &mut node, "SELECT created_at FROM __tables").unwrap();
+    let Value::Integer(first) = first.rows[0][0] else { panic!("a position") };
+    let newest = select(&mut disk, &mut node, "SELECT 1").unwrap().position.get() as i64;
+    let (mut scratch, mut row) = (PointScratch::default(), Vec::new());
+    let (mut inside, mut found) = (0, 0);
+    for position in first..=newest {
+        for id in 1..=5 {
+            let parameters = [Value::Integer(position), Value::Integer(id)];
+            let mut hot = |node: &mut Node, row: &mut Vec<Value>| {
+                node.read_point(TenantId::DEFAULT, &prepared, &parameters, &mut scratch, row)
+            };
+            let early = hot(&mut node, &mut row);
+            assert!(early.is_none() || id > 1 || position == newest, "nobody has looked yet");
+            let text = format!("SELECT v, n FROM t AS OF POSITION {position} WHERE id = {id}");
+            let long = select(&mut disk, &mut node, &text).unwrap();
+            let Some(read) = hot(&mut node, &mut row) else {
+                assert!(long.asked.is_some(), "position {position}");
+                inside += 1;
+                continue;
+            };
+            assert_eq!((read.position, long.asked), (long.position, None));
+            assert_eq!(read.found, !long.rows.is_empty());
+            assert_eq!(Vec::from_iter(read.found.then(|| row.clone())), long.rows);
+            found += u32::from(read.found);
+        }
+    }
+    assert!(inside >= 10 && found >= 15, "{inside} inside a transaction, {found} found");
+    disk.shut_down(node);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The hot path: one row by its whole primary key.
+//! The hot path: one row by its whole primary key, now or as of a position.
 //!
 //! Invariants: gives what a [`crate::query::ReadTask`] would give of the same statement, or says
 //! that it is no such statement; allocates nothing but what the values themselves take.

@@ -57,6 +57,16 @@ pub struct StoreCheckpoint {
     pub grid_pages: u32,
 }
 
+/// How far a checkpoint is: of so many changed pages, those hashed (or in no need of it) and those
+/// sealed; and the writes in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointProgress {
+    pub pages: usize,
+    pub hashed: usize,
+    pub sealed: usize,
+    pub writes: usize,
+}
+
 /// Why a transaction must not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomError {
@@ -471,10 +481,12 @@ impl Store {
         Some(StoreCheckpoint { op, system_forest, free_set, grid_pages })
     }
 
-    /// Pages of the checkpoint under way that are not sealed yet.
+    /// How far the checkpoint under way is.
     #[must_use]
-    pub fn checkpoint_pages_left(&self) -> usize {
-        self.checkpoints.order.len() - self.checkpoints.next
+    pub fn checkpoint_progress(&self) -> CheckpointProgress {
+        let Checkpoints { order, hashed, next, writes, .. } = &self.checkpoints;
+        let (pages, writes) = (order.len(), writes.len());
+        CheckpointProgress { pages, hashed: *hashed, sealed: *next, writes }
     }
 
     /// A prepare's header says that checkpoint `op` is durable on a quorum: what only the

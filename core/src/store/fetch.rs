@@ -71,6 +71,7 @@ pub(super) struct Fetches {
     /// The read that will bring a page, unless abandoned.
     by_page: BTreeMap<PageNumber, u64>,
     in_flight: usize,
+    pub(super) pages_read: u64,
 }
 
 impl Fetches {
@@ -276,6 +277,7 @@ impl Store {
         };
         assert_eq!(reads.len(), pages.count());
         self.fetches.in_flight -= reads.len();
+        self.fetches.pages_read += reads.len() as u64;
         for (read, bytes) in reads.iter().zip(pages.as_mut_slice()) {
             let outcome = match result {
                 Ok(()) if read.abandoned => Ok(()),
