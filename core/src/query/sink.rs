@@ -44,15 +44,20 @@ pub(super) struct Sink {
 impl Sink {
     pub(super) fn group(&mut self, select: &Select, env: &Env<'_>) -> Result<(), SqlError> {
         let Some(grouping) = &select.grouping else { unreachable!("the caller matched it") };
-        let key: Row = grouping.keys.iter().map(|key| eval(key, env)).collect::<Result<_, _>>()?;
-        if !self.groups.contains_key(&key) {
-            self.bytes += size_of_row(&key) + grouping.aggregates.len() * 64;
-            let accumulators = grouping.aggregates.iter().map(Accumulator::new).collect();
-            self.groups.insert(key.clone(), accumulators);
-        }
-        let Some(accumulators) = self.groups.get_mut(&key) else {
-            unreachable!("it was just inserted")
+        let accumulators = if grouping.keys.is_empty() && !self.groups.is_empty() {
+            // One group of all rows needs no search.
+            self.groups.values_mut().next()
+        } else {
+            let key: Row =
+                grouping.keys.iter().map(|key| eval(key, env)).collect::<Result<_, _>>()?;
+            if !self.groups.contains_key(&key) {
+                self.bytes += size_of_row(&key) + grouping.aggregates.len() * 64;
+                let accumulators = grouping.aggregates.iter().map(Accumulator::new).collect();
+                self.groups.insert(key.clone(), accumulators);
+            }
+            self.groups.get_mut(&key)
         };
+        let Some(accumulators) = accumulators else { unreachable!("it was just inserted") };
         for (accumulator, aggregate) in accumulators.iter_mut().zip(&grouping.aggregates) {
             let value =
                 aggregate.argument.as_ref().map(|argument| eval(argument, env)).transpose()?;

@@ -19,6 +19,8 @@ use crate::keyring::format::Image;
 use crate::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
 use crate::log::{CheckpointRecord, LogHead, RecordKind, SegmentHeader, StateRootAt};
 use crate::query::codec::{decode_columns, decode_row, decode_row_key, encode_row, encode_row_key};
+use crate::query::key::{decode_key, encode_key};
+use crate::query::stored::{StoredPrefix, StoredRow, encode_stored};
 use crate::query::{Catalog, Command, TableSchema, Value, prepare};
 use crate::superblock::decode_copies;
 use crate::time::Timestamp;
@@ -166,6 +168,60 @@ fn rows_and_keys() {
             let _ = decode_row_key(schema, bytes);
         }
         let _ = decode_columns(bytes);
+    });
+}
+
+/// Rows as trees hold them, and their keys: any values, every column by itself; a changed key is
+/// refused or is that of other values.
+#[test]
+fn stored_rows_and_key_bytes() {
+    let catalog = catalog();
+    let schema = catalog.table_named("p").unwrap().clone();
+    bolero::check!().with_iterations(ROUNDS).with_max_len(300).for_each(|script: &[u8]| {
+        let mut left = script;
+        let mut take = |count: usize| {
+            let (first, rest) = left.split_at(count.min(left.len()));
+            left = rest;
+            first
+        };
+        let number =
+            |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let mut row = Vec::new();
+        for _ in 0..take(1).first().map_or(0, |count| count % 12) {
+            let kind = number(take(1));
+            row.push(match kind % 8 {
+                0 => Value::Null,
+                1 => Value::Boolean(kind > 99),
+                2 => Value::Integer(number(take(8)) as i64),
+                3 => Value::Double(f64::from_bits(number(take(8)))),
+                4 => Value::Blob(take(kind as usize % 40).to_vec()),
+                5 => Value::Timestamp(number(take(8)) as i64),
+                6 => Value::Date(number(take(2)) as i32),
+                _ => Value::Text(String::from_utf8_lossy(take(kind as usize % 40)).into_owned()),
+            });
+        }
+        let prefix =
+            StoredPrefix { begun_at: Position::new(number(take(8))), ..Default::default() };
+        let mut bytes = Vec::new();
+        encode_stored(&prefix, &row, &mut bytes);
+        let stored = StoredRow::new(&bytes);
+        assert_eq!((stored.prefix(), stored.column_count()), (prefix, row.len()));
+        for (ordinal, value) in row.iter().enumerate() {
+            let found = stored.column(ordinal).to_value();
+            let nan = matches!(value, Value::Double(number) if number.is_nan());
+            let (found, value) = (alloc::format!("{found:?}"), alloc::format!("{value:?}"));
+            // Equal zeros and NaNs are stored in one form each.
+            assert!(nan || found.replace("-0.0", "0.0") == value.replace("-0.0", "0.0"));
+        }
+        let id = Value::Integer(number(take(8)) as i64);
+        let rest = vec![Value::Null; schema.columns.len() - 1];
+        let key = encode_key(&schema, &[vec![id.clone()], rest].concat()).unwrap();
+        assert_eq!(decode_key(&schema, &key).unwrap(), [id]);
+        let changed = mutated(&key, take(16));
+        if let Ok(values) = decode_key(&schema, &changed) {
+            let rest = vec![Value::Null; schema.columns.len() - values.len()];
+            assert_eq!(encode_key(&schema, &[values, rest].concat()).unwrap(), changed);
+        }
     });
 }
 

@@ -1,13 +1,16 @@
 //! Indexes against a model that knows none: every query by whatever plan, by the primary key alone,
 //! and by the model's rows must agree, now and at every earlier position, whatever the memory.
 
+use alloc::collections::VecDeque;
 use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::cmp::Ordering;
+use core::panic::AssertUnwindSafe;
 
 use super::rig::*;
 use crate::ids::Position;
@@ -79,11 +82,22 @@ impl Rig {
     }
 }
 
-/// A stream of numbers that is the same everywhere.
-struct Numbers(u64);
+/// A stream of numbers that is the same everywhere: a fuzzer's bytes, then drawn ones.
+struct Numbers(u64, VecDeque<u8>);
 
 impl Numbers {
+    fn new(seed: u64) -> Numbers {
+        Numbers(seed, VecDeque::new())
+    }
+
+    fn of(script: &[u8]) -> Numbers {
+        Numbers(1, script.iter().copied().collect())
+    }
+
     fn below(&mut self, limit: u64) -> u64 {
+        if let Some(byte) = self.1.pop_front() {
+            return u64::from(byte) % limit;
+        }
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
         (self.0 >> 33) % limit
     }
@@ -377,7 +391,7 @@ const ROOMY: ClusterConstants = ClusterConstants {
 
 fn random_run(memory: Memory, seed: u64, steps: u64, queries: u64) -> Vec<String> {
     let mut rig = Rig::with(memory, ROOMY);
-    let mut numbers = Numbers(seed * 7_919 + 1);
+    let mut numbers = Numbers::new(seed * 7_919 + 1);
     rig.run_sql(
         "CREATE TABLE t (id BIGINT PRIMARY KEY, a BIGINT, b TEXT, c DECIMAL(6, 2), d DOUBLE)",
     )
@@ -435,6 +449,39 @@ fn random_run(memory: Memory, seed: u64, steps: u64, queries: u64) -> Vec<String
     plans
 }
 
+/// A table with every index and a past: the positions, and what was there then.
+fn world_of_plans() -> (Rig, Vec<(u64, Model)>) {
+    let mut rig = Rig::with(Memory::Ample, ROOMY);
+    rig.run_sql(
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, a BIGINT, b TEXT, c DECIMAL(6, 2), d DOUBLE)",
+    )
+    .unwrap();
+    INDEXES.iter().for_each(|create| drop(rig.run_sql(create).unwrap()));
+    let (mut numbers, mut model, mut past) = (Numbers::new(5), Model::default(), Vec::new());
+    while past.len() < 40 {
+        let before = model.clone();
+        let sql = write(&mut numbers, &mut model);
+        if sql == "SELECT" || model.rows.is_empty() || rig.run_sql(&sql).is_err() {
+            model = before;
+            continue;
+        }
+        past.push((rig.last(), model.clone()));
+    }
+    (rig, past)
+}
+
+/// The same queries, from a fuzzer's bytes: `cargo bolero` takes this target as long as it likes.
+#[test]
+fn plans_of_any_script() {
+    let world = AssertUnwindSafe(RefCell::new(world_of_plans()));
+    bolero::check!().with_iterations(2_000).with_max_len(64).for_each(|script: &[u8]| {
+        let (rig, past) = &mut *world.borrow_mut();
+        let mut numbers = Numbers::of(script);
+        let (at, model) = past[numbers.below(past.len() as u64) as usize].clone();
+        check_query(rig, &mut numbers, &model, at);
+    });
+}
+
 #[test]
 fn every_plan_gives_the_rows_of_the_model() {
     let mut plans = Vec::new();
@@ -459,7 +506,7 @@ fn faults_change_no_plan_and_no_row() {
 fn faults_and_crashes_change_no_index_tree() {
     let run = |memory, crash: bool| {
         let mut rig = Rig::with(memory, ROOMY);
-        let mut numbers = Numbers(5);
+        let mut numbers = Numbers::new(5);
         rig.run_sql(
             "CREATE TABLE t (id BIGINT PRIMARY KEY, a BIGINT, b TEXT, c DECIMAL(6, 2), d DOUBLE, \
              UNIQUE (id, a))",
@@ -680,7 +727,7 @@ fn a_large_scan_is_refused_with_the_index_to_create() {
 fn plans_follow_the_counts_of_trees() {
     let mut rig = Rig::with(Memory::Ample, ClusterConstants::DEFAULT);
     rig.run_sql("CREATE TABLE t (id BIGINT PRIMARY KEY, a BIGINT, b TEXT)").unwrap();
-    let mut numbers = Numbers(1);
+    let mut numbers = Numbers::new(1);
     for from in (0..6_000).step_by(1_000) {
         let cells: Vec<String> = (from..from + 1_000)
             .map(|id| format!("({id}, {}, 'name {}')", id % 1_000, numbers.below(1 << 30)))
