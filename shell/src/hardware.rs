@@ -4,6 +4,8 @@
 //! a number of microseconds does not. The disk is measured through the same backend that the
 //! database uses.
 
+mod row;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,8 @@ use verity_core::limits::PAGE_SIZE;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::options::Options;
+
+pub use row::RowFloor;
 
 /// Limits of one machine, backend and file system.
 #[derive(Clone, Copy, Debug)]

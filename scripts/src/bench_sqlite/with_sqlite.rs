@@ -64,6 +64,8 @@ enum Workload {
     InsertMany,
     InsertBatch,
     PointRead,
+    IndexRange,
+    CountWhere,
     Count,
 }
 
@@ -74,6 +76,8 @@ impl Workload {
             Workload::InsertMany => "insert, 32 clients",
             Workload::InsertBatch => "insert, batch 1000",
             Workload::PointRead => "point-read",
+            Workload::IndexRange => "index range of 100",
+            Workload::CountWhere => "count with predicate",
             Workload::Count => "count",
         }
     }
@@ -143,6 +147,7 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
     })?;
     assert!(bytes > 0, "the reads are not optimised away");
     drop(select);
+    let (ranges, counts_where) = scans(&connection, rows, &mut random, budget)?;
     let mut count = connection.prepare("SELECT COUNT(*) FROM bench")?;
     let counts = per_second(budget, || {
         let counted: i64 = count.query_row([], |row| row.get(0))?;
@@ -154,8 +159,44 @@ fn sqlite(folder: &Path, rows: u64, budget: Duration) -> rusqlite::Result<Vec<Me
         (Workload::InsertMany, "rows/s", many),
         (Workload::InsertBatch, "rows/s", batched),
         (Workload::PointRead, "reads/s", reads),
+        (Workload::IndexRange, "ranges/s", ranges),
+        (Workload::CountWhere, "counts/s", counts_where),
         (Workload::Count, "counts/s", counts),
     ])
+}
+
+/// Ranges of 100 rows of an index, and counts with a predicate that no index serves, a second.
+fn scans(
+    connection: &Connection,
+    rows: u64,
+    random: &mut Random,
+    budget: Duration,
+) -> rusqlite::Result<(f64, f64)> {
+    connection.execute_batch("CREATE INDEX bench_a ON bench (a)")?;
+    let mut range =
+        connection.prepare("SELECT a, d FROM bench WHERE a >= ?1 ORDER BY a LIMIT 100")?;
+    let mut given: usize = 0;
+    let mut one = || {
+        let start = mixed(1 + random.below(rows)) >> 8;
+        let all = range.query_map([start as i64], |row| {
+            let pair: (i64, String) = (row.get(0)?, row.get(1)?);
+            Ok(pair)
+        })?;
+        given += all.collect::<rusqlite::Result<Vec<(i64, String)>>>()?.len();
+        Ok(1)
+    };
+    // Once, so that what fits the cache is in it.
+    per_second(Duration::from_secs(1), &mut one)?;
+    let ranges = per_second(budget, &mut one)?;
+    assert!(given > 0, "the ranges have rows");
+    let mut count = connection.prepare("SELECT COUNT(*) FROM bench WHERE b < ?1")?;
+    let expected = (1..=rows).filter(|id| id % 100 < 50).count() as i64;
+    let counts = per_second(budget, || {
+        let counted: i64 = count.query_row([50], |row| row.get(0))?;
+        assert_eq!(counted, expected, "all rows are looked at");
+        Ok(1)
+    })?;
+    Ok((ranges, counts))
 }
 
 fn inserts_of_many(file: &Path, next: &AtomicI64, budget: Duration) -> rusqlite::Result<f64> {
@@ -181,7 +222,7 @@ fn inserts_of_many(file: &Path, next: &AtomicI64, budget: Duration) -> rusqlite:
 fn insert(connection: &Connection, id: i64) -> rusqlite::Result<()> {
     let mut statement =
         connection.prepare_cached("INSERT INTO bench VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-    let mixed = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = mixed(id as u64);
     let text = |salt: u64| {
         let mut text = format!("{:016x}", mixed ^ salt);
         while text.len() < TEXT_BYTES {
@@ -201,6 +242,10 @@ fn insert(connection: &Connection, id: i64) -> rusqlite::Result<()> {
         1_700_000_000_000_000_000 + id
     ])?;
     Ok(())
+}
+
+fn mixed(id: u64) -> u64 {
+    id.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn per_second(
@@ -251,6 +296,16 @@ fn verity(folder: &Path, options: &Options, workload: Workload) -> Result<f64, S
             let rows = options.rows.to_string();
             command.args(["--workload", "point-read", "--reads", "1000000", "--rows", &rows]);
             ("point_read", "reads_per_second")
+        }
+        Workload::IndexRange => {
+            let rows = options.rows.to_string();
+            command.args(["--workload", "index-range", "--rows", &rows]);
+            ("index_range", "ranges_per_second")
+        }
+        Workload::CountWhere => {
+            let rows = options.rows.to_string();
+            command.args(["--workload", "count-where", "--rows", &rows]);
+            ("count_where", "counts_per_second")
         }
         Workload::Count => {
             let rows = options.rows.to_string();

@@ -342,6 +342,20 @@ pub enum Workload {
     Restart,
     /// Latency of one client's updates across checkpoints
     Checkpoints,
+    /// Hashes and seals alone of one inserted row: the floor of a bulk load
+    RowFloor,
+    /// Ranges of 100 rows in the order of an index
+    IndexRange,
+    /// COUNT with a predicate that no index serves
+    CountWhere,
+    /// Point reads as of an old position, beside those of now
+    AsOf,
+    /// Point reads and updates in a table larger than --memory: pages read
+    Cold,
+    /// Latency of one client's commits while another scans the table
+    Scan,
+    /// The same while an index of the table is built, and freed
+    Jobs,
 }
 
 #[derive(Debug, Args)]

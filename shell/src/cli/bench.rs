@@ -3,15 +3,17 @@
 //! Every figure has its limit beside it, measured a moment before through the same backend, and the
 //! ratio of the two: that is the number to compare between machines.
 
+mod beside;
 mod checkpoints;
 mod insert;
 mod point_read;
+mod reads;
 mod restart;
 
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use verity::hardware::{self, Limits};
+use verity::hardware::{self, Limits, RowFloor};
 use verity::{ClusterConstants, Options, Value};
 
 use super::args::{BenchArgs, Global, Workload};
@@ -31,12 +33,48 @@ pub fn run(args: &BenchArgs, global: &Global, output: &Output) -> Outcome {
             Workload::PointRead => ("point_read", point_read::run(args, &options, output)?),
             Workload::Checkpoints => ("checkpoints", checkpoints::run(args, &options, output)?),
             Workload::Count => ("count", point_read::count(args, &options, output)?),
+            Workload::RowFloor => ("row_floor", row_floor(output)),
+            Workload::IndexRange => ("index_range", reads::index_range(args, &options, output)?),
+            Workload::CountWhere => ("count_where", reads::count_where(args, &options, output)?),
+            Workload::AsOf => ("as_of", reads::as_of(args, &options, output)?),
+            Workload::Cold => ("cold", reads::cold(args, &options, output)?),
+            Workload::Scan => ("scan", beside::scan(args, &options, output)?),
+            Workload::Jobs => ("jobs", beside::jobs(args, &options, output)?),
             Workload::Restart => ("restart", restart::run(args, &options, &limits, output)?),
         };
         report[name] = figures;
     }
     output.object(&report);
     Ok(())
+}
+
+fn row_floor(output: &Output) -> Json {
+    let floor = RowFloor::measure(&row(12_345_678, TEXT_BYTES));
+    let total_ns = floor.total_ns();
+    output.line(format!(
+        "row-floor  hashes and seals alone: {total_ns:.0} ns a row ({:.0} rows/s on one core): \
+         columns {:.0}, record's seal {:.0}, chain and tree {:.0}, request {:.0}, entry {:.0}, \
+         page's seal {:.0}",
+        1e9 / total_ns,
+        floor.commitment_ns,
+        floor.record_seal_ns,
+        floor.chain_ns,
+        floor.request_ns,
+        floor.entry_ns,
+        floor.page_seal_ns,
+    ));
+    json!({
+        "total_ns": total_ns,
+        "rows_per_second_one_core": 1e9 / total_ns,
+        "commitment_ns": floor.commitment_ns,
+        "record_seal_ns": floor.record_seal_ns,
+        "chain_ns": floor.chain_ns,
+        "request_ns": floor.request_ns,
+        "entry_ns": floor.entry_ns,
+        "page_seal_ns": floor.page_seal_ns,
+        "record_bytes": floor.record_bytes,
+        "entry_bytes": floor.entry_bytes,
+    })
 }
 
 fn limits_json(limits: &Limits) -> Json {
@@ -73,9 +111,14 @@ fn create_table(name: &str) -> String {
     )
 }
 
+/// A number that looks random, another for each key.
+fn mixed(id: u64) -> u64 {
+    id.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 /// A row of about 200 bytes, from its key.
 fn row(id: u64, payload: usize) -> Vec<Value> {
-    let mixed = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = mixed(id);
     let text = |salt: u64| {
         let mut text = format!("{:016x}", mixed ^ salt);
         while text.len() < payload {

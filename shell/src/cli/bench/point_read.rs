@@ -10,13 +10,17 @@ use super::insert::Load;
 use super::{BenchArgs, create_table, first_free_id, open, percentile_us};
 use crate::cli::{Failure, Output};
 
-const TABLE: &str = "bench_read";
+pub const TABLE: &str = "bench_read";
 /// Rows of one insert while the table is filled.
 const FILL_BATCH: u64 = 1_000;
 const COUNT_FOR: Duration = Duration::from_secs(1);
 
 /// A database whose table has at least so many rows as asked for, and how many.
-fn filled(args: &BenchArgs, options: &Options, output: &Output) -> Result<(Verity, u64), Failure> {
+pub fn filled(
+    args: &BenchArgs,
+    options: &Options,
+    output: &Output,
+) -> Result<(Verity, u64), Failure> {
     let database = open(options, args, output)?;
     database.execute(&create_table(TABLE), &[])?;
     let have = first_free_id(&database, TABLE)? - 1;
@@ -26,6 +30,23 @@ fn filled(args: &BenchArgs, options: &Options, output: &Output) -> Result<(Verit
         Load { database, table: TABLE, next, end: args.rows + 1, batch: FILL_BATCH }.run(1, 1)?;
     }
     Ok((database, args.rows.max(have)))
+}
+
+/// Keys as they come.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Random {
+        Random(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// One of the keys 1 to `rows`.
+    pub fn id(&mut self, rows: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % rows + 1
+    }
 }
 
 /// `SELECT COUNT(*)` of the whole table, for a second.
@@ -52,13 +73,8 @@ pub fn count(args: &BenchArgs, options: &Options, output: &Output) -> Result<Jso
 pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json, Failure> {
     let (database, rows) = filled(args, options, output)?;
     let statement = database.prepare(&format!("SELECT a, d FROM {TABLE} WHERE id = ?"))?;
-    let mut state = 0x2545_F491_4F6C_DD1D_u64;
-    let mut random_id = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        Value::Integer((state % rows + 1) as i64)
-    };
+    let mut random = Random::new();
+    let mut random_id = || Value::Integer(random.id(rows) as i64);
     // Once over the table, so that what fits the cache is in it.
     for _ in 0..rows.min(args.reads) {
         statement.query(&[random_id()])?;
