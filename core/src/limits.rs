@@ -219,6 +219,19 @@ pub const REPLICA_MESSAGE_HEADER_SIZE: usize = 208;
 pub const FRAME_PAYLOAD_SIZE_MAX: usize = REPLICA_MESSAGE_HEADER_SIZE + PREPARE_SIZE_MAX;
 /// Prepare headers in one message.
 pub const MESSAGE_HEADERS_MAX: usize = 64;
+/// What the two sides of a connection say first.
+pub const HELLO_SIZE: usize = 64;
+/// Handshakes under way at a listening port, and how long one may take.
+pub const HANDSHAKES_MAX: usize = 64;
+pub const HANDSHAKE_NS: u64 = 2 * crate::time::SECOND_NS;
+/// Frames that wait for the socket of one peer; more are dropped, and said again by the protocol.
+pub const LINK_QUEUE_BYTES_MAX: usize = PIPELINE_MAX * (FRAME_PAYLOAD_SIZE_MAX + 64);
+/// Connections of clients that one replica serves.
+pub const CLIENTS_MAX: usize = 1_024;
+/// Writes of one connection that wait for their commit; then no more of it is read.
+pub const CLIENT_REQUESTS_MAX: usize = 256;
+/// Rows of one answer are sent when they are so many bytes.
+pub const ANSWER_ROWS_BYTES: usize = 256 * 1024;
 
 /// How far ahead `not_after` of an idempotency id may lie.
 pub const IDEMPOTENCY_AHEAD_MAX_MS: u64 = 7 * 24 * 3600 * 1000;

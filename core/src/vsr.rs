@@ -90,7 +90,7 @@ pub enum Busy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VsrError {
     Journal(JournalError),
-    /// The directory is of a cluster whose replicas this release cannot talk to.
+    /// The directory is of a cluster, and nobody carries frames to its other replicas.
     NoPeers {
         replica_count: u8,
     },
@@ -102,8 +102,8 @@ impl core::fmt::Display for VsrError {
             VsrError::Journal(error) => error.fmt(f),
             VsrError::NoPeers { replica_count } => write!(
                 f,
-                "the directory belongs to a cluster of {replica_count} replicas: this release \
-                 serves one replica only",
+                "the directory is one of {replica_count} replicas: serve it with `verity start`, \
+                 the others beside it, and connect to them",
             ),
         }
     }

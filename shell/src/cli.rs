@@ -17,6 +17,8 @@ mod output;
 mod prove;
 mod rebuild;
 mod sql;
+mod start;
+mod status;
 mod table;
 mod verify;
 mod witness;
@@ -109,6 +111,8 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, &cli.global, &output),
         Command::Rebuild(args) => rebuild::run(args, &cli.global, &output),
         Command::Bench(args) => bench::run(args, &cli.global, &output),
+        Command::Start(args) => start::run(args, &cli.global, &output),
+        Command::Status(args) => status::run(args, &output),
         Command::Format(args) => format::run(args, &cli.global, &output),
         Command::Tenant { command: TenantCommand::Create(args) } => {
             format::create_tenant(args, &cli.global, &output)

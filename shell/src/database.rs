@@ -22,7 +22,7 @@ use crate::reads;
 use crate::statement::Statement;
 
 /// How long an idempotency id is good for retries.
-const ID_VALID_MS: u64 = 24 * 3600 * 1000;
+pub(crate) const ID_VALID_MS: u64 = 24 * 3600 * 1000;
 /// How often a statement that met a change of schema, or a full queue, is sent again.
 const RETRIES_MAX: u32 = 8;
 

@@ -3,10 +3,10 @@
 //! Start reading at [`Disk::execute`] and [`Disk::poll`]. Two backends, one meaning: io_uring where
 //! the kernel allows it, plain system calls on a few threads where it does not.
 //!
-//! Invariants: every effect but `Event` gets exactly one completion. A durable write is done only
-//! when the device says so (RWF_DSYNC). Creation and removal are done when their directory entries
-//! are durable. A read past the end of a file, or of a file that does not exist, gives zeros; a
-//! write to a file that does not exist is a device error: only `Create` creates.
+//! Invariants: every effect but `Event` and `Send` gets exactly one completion. A durable write is
+//! done only when the device says so (RWF_DSYNC). Creation and removal are done when their
+//! directory entries are durable. A read past the end of a file, or of a file that does not exist,
+//! gives zeros; a write to a file that does not exist is a device error: only `Create` creates.
 //!
 //! Fault model: EIO, ENOSPC, EDQUOT, EROFS, EACCES come back as `IoError`; the first one is kept in
 //! words for the operator ([`Disk::problem`]).
@@ -23,6 +23,7 @@ mod threads;
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -32,6 +33,8 @@ use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pa
 use files::FileTable;
 use job::{Job, Kind};
 use master_key::MasterKey;
+
+use crate::net::links::Links;
 
 /// Which backend carries out the I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -107,6 +110,8 @@ pub struct Disk {
     files: FileTable,
     backend: Backend,
     master_key: MasterKey,
+    /// To the other replicas of a cluster.
+    links: Option<Arc<Links>>,
     /// Completions of what was carried out at once.
     ready: VecDeque<Input>,
     finished: Vec<(Job, Result<(), Errno>)>,
@@ -122,12 +127,18 @@ impl Disk {
             files: FileTable::new(root),
             backend: choose(backend)?,
             master_key,
+            links: None,
             ready: VecDeque::new(),
             finished: Vec::new(),
             problem: None,
             direct_said: false,
             unsubmitted: false,
         })
+    }
+
+    /// Frames to other replicas go there.
+    pub fn link(&mut self, links: Arc<Links>) {
+        self.links = Some(links);
     }
 
     #[must_use]
@@ -207,7 +218,10 @@ impl Disk {
                     let key = self.master_key.unwrap(purpose, &key);
                     self.ready.push_back(Input::Unwrapped { io, key });
                 }
-                Effect::Send { .. } => unreachable!("this shell opens directories of one replica"),
+                Effect::Send { to, frame } => match &self.links {
+                    Some(links) => links.send(to, frame),
+                    None => unreachable!("without links no node of several replicas is opened"),
+                },
                 Effect::Event(event) => trace(&event),
             }
         }

@@ -20,6 +20,7 @@ mod gathered;
 mod inner;
 mod reads;
 mod sealers;
+mod serve;
 mod slot;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -70,6 +71,7 @@ impl Driver {
             unsealed: None,
             answered: Vec::new(),
             role: Role::Nobody,
+            serves: false,
             background_idles: false,
             progress: 0,
             space_told: None,

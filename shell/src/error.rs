@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use verity_core::ids::IdempotencyId;
 use verity_core::kernel::RequestError;
 use verity_core::node::Halt;
-use verity_core::query::SqlError;
+use verity_core::query::{SqlError, SqlState};
 
 use crate::disk::DiskError;
 use crate::disk::lock::LockError;
@@ -47,6 +48,21 @@ pub enum Error {
     Unreadable(String),
     /// A statement that does not fit the call: rows asked of an INSERT, for example.
     WrongKind(&'static str),
+    /// No replica could be asked in time. Nothing was done.
+    Unreachable {
+        why: String,
+    },
+    /// The write was sent, and nobody said what became of it before the deadline. Its id tells
+    /// later: `commitment`, or the same write under the same id.
+    OutcomeUnknown {
+        id: IdempotencyId,
+        why: String,
+    },
+    /// A refusal of a server that this release has no type for.
+    Server {
+        sqlstate: String,
+        message: String,
+    },
     Closed,
 }
 
@@ -58,6 +74,7 @@ impl Error {
             Error::Request(error) => {
                 error.retryable() || self.sql().is_some_and(SqlError::retryable)
             }
+            Error::Unreachable { .. } => true,
             Error::Directory { .. }
             | Error::NotFormatted { .. }
             | Error::AlreadyFormatted { .. }
@@ -69,6 +86,8 @@ impl Error {
             | Error::Halted { .. }
             | Error::Unreadable(_)
             | Error::WrongKind(_)
+            | Error::OutcomeUnknown { .. }
+            | Error::Server { .. }
             | Error::Closed => false,
         }
     }
@@ -96,6 +115,11 @@ impl Error {
             Error::Halted { .. } => "57P01",
             Error::Unreadable(_) => "XX001",
             Error::WrongKind(_) => "42809",
+            Error::Unreachable { .. } => "08001",
+            Error::OutcomeUnknown { .. } => "08007",
+            Error::Server { sqlstate, .. } => {
+                SqlState::from_code(sqlstate).map_or("58000", SqlState::code)
+            }
             Error::Closed => "08003",
         }
     }
@@ -148,6 +172,13 @@ impl fmt::Display for Error {
                 write!(f, "{what}; run `verity verify` to see what else is damaged")
             }
             Error::WrongKind(what) => f.write_str(what),
+            Error::Unreachable { why } => write!(f, "no replica answers: {why}"),
+            Error::OutcomeUnknown { id, why } => write!(
+                f,
+                "it is not known whether the write with idempotency id {id} was done ({why}); ask \
+                 what became of the id, or send the same write again under it"
+            ),
+            Error::Server { message, .. } => f.write_str(message),
             Error::Closed => f.write_str("the database is closed"),
         }
     }

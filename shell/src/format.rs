@@ -2,7 +2,9 @@
 //!
 //! Invariants: nothing is written into a directory that holds anything else. The superblock comes
 //! last (`verity_core::node::format`), so a format that was cut off leaves no database, and is
-//! simply run again.
+//! simply run again. A replica of several takes what all share from the cluster's [`secret`].
+
+pub mod secret;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use crate::disk::lock::DirectoryLock;
 use crate::disk::master_key::{self, MasterKey, MasterKeySource};
 use crate::disk::{Disk, IoBackend, paths};
 use crate::error::Error;
+use secret::ClusterSecret;
 
 /// What was made.
 #[derive(Debug)]
@@ -82,8 +85,16 @@ pub fn format(
     source: &MasterKeySource,
     constants: ClusterConstants,
     identity: Identity,
+    secret: Option<&ClusterSecret>,
 ) -> Result<Formatted, Error> {
     identity.validate()?;
+    if secret.is_none() && identity.replica_count > 1 {
+        return Err(Error::Options(
+            "the replicas of a cluster share its keys: name the file that carries them with \
+             --secret FILE; the first format makes it, the others read a copy"
+                .to_string(),
+        ));
+    }
     if is_formatted(path)? {
         return Err(Error::AlreadyFormatted { path: path.to_path_buf() });
     }
@@ -100,7 +111,8 @@ pub fn format(
     let (master_key, key_file_made) =
         MasterKey::load_or_create(source, path).map_err(Error::MasterKey)?;
     let disk = Disk::open(path, backend, master_key).map_err(Error::Disk)?;
-    let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
+    let own = Seed(master_key::random().map_err(Error::MasterKey)?);
+    let shared = secret.map(|secret| Seed(secret.seed));
     let options = FormatOptions {
         cluster: identity.cluster,
         replica: identity.replica,
@@ -108,7 +120,7 @@ pub fn format(
         release: CURRENT_RELEASE,
         constants,
     };
-    let cluster = run(disk, options, &seed)?;
+    let cluster = run(disk, options, shared.as_ref().unwrap_or(&own), &own)?;
     Ok(Formatted { cluster, key_file_made })
 }
 
@@ -129,7 +141,13 @@ fn check_room(path: &Path, constants: &ClusterConstants) -> std::io::Result<()> 
     )))
 }
 
-fn run(mut disk: Disk, options: FormatOptions, seed: &Seed) -> Result<ClusterId, Error> {
+/// `own` is the seed of what no other replica may know.
+fn run(
+    mut disk: Disk,
+    options: FormatOptions,
+    seed: &Seed,
+    own: &Seed,
+) -> Result<ClusterId, Error> {
     let bell = disk.doorbell();
     let mut effects = Effects::new();
     let mut inputs: Vec<Input> = Vec::new();
@@ -139,6 +157,9 @@ fn run(mut disk: Disk, options: FormatOptions, seed: &Seed) -> Result<ClusterId,
     };
     let mut format =
         Format::start(options, seed, &mut effects).map_err(|halt| halted(&disk, halt))?;
+    if seed.0 != own.0 {
+        format = format.with_own_seed(own);
+    }
     while !format.is_done() {
         disk.execute(&mut effects);
         bell.submit();
@@ -161,7 +182,7 @@ mod tests {
 
     fn small(path: &Path, backend: IoBackend) -> Result<Formatted, Error> {
         let source = MasterKeySource::Content(vec![b'7'; 64]);
-        format(path, backend, &source, ClusterConstants::SMALL, Identity::ALONE)
+        format(path, backend, &source, ClusterConstants::SMALL, Identity::ALONE, None)
     }
 
     fn verdict(path: &Path) -> Verdict {

@@ -32,29 +32,36 @@
 
 #![deny(unsafe_code)]
 
+mod client;
 mod database;
 mod disk;
 mod driver;
 mod error;
 mod format;
 pub mod hardware;
+mod net;
 mod offline;
 mod options;
 pub mod proof;
 mod random;
 mod reads;
 pub mod rebuild;
+mod server;
 mod statement;
 pub mod verify;
 pub mod witness;
 
+pub use client::{Client, ClientOptions, replica_report};
 pub use database::{Outcome, Rows, Verity};
 pub use disk::IoBackend;
 pub use disk::master_key::{MasterKey, MasterKeySource, beside as master_key_beside};
 pub use disk::paths;
 pub use error::Error;
+pub use format::secret::ClusterSecret;
 pub use format::{Formatted, Identity, is_formatted};
+pub use net::payload::{LinkReport, ReplicaReport};
 pub use options::Options;
+pub use server::{Server, ServerOptions};
 pub use statement::Statement;
 
 pub use verity_core::ids::{ClusterId, IdempotencyId, Op, Position, ReplicaId, TenantId};

@@ -14,6 +14,7 @@ use crate::disk::master_key::{self, MasterKey, MasterKeySource};
 use crate::disk::{Disk, IoBackend};
 use crate::driver::Driver;
 use crate::error::Error;
+use crate::format::secret::ClusterSecret;
 use crate::{Verity, format};
 
 /// How long after a write its state is attested when nothing is said.
@@ -141,9 +142,7 @@ impl Options {
             self.format(path)?;
         }
         let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
-        let master_key = MasterKey::load(&self.master_key, path).map_err(Error::MasterKey)?;
-        let disk = Disk::open(path, self.io, master_key).map_err(Error::Disk)?;
-        tracing::debug!("I/O through {}", disk.backend());
+        let disk = self.open_disk(path)?;
         let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
         let mut effects = Effects::new();
         let node = Node::open(&self.config(), &seed, &mut effects);
@@ -168,14 +167,31 @@ impl Options {
         self.format_as(path, format::Identity::ALONE)
     }
 
-    /// The same for one replica of a cluster.
+    /// The same as the one replica of a cluster with this number.
     pub fn format_as(
         &self,
         path: impl AsRef<Path>,
         identity: format::Identity,
     ) -> Result<format::Formatted, Error> {
         self.validate()?;
-        format::format(path.as_ref(), self.io, &self.master_key, self.constants, identity)
+        let (path, key, constants) = (path.as_ref(), &self.master_key, self.constants);
+        format::format(path, self.io, key, constants, identity, None)
+    }
+
+    /// Makes one replica of several; what they share is in the secret.
+    pub fn format_replica(
+        &self,
+        path: impl AsRef<Path>,
+        replica: ReplicaId,
+        secret: &ClusterSecret,
+    ) -> Result<format::Formatted, Error> {
+        let identity = format::Identity {
+            cluster: Some(secret.cluster),
+            replica,
+            replica_count: secret.replica_count,
+        };
+        let (path, key, constants) = (path.as_ref(), &self.master_key, secret.constants);
+        format::format(path, self.io, key, constants, identity, Some(secret))
     }
 
     /// What the core needs to know.
@@ -193,6 +209,13 @@ impl Options {
     #[must_use]
     pub fn master_key_source(&self) -> &MasterKeySource {
         &self.master_key
+    }
+
+    pub(crate) fn open_disk(&self, path: &Path) -> Result<Disk, Error> {
+        let master_key = MasterKey::load(&self.master_key, path).map_err(Error::MasterKey)?;
+        let disk = Disk::open(path, self.io, master_key).map_err(Error::Disk)?;
+        tracing::debug!("I/O through {}", disk.backend());
+        Ok(disk)
     }
 
     /// A disk of its own, for [`crate::hardware`].

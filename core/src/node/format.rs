@@ -41,6 +41,8 @@ pub struct FormatOptions {
 pub struct Format {
     options: FormatOptions,
     random: ChaCha20Rng,
+    /// Of what no other replica may know: its signing key.
+    own: Option<ChaCha20Rng>,
     cluster: ClusterId,
     origin: OriginId,
     phase: Phase,
@@ -88,10 +90,19 @@ impl Format {
         Ok(Format {
             options,
             random,
+            own: None,
             cluster: options.cluster.unwrap_or(drawn),
             origin,
             phase: Phase::Files { left: FILES.len() as u8 },
         })
+    }
+
+    /// For a replica of several: cluster, origin and keys of tenants come from the seed that all
+    /// share, its signing key from this one.
+    #[must_use]
+    pub fn with_own_seed(mut self, own: &Seed) -> Format {
+        self.own = Some(ChaCha20Rng::from_seed(own.0));
+        self
     }
 
     #[must_use]
@@ -217,7 +228,7 @@ impl Format {
         };
         if *next > TenantId::DEFAULT {
             let mut secret = SecretKey([0; 32]);
-            self.random.fill_bytes(&mut secret.0);
+            self.own.as_mut().unwrap_or(&mut self.random).fill_bytes(&mut secret.0);
             effects.push(Effect::Wrap {
                 io: own(SIGNING_KEY_SLOT),
                 purpose: KeyPurpose::Cosigning,

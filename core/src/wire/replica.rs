@@ -315,6 +315,14 @@ pub fn decode(
     Ok(message)
 }
 
+/// Whom the payload of a frame says it is from, before anything of it is checked: a link that hears
+/// of another than its own peer is closed.
+#[must_use]
+pub fn claimed_sender(payload: &[u8]) -> Option<ReplicaId> {
+    let (raw, _) = RawMessage::ref_from_prefix(payload).ok()?;
+    Some(ReplicaId::new(raw.from))
+}
+
 fn check_shape(message: &ReplicaMessage<'_>) -> Result<(), MessageError> {
     let (kind, shape) = (message.kind, message.kind.shape());
     if usize::from(message.from.get()) >= REPLICA_COUNT_MAX {

@@ -125,7 +125,24 @@ pub enum Command {
     /// Measure this machine and Verity on it, in one run
     Bench(BenchArgs),
     /// Make a new data directory
+    #[command(long_about = "Makes a new data directory: a database of its own, or one replica of \
+        a cluster.\n\n\
+        The replicas of a cluster share its number, its limits and the keys of its tenants. \
+        --secret FILE carries them: the first format makes the file, the others read a copy of \
+        it. Carry it like a master key, and destroy it when all replicas are formatted. Never \
+        make two clusters from one secret.")]
     Format(FormatArgs),
+    /// Serve a data directory to clients, as one replica of its cluster
+    #[command(long_about = "Serves a data directory to clients and to the other replicas of its \
+        cluster.\n\n\
+        The addresses are those of all replicas, in the order of their numbers, the same list \
+        everywhere; a database of one replica has one. SIGTERM ends it gracefully. There is no \
+        TLS yet: the ports belong in a private network.")]
+    Start(StartArgs),
+    /// Ask every replica of a cluster how it stands
+    #[command(long_about = "Asks every replica of a cluster how it stands.\n\n\
+        Exit codes: 0 all answer and one leads, 1 some do not answer or nobody leads.")]
+    Status(StatusArgs),
     /// Manage tenants
     Tenant {
         #[command(subcommand)]
@@ -157,7 +174,11 @@ pub struct DemoArgs {
 pub struct SqlArgs {
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
-    pub data: PathBuf,
+    #[arg(required_unless_present = "connect")]
+    pub data: Option<PathBuf>,
+    /// Servers to ask instead of a directory: host:port of replicas
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub connect: Vec<String>,
     /// Statements to run; without it they are read from standard input
     #[arg(short = 'c', long = "command", value_name = "SQL", allow_hyphen_values = true)]
     pub command: Option<String>,
@@ -398,13 +419,16 @@ pub struct FormatArgs {
     /// Which replica of the cluster this is, from 0
     #[arg(long, value_name = "I", default_value_t = 0)]
     pub replica: u8,
-    /// Replicas of the cluster: 1, 3 or 5
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub replica_count: u8,
+    /// Replicas of the cluster: 1, 3 or 5 [default: 1, or what the secret says]
+    #[arg(long, value_name = "N")]
+    pub replica_count: Option<u8>,
+    /// File with what all replicas of a cluster share; made when it is missing
+    #[arg(long, value_name = "FILE")]
+    pub secret: Option<PathBuf>,
     /// Limits that steer state: they last as long as the directory, and decide how much memory the
-    /// process needs at least
-    #[arg(long, value_enum, default_value_t = Profile::Default, value_name = "PROFILE")]
-    pub profile: Profile,
+    /// process needs at least [default: default]
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub profile: Option<Profile>,
     /// Bytes of the journal ring
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub journal: Option<u64>,
@@ -419,6 +443,25 @@ pub enum Profile {
     Default,
     /// Works from 128MiB on; smaller transactions, a smaller journal, a grid of 32 GiB at most
     Compact,
+}
+
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    pub data: Directory,
+    /// host:port of every replica, in the order of their numbers
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', required = true)]
+    pub addresses: Vec<String>,
+    /// Where to listen, if not at this replica's own place in --addresses
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// host:port of every replica
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', required = true)]
+    pub connect: Vec<String>,
 }
 
 #[derive(Debug, Args)]

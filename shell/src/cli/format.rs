@@ -1,14 +1,56 @@
 //! `verity format` and `verity tenant create`.
 
+use std::path::Path;
+
 use serde_json::json;
-use verity::{ClusterConstants, Identity, ReplicaId, TenantId};
+use verity::{ClusterConstants, ClusterSecret, Formatted, Identity, ReplicaId, TenantId};
 
 use super::args::{FormatArgs, Global, Profile, TenantCreateArgs};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
     let data = args.data.path()?;
-    let mut constants = match args.profile {
+    let replica = ReplicaId::new(args.replica);
+    let (formatted, replica_count, secret_made) = match &args.secret {
+        Some(path) => format_replica(args, global, &data, replica, path)?,
+        None => {
+            let replica_count = args.replica_count.unwrap_or(1);
+            let identity = Identity { cluster: args.cluster, replica, replica_count };
+            let options = global.options().cluster_constants(constants(args)?);
+            (options.format_as(&data, identity)?, replica_count, false)
+        }
+    };
+    let key_file = formatted.key_file_made.as_ref().map(|path| path.display().to_string());
+    let secret_file = args.secret.as_ref().filter(|_| secret_made);
+    output.object(&json!({
+        "data": data.display().to_string(),
+        "cluster": format!("{:032x}", formatted.cluster.get()),
+        "replica": args.replica,
+        "replica_count": replica_count,
+        "master_key_file_made": key_file,
+        "secret_file_made": secret_file.map(|path| path.display().to_string()),
+    }));
+    output.line(format!(
+        "formatted {}: replica {} of {replica_count}, cluster {:032x}",
+        data.display(),
+        args.replica,
+        formatted.cluster.get(),
+    ));
+    if let Some(path) = key_file {
+        output.note(&key_warning(&path));
+    }
+    if let Some(path) = secret_file {
+        output.note(&format!(
+            "note: what the cluster's replicas share is in {}. Format the others with a copy of \
+             it, carry it like a master key, and destroy it then.",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+fn constants(args: &FormatArgs) -> Result<ClusterConstants, Failure> {
+    let mut constants = match args.profile.unwrap_or(Profile::Default) {
         Profile::Default => ClusterConstants::DEFAULT,
         Profile::Compact => ClusterConstants::COMPACT,
     };
@@ -21,28 +63,46 @@ pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
             u32::try_from(pages).map_err(|_| Failure::cannot_tell("--grid-max: at most 16 TiB"))?;
     }
     constants.validate().map_err(Failure::cannot_tell)?;
-    let (cluster, replica_count) = (args.cluster, args.replica_count);
-    let identity = Identity { cluster, replica: ReplicaId::new(args.replica), replica_count };
-    let options = global.options().cluster_constants(constants);
-    let formatted = options.format_as(&data, identity)?;
-    let key_file = formatted.key_file_made.as_ref().map(|path| path.display().to_string());
-    output.object(&json!({
-        "data": data.display().to_string(),
-        "cluster": format!("{:032x}", formatted.cluster.get()),
-        "replica": args.replica,
-        "replica_count": replica_count,
-        "master_key_file_made": key_file,
-    }));
-    output.line(format!(
-        "formatted {}: replica {} of {replica_count}, cluster {:032x}",
-        data.display(),
-        args.replica,
-        formatted.cluster.get(),
-    ));
-    if let Some(path) = key_file {
-        output.note(&key_warning(&path));
+    Ok(constants)
+}
+
+/// One of several: what is shared comes from the secret, or goes into it.
+fn format_replica(
+    args: &FormatArgs,
+    global: &Global,
+    data: &Path,
+    replica: ReplicaId,
+    path: &Path,
+) -> Result<(Formatted, u8, bool), Failure> {
+    let (secret, made) = match ClusterSecret::load(path)? {
+        Some(secret) => (secret, false),
+        None => {
+            let count = args.replica_count.ok_or_else(|| {
+                Failure::cannot_tell(format!(
+                    "there is no secret in {}; to make one, say --replica-count",
+                    path.display()
+                ))
+            })?;
+            (ClusterSecret::draw(args.cluster, count, constants(args)?)?, true)
+        }
+    };
+    let says_more = args.profile.is_some() || args.journal.is_some() || args.grid_max.is_some();
+    let contradicted = args.cluster.is_some_and(|cluster| cluster != secret.cluster)
+        || args.replica_count.is_some_and(|count| count != secret.replica_count)
+        || (says_more && constants(args)? != secret.constants);
+    if contradicted {
+        return Err(Failure::cannot_tell(format!(
+            "{} is of another cluster, count of replicas or limits than the flags say; leave \
+             them out",
+            path.display()
+        )));
     }
-    Ok(())
+    // Before the format: a secret that is lost is worse than one that is not needed.
+    if made {
+        secret.save(path)?;
+    }
+    let formatted = global.options().format_replica(data, replica, &secret)?;
+    Ok((formatted, secret.replica_count, made))
 }
 
 /// What everybody must know whose master key was just made for them.

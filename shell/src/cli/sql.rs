@@ -13,7 +13,7 @@ mod schema;
 use std::io::{IsTerminal, Read};
 
 use serde_json::{Value as Json, json};
-use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value, Verity};
+use verity::{Client, Outcome as SqlOutcome, Reply, Rows, TenantId, Value, Verity};
 
 use super::args::{Global, SqlArgs};
 use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
@@ -22,39 +22,79 @@ use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
 const INPUT_BYTES_MAX: u64 = 256 << 20;
 
 pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
+    if !args.connect.is_empty() {
+        return run_remote(args, output);
+    }
+    let Some(data) = &args.data else { unreachable!("one of both is required") };
     let on_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if args.command.is_none() && on_terminal && !output.is_json() {
-        let database = open_or_make(&global.options(), &args.data, output)?;
+        let database = open_or_make(&global.options(), data, output)?;
         let tenant = database.tenant(TenantId::new(args.tenant));
-        let result = interactive::run(&tenant, &args.data, output);
+        let result = interactive::run(&tenant, data, output);
         drop(tenant);
         let closed = database.close();
         result?;
         return closed.map_err(Failure::from);
     }
-    let text = match &args.command {
-        Some(text) => text.clone(),
-        None => read_input()?,
-    };
-    let ranges = match verity::split_statements(&text) {
-        Ok(ranges) => ranges,
-        Err(error) => {
-            let error = verity::Error::from(error);
-            return Err(tell_error(&error, &text, output));
-        }
-    };
-    let statements: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
-    let database = open_or_make(&global.options(), &args.data, output)?;
+    let text = input(args)?;
+    let statements = split(&text, output)?;
+    let database = open_or_make(&global.options(), data, output)?;
     let watch = interrupt::watch(&database);
     let tenant = database.tenant(TenantId::new(args.tenant));
-    let result = run_all(&tenant, &statements, output);
-    drop(tenant);
+    let session = Session::Local(tenant);
+    let result = run_all(&session, &statements, output);
+    drop(session);
     interrupt::wait_if_interrupted();
     drop(watch);
     // A failed statement is the news; a failed checkpoint only if all statements went well.
     let closed = database.close();
     result?;
     closed.map_err(Failure::from)
+}
+
+/// Statements for the servers of a cluster. There is no shell for them yet: on a terminal they are
+/// read to the end of the input.
+fn run_remote(args: &SqlArgs, output: &Output) -> Outcome {
+    let text = input(args)?;
+    let statements = split(&text, output)?;
+    let client = Verity::connect(&args.connect)?.tenant(TenantId::new(args.tenant));
+    run_all(&Session::Remote(client), &statements, output)
+}
+
+/// Whom the statements are for.
+enum Session {
+    Local(Verity),
+    Remote(Client),
+}
+
+impl Session {
+    fn execute(&self, sql: &str) -> Result<Reply, verity::Error> {
+        match self {
+            Session::Local(database) => database.execute(sql, &[]),
+            Session::Remote(client) => client.execute(sql, &[]),
+        }
+    }
+
+    fn run(&self, sql: &str) -> Result<SqlOutcome, verity::Error> {
+        match self {
+            Session::Local(database) => database.run(sql, &[]),
+            Session::Remote(client) => client.run(sql, &[]),
+        }
+    }
+}
+
+fn input(args: &SqlArgs) -> Result<String, Failure> {
+    match &args.command {
+        Some(text) => Ok(text.clone()),
+        None => read_input(),
+    }
+}
+
+fn split<'a>(text: &'a str, output: &Output) -> Result<Vec<&'a str>, Failure> {
+    match verity::split_statements(text) {
+        Ok(ranges) => Ok(ranges.into_iter().map(|range| &text[range]).collect()),
+        Err(error) => Err(tell_error(&verity::Error::from(error), text, output)),
+    }
 }
 
 fn read_input() -> Result<String, Failure> {
@@ -75,7 +115,7 @@ fn read_input() -> Result<String, Failure> {
     })
 }
 
-fn run_all(database: &Verity, statements: &[&str], output: &Output) -> Outcome {
+fn run_all(session: &Session, statements: &[&str], output: &Output) -> Outcome {
     let mut transaction: Option<Vec<&str>> = None;
     for statement in statements {
         match (keyword(statement).as_str(), &mut transaction) {
@@ -87,7 +127,7 @@ fn run_all(database: &Verity, statements: &[&str], output: &Output) -> Outcome {
                 let text = gathered.join(";\n");
                 transaction = None;
                 if !text.is_empty() {
-                    let reply = database.execute(&text, &[]);
+                    let reply = session.execute(&text);
                     let reply = reply.map_err(|error| tell_error(&error, &text, output))?;
                     show_reply(&reply, output);
                 }
@@ -97,7 +137,7 @@ fn run_all(database: &Verity, statements: &[&str], output: &Output) -> Outcome {
                 return Err(Failure::failed("there is no transaction; BEGIN starts one"));
             }
             (_, Some(gathered)) => gathered.push(statement),
-            (_, None) => run_one(database, statement, output)?,
+            (_, None) => run_one(session, statement, output)?,
         }
     }
     match transaction {
@@ -111,8 +151,8 @@ fn keyword(statement: &str) -> String {
     word.to_ascii_uppercase()
 }
 
-fn run_one(database: &Verity, statement: &str, output: &Output) -> Outcome {
-    match database.run(statement, &[]) {
+fn run_one(session: &Session, statement: &str, output: &Output) -> Outcome {
+    match session.run(statement) {
         Ok(SqlOutcome::Rows(rows)) => {
             show_rows(&rows, output);
             Ok(())

@@ -25,7 +25,8 @@ impl Driver {
         while !inner.stop {
             if inner.role == Role::Background {
                 inner = self.drive(inner, |inner| {
-                    inner.stop || (inner.waiting.is_empty() && inner.readers.is_empty())
+                    let idle = inner.waiting.is_empty() && inner.readers.is_empty();
+                    inner.stop || (idle && !inner.serves)
                 });
                 if self.gathered.set_driven(false) {
                     inner.role = Role::Nobody;

@@ -41,6 +41,8 @@ pub(super) struct Inner {
     /// Answered in this turn; woken after the lock is released.
     pub answered: Vec<Arc<Slot>>,
     pub role: Role,
+    /// The background thread drives until the end.
+    pub serves: bool,
     pub background_idles: bool,
     /// Turns in which a completion came in.
     pub progress: u64,
@@ -139,6 +141,19 @@ impl Inner {
         // The end of a proof lets the ops go on that waited for it.
         self.deliver();
         Ok(progress)
+    }
+
+    /// One input that is no completion; `turn` says what came of it.
+    pub fn step(&mut self, now: Clock, input: Input) {
+        self.node.step(now, input, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+    }
+
+    /// Tells the node to end when it has answered what it was asked.
+    pub fn shut_down(&mut self, now: Clock) {
+        self.node.shutdown(now, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        self.deliver();
     }
 
     /// Completions in, effects out, replies to their slots. Never waits.

@@ -78,6 +78,30 @@ impl Driver {
         }
     }
 
+    /// One slice of a read, on this thread; true: it is done. Rows may be taken in between.
+    pub fn read_slice(&self, read: &mut Read) -> Result<bool, Error> {
+        let mut inner = self.lock();
+        match inner.slice(self.now(), |node, now, effects| node.read(now, read, effects))? {
+            Progress::Ready => {
+                self.unlock(inner);
+                Ok(true)
+            }
+            Progress::Yielded => {
+                self.unlock(inner);
+                std::thread::yield_now();
+                Ok(false)
+            }
+            Progress::Waiting => {
+                let slot = Slot::for_this_thread();
+                inner.readers.push(Arc::clone(&slot));
+                self.background_drives(&mut inner);
+                self.unlock(inner);
+                slot.park();
+                Ok(false)
+            }
+        }
+    }
+
     /// One slice of a read; `Some` when it is done. The waker is called when it is worth trying on.
     pub fn poll_read(&self, read: &mut Read, waker: &Waker) -> Option<Result<(), Error>> {
         let mut inner = self.lock();

@@ -1,0 +1,342 @@
+//! The agent: one thread, one connection, all calls that wait.
+//!
+//! Invariants: a call that waits is sent again whenever the connection it was sent on is gone, with
+//! the same bytes, until its deadline. Callers write their own requests to the connection when
+//! there is one; the agent reads all answers. At most `WINDOW` requests are on their way, so that
+//! the server never stops reading while this side waits to write.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use verity_core::ids::ReplicaId;
+use verity_core::kernel::RequestError;
+use verity_core::limits::{CLIENT_REQUESTS_MAX, FRAME_PAYLOAD_SIZE_MAX};
+use verity_core::node::CURRENT_RELEASE;
+use verity_core::wire::hello::Hello;
+
+use super::call::{Call, Done, Pending, Verdict};
+use crate::error::Error;
+use crate::net::frames::{FrameReader, payload};
+use crate::net::payload::{Answer, Ask, Asked};
+use crate::net::{Broken, dial, handshake};
+
+const WINDOW: usize = CLIENT_REQUESTS_MAX / 2;
+const DIAL_MAX: Duration = Duration::from_secs(1);
+/// A server that takes longer to say who it is may be stopped.
+const GREET_MAX: Duration = Duration::from_millis(500);
+/// A server that says nothing for so long, though it was asked, is not waited for: twice what it
+/// lets pass between two signs of life.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How often the agent looks at the time while it reads.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Before a request is sent again to the same server.
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// After all servers were tried in vain.
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub struct Agent {
+    addresses: Vec<String>,
+    deadline: Duration,
+    state: Mutex<State>,
+    /// Something to do, or the end.
+    called: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    next_id: u64,
+    pending: BTreeMap<u64, Pending>,
+    on_their_way: usize,
+    link: Option<Arc<Link>>,
+    failure: Option<String>,
+}
+
+/// A connection; one writes at a time.
+#[derive(Debug)]
+struct Link {
+    stream: TcpStream,
+    writing: Mutex<()>,
+}
+
+impl Link {
+    /// When it fails, whoever reads will see it.
+    fn write(&self, frame: &[u8]) {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if (&self.stream).write_all(frame).is_err() {
+            let _gone_already = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Where to go next.
+struct Route {
+    at: usize,
+    /// Tries since the last one that brought an answer.
+    in_vain: usize,
+    known: BTreeMap<ReplicaId, usize>,
+}
+
+impl Agent {
+    pub fn new(addresses: Vec<String>, deadline: Duration) -> Agent {
+        Agent { addresses, deadline, state: Mutex::default(), called: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn submit(&self, ask: Ask) -> Result<Arc<Call>, Error> {
+        let write = match &ask {
+            Ask::Execute(request) => Some(request.idempotency),
+            Ask::Query(_) | Ask::Commitment { .. } | Ask::Status => None,
+        };
+        let id = {
+            let mut state = self.lock();
+            state.next_id += 1;
+            state.next_id
+        };
+        let frame = Asked { id, ask }.encode().map_err(|too_long| {
+            let max = FRAME_PAYLOAD_SIZE_MAX;
+            Error::Request(RequestError::TooLarge { size: too_long.size, max })
+        })?;
+        let (call, now) = (Arc::new(Call::default()), Instant::now());
+        let mut pending = Pending::new(frame, Arc::clone(&call), now + self.deadline, write);
+        let mut state = self.lock();
+        let link = state.link.clone().filter(|_| state.on_their_way < WINDOW);
+        let Some(link) = link else {
+            state.pending.insert(id, pending);
+            drop(state);
+            self.called.notify_one();
+            return Ok(call);
+        };
+        pending.sent = Some(now);
+        state.on_their_way += 1;
+        let frame = Arc::clone(&pending.frame);
+        state.pending.insert(id, pending);
+        drop(state);
+        link.write(&frame);
+        Ok(call)
+    }
+
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stop = true;
+        if let Some(link) = &state.link {
+            let _gone_already = link.stream.shutdown(Shutdown::Both);
+        }
+        self.called.notify_one();
+    }
+
+    pub fn run(&self) {
+        let mut route = Route { at: 0, in_vain: 0, known: BTreeMap::new() };
+        while self.wait_for_work() {
+            let failure = match self.connect(&mut route) {
+                Ok((link, reader)) => self.converse(&link, reader, &mut route),
+                Err(why) => {
+                    route.at = (route.at + 1) % self.addresses.len();
+                    Some(why)
+                }
+            };
+            route.in_vain += 1;
+            self.hang_up(failure);
+            self.expire();
+            if route.in_vain >= self.addresses.len() {
+                self.pause();
+            }
+        }
+        // Nobody is left who could wait, but for tasks that were given up.
+        let pending = std::mem::take(&mut self.lock().pending);
+        for (_, pending) in pending {
+            pending.call.end(Done::Failed(Error::Closed));
+        }
+    }
+
+    /// False: the end.
+    fn wait_for_work(&self) -> bool {
+        let idle = |state: &mut State| !state.stop && state.pending.is_empty();
+        let state = self.called.wait_while(self.lock(), idle);
+        !state.unwrap_or_else(PoisonError::into_inner).stop
+    }
+
+    fn pause(&self) {
+        let going_on = |state: &mut State| !state.stop;
+        let waited = self.called.wait_timeout_while(self.lock(), ROUND_PAUSE, going_on);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn connect(&self, route: &mut Route) -> Result<(Arc<Link>, FrameReader), String> {
+        let address = &self.addresses[route.at];
+        let reach = || -> Result<(TcpStream, Hello, FrameReader), Broken> {
+            let stream = dial(address, DIAL_MAX)?;
+            let me = Hello::of_client(CURRENT_RELEASE);
+            let (hello, mut reader) = handshake::greet(&stream, &me, GREET_MAX)?;
+            reader.allow(FRAME_PAYLOAD_SIZE_MAX);
+            stream.set_write_timeout(Some(SILENCE_MAX))?;
+            Ok((stream, hello, reader))
+        };
+        let (stream, hello, reader) = reach().map_err(|why| format!("{address}: {why}"))?;
+        if let Some(replica) = hello.from {
+            route.known.insert(replica, route.at);
+            // The list is probably that of the servers.
+            if self.addresses.len() == usize::from(hello.replica_count) {
+                for (number, at) in (0..hello.replica_count).zip(0..) {
+                    route.known.entry(ReplicaId::new(number)).or_insert(at);
+                }
+            }
+        }
+        let link = Arc::new(Link { stream, writing: Mutex::default() });
+        let mut state = self.lock();
+        if state.stop {
+            return Err("the client ends".to_string());
+        }
+        state.link = Some(Arc::clone(&link));
+        Ok((link, reader))
+    }
+
+    /// Until the connection ends or should; why, if not for a reason of ours.
+    fn converse(&self, link: &Link, mut reader: FrameReader, route: &mut Route) -> Option<String> {
+        let address = &self.addresses[route.at];
+        let failed = |why: Broken| Some(format!("{address}: {why}"));
+        if let Err(error) = link.stream.set_read_timeout(Some(LOOK_EVERY)) {
+            return failed(error.into());
+        }
+        let mut heard = Instant::now();
+        loop {
+            self.send_due(link);
+            match reader.take() {
+                Ok(Some(frame)) => {
+                    heard = Instant::now();
+                    let decoded = Answer::decode(payload(frame));
+                    let Ok((id, answer)) = decoded else {
+                        route.at = (route.at + 1) % self.addresses.len();
+                        return failed(Broken::Protocol("an answer that cannot be understood"));
+                    };
+                    if let Some(primary) = self.take(id, answer, route) {
+                        self.redirect(primary, route);
+                        return None;
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(why) => return failed(why),
+            }
+            match reader.fill(&mut &link.stream) {
+                Ok(()) => {}
+                Err(Broken::Io(error))
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    if self.lock().stop {
+                        return None;
+                    }
+                    self.expire();
+                    if self.is_unanswered_since(heard) {
+                        route.at = (route.at + 1) % self.addresses.len();
+                        return failed(Broken::Protocol("no answer"));
+                    }
+                }
+                Err(why) => {
+                    route.at = (route.at + 1) % self.addresses.len();
+                    return failed(why);
+                }
+            }
+        }
+    }
+
+    /// Was asked something, and has said nothing since.
+    fn is_unanswered_since(&self, heard: Instant) -> bool {
+        let state = self.lock();
+        let oldest = state.pending.values().filter_map(|pending| pending.sent).min();
+        oldest.is_some_and(|sent| sent.max(heard).elapsed() >= SILENCE_MAX)
+    }
+
+    fn redirect(&self, primary: Option<ReplicaId>, route: &mut Route) {
+        let known = primary.and_then(|primary| route.known.get(&primary)).copied();
+        let next = (route.at + 1) % self.addresses.len();
+        route.at = known.filter(|at| *at != route.at).unwrap_or(next);
+    }
+
+    /// Sends what was not sent on this connection, oldest first.
+    fn send_due(&self, link: &Link) {
+        loop {
+            let mut state = self.lock();
+            if state.on_their_way >= WINDOW || state.on_their_way == state.pending.len() {
+                return;
+            }
+            let now = Instant::now();
+            let due = |pending: &&mut Pending| {
+                pending.sent.is_none() && pending.not_before.is_none_or(|at| at <= now)
+            };
+            let Some(pending) = state.pending.values_mut().find(due) else { return };
+            pending.sent = Some(now);
+            let frame = Arc::clone(&pending.frame);
+            state.on_their_way += 1;
+            drop(state);
+            link.write(&frame);
+        }
+    }
+
+    /// What an answer brings; `Some`: another replica is to be asked, perhaps this one.
+    fn take(&self, id: u64, answer: Answer, route: &mut Route) -> Option<Option<ReplicaId>> {
+        let mut state = self.lock();
+        // An answer to what was given up.
+        let pending = state.pending.get_mut(&id)?;
+        let was_sent = pending.sent.is_some();
+        let verdict = pending.take(answer);
+        match verdict {
+            Verdict::More => None,
+            Verdict::Done(done) => {
+                let Some(pending) = state.pending.remove(&id) else { unreachable!("seen above") };
+                state.on_their_way -= usize::from(was_sent);
+                drop(state);
+                route.in_vain = 0;
+                pending.call.end(done);
+                None
+            }
+            Verdict::Again => {
+                pending.not_before = Some(Instant::now() + AGAIN_AFTER);
+                state.on_their_way -= usize::from(was_sent);
+                None
+            }
+            Verdict::Elsewhere(refusal) => {
+                state.on_their_way -= usize::from(was_sent);
+                Some(refusal.primary)
+            }
+        }
+    }
+
+    fn hang_up(&self, failure: Option<String>) {
+        let mut state = self.lock();
+        if let Some(link) = state.link.take() {
+            let _gone_already = link.stream.shutdown(Shutdown::Both);
+        }
+        state.on_their_way = 0;
+        for pending in state.pending.values_mut() {
+            pending.lost();
+        }
+        if failure.is_some() {
+            state.failure = failure;
+        }
+    }
+
+    /// Ends the calls whose time is up.
+    fn expire(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let late = |(id, pending): (&u64, &Pending)| (pending.deadline <= now).then_some(*id);
+        let late: Vec<u64> = state.pending.iter().filter_map(late).collect();
+        for id in late {
+            let Some(pending) = state.pending.remove(&id) else { unreachable!("seen above") };
+            state.on_their_way -= usize::from(pending.sent.is_some());
+            let call = Arc::clone(&pending.call);
+            call.end(pending.too_late(state.failure.as_deref()));
+        }
+    }
+}

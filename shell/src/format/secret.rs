@@ -1,0 +1,232 @@
+//! What the replicas of one cluster share, carried from one format to the others in a file.
+//!
+//! Purpose: number of the cluster, count of replicas, limits that steer state, and the seed of
+//! origin and tenants' keys. Invariants: the file is made once, with mode 0600, and never written
+//! over; a damaged one is refused, not guessed at. Who has it can derive the keys of tenants 0 and
+//! 1: it is a secret like a master key.
+//!
+//! ```text
+//! verity-cluster-secret 1
+//! cluster 0123…            32 hexadecimal digits
+//! replicas 3
+//! journal_ring_bytes 268435456      and the other limits
+//! seed 89ab…               64 hexadecimal digits
+//! checksum 4567…           SHA-256 of all lines above
+//! ```
+
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use verity_core::crypto::hash::ChainHash;
+use verity_core::ids::ClusterId;
+use verity_core::limits::{ClusterConstants, REPLICA_COUNTS};
+
+use crate::disk::master_key;
+use crate::error::Error;
+
+const FIRST_LINE: &str = "verity-cluster-secret 1";
+const FILE_BYTES_MAX: u64 = 4_096;
+
+/// Of one cluster.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClusterSecret {
+    pub cluster: ClusterId,
+    pub replica_count: u8,
+    pub constants: ClusterConstants,
+    pub(crate) seed: [u8; 32],
+}
+
+impl fmt::Debug for ClusterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterSecret").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl ClusterSecret {
+    /// Draws what is not given.
+    pub fn draw(
+        cluster: Option<ClusterId>,
+        replica_count: u8,
+        constants: ClusterConstants,
+    ) -> Result<ClusterSecret, Error> {
+        if !REPLICA_COUNTS.contains(&replica_count) {
+            return Err(Error::Options(format!(
+                "a cluster has 1, 3 or 5 replicas, not {replica_count}"
+            )));
+        }
+        constants.validate().map_err(|what| Error::Options(what.to_string()))?;
+        let number: [u8; 16] = master_key::random().map_err(Error::MasterKey)?;
+        let drawn = ClusterId::new(u128::from_le_bytes(number) | 1);
+        let cluster = cluster.unwrap_or(drawn);
+        let seed = master_key::random().map_err(Error::MasterKey)?;
+        Ok(ClusterSecret { cluster, replica_count, constants, seed })
+    }
+
+    /// What the file holds; `None`: there is none.
+    pub fn load(path: &Path) -> Result<Option<ClusterSecret>, Error> {
+        let failed = |error: &dyn fmt::Display| {
+            Error::Options(format!("the cluster's secret {}: {error}", path.display()))
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(&error)),
+        };
+        let mode = file.metadata().map_err(|error| failed(&error))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                "the cluster's secret {} may be read by others (mode {:o}); chmod 600 it",
+                path.display(),
+                mode & 0o777
+            );
+        }
+        let mut text = String::new();
+        let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
+        read.map_err(|error| failed(&error))?;
+        match parse(&text) {
+            Some(secret) => Ok(Some(secret)),
+            None => Err(failed(
+                &"it is damaged or no such file; copy it anew from where the first replica was \
+                  formatted",
+            )),
+        }
+    }
+
+    /// Writes a file that was not there.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let write = || {
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(self.text().as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(|error: std::io::Error| {
+            Error::Options(format!("cannot make the cluster's secret {}: {error}", path.display()))
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{FIRST_LINE}\ncluster {:032x}\nreplicas {}\n",
+            self.cluster.get(),
+            self.replica_count
+        );
+        let mut constants = self.constants;
+        for (name, field) in fields(&mut constants) {
+            let _cannot_fail = writeln!(text, "{name} {}", field.get());
+        }
+        let _cannot_fail = writeln!(text, "seed {}", hex(&self.seed));
+        let checksum = hex(&ChainHash::of(&[text.as_bytes()]).0);
+        let _cannot_fail = writeln!(text, "checksum {checksum}");
+        text
+    }
+}
+
+/// A limit, of either width.
+enum Field<'a> {
+    Long(&'a mut u64),
+    Short(&'a mut u32),
+}
+
+impl Field<'_> {
+    fn get(&self) -> u64 {
+        match self {
+            Field::Long(value) => **value,
+            Field::Short(value) => u64::from(**value),
+        }
+    }
+
+    fn set(&mut self, new: u64) -> Option<()> {
+        match self {
+            Field::Long(value) => **value = new,
+            Field::Short(value) => **value = u32::try_from(new).ok()?,
+        }
+        Some(())
+    }
+}
+
+/// Every limit with its name, in the order of the file.
+fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 8] {
+    let ClusterConstants {
+        journal_ring_bytes,
+        grid_pages_max,
+        dirty_pages_max,
+        transaction_events_max,
+        transaction_pages_read_max,
+        transaction_pages_dirtied_max,
+        transaction_bytes_max,
+        segment_positions,
+    } = constants;
+    [
+        ("journal_ring_bytes", Field::Long(journal_ring_bytes)),
+        ("grid_pages_max", Field::Short(grid_pages_max)),
+        ("dirty_pages_max", Field::Short(dirty_pages_max)),
+        ("transaction_events_max", Field::Short(transaction_events_max)),
+        ("transaction_pages_read_max", Field::Short(transaction_pages_read_max)),
+        ("transaction_pages_dirtied_max", Field::Short(transaction_pages_dirtied_max)),
+        ("transaction_bytes_max", Field::Short(transaction_bytes_max)),
+        ("segment_positions", Field::Long(segment_positions)),
+    ]
+}
+
+fn parse(text: &str) -> Option<ClusterSecret> {
+    let checked = text.find("checksum ")?;
+    let mut lines = text.lines();
+    if lines.next()? != FIRST_LINE {
+        return None;
+    }
+    let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
+    let cluster = ClusterId::new(u128::from_str_radix(value("cluster")?, 16).ok()?);
+    let replica_count = value("replicas")?.parse().ok()?;
+    let mut constants = ClusterConstants::DEFAULT;
+    for (name, mut field) in fields(&mut constants) {
+        field.set(value(name)?.parse().ok()?)?;
+    }
+    let seed = from_hex(value("seed")?)?;
+    let checksum = value("checksum")?;
+    let right = hex(&ChainHash::of(&[text[..checked].as_bytes()]).0) == checksum;
+    let sound = REPLICA_COUNTS.contains(&replica_count) && constants.validate().is_ok();
+    (right && sound).then_some(ClusterSecret { cluster, replica_count, constants, seed })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_every_change_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        assert_eq!(ClusterSecret::load(&path).unwrap(), None);
+        let secret = ClusterSecret::draw(None, 3, ClusterConstants::COMPACT).unwrap();
+        secret.save(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(ClusterSecret::load(&path).unwrap(), Some(secret.clone()));
+        assert!(secret.save(&path).is_err(), "never written over");
+        let text = secret.text();
+        for at in 0..text.len() - 1 {
+            let mut bad = text.clone().into_bytes();
+            bad[at] ^= 1;
+            let Ok(bad) = String::from_utf8(bad) else { continue };
+            assert_eq!(parse(&bad), None, "byte {at}");
+            assert_eq!(parse(&text[..at]), None, "cut at {at}");
+        }
+    }
+}

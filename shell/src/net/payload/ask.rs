@@ -1,0 +1,187 @@
+//! What a client asks.
+
+use capnp::message::Builder;
+use capnp::serialize;
+use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
+use verity_core::kernel::{ExpectedVersion, Operation, Request};
+use verity_core::query::Value;
+
+use super::values::{
+    read_id, read_rows, read_texts, read_values, write_rows, write_texts, write_values,
+};
+use super::{TooLong, length, options, to_frame};
+use crate::net::schema::{append, execute, operation, query, request};
+
+/// A request with the number that its answer repeats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    pub id: u64,
+    pub ask: Ask,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    Execute(Request),
+    Query(Query),
+    Commitment { tenant: TenantId, id: IdempotencyId },
+    Status,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub tenant: TenantId,
+    pub text: String,
+    pub params: Vec<Value>,
+    /// Positions that the client has seen, as a count: the answer is not older.
+    pub seen: u64,
+    /// Whoever is asked may answer.
+    pub anywhere: bool,
+}
+
+impl Asked {
+    /// The whole frame.
+    pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
+        let mut message = Builder::new_default();
+        let mut to: request::Builder<'_> = message.init_root();
+        to.set_id(self.id);
+        match &self.ask {
+            Ask::Execute(request) => {
+                to.set_tenant(request.tenant.get());
+                write_execute(request, to.init_execute());
+            }
+            Ask::Query(asked) => {
+                to.set_tenant(asked.tenant.get());
+                write_query(asked, to.init_query());
+            }
+            Ask::Commitment { tenant, id } => {
+                to.set_tenant(tenant.get());
+                to.set_commitment(&id.0);
+            }
+            Ask::Status => to.set_status(()),
+        }
+        to_frame(&message)
+    }
+
+    pub fn decode(payload: &[u8]) -> capnp::Result<Asked> {
+        let mut bytes = payload;
+        let message = serialize::read_message_from_flat_slice(&mut bytes, options(payload))?;
+        let from: request::Reader<'_> = message.get_root()?;
+        let tenant = TenantId::new(from.get_tenant());
+        let ask = match from.which()? {
+            request::Which::Execute(execute) => Ask::Execute(read_execute(tenant, execute?)?),
+            request::Which::Query(query) => {
+                let query = query?;
+                Ask::Query(Query {
+                    tenant,
+                    text: query.get_text()?.to_string()?,
+                    params: read_values(query.get_params()?)?,
+                    seen: query.get_seen(),
+                    anywhere: query.get_anywhere(),
+                })
+            }
+            request::Which::Commitment(id) => Ask::Commitment { tenant, id: read_id(id?)? },
+            request::Which::Status(()) => Ask::Status,
+        };
+        Ok(Asked { id: from.get_id(), ask })
+    }
+}
+
+fn write_query(asked: &Query, mut to: query::Builder<'_>) {
+    to.set_text(asked.text.as_str());
+    to.set_seen(asked.seen);
+    to.set_anywhere(asked.anywhere);
+    write_values(&asked.params, to.init_params(length(asked.params.len())));
+}
+
+fn write_execute(request: &Request, mut to: execute::Builder<'_>) {
+    to.set_idempotency(&request.idempotency.0);
+    if let Some(after) = &request.after {
+        to.set_after(&after.0);
+    }
+    let mut list = to.init_operations(length(request.operations.len()));
+    for (at, operation) in (0..).zip(&request.operations) {
+        write_operation(operation, list.reborrow().get(at));
+    }
+}
+
+fn write_operation(operation: &Operation, to: operation::Builder<'_>) {
+    match operation {
+        Operation::Sql { text, params } => {
+            let mut to = to.init_sql();
+            to.set_text(text.as_str());
+            write_values(params, to.init_params(length(params.len())));
+        }
+        Operation::InsertRows { table, columns, rows } => {
+            let mut to = to.init_insert_rows();
+            to.set_table(table.as_str());
+            write_texts(columns, to.reborrow().init_columns(length(columns.len())));
+            write_rows(rows, to.init_rows(length(rows.len())));
+        }
+        Operation::Append { stream, expected, records } => {
+            let mut to = to.init_append();
+            to.set_stream(stream.as_str());
+            let mut expecting = to.reborrow().init_expected();
+            match expected {
+                ExpectedVersion::Any => expecting.set_any(()),
+                ExpectedVersion::None => expecting.set_none(()),
+                ExpectedVersion::Exists => expecting.set_exists(()),
+                ExpectedVersion::Exact(version) => expecting.set_exact(*version),
+            }
+            let mut list = to.init_records(length(records.len()));
+            for (at, record) in (0..).zip(records) {
+                list.set(at, record);
+            }
+        }
+        Operation::JobStep { .. } | Operation::CreateTenant { .. } | Operation::Attest => {
+            unreachable!("no client asks for this")
+        }
+    }
+}
+
+fn read_execute(tenant: TenantId, from: execute::Reader<'_>) -> capnp::Result<Request> {
+    let after = match from.get_after()? {
+        [] => None,
+        id => Some(read_id(id)?),
+    };
+    let operations = from.get_operations()?.iter().map(read_operation);
+    Ok(Request {
+        tenant,
+        principal: PrincipalId::ZERO,
+        idempotency: read_id(from.get_idempotency()?)?,
+        after,
+        operations: operations.collect::<capnp::Result<Vec<Operation>>>()?,
+    })
+}
+
+fn read_operation(from: operation::Reader<'_>) -> capnp::Result<Operation> {
+    Ok(match from.which()? {
+        operation::Which::Sql(sql) => {
+            let sql = sql?;
+            let params = read_values(sql.get_params()?)?;
+            Operation::Sql { text: sql.get_text()?.to_string()?, params }
+        }
+        operation::Which::InsertRows(insert) => {
+            let insert = insert?;
+            Operation::InsertRows {
+                table: insert.get_table()?.to_string()?,
+                columns: read_texts(insert.get_columns()?)?,
+                rows: read_rows(insert.get_rows()?)?,
+            }
+        }
+        operation::Which::Append(append) => {
+            let append = append?;
+            let expected = match append.get_expected().which()? {
+                append::expected::Which::Any(()) => ExpectedVersion::Any,
+                append::expected::Which::None(()) => ExpectedVersion::None,
+                append::expected::Which::Exists(()) => ExpectedVersion::Exists,
+                append::expected::Which::Exact(version) => ExpectedVersion::Exact(version),
+            };
+            let records = append.get_records()?.iter().map(|record| Ok(record?.to_vec()));
+            Operation::Append {
+                stream: append.get_stream()?.to_string()?,
+                expected,
+                records: records.collect::<capnp::Result<Vec<Vec<u8>>>>()?,
+            }
+        }
+    })
+}

@@ -1,0 +1,202 @@
+//! One replica as a process: the node, its disk, its links, and the port it listens on.
+//!
+//! Invariants: the directory is locked as for `Verity::open`; there is one way into the node, the
+//! driver. Links are there before the node is, so that nothing it says finds nobody.
+//!
+//! Fault model: whatever `docs/NETWORK.md` lists; a node that halts ends the process, and says why.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use verity_core::io::{Address, Effects, FileId};
+use verity_core::limits::{
+    FRAME_PAYLOAD_SIZE_MAX, LINK_QUEUE_BYTES_MAX, PAGE_SIZE, SUPERBLOCK_COPIES,
+};
+use verity_core::node::{CURRENT_RELEASE, Memory, MemoryPlan, MemoryTooSmall, Node, Seed, Status};
+use verity_core::superblock::{SuperblockState, copy_offset, decode_copies};
+use verity_core::wire::hello::{Hello, Role};
+
+use crate::disk::lock::DirectoryLock;
+use crate::disk::master_key;
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::format;
+use crate::net::guest::Host;
+use crate::net::links::Links;
+use crate::net::listen::Listener;
+use crate::offline::Offline;
+use crate::options::Options;
+
+/// Buffers and stacks of connections, beside the queues of links.
+const CONNECTIONS_BYTES: u64 = 16 << 20;
+/// How long a graceful end may take.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// Where the replicas of a cluster are.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// `host:port` of all replicas, in the order of their numbers.
+    pub addresses: Vec<String>,
+    /// Where this one listens, if not at its own place in `addresses`.
+    pub listen: Option<String>,
+}
+
+/// A running replica. Dropped without [`Server::stop`], it ends as in a crash.
+#[derive(Debug)]
+pub struct Server {
+    driver: Arc<Driver>,
+    links: Arc<Links>,
+    listener: Listener,
+    background: Option<JoinHandle<()>>,
+    replica: Hello,
+    /// Released last.
+    _lock: DirectoryLock,
+}
+
+impl Server {
+    /// Opens the directory and serves it. Whether the node opens well is known later:
+    /// [`Server::halted`].
+    pub fn start(
+        options: &Options,
+        path: impl AsRef<Path>,
+        at: &ServerOptions,
+    ) -> Result<Server, Error> {
+        let path = path.as_ref();
+        if !format::is_formatted(path)? {
+            return Err(Error::NotFormatted { path: path.to_path_buf() });
+        }
+        let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
+        let state = identify(path)?;
+        let count = at.addresses.len();
+        if count != usize::from(state.replica_count) {
+            return Err(Error::Options(format!(
+                "{} is one of {} replicas: --addresses must name all of them in the order of \
+                 their numbers, and names {count}",
+                path.display(),
+                state.replica_count
+            )));
+        }
+        let mut config = options.config();
+        config.replica = state.replica;
+        config.cluster = Some(state.cluster);
+        config.serves_cluster = state.replica_count > 1;
+        config.memory = without_network(config.memory, &state)?;
+        let hello = Hello {
+            role: Role::Replica,
+            from: Some(state.replica),
+            replica_count: state.replica_count,
+            cluster: state.cluster,
+            release: CURRENT_RELEASE,
+            ..Hello::of_client(CURRENT_RELEASE)
+        };
+        let mut disk = options.open_disk(path)?;
+        let thread = |error| Error::Options(format!("cannot start a thread: {error}"));
+        let links = Links::start(state.replica, &hello, &at.addresses).map_err(thread)?;
+        let links = Arc::new(links);
+        disk.link(Arc::clone(&links));
+        let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
+        let mut effects = Effects::new();
+        let node = Node::open(&config, &seed, &mut effects);
+        let driver = Arc::new(Driver::new(node, disk, effects));
+        let own = &at.addresses[usize::from(state.replica.get())];
+        let address = at.listen.as_ref().unwrap_or(own);
+        let host = Host { me: hello, driver: Arc::clone(&driver), links: Arc::clone(&links) };
+        let listener = Listener::start(address, host).map_err(|error| {
+            Error::Options(format!("cannot listen at {address}: {error}; see --listen"))
+        })?;
+        driver.serve();
+        let background = Arc::clone(&driver);
+        let background = std::thread::Builder::new()
+            .name("verity".to_string())
+            .spawn(move || background.run_background())
+            .map_err(thread)?;
+        let background = Some(background);
+        Ok(Server { driver, links, listener, background, replica: hello, _lock: lock })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Number of the cluster, of this replica, and how many there are.
+    #[must_use]
+    pub fn identity(&self) -> format::Identity {
+        format::Identity {
+            cluster: Some(self.replica.cluster),
+            replica: self.replica.from.unwrap_or_default(),
+            replica_count: self.replica.replica_count,
+        }
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        self.driver.status()
+    }
+
+    /// Why it serves no more, when it does not.
+    #[must_use]
+    pub fn halted(&self) -> Option<Error> {
+        self.driver.halted()
+    }
+
+    /// Answers what was asked and ends. `Ok(false)`: it could not end in time, so it ended as in a
+    /// crash, which loses nothing that was acknowledged.
+    pub fn stop(mut self) -> Result<bool, Error> {
+        let ended = self.driver.shut_down_within(END_MAX);
+        self.end();
+        ended
+    }
+
+    fn end(&mut self) {
+        self.driver.stop();
+        self.listener.stop();
+        self.links.stop();
+        if let Some(thread) = self.background.take() {
+            let _panicked_already = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the superblock says, before anything is opened.
+fn identify(path: &Path) -> Result<SuperblockState, Error> {
+    let mut files = Offline::new(path, None);
+    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
+    for (number, copy) in (0..).zip(copies.iter_mut()) {
+        let at = Address::new(FileId::Superblock, copy_offset(number));
+        // A copy that cannot be read is one that is not there.
+        if files.read(at, copy).is_err() {
+            copy.fill(0);
+        }
+    }
+    let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
+    match decoded.decide(false) {
+        Ok(decision) => Ok(decision.state),
+        Err(error) => Err(Error::Unreadable(format!("superblock: {error}"))),
+    }
+}
+
+/// The node's share of the memory, when links and connections have theirs.
+fn without_network(memory: Memory, state: &SuperblockState) -> Result<Memory, Error> {
+    let Memory::Process(bytes) = memory else { return Ok(memory) };
+    let link = (LINK_QUEUE_BYTES_MAX + 2 * FRAME_PAYLOAD_SIZE_MAX) as u64;
+    let network = u64::from(state.replica_count - 1) * link + CONNECTIONS_BYTES;
+    let rest = Memory::Process(bytes.saturating_sub(network));
+    match MemoryPlan::new(rest, &state.constants) {
+        Ok(_) => Ok(rest),
+        Err(MemoryTooSmall { asked_bytes: _, least_bytes }) => {
+            let error = MemoryTooSmall { asked_bytes: bytes, least_bytes: least_bytes + network };
+            Err(Error::Options(error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Three `verity start` processes, their directories and their logs.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use verity::{Error, ReplicaReport, replica_report};
+
+use crate::run::{Run, command, verity};
+
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    addresses: Vec<String>,
+    children: Vec<Option<Child>>,
+}
+
+pub fn report(address: &str) -> Result<ReplicaReport, Error> {
+    replica_report(address, Duration::from_secs(2))
+}
+
+impl Cluster {
+    /// Formatted, not started.
+    pub fn new() -> Cluster {
+        Cluster::of(3)
+    }
+
+    pub fn of(count: usize) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let ports: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let address = |port: &TcpListener| port.local_addr().unwrap().to_string();
+        let addresses = ports.iter().map(address).collect();
+        let children = (0..count).map(|_| None).collect();
+        let cluster = Cluster { dir, addresses, children };
+        for replica in 0..count {
+            cluster.format(replica).ok();
+        }
+        cluster
+    }
+
+    fn format(&self, replica: usize) -> Run {
+        let secret = self.path("secret");
+        let data = self.data(replica);
+        let number = replica.to_string();
+        let count = self.addresses.len().to_string();
+        let mut args = vec!["format", "--replica", &number, "--secret", secret.to_str().unwrap()];
+        if replica == 0 {
+            args.extend(["--replica-count", &count, "--profile", "compact", "--journal", "16MiB"]);
+        }
+        args.push(data.to_str().unwrap());
+        verity(&args)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn data(&self, replica: usize) -> PathBuf {
+        self.path(&format!("r{replica}"))
+    }
+
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses.clone()
+    }
+
+    /// As somebody who mixes up two clusters.
+    pub fn take_addresses_of(&mut self, other: &Cluster) {
+        self.addresses.clone_from(&other.addresses);
+    }
+
+    fn log(&self, replica: usize) -> PathBuf {
+        self.path(&format!("log{replica}"))
+    }
+
+    pub fn start_all(&mut self) {
+        for replica in 0..self.addresses.len() {
+            self.start(replica);
+        }
+        self.wait_healthy();
+    }
+
+    pub fn start(&mut self, replica: usize) {
+        assert!(self.children[replica].is_none(), "it runs");
+        let log = std::fs::File::options().create(true).append(true).open(self.log(replica));
+        let log = log.unwrap();
+        let child = command()
+            .args(["start", "--memory", "256MiB", "--log", "info", "--addresses"])
+            .arg(self.addresses.join(","))
+            .arg(self.data(replica))
+            .stdout(log.try_clone().unwrap())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        self.children[replica] = Some(child);
+    }
+
+    pub fn signal(&self, replica: usize, signal: &str) {
+        let child = self.children[replica].as_ref().expect("it runs");
+        let args = [format!("-{signal}"), child.id().to_string()];
+        assert!(Command::new("kill").args(args).status().unwrap().success());
+    }
+
+    pub fn kill(&mut self, replica: usize) {
+        let mut child = self.children[replica].take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; what it said.
+    pub fn end(&mut self, replica: usize) -> String {
+        self.signal(replica, "TERM");
+        let mut child = self.children[replica].take().expect("it runs");
+        let status = child.wait().unwrap();
+        let said = self.said(replica);
+        assert_eq!(status.code(), Some(0), "{said}");
+        said
+    }
+
+    pub fn said(&self, replica: usize) -> String {
+        std::fs::read_to_string(self.log(replica)).unwrap_or_default()
+    }
+
+    pub fn assert_running(&mut self) {
+        for replica in 0..self.children.len() {
+            if let Some(child) = &mut self.children[replica] {
+                let ended = child.try_wait().unwrap();
+                assert!(ended.is_none(), "replica {replica} ended: {}", self.said(replica));
+            }
+        }
+    }
+
+    /// `verity status` of all.
+    pub fn status(&self) -> Run {
+        self.command(&["status", "--json"])
+    }
+
+    pub fn command(&self, args: &[&str]) -> Run {
+        let addresses = self.addresses.join(",");
+        let mut all = args.to_vec();
+        all.extend(["--connect", &addresses]);
+        verity(&all)
+    }
+
+    /// Who leads, as those who run say.
+    pub fn primary(&self) -> usize {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            for (replica, address) in self.addresses.iter().enumerate() {
+                if self.children[replica].is_some()
+                    && report(address).is_ok_and(|report| report.phase == "primary")
+                {
+                    return replica;
+                }
+            }
+            assert!(Instant::now() < end, "nobody leads:\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Until one leads and all that run follow it, having applied what it had committed.
+    pub fn wait_healthy(&mut self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            self.assert_running();
+            let running = (0..self.addresses.len()).filter(|at| self.children[*at].is_some());
+            let reports: Vec<Option<ReplicaReport>> =
+                running.map(|at| report(&self.addresses[at]).ok()).collect();
+            let leads = reports.iter().flatten().find(|report| report.phase == "primary");
+            if let Some(leads) = leads {
+                let near = |report: &Option<ReplicaReport>| {
+                    report.as_ref().is_some_and(|report| {
+                        (report.phase == "primary" || report.phase == "following")
+                            && report.view == leads.view
+                            && report.applied.get() + 50 >= leads.applied.get()
+                    })
+                };
+                if reports.iter().all(near) {
+                    return;
+                }
+            }
+            assert!(Instant::now() < end, "not healthy: {reports:#?}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn logs(&self) -> String {
+        (0..self.addresses.len())
+            .map(|replica| format!("--- replica {replica}\n{}", self.said(replica)))
+            .collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _gone_already = child.kill();
+            let _gone_already = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        } else {
+            assert!(!self.logs().contains("panicked"), "{}", self.logs());
+        }
+    }
+}
