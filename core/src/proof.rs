@@ -15,6 +15,7 @@ mod answer;
 mod file;
 mod index;
 mod initial;
+mod log;
 mod policy;
 mod query;
 mod redact;
@@ -32,6 +33,7 @@ use core::fmt;
 pub use answer::{Answer, AnswerCell, CommittedOutcome, ProvedEvent, RowVersion};
 pub use file::{Evidence, Head, Included, Moment, Opening, ProofFile, Since};
 pub use index::interval;
+pub use log::{LOG_MAGIC, LogStart, LogVerifier, SignedHeads, VerifiedLog};
 pub use policy::{Freshness, Policy, PolicyError, Seen};
 pub use query::{AsOf, CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan};
 pub use redact::redact;
@@ -116,6 +118,12 @@ pub enum Reject {
     },
     /// A record is not in the log it is said to be in.
     NotInLog(merkle::ProofError),
+    /// A record of an exported log is not what must stand there, or the log is another one than
+    /// was signed for.
+    Log {
+        position: Position,
+        reason: &'static str,
+    },
     /// Entries of a range are not in order.
     OutOfOrder,
     /// Something may be hidden within the range.
@@ -177,6 +185,9 @@ impl fmt::Display for Reject {
             Reject::EntryNotShown { what } => write!(f, "{what} is not shown"),
             Reject::Record { reason } => write!(f, "a record is not what it must be: {reason}"),
             Reject::NotInLog(error) => write!(f, "a record is not in the log: {error}"),
+            Reject::Log { position, reason } => {
+                write!(f, "the log, at position {position}: {reason}")
+            }
             Reject::OutOfOrder => f.write_str("entries are not in order"),
             Reject::Gap => f.write_str("rows may be missing from the answer"),
             Reject::KeyMismatch => f.write_str("a row lies under a key that is not its own"),
@@ -206,7 +217,7 @@ impl core::error::Error for Reject {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub previous: ChainHash,
-    pub metadata: [u8; 138],
+    pub metadata: [u8; METADATA_SIZE],
     /// Sealed.
     pub data: Vec<u8>,
 }
@@ -218,15 +229,11 @@ impl Record {
     }
 
     fn u64_at(&self, at: usize) -> u64 {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.metadata[at..at + 8]);
-        u64::from_le_bytes(bytes)
+        u64_at(&self.metadata, at)
     }
 
     fn u32_at(&self, at: usize) -> u32 {
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(&self.metadata[at..at + 4]);
-        u32::from_le_bytes(bytes)
+        u32_at(&self.metadata, at)
     }
 
     #[must_use]
@@ -295,6 +302,21 @@ impl Record {
     }
 }
 
+/// Of a record, as its hash covers them.
+const METADATA_SIZE: usize = 138;
+
+fn u64_at(metadata: &[u8; METADATA_SIZE], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&metadata[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn u32_at(metadata: &[u8; METADATA_SIZE], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&metadata[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
 /// What a proof shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -336,18 +358,9 @@ pub fn verify(query: &[u8], file: &[u8], policy: &Policy) -> Result<Verified, Re
 
 /// As [`verify`], for the query that the file itself names: the reader judges if it is theirs.
 pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject> {
-    let note = SignedNote::parse(&file.note)
-        .map_err(|_| Reject::Note { reason: "not a signed checkpoint of a log" })?;
-    let cosigners = policy.check(&note)?;
+    let (note, cosigners) = signed_note(&file.note, policy)?;
     let (size, root) = (note.checkpoint.size, note.checkpoint.root);
-    if let Some(since) = &file.head.since {
-        let Since { size: older, root: older_root, consistency } = since;
-        merkle::verify_consistency(*older, size, older_root, &root, consistency)
-            .map_err(Reject::NotInLog)?;
-    }
-    if let Some(seen) = policy.seen {
-        continues(seen, size, &root, file.head.since.as_ref())?;
-    }
+    check_continued(&file.head, size, &root, policy)?;
     let tenant = file.query.tenant;
     let head = tenant_head(&file.head, tenant, size, &root)?;
     let mut redacted = false;
@@ -380,6 +393,32 @@ pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject
     })
 }
 
+/// The head of the cluster log, and who stands behind it, and since when.
+fn signed_note(text: &str, policy: &Policy) -> Result<(SignedNote, Vec<(String, u64)>), Reject> {
+    let note = SignedNote::parse(text)
+        .map_err(|_| Reject::Note { reason: "not a signed checkpoint of a log" })?;
+    let cosigners = policy.check(&note)?;
+    Ok((note, cosigners))
+}
+
+/// What the head says of an older one, and what the reader has seen.
+fn check_continued(
+    head: &Head,
+    size: u64,
+    root: &ChainHash,
+    policy: &Policy,
+) -> Result<(), Reject> {
+    if let Some(since) = &head.since {
+        let Since { size: older, root: older_root, consistency } = since;
+        merkle::verify_consistency(*older, size, older_root, root, consistency)
+            .map_err(Reject::NotInLog)?;
+    }
+    match policy.seen {
+        Some(seen) => continues(seen, size, root, head.since.as_ref()),
+        None => Ok(()),
+    }
+}
+
 /// Is the head one that a reader who saw another one may believe? `since` holds.
 fn continues(seen: Seen, size: u64, root: &ChainHash, since: Option<&Since>) -> Result<(), Reject> {
     #[cfg(verity_zoo)]
@@ -401,10 +440,15 @@ fn continues(seen: Seen, size: u64, root: &ChainHash, since: Option<&Since>) -> 
 
 /// What was attested of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TenantHead {
-    size: u64,
-    root: ChainHash,
-    state: ChainHash,
+pub struct TenantHead {
+    /// Records in the tenant's log.
+    pub size: u64,
+    /// RFC 6962 root over them.
+    pub root: ChainHash,
+    /// Hash of the last of them.
+    pub chain: ChainHash,
+    /// Of the tenant's state after them.
+    pub state: ChainHash,
 }
 
 /// From the head of the cluster log to the tenant's.
@@ -454,10 +498,9 @@ fn parse_head(value: &[u8]) -> Result<TenantHead, DecodeError> {
     let decoder = &mut Decoder::new(value);
     decoder.record(4)?;
     let (size, root) = (decoder.uint()?, ChainHash(decoder.fixed()?));
-    let _chain: [u8; 32] = decoder.fixed()?;
-    let state = ChainHash(decoder.fixed()?);
+    let (chain, state) = (ChainHash(decoder.fixed()?), ChainHash(decoder.fixed()?));
     decoder.finish()?;
-    Ok(TenantHead { size, root, state })
+    Ok(TenantHead { size, root, chain, state })
 }
 
 /// The state root in a checkpoint record: that of the state right before the record.

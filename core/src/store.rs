@@ -25,6 +25,7 @@
 //! for the task that needs it, and names what is lost. Start reading at [`Store`], then `page`,
 //! `write`, `checkpoint`.
 
+mod audit;
 mod cache;
 mod checkpoint;
 mod estimate;
@@ -55,6 +56,7 @@ use crate::limits::{
 };
 use crate::superblock::PageRef;
 
+pub use audit::{Audit, AuditStop};
 pub use checkpoint::{CheckpointProgress, RoomError, StoreCheckpoint};
 pub use estimate::{TreeChange, overflow_pages};
 pub use fetch::Pins;

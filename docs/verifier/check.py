@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Does the second verifier say what the first one says?
 
-Of every golden proof file (all hold), and of every file that `verdicts` makes of one: a bit turned,
-or another file's query written into it. The first verifier wrote the verdicts.
+Of every golden proof file and exported log (all hold), and of every file that `verdicts` makes of
+one: a bit turned, or another file's query written into it. The first verifier wrote the verdicts.
 """
 
+import io
 import pathlib
 import sys
 
 import verify
+import verify_log
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "core" / "tests" / "golden" / "proofs"
 QUERY_AT = 1 + 13 + 1  # Array head, "verity proof", version.
@@ -35,7 +37,10 @@ def with_bit(data, bit):
 
 def verdict(policy, data, query):
     try:
-        verify.verify(policy, data, query)
+        if data.startswith(verify_log.MAGIC):
+            verify_log.verify(policy, io.BytesIO(data))
+        else:
+            verify.verify(policy, data, query)
         return "valid", ""
     except verify.Refused as reason:
         return "refused", str(reason)
@@ -45,6 +50,15 @@ def main():
     policy = (GOLDEN / "policy").read_text(encoding="utf-8")
     files = {path.stem: path.read_bytes() for path in sorted(GOLDEN.glob("*.proof"))}
     cases = [(name, data, None, "valid") for name, data in files.items()]
+    logs = {path.stem: path.read_bytes() for path in sorted(GOLDEN.glob("*.log"))}
+    cases += [(name, data, None, "valid") for name, data in logs.items()]
+    for line in (GOLDEN / "log_verdicts").read_text(encoding="utf-8").splitlines():
+        name, change, what, wanted = line.split()
+        data, at = logs[name], int(what)
+        lie = {"bit": with_bit(data, at), "cut": data[:at], "more": data + bytes(at)}[change]
+        # Not begun as one it is no log at all.
+        if lie.startswith(verify_log.MAGIC):
+            cases.append((line, lie, None, wanted))
     for line in (GOLDEN / "verdicts").read_text(encoding="utf-8").splitlines():
         name, change, what, wanted = line.split()
         data = files[name]
@@ -60,7 +74,7 @@ def main():
             print(f"{name}: {found} {reason}")
     refused = sum(wanted == "refused" for *_, wanted in cases)
     print(f"{len(cases) - refused} valid and {refused} refused files, {wrong} judged wrongly")
-    return 1 if wrong or len(files) < 20 or refused < 100 else 0
+    return 1 if wrong or len(files) < 20 or len(logs) < 2 or refused < 100 else 0
 
 
 if __name__ == "__main__":

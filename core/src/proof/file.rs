@@ -160,17 +160,7 @@ impl ProofFile {
             }
         }
         encode_node(self.state.as_ref(), encoder);
-        let Head { forest, heads, record, opening, inclusion, since } = &self.head;
-        encoder.array(6);
-        forest.encode(encoder);
-        heads.encode(encoder);
-        record.encode(encoder);
-        opening.encode(encoder);
-        encode_hashes(inclusion, encoder);
-        encoder.option(since.as_ref(), |encoder, since| {
-            encoder.array(3).uint(since.size).bytes(&since.root.0);
-            encode_hashes(&since.consistency, encoder);
-        });
+        self.head.encode(encoder);
         encoder.text(&self.note);
         out
     }
@@ -233,8 +223,31 @@ impl ProofFile {
             _ => return decoder.error("unknown evidence"),
         };
         let state = decoder.option(Node::decode)?;
+        let head = Head::decode(decoder)?;
+        let note = decoder.text()?.to_owned();
+        decoder.finish()?;
+        Ok(ProofFile { query, evidence, state, head, note })
+    }
+}
+
+impl Head {
+    pub(super) fn encode(&self, encoder: &mut Encoder<'_>) {
+        let Head { forest, heads, record, opening, inclusion, since } = self;
+        encoder.array(6);
+        forest.encode(encoder);
+        heads.encode(encoder);
+        record.encode(encoder);
+        opening.encode(encoder);
+        encode_hashes(inclusion, encoder);
+        encoder.option(since.as_ref(), |encoder, since| {
+            encoder.array(3).uint(since.size).bytes(&since.root.0);
+            encode_hashes(&since.consistency, encoder);
+        });
+    }
+
+    pub(super) fn decode(decoder: &mut Decoder<'_>) -> Result<Head, DecodeError> {
         decoder.record(6)?;
-        let head = Head {
+        Ok(Head {
             forest: Node::decode(decoder)?,
             heads: Node::decode(decoder)?,
             record: Record::decode(decoder)?,
@@ -248,10 +261,7 @@ impl ProofFile {
                     consistency: decode_hashes(decoder)?,
                 })
             })?,
-        };
-        let note = decoder.text()?.to_owned();
-        decoder.finish()?;
-        Ok(ProofFile { query, evidence, state, head, note })
+        })
     }
 }
 

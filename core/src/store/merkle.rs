@@ -273,7 +273,7 @@ impl Store {
         Ok(true)
     }
 
-    fn page_hash(
+    pub(super) fn page_hash(
         &self,
         tree: TreeRef,
         rows: bool,
@@ -444,7 +444,7 @@ impl Store {
 
 /// Which roots the entries of a forest stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Roots {
+pub(super) enum Roots {
     /// Those of now: the leaf may hold older ones.
     Live,
     /// Those in the leaf, which a checkpoint froze.

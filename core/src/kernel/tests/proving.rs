@@ -42,7 +42,7 @@ pub(super) fn policy(rig: &Rig) -> Policy {
 }
 
 /// The signed head of the last attestation, by exactly as many as the policy wants.
-fn note(rig: &Rig) -> String {
+pub(super) fn note(rig: &Rig) -> String {
     let attestation = rig.kernel.attestation().unwrap();
     let (size, root) = (attestation.size, attestation.root);
     let head = Checkpoint { origin: ORIGIN.to_string(), size, root };
@@ -54,7 +54,7 @@ fn note(rig: &Rig) -> String {
     note
 }
 
-fn prove(rig: &mut Rig, query: &CanonicalQuery) -> Result<ProofFile, ProveStop> {
+pub(super) fn prove(rig: &mut Rig, query: &CanonicalQuery) -> Result<ProofFile, ProveStop> {
     prove_since(rig, query, None)
 }
 
@@ -82,17 +82,17 @@ fn prove_since(
 
 /// What a row was, from when to when.
 #[derive(Clone, Debug)]
-struct Version {
+pub(super) struct Version {
     begun: u64,
     ended: u64,
     name: String,
     age: Option<i64>,
 }
 
-type Model = BTreeMap<i64, Vec<Version>>;
+pub(super) type Model = BTreeMap<i64, Vec<Version>>;
 
 /// A table with a past: inserts, updates, deletes, rows that come back.
-fn world(memory: Memory, rows: i64) -> (Rig, Model) {
+pub(super) fn world(memory: Memory, rows: i64) -> (Rig, Model) {
     let mut rig = Rig::new(memory);
     let create = create_table(&rig.catalog(T1), "people", true);
     rig.commands(&[create]).unwrap();

@@ -410,6 +410,9 @@ fn hashes_are_those_of_the_written_rules() {
         let root = world.run(|store| store.state_root(T1));
         world.reopen();
         assert_eq!(world.run(|store| store.state_root(T1)), root, "as the disk has it");
+        assert_eq!(audit(&mut world, T1), Ok(root));
+        let system = world.run(|store| store.state_root(TenantId::SYSTEM));
+        assert_eq!(audit(&mut world, TenantId::SYSTEM), Ok(system));
     }
     assert!(seen_high >= 2, "trees were {seen_high} levels high");
 }
@@ -432,6 +435,68 @@ fn padded(digest: Hash) -> Vec<u8> {
     let mut value = digest.to_vec();
     value.resize(80, 0);
     value
+}
+
+/// The state root as the pages of the checkpoint give it.
+fn audit(world: &mut World, tenant: TenantId) -> Result<ChainHash, AuditStop> {
+    let (salts, mut audit) = (salts(), Audit::of(tenant));
+    loop {
+        let mut stop = None;
+        let done = world.run(|store| match store.audit_step(&mut audit, &salts) {
+            Ok(done) => Ok(done),
+            Err(AuditStop::Fault(fault)) => Err(fault),
+            Err(other) => {
+                stop = Some(other);
+                Ok(true)
+            }
+        });
+        match stop {
+            Some(stop) => return Err(stop),
+            None if done => return Ok(audit.root().unwrap()),
+            None => {}
+        }
+    }
+}
+
+/// Whoever holds the keys can seal any page: one that does not hold what was hashed is found.
+#[test]
+fn a_page_with_another_content_than_its_hash_is_found() {
+    for lie in 0..4 {
+        let mut world = World::new(habits(lie, 64, lie % 2 == 0, 0));
+        create_trees(&mut world);
+        for key in 0..3_000_u32 {
+            world.run(|store| store.put(TREE, &key.to_be_bytes(), &[1; 50]));
+        }
+        hash_all(&mut world);
+        let root = world.run(|store| store.state_root(T1));
+        let path = world.store.path_in_memory(TREE, &77_u32.to_be_bytes());
+        let (leaf, index) = path.leaf();
+        match lie {
+            0 => {}
+            1 => {
+                let bytes = world.store.bytes_mut(leaf);
+                let value = page::value_range(bytes, index);
+                bytes[value.start] ^= 1;
+            }
+            2 => {
+                let height = world.store.tree_root(TREE).unwrap().height;
+                let above = path.steps[usize::from(height) - 1];
+                let bytes = world.store.bytes_mut(above.page);
+                page::set_child_hash(bytes, above.index, &[9; 32]);
+            }
+            _ => world.store.root_mut(TREE).hash = [9; 32],
+        }
+        world.checkpoint(1);
+        world.reopen();
+        let found = audit(&mut world, T1);
+        if lie == 0 {
+            assert_eq!(found, Ok(root));
+        } else {
+            let Err(AuditStop::Mismatch { tree, .. }) = found else { panic!("{lie} {found:?}") };
+            // A tree's own hash is what the forest's page holds.
+            assert_eq!(tree, if lie == 3 { TreeRef::new(T1, FOREST) } else { TREE });
+        }
+    }
 }
 
 /// Any change anywhere changes the state root, and taking it back restores it.
