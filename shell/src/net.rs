@@ -17,7 +17,12 @@ pub mod links;
 pub mod listen;
 pub mod payload;
 #[rustfmt::skip]
-#[allow(clippy::all, missing_debug_implementations, reason = "it is generated")]
+#[allow(
+    clippy::all,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    reason = "it is generated"
+)]
 mod schema;
 
 use std::fmt;

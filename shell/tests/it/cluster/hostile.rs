@@ -169,7 +169,7 @@ fn silence(address: &str) {
 fn a_replica_of_another_cluster_is_not_let_in() {
     let mut ours = Cluster::new();
     ours.start_all();
-    let mut theirs = Cluster::new();
+    let mut theirs = Cluster::another();
     theirs.take_addresses_of(&ours);
     ours.kill(2);
     theirs.start(2);

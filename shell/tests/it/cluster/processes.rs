@@ -3,13 +3,18 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use verity::{Error, ReplicaReport, replica_report};
 
 use crate::run::{Run, command, verity};
 
+/// Clusters would only slow one another down: one test of them runs at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 pub struct Cluster {
+    _alone: Option<MutexGuard<'static, ()>>,
     dir: tempfile::TempDir,
     addresses: Vec<String>,
     children: Vec<Option<Child>>,
@@ -19,20 +24,38 @@ pub fn report(address: &str) -> Result<ReplicaReport, Error> {
     replica_report(address, Duration::from_secs(2))
 }
 
+/// Below those that connections get by themselves: a replica that is started again must find its
+/// own.
+fn free_ports(count: usize) -> Vec<u16> {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let mut at = u64::from(std::process::id()) * 7_919 + u64::from(now.subsec_nanos());
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let port = 10_000 + ((at >> 33) % 20_000) as u16;
+        if !ports.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
 impl Cluster {
-    /// Formatted, not started.
+    /// Formatted, not started. Only one at a time.
     pub fn new() -> Cluster {
-        Cluster::of(3)
+        Cluster::of(3, Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    pub fn of(count: usize) -> Cluster {
+    /// Another one, beside the one of this test.
+    pub fn another() -> Cluster {
+        Cluster::of(3, None)
+    }
+
+    fn of(count: usize, alone: Option<MutexGuard<'static, ()>>) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
-        let ports: Vec<TcpListener> =
-            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let address = |port: &TcpListener| port.local_addr().unwrap().to_string();
-        let addresses = ports.iter().map(address).collect();
+        let addresses = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let children = (0..count).map(|_| None).collect();
-        let cluster = Cluster { dir, addresses, children };
+        let cluster = Cluster { _alone: alone, dir, addresses, children };
         for replica in 0..count {
             cluster.format(replica).ok();
         }
