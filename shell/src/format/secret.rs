@@ -186,7 +186,7 @@ fn parse(text: &str) -> Option<ClusterSecret> {
     }
     let seed = from_hex(value("seed")?)?;
     let checksum = value("checksum")?;
-    let right = hex(&ChainHash::of(&[text[..checked].as_bytes()]).0) == checksum;
+    let right = hex(&ChainHash::of(&[&text.as_bytes()[..checked]]).0) == checksum;
     let sound = REPLICA_COUNTS.contains(&replica_count) && constants.validate().is_ok();
     (right && sound).then_some(ClusterSecret { cluster, replica_count, constants, seed })
 }
