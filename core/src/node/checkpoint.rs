@@ -33,6 +33,9 @@ const FAST: Pace =
     Pace { hashed: STORE_CHECKPOINT_STEP_PAGES, sealed: STORE_CHECKPOINT_STEP_PAGES };
 /// Most pages that one turn hashes or seals because the checkpoint is late.
 const LATE_PAGES_MAX: usize = 256;
+/// Fewer pages than these are not begun while many wait together: none of them notices the pause, and
+/// a write of many pages costs little more than that of one.
+const CROWDED_PAGES: usize = 32;
 /// Pages that are hashed while a lone caller's write is on its way.
 const HASHED_AHEAD: usize = 3;
 /// The same for an attestation that comes, and rarely: a page that changes all the time is hashed
@@ -109,8 +112,17 @@ impl Running {
             (true, 0) => ALIVE,
             (true, _) => Pace { hashed: 0, sealed: 0 },
         };
-        let late = |done: usize| due.saturating_sub(done).min(LATE_PAGES_MAX);
+        let batch = if self.is_crowded() { CROWDED_PAGES } else { 1 };
+        let late = |done: usize| match due.saturating_sub(done) {
+            few if few < batch && due < pages => 0,
+            late => late.min(LATE_PAGES_MAX),
+        };
         Pace { hashed: late(hashed).max(least.hashed), sealed: late(sealed).max(least.sealed) }
+    }
+
+    /// Are prepares shared?
+    fn is_crowded(&self) -> bool {
+        self.queue.len() > 1 || self.proposed.values().any(|tickets| tickets.len() > 1)
     }
 
     /// How many of its pages should be sealed by now: all when three quarters of what asks for the
