@@ -33,8 +33,8 @@ const FAST: Pace =
     Pace { hashed: STORE_CHECKPOINT_STEP_PAGES, sealed: STORE_CHECKPOINT_STEP_PAGES };
 /// Most pages that one turn hashes or seals because the checkpoint is late.
 const LATE_PAGES_MAX: usize = 256;
-/// Fewer pages than these are not begun while many wait together: none of them notices the pause, and
-/// a write of many pages costs little more than that of one.
+/// Fewer pages than these are not begun while many wait together: none of them notices the pause,
+/// and a write of many pages costs little more than that of one.
 const CROWDED_PAGES: usize = 32;
 /// Pages that are hashed while a lone caller's write is on its way.
 const HASHED_AHEAD: usize = 3;
