@@ -311,7 +311,7 @@ impl Client {
         let Some(position) = position else { return };
         let mut seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let count = seen.entry(self.tenant).or_default();
-        *count = (*count).max(position.get() + 1);
+        *count = (*count).max(position.get().saturating_add(1));
     }
 }
 

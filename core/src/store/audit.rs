@@ -3,7 +3,8 @@
 //! Pages are sealed, so nobody without the keys changes one. Who has them could: this reads every
 //! page that a state root stands for, computes its hash from its entries and holds it against the
 //! one its parent names, from the forest's root down. So the root of the forest is the root of all
-//! that lies below, and whoever signed for that root signed for the content.
+//! that lies below. Of a row this is its prefix: position, record hash and the commitment to its
+//! columns; that the columns are those committed to is for whoever has the schema and the salts.
 //!
 //! Invariant: memory is the references not yet read, depth times fan-out. Fault model: pages are
 //! those that the walker found whole (`walk`); any hash in them may be a lie.

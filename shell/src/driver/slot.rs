@@ -93,9 +93,11 @@ impl Slot {
     pub(super) fn poll(&self, waker: &Waker) -> Option<Answer> {
         let mut state = self.lock();
         let answer = state.answer.take();
-        if answer.is_none() {
-            state.wake = Wake::Task(waker.clone());
-        }
+        // Whoever has the answer needs no waker; one that holds this slot would hold it for ever.
+        state.wake = match &answer {
+            Some(_) => Wake::Nobody,
+            None => Wake::Task(waker.clone()),
+        };
         answer
     }
 
@@ -145,6 +147,25 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
     use std::time::Duration;
+
+    struct Sleeper;
+
+    impl std::task::Wake for Sleeper {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_slot_that_was_emptied_holds_nobody() {
+        let sleeper = Arc::new(Sleeper);
+        let slot = Slot::new(Wake::Nobody);
+        let waker = Waker::from(Arc::clone(&sleeper));
+        assert!(slot.poll(&waker).is_none());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&sleeper), 2);
+        slot.answer(Answer::LookAgain);
+        assert!(slot.poll(Waker::noop()).is_some());
+        assert_eq!(Arc::strong_count(&sleeper), 1);
+    }
 
     /// All wake when their answers are there, whatever group they are in, and none before.
     #[test]

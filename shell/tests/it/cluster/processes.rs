@@ -69,7 +69,7 @@ impl Cluster {
         let count = self.addresses.len().to_string();
         let mut args = vec!["format", "--replica", &number, "--secret", secret.to_str().unwrap()];
         if replica == 0 {
-            args.extend(["--replica-count", &count, "--profile", "compact", "--journal", "16MiB"]);
+            args.extend(["--replica-count", &count, "--profile", "compact", "--journal", "64MiB"]);
         }
         args.push(data.to_str().unwrap());
         verity(&args)
@@ -167,7 +167,7 @@ impl Cluster {
 
     /// Who leads, as those who run say.
     pub fn primary(&self) -> usize {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             for (replica, address) in self.addresses.iter().enumerate() {
                 if self.children[replica].is_some()
@@ -183,7 +183,7 @@ impl Cluster {
 
     /// Until one leads and all that run follow it, having applied what it had committed.
     pub fn wait_healthy(&mut self) {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             self.assert_running();
             let running = (0..self.addresses.len()).filter(|at| self.children[*at].is_some());
