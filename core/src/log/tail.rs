@@ -286,6 +286,10 @@ impl Logs {
         let before = run.bytes.len();
         run.bytes.resize(before.next_multiple_of(PAGE_SIZE), 0);
         self.buffered_bytes += run.bytes.len() - before;
+        // It ends early: what was reserved for the rest of it is not in the plan of memory any more.
+        if run.bytes.capacity() >= LOG_RUN_RESERVED_SIZE {
+            run.bytes.shrink_to_fit();
+        }
         log.head.segment_offset = run.end();
         run.state = RunState::Queued;
         self.runs_queued.push_back((tenant, run.sequence));
