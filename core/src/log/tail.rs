@@ -286,7 +286,7 @@ impl Logs {
         let before = run.bytes.len();
         run.bytes.resize(before.next_multiple_of(PAGE_SIZE), 0);
         self.buffered_bytes += run.bytes.len() - before;
-        // It ends early: what was reserved for the rest of it is not in the plan of memory any more.
+        // It ends early: the plan of memory has no room for what it reserved and does not need.
         if run.bytes.capacity() >= LOG_RUN_RESERVED_SIZE {
             run.bytes.shrink_to_fit();
         }
