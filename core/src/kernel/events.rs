@@ -4,7 +4,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::payload::{Payload, Subject};
+use super::payload::{Payload, RowChange, Subject};
 use super::{Keys, Outcome};
 use crate::ids::{KeyId, Position, TenantId};
 use crate::log::{Record, RecordKind, open_record};
@@ -94,25 +94,12 @@ impl OpenedEvent {
         let metadata = &self.record.metadata;
         let position = metadata.position;
         let (payload, _) = self.payload()?;
-        let columns = match payload {
-            Payload::RowPut { row: columns, .. } | Payload::RowDelete { key: columns, .. } => {
+        let columns = match payload.row_change() {
+            Some(RowChange::Put { row: columns, .. } | RowChange::Delete { key: columns, .. }) => {
                 let columns = decode_columns(columns);
                 Some(columns.map_err(|error| EventError::Payload { position, error })?)
             }
-            Payload::TableCreated { .. }
-            | Payload::TableDropped { .. }
-            | Payload::TableAltered { .. }
-            | Payload::IndexBuilt { .. }
-            | Payload::JobChanged { .. }
-            | Payload::PagesFreed { .. }
-            | Payload::StreamCreated { .. }
-            | Payload::Appended { .. }
-            | Payload::Refused
-            | Payload::Completed
-            | Payload::TenantCreated { .. }
-            | Payload::Recovery(_)
-            | Payload::HeadAttested { .. }
-            | Payload::Checkpoint(_) => None,
+            None => None,
         };
         let bytes = match payload.subject() {
             Subject::Appended { record, .. } => record,

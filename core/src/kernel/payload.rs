@@ -167,7 +167,38 @@ pub enum Subject<'a> {
     Plaintext,
 }
 
+/// What a record changes of the rows of a table.
+#[derive(Clone, Copy, Debug)]
+pub enum RowChange<'a> {
+    Put { table: TableId, replaces: Option<Position>, row: &'a [u8] },
+    Delete { table: TableId, key: &'a [u8] },
+}
+
 impl<'a> Payload<'a> {
+    #[must_use]
+    pub fn row_change(&self) -> Option<RowChange<'a>> {
+        match *self {
+            Payload::RowPut { table, replaces, row } => {
+                Some(RowChange::Put { table, replaces, row })
+            }
+            Payload::RowDelete { table, key, .. } => Some(RowChange::Delete { table, key }),
+            Payload::TableCreated { .. }
+            | Payload::TableDropped { .. }
+            | Payload::TableAltered { .. }
+            | Payload::IndexBuilt { .. }
+            | Payload::JobChanged { .. }
+            | Payload::PagesFreed { .. }
+            | Payload::StreamCreated { .. }
+            | Payload::Appended { .. }
+            | Payload::Refused
+            | Payload::Completed
+            | Payload::TenantCreated { .. }
+            | Payload::Recovery(_)
+            | Payload::HeadAttested { .. }
+            | Payload::Checkpoint(_) => None,
+        }
+    }
+
     #[must_use]
     pub fn subject(&self) -> Subject<'a> {
         match *self {

@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::drafts::MadeRow;
-use super::payload::Payload;
+use super::payload::{Payload, RowChange};
 use super::trees::{
     self, ATTESTED_TREE, CATALOG, HEADS_TREE, IDEMPOTENCY, OF_EVERY_TENANT, OF_THE_SYSTEM, STREAMS,
     TENANTS_TREE, TenantEntry,
@@ -459,34 +459,21 @@ pub fn prefetch_record(
     position: Position,
     payload: &Payload<'_>,
 ) {
-    let (table, key, replaces) = match *payload {
-        Payload::RowPut { table, replaces, row } => {
+    let (table, key, replaces) = match payload.row_change() {
+        Some(RowChange::Put { table, replaces, row }) => {
             let Some(schema) = catalog.table(table) else { return };
             // A record between here and there may give the table a column.
             let Some((key, row)) = decode_keyed_row(schema, row) else { return };
             index::prefetch(store, tenant, schema, &key, Some(&row));
             (schema, key, replaces.is_some())
         }
-        Payload::RowDelete { table, key, .. } => {
+        Some(RowChange::Delete { table, key }) => {
             let Some(schema) = catalog.table(table) else { return };
             let Ok(key) = decode_row_key(schema, key) else { return };
             index::prefetch(store, tenant, schema, &key, None);
             (schema, key, true)
         }
-        Payload::TableCreated { .. }
-        | Payload::TableDropped { .. }
-        | Payload::TableAltered { .. }
-        | Payload::IndexBuilt { .. }
-        | Payload::JobChanged { .. }
-        | Payload::PagesFreed { .. }
-        | Payload::StreamCreated { .. }
-        | Payload::Appended { .. }
-        | Payload::Refused
-        | Payload::Completed
-        | Payload::TenantCreated { .. }
-        | Payload::Recovery(_)
-        | Payload::HeadAttested { .. }
-        | Payload::Checkpoint(_) => return,
+        None => return,
     };
     // Only the note that the store takes of a miss matters here.
     let _ = store.prefetch(TreeRef::new(tenant, table.rows), &key);

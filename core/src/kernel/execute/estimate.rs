@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use super::{Execution, ExecutionContext, Stop};
 use crate::ids::{Position, TenantId, TreeId};
 use crate::kernel::drafts::Draft;
-use crate::kernel::payload::Payload;
+use crate::kernel::payload::{Payload, RowChange};
 use crate::kernel::record::whole_row;
 use crate::kernel::trees::{CATALOG, IDEMPOTENCY, STREAMS, TENANTS_TREE};
 use crate::limits::{IDEMPOTENCY_TRIM_MAX, RESULT_SIZE_MAX};
@@ -184,28 +184,15 @@ impl Execution {
             let Ok((payload, _)) = Payload::decode(draft.kind, payload) else {
                 unreachable!("a draft holds what was encoded");
             };
-            let (table, replaces, key, put) = match payload {
-                Payload::RowPut { table, replaces, .. } => {
+            let (table, replaces, key, put) = match payload.row_change() {
+                Some(RowChange::Put { table, replaces, .. }) => {
                     let Some(row) = self.drafts.made_row(at) else {
                         unreachable!("each row is made with its draft");
                     };
                     (table, replaces.is_some(), Some(row.key.to_vec()), Some(row.value.len()))
                 }
-                Payload::RowDelete { table, .. } => (table, true, None, None),
-                Payload::TableCreated { .. }
-                | Payload::TableDropped { .. }
-                | Payload::TableAltered { .. }
-                | Payload::IndexBuilt { .. }
-                | Payload::JobChanged { .. }
-                | Payload::PagesFreed { .. }
-                | Payload::StreamCreated { .. }
-                | Payload::Appended { .. }
-                | Payload::Refused
-                | Payload::Completed
-                | Payload::TenantCreated { .. }
-                | Payload::Recovery(_)
-                | Payload::HeadAttested { .. }
-                | Payload::Checkpoint(_) => continue,
+                Some(RowChange::Delete { table, .. }) => (table, true, None, None),
+                None => continue,
             };
             let catalog = self.catalog_now(context);
             let Some(schema) = catalog.table(table).or_else(|| context.catalog.table(table)) else {
