@@ -1,17 +1,38 @@
-//! What proofs cost: sizes and times, each beside its limit. `cargo bench -p verity --bench proofs`.
+//! What proofs cost: sizes and times, each beside its limit.
 //!
-//! One table of `VERITY_BENCH_ROWS` rows (1,000,000) with a history: one key with 100,000 versions.
-//! Ratios compare what was measured in the same run. Exit code 1: a limit was passed.
+//! ```sh
+//! cargo bench -p verity --bench proofs                       # all of it, some minutes
+//! VERITY_BENCH_DIR=./bench cargo bench -p verity --bench proofs -- fill
+//! VERITY_BENCH_DIR=./bench cargo bench -p verity --bench proofs -- point range index past batch
+//! cargo bench -p verity --bench proofs -- inserts
+//! ```
+//!
+//! One table of `VERITY_BENCH_ROWS` rows (1,000,000), with an index; one with a history: one key
+//! with 100,000 versions. Ratios compare what was measured in the same run, in turns. Exit code 1:
+//! a limit was passed.
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot go on ends")]
 
-use std::time::Instant;
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use verity::proof::{Policy, Proved, verify};
-use verity::{Options, Value, Verity};
+use verity::proof::{
+    LogStart, LogVerifier, Policy, ProofFile, ProofOf, Proved, QueryKind, SignedHeads, verify,
+};
+use verity::verify::Silent;
+use verity::{Options, Position, Value, Verity};
+use verity_core::crypto::ChainHasher;
+
+/// That of the command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const VERSIONS: u64 = 100_000;
 const BATCH: u64 = 1_000;
+/// Rows of one owner, far apart from each other in the table.
+const OWNED: u64 = 20;
+const SECTIONS: [&str; 8] = ["fill", "point", "range", "index", "past", "batch", "log", "inserts"];
 
 struct Bench {
     database: Verity,
@@ -22,33 +43,64 @@ fn main() {
     let rows: u64 = std::env::var("VERITY_BENCH_ROWS")
         .ok()
         .map_or(1_000_000, |text| text.parse().expect("a number"));
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("data");
-    let database = Options::new().memory(1 << 30).open(&path).expect("a database");
-    let mut bench = Bench { database, failed: false };
-    bench.fill(rows);
-    bench.point(rows);
-    bench.range(rows);
-    bench.past(rows);
-    bench.batch(rows);
-    bench.database.close().expect("a clean end");
-    std::process::exit(i32::from(bench.failed));
+    let named: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    for name in &named {
+        assert!(SECTIONS.contains(&name.as_str()), "sections are {SECTIONS:?}");
+    }
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|word| word == name);
+    let own = tempfile::tempdir().expect("a directory");
+    let dir = std::env::var_os("VERITY_BENCH_DIR").map_or(own.path().to_path_buf(), Into::into);
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let mut failed = false;
+    if named.is_empty() || named.iter().any(|name| name != "inserts") {
+        let path = dir.join("data");
+        let database = Options::new().memory(1 << 30).open(&path).expect("a database");
+        let mut bench = Bench { database, failed: false };
+        bench.fill(rows);
+        type Section = fn(&mut Bench, u64);
+        let sections: [(&str, Section); 5] = [
+            ("point", Bench::point),
+            ("range", Bench::range),
+            ("index", Bench::index),
+            ("past", Bench::past),
+            ("batch", Bench::batch),
+        ];
+        for (name, section) in sections {
+            if wanted(name) {
+                section(&mut bench, rows);
+            }
+        }
+        if wanted("log") {
+            bench.log(&path, &dir)
+        } else {
+            bench.close()
+        }
+        failed |= bench.failed;
+    }
+    if wanted("inserts") {
+        failed |= inserts(own.path());
+    }
+    std::process::exit(i32::from(failed));
 }
 
 impl Bench {
     fn fill(&mut self, rows: u64) {
+        if self.database.table("versions").expect("a schema").is_some() {
+            return;
+        }
         let started = Instant::now();
         self.execute(
-            "CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT, email TEXT, amount BIGINT)",
+            "CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT, email TEXT, amount BIGINT, \
+             owner BIGINT)",
         );
-        self.execute("CREATE TABLE versions (id BIGINT PRIMARY KEY, amount BIGINT)");
+        self.execute("CREATE INDEX by_owner ON t (owner)");
+        let columns = ["id", "name", "email", "amount", "owner"];
         for first in (0..rows).step_by(BATCH as usize) {
-            let values = (first..(first + BATCH).min(rows)).map(|id| {
-                format!("({id}, 'customer {id}', 'customer.{id}@mail.example', {})", id * 7)
-            });
-            let values: Vec<String> = values.collect();
-            self.execute(&format!("INSERT INTO t VALUES {}", values.join(", ")));
+            let values = (first..(first + BATCH).min(rows)).map(|id| row_of(id, rows)).collect();
+            self.database.insert_rows("t", &columns, values).expect("rows");
         }
+        self.execute("CREATE TABLE versions (id BIGINT PRIMARY KEY, amount BIGINT)");
         self.execute("INSERT INTO versions VALUES (1, 0), (2, 0), (3, 0)");
         for first in (0..VERSIONS).step_by(100) {
             let updates: Vec<String> = (first..first + 100)
@@ -70,6 +122,7 @@ impl Bench {
             bytes.push(proved.file.len() as f64);
             verify_us.push(verify_us_of(&proved));
         }
+        println!("point proof, bytes (median of 200): {:.0}", median(&mut bytes));
         self.limit("point proof, bytes (largest of 200)", largest(&bytes), 6_144.0);
         self.limit("point proof verified, µs (median)", median(&mut verify_us), 200.0);
         let proved = self.prove("SELECT * FROM t WHERE id = -1");
@@ -90,6 +143,19 @@ impl Bench {
         self.limit("range proof of 100 rows ÷ their values", median(&mut ratios), 3.0);
         let proved = self.prove("SELECT COUNT(*) FROM t");
         println!("COUNT(*) of all rows: {} bytes", proved.file.len());
+    }
+
+    /// The rows of one owner, by an index: at most 2 KiB a row.
+    fn index(&mut self, rows: u64) {
+        let (mut a_row, mut verify_us) = (Vec::new(), Vec::new());
+        for at in 0..20 {
+            let owner = (at * 7_919) % (rows / OWNED);
+            let proved = self.prove(&format!("SELECT * FROM t WHERE owner = {owner}"));
+            a_row.push(proved.file.len() as f64 / OWNED as f64);
+            verify_us.push(verify_us_of(&proved));
+        }
+        self.limit("range of 20 rows by an index, bytes a row", largest(&a_row), 2_048.0);
+        println!("the same verified, µs (median): {:.0}", median(&mut verify_us));
     }
 
     /// One key as of a moment: 100,000 versions against one.
@@ -126,6 +192,58 @@ impl Bench {
         println!("proved point reads: {rate:.0}/s");
     }
 
+    /// Records verified offline, from a file that proves them, beside SHA-256 of the same bytes.
+    fn log(&mut self, data: &Path, dir: &Path) {
+        let of = ProofOf::Query(QueryKind::Event { position: Position::ZERO });
+        let proved = self.database.prove_of(of, None).expect("a proof");
+        self.close();
+        let policy = Policy::parse(&proved.policy).expect("a policy");
+        let heads = SignedHeads::read(&proved.file, &policy).expect("it holds");
+        let (tenant, head) = heads.tenant.expect("of a tenant");
+        let proof = ProofFile::decode(&proved.file).expect("a proof");
+        let start = LogStart { tenant, head: Some(proof.head), note: proof.note };
+        let path = dir.join("exported");
+        let file = std::fs::File::create(&path).expect("a file");
+        let mut out = std::io::BufWriter::new(file);
+        verity::export::export(data, &start, head.size, &head.root, &mut Silent, &mut out)
+            .expect("an export");
+        drop(out);
+        let mut verifier = LogVerifier::new(policy);
+        let (mut hashing, mut verifying) = (Duration::ZERO, Duration::ZERO);
+        let mut file = std::fs::File::open(&path).expect("a file");
+        let mut hasher = ChainHasher::new();
+        let mut chunk = vec![0; 1 << 20];
+        let mut bytes = 0;
+        loop {
+            let count = file.read(&mut chunk).expect("bytes");
+            if count == 0 {
+                break;
+            }
+            bytes += count;
+            let started = Instant::now();
+            hasher.update(&chunk[..count]);
+            hashing += started.elapsed();
+            let started = Instant::now();
+            verifier.push(&chunk[..count]).expect("it holds");
+            verifying += started.elapsed();
+        }
+        let log = verifier.finish().expect("it holds");
+        std::hint::black_box(hasher.finish());
+        println!(
+            "exported log: {} records, {} bytes each, verified at {:.0} MB/s",
+            log.records,
+            bytes as u64 / log.records,
+            bytes as f64 / verifying.as_secs_f64() / 1e6,
+        );
+        let ratio = hashing.as_secs_f64() / verifying.as_secs_f64();
+        self.at_least("verified log ÷ SHA-256 of its bytes, one core", ratio, 0.5);
+        std::fs::remove_file(path).expect("it is there");
+    }
+
+    fn close(&self) {
+        self.database.clone().close().expect("a clean end");
+    }
+
     fn execute(&self, sql: &str) {
         self.database.execute(sql, &[]).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -135,9 +253,149 @@ impl Bench {
     }
 
     fn limit(&mut self, what: &str, found: f64, limit: f64) {
-        let verdict = if found <= limit { "ok" } else { "PASSED" };
-        self.failed |= found > limit;
-        println!("{what}: {found:.2}, limit {limit:.2}: {verdict}");
+        self.failed |= !told(what, found, "at most", limit, found <= limit);
+    }
+
+    fn at_least(&mut self, what: &str, found: f64, limit: f64) {
+        self.failed |= !told(what, found, "at least", limit, found >= limit);
+    }
+}
+
+fn told(what: &str, found: f64, bound: &str, limit: f64, ok: bool) -> bool {
+    let verdict = if ok { "ok" } else { "MISSED" };
+    println!("{what}: {found:.2}, {bound} {limit:.2}: {verdict}");
+    ok
+}
+
+fn row_of(id: u64, rows: u64) -> Vec<Value> {
+    let integer = |number: u64| Value::Integer(number as i64);
+    let (name, email) = (format!("customer {id}"), format!("customer.{id}@mail.example"));
+    let owner = id % (rows / OWNED);
+    vec![integer(id), Value::text(&name), Value::text(&email), integer(id * 7), integer(owner)]
+}
+
+/// Clients of one thread that insert single rows, each waiting for its answer.
+const CLIENTS: usize = 32;
+/// Turns, each of one piece without and one with attestation.
+const ROUNDS: usize = 3;
+const PIECE: Duration = Duration::from_millis(2_500);
+const FILLED: u64 = 100_000;
+
+/// What is left of the rate of inserts when the state is attested every second.
+fn inserts(dir: &Path) -> bool {
+    let mut failed = false;
+    for (random, name, limit) in
+        [(false, "sequential keys", 0.7), (true, "random keys, three indexes", 0.4)]
+    {
+        let mut sides = [None, Some(Duration::from_secs(1))].map(|every| {
+            let path = dir.join(format!("{random}-{}", every.is_some()));
+            Inserting::open(&path, random, every)
+        });
+        // The first of each pays for buffers that grow.
+        for side in &mut sides {
+            side.piece(Duration::from_millis(500));
+        }
+        let mut ratios = Vec::new();
+        let mut waits: [Vec<Duration>; 2] = Default::default();
+        for _ in 0..ROUNDS {
+            let mut rates = [0.0; 2];
+            for (at, side) in sides.iter_mut().enumerate() {
+                let calls = side.piece(PIECE);
+                rates[at] = calls.len() as f64 / PIECE.as_secs_f64();
+                waits[at].extend(calls);
+            }
+            println!("{name}: {:.0} rows/s, with attestation {:.0} rows/s", rates[0], rates[1]);
+            ratios.push(rates[1] / rates[0]);
+        }
+        for (waits, what) in waits.iter_mut().zip(["without", "with"]) {
+            waits.sort_unstable();
+            let ms = |part: usize| {
+                let at = (waits.len() * part / 10_000).min(waits.len() - 1);
+                waits[at].as_secs_f64() * 1e3
+            };
+            println!(
+                "{name}, {what} attestation: an insert waits {:.2} ms p50, {:.2} p99, {:.2} \
+                 p99.99, {:.2} at most",
+                ms(5_000),
+                ms(9_900),
+                ms(9_999),
+                ms(10_000),
+            );
+        }
+        let what = format!("inserts with attestation ÷ without, {name}");
+        let ratio = median(&mut ratios);
+        failed |= !told(&what, ratio, "at least", limit, ratio >= limit);
+        for side in sides {
+            side.database.close().expect("a clean end");
+        }
+    }
+    failed
+}
+
+struct Inserting {
+    database: Verity,
+    random: bool,
+    next: u64,
+}
+
+const COLUMNS: [&str; 5] = ["id", "name", "email", "amount", "owner"];
+
+impl Inserting {
+    fn open(path: &Path, random: bool, every: Option<Duration>) -> Inserting {
+        let options = Options::new().memory(1 << 30).attest_after(every);
+        let database = options.open(path).expect("a database");
+        let columns = "id BIGINT PRIMARY KEY, name TEXT, email TEXT, amount BIGINT, owner BIGINT";
+        let execute = |sql: &str| database.execute(sql, &[]).expect("a schema");
+        execute(&format!("CREATE TABLE t ({columns})"));
+        if random {
+            for column in ["name", "amount", "owner"] {
+                execute(&format!("CREATE INDEX by_{column} ON t ({column})"));
+            }
+        }
+        let mut inserting = Inserting { database, random, next: 0 };
+        for _ in (0..FILLED).step_by(BATCH as usize) {
+            let rows = (0..BATCH).map(|_| inserting.row()).collect();
+            inserting.database.insert_rows("t", &COLUMNS, rows).expect("rows");
+        }
+        inserting
+    }
+
+    fn row(&mut self) -> Vec<Value> {
+        let at = self.next;
+        self.next += 1;
+        // All over the range; the multipliers are odd, so no two are alike.
+        let mixed = |odd: u64| at.wrapping_mul(odd).rotate_left(29) as i64;
+        let mut row = row_of(at, u64::MAX);
+        if self.random {
+            row[0] = Value::Integer(mixed(0x9e37_79b9_7f4a_7c15));
+            row[1] = Value::text(&format!("{:016x}", mixed(0xbf58_476d_1ce4_e5b9)));
+            row[3] = Value::Integer(mixed(0x94d0_49bb_1331_11eb));
+            row[4] = Value::Integer(mixed(0xd6e8_feb8_6659_fd93));
+        }
+        row
+    }
+
+    /// How long each insert waited.
+    fn piece(&mut self, length: Duration) -> Vec<Duration> {
+        let until = Instant::now() + length;
+        let this = std::cell::RefCell::new(self);
+        let clients = (0..CLIENTS).map(async |_| {
+            let mut waits = Vec::new();
+            loop {
+                let started = Instant::now();
+                if started >= until {
+                    return waits;
+                }
+                let sent = {
+                    let mut this = this.borrow_mut();
+                    let row = this.row();
+                    this.database.insert_rows_async("t", &COLUMNS, vec![row])
+                };
+                sent.await.expect("a row");
+                waits.push(started.elapsed());
+            }
+        });
+        futures_executor::block_on(futures_util::future::join_all(clients)).concat()
     }
 }
 

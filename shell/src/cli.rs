@@ -9,6 +9,7 @@
 mod args;
 mod bench;
 mod demo;
+mod export;
 mod format;
 mod import;
 mod inspect;
@@ -102,9 +103,11 @@ pub fn run() -> ExitCode {
         Command::Sql(args) => sql::run(args, &cli.global, &output),
         Command::Import(args) => import::run(args, &cli.global, &output),
         Command::Verify(args) => match &args.file {
+            Some(file) if export::is_log(file) => export::check(file, args, &output),
             Some(file) => prove::check(file, args, &output),
             None => verify::run(args, &cli.global, &output),
         },
+        Command::Export(args) => export::run(args, &cli.global, &output),
         Command::Prove(args) => prove::run(args, &cli.global, &output),
         Command::Redact(args) => prove::redact_copy(args, &output),
         Command::Witness(args) => witness::run(args, &output),

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use verity_core::ids::{IdempotencyId, Position, PrincipalId, TenantId};
 use verity_core::kernel::{Commitment, ExpectedVersion, Operation, Reply, Request};
 use verity_core::node::{ProofOf, Proved, Status};
+use verity_core::proof::Policy;
 use verity_core::query::{TableSchema, Value};
 
 use crate::disk::lock::DirectoryLock;
@@ -20,6 +21,7 @@ use crate::options::Options;
 use crate::random::RandomPool;
 use crate::reads;
 use crate::statement::Statement;
+use crate::verified::Reader;
 
 /// How long an idempotency id is good for retries.
 pub(crate) const ID_VALID_MS: u64 = 24 * 3600 * 1000;
@@ -209,6 +211,13 @@ impl Verity {
     /// the proof's own is then shown to continue.
     pub fn prove_of(&self, of: ProofOf, since: Option<u64>) -> Result<Proved, Error> {
         reads::prove(self, of, since)
+    }
+
+    /// Reads that are verified by this policy before their rows are given; what cannot be proved is
+    /// refused. The policy must come from elsewhere than this directory.
+    #[must_use]
+    pub fn verified(&self, policy: Policy) -> Reader<Verity> {
+        Reader::new(self.clone(), self.tenant, policy)
     }
 
     /// The newest snapshot: the last position of the last transaction.

@@ -50,6 +50,8 @@ pub struct Driver {
     sealers: Arc<Sealers>,
     bell: Doorbell,
     background: Condvar,
+    /// A proof has ended: those behind it may go on.
+    proof_ended: Condvar,
     started: Instant,
 }
 
@@ -66,6 +68,8 @@ impl Driver {
             inputs: Vec::new(),
             waiting: Waiters::default(),
             readers: Vec::new(),
+            proofs_behind: 0,
+            proofs_ended: 0,
             taken: Vec::new(),
             sealers: Arc::clone(&sealers),
             unsealed: None,
@@ -83,6 +87,7 @@ impl Driver {
             sealers,
             bell,
             background: Condvar::new(),
+            proof_ended: Condvar::new(),
             started: Instant::now(),
         }
     }
@@ -270,6 +275,7 @@ impl Driver {
         }
         wake_all(std::mem::take(&mut inner.answered));
         self.background.notify_all();
+        self.proof_ended.notify_all();
     }
 
     #[must_use]

@@ -37,6 +37,7 @@ mod database;
 mod disk;
 mod driver;
 mod error;
+pub mod export;
 mod format;
 pub mod hardware;
 mod net;
@@ -48,6 +49,7 @@ mod reads;
 pub mod rebuild;
 mod server;
 mod statement;
+pub mod verified;
 pub mod verify;
 pub mod witness;
 

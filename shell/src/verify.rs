@@ -4,7 +4,8 @@
 //! What is checked: the four superblock copies; both copies of the keys; the journal after the
 //! checkpoint; every page the checkpoint reaches, against its parent; every block of every log up
 //! to its checkpointed head: checksums, chain, dense positions, padding, tree, and the claims of
-//! checkpoint records. Index files are derived: a bad one is a note, as it is rebuilt.
+//! checkpoint records. Index files are derived: a bad one is a note, as it is rebuilt. With a
+//! signed head ([`check_signed`]) also that these are the very logs that were signed for.
 //!
 //! Three answers: it holds, it is broken (where, and why), or it could not be told (a key is
 //! missing, a file cannot be read). The logs need no key to be checked; the pages do.
@@ -15,17 +16,21 @@
 pub(crate) mod grid;
 pub(crate) mod logs;
 pub(crate) mod parts;
+mod roots;
 
 use std::fmt;
 use std::path::Path;
 
 use verity_core::ids::{Op, Position, SegmentNumber, TenantId};
 use verity_core::log::LogHead;
+use verity_core::proof::SignedHeads;
 use verity_core::superblock::SuperblockState;
 
 use crate::disk::lock::{DirectoryLock, LockError};
 use crate::disk::master_key::MasterKey;
 use crate::offline::Offline;
+
+pub(crate) use roots::Roots;
 
 /// How bad one finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +88,10 @@ pub struct Report {
     pub prepares: u64,
     pub pages: u64,
     pub logs: Vec<CheckedLog>,
+    /// With a signed head: logs that are the ones that were signed for, up to so many records.
+    pub signed: Vec<(TenantId, u64)>,
+    /// And states of which every page is what was signed for.
+    pub signed_states: Vec<TenantId>,
 }
 
 impl Report {
@@ -169,6 +178,19 @@ pub fn check(
     master_key: Option<MasterKey>,
     progress: &mut dyn Progress,
 ) -> Result<Report, CannotCheck> {
+    check_signed(root, master_key, None, progress)
+}
+
+/// As [`check`]; and are the logs those that `signed` stands for? Without a master key that is told
+/// of the cluster's log and of the one tenant whose head the proof shows.
+pub fn check_signed(
+    root: &Path,
+    master_key: Option<MasterKey>,
+    signed: Option<&SignedHeads>,
+    progress: &mut dyn Progress,
+) -> Result<Report, CannotCheck> {
+    let mut roots = Roots::new(signed);
+    let roots = &mut roots;
     let path = || root.display().to_string();
     if let Err(error) = std::fs::read_dir(root) {
         return Err(CannotCheck::NoDirectory { path: path(), error });
@@ -183,7 +205,7 @@ pub fn check(
     let state = parts::superblock(&mut files, &mut report);
     let Some(state) = state else {
         // Without the root nothing says how far the logs go; what they hold can still be checked.
-        logs::check_unbounded(&mut files, &mut report, progress);
+        logs::check_unbounded(&mut files, roots, &mut report, progress);
         return Ok(report);
     };
     report.superblock = Some(Box::new(state));
@@ -199,9 +221,14 @@ pub fn check(
     match heads {
         Some(heads) => {
             let keyring = keyring.as_ref();
-            logs::check_all(&mut files, &heads, keyring, &mut report, progress);
+            logs::check_all(&mut files, &heads, keyring, roots, &mut report, progress);
+            if let Some(keyring) = keyring
+                && report.verdict() != Verdict::Broken
+            {
+                grid::check_states(&mut files, &state, keyring, roots, &mut report, progress);
+            }
         }
-        None => logs::check_unbounded(&mut files, &mut report, progress),
+        None => logs::check_unbounded(&mut files, roots, &mut report, progress),
     }
     Ok(report)
 }

@@ -138,7 +138,7 @@ impl Solo {
                     let result = read.finish().map_err(|error| error.to_string())?;
                     return Ok((result.position.get(), result.rows));
                 }
-                Progress::Yielded => {}
+                Progress::Yielded | Progress::Behind => {}
                 Progress::Waiting => {
                     if !self.step() {
                         return Err("the read waits for nothing".to_owned());
@@ -167,7 +167,7 @@ impl Solo {
             self.drain();
             match progress {
                 Progress::Ready => return read.finish().map_err(|error| error.to_string()),
-                Progress::Yielded => {}
+                Progress::Yielded | Progress::Behind => {}
                 Progress::Waiting => {
                     if !self.step() {
                         return Err("the proof waits for nothing".to_owned());

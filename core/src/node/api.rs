@@ -76,6 +76,8 @@ pub enum Progress {
     Ready,
     /// The slice is used up; call again when others had their turn.
     Yielded,
+    /// Another task holds what this one needs; call again when that one is done.
+    Behind,
     /// Pages are being read; call again after the next completion.
     Waiting,
 }

@@ -215,7 +215,7 @@ impl Running {
             }
         }
         if self.proofs.holder != 0 && self.proofs.holder != read.turn {
-            return (Progress::Yielded, Ok(()));
+            return (Progress::Behind, Ok(()));
         }
         match self.attested(read) {
             Ok(attestation) => match self.make_proof(&attestation, read, effects) {

@@ -342,7 +342,7 @@ fn select(disk: &mut Disk, node: &mut Node, text: &str) -> Result<ReadResult, Re
         disk.take(&mut effects);
         match progress {
             Progress::Ready => return read.finish(),
-            Progress::Yielded | Progress::Waiting => disk.settle(node),
+            Progress::Yielded | Progress::Behind | Progress::Waiting => disk.settle(node),
         }
     }
     panic!("the read does not end");

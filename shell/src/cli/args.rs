@@ -104,8 +104,10 @@ pub enum Command {
     Sql(SqlArgs),
     /// Load a CSV file with a header into a table; safe to run again after a crash
     Import(ImportArgs),
-    /// Check a proof offline, or every file of a data directory; changes nothing
+    /// Check a proof or an exported log offline, or every file of a data directory; changes nothing
     Verify(VerifyArgs),
+    /// Write a tenant's whole log to one file that proves itself
+    Export(ExportArgs),
     /// Answer a SELECT with a file that proves the answer
     Prove(ProveArgs),
     /// Take columns out of a proof; what is left still verifies
@@ -238,12 +240,16 @@ impl Directory {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// A proof, as `verity prove` writes it
+    /// A proof, as `verity prove` writes it, or a log, as `verity export` does
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     pub data: Option<PathBuf>,
+    /// Hold the directory's logs against a signed head: a proof, an exported log, or a signed note;
+    /// needs --policy
+    #[arg(long, value_name = "FILE", requires = "policy", conflicts_with = "file")]
+    pub head: Option<PathBuf>,
     /// Whose signatures the proof needs (C2SP tlog-policy)
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -304,6 +310,25 @@ pub struct ProveArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Where the policy goes: public keys that the reader must get another way than the proof
+    #[arg(long, value_name = "FILE")]
+    pub policy_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Data directory
+    #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
+    pub data: PathBuf,
+    /// Whose log; 0: the cluster's, whose tenant 1 must have records
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub tenant: u64,
+    /// Witnesses that cosign the head (http://host:port), besides this replica
+    #[arg(long, value_name = "URL")]
+    pub witness: Vec<String>,
+    /// Where the log goes
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Where the policy goes: public keys that the reader must get another way than the log
     #[arg(long, value_name = "FILE")]
     pub policy_out: Option<PathBuf>,
 }

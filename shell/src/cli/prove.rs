@@ -25,7 +25,8 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
     let tenant = database.tenant(TenantId::new(args.tenant));
     let of = proof_of(&args.asked)?;
     let proved = tenant.prove_of(of.clone(), args.since);
-    let proved = proved.and_then(|proved| Ok((cosigned(&tenant, &of, &proved, args)?, proved)));
+    let proved =
+        proved.and_then(|proved| Ok((cosigned(&tenant, &of, &proved, &args.witness)?, proved)));
     drop(tenant);
     let closed = database.close();
     let proved = proved.map_err(|error| match &error {
@@ -55,17 +56,17 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
 }
 
 /// The proof with the cosignatures of the witnesses asked for. The inner error is theirs.
-fn cosigned(
+pub fn cosigned(
     tenant: &Verity,
     of: &ProofOf,
     proved: &Proved,
-    args: &ProveArgs,
+    witnesses: &[String],
 ) -> Result<Result<Vec<u8>, Failure>, Error> {
     let Ok(mut file) = ProofFile::decode(&proved.file) else {
         return Ok(Err(Failure::failed("the proof does not decode")));
     };
     let note = file.note.clone();
-    for url in &args.witness {
+    for url in witnesses {
         let mut known = None;
         // Once to learn what it knows, once with the link to that; once more if somebody got in.
         for attempt in 0..3 {
@@ -94,6 +95,23 @@ fn cosigned(
 
 pub fn check(file: &Path, args: &VerifyArgs, output: &Output) -> Outcome {
     let bytes = read(file)?;
+    let policy = policy_of(args)?;
+    match judge(&bytes, proof_of(&args.asked)?, args, &policy) {
+        Ok(verified) => {
+            tell(&verified, args.asked.is_given(), output);
+            let Verified { origin, size, root, .. } = verified;
+            pin(args, Checkpoint { origin, size, root })
+        }
+        Err(reason) => {
+            output.object(&json!({ "verdict": "refused", "reason": reason }));
+            output.note(&format!("refused: {reason}"));
+            Err(Failure::Told(1))
+        }
+    }
+}
+
+/// Whom the reader believes, and what they have seen.
+pub fn policy_of(args: &VerifyArgs) -> Result<Policy, Failure> {
     let Some(policy) = &args.policy else {
         return Err(Failure::cannot_tell(
             "a proof holds only for whom one believes: give --policy FILE with their public keys",
@@ -113,23 +131,14 @@ pub fn check(file: &Path, args: &VerifyArgs, output: &Output) -> Outcome {
             .ok_or_else(|| Failure::cannot_tell(format!("{} is no head", path.display())))?;
         policy.seen = Some(Seen { size: head.size, root: head.root });
     }
-    match judge(&bytes, proof_of(&args.asked)?, args, &policy) {
-        Ok(verified) => {
-            tell(&verified, args.asked.is_given(), output);
-            if let Some(path) = &args.pin {
-                let Verified { origin, size, root, .. } = verified;
-                replace(path, Checkpoint { origin, size, root }.text().as_bytes()).map_err(
-                    |error| Failure::cannot_tell(format!("{}: {error}", path.display())),
-                )?;
-            }
-            Ok(())
-        }
-        Err(reason) => {
-            output.object(&json!({ "verdict": "refused", "reason": reason }));
-            output.note(&format!("refused: {reason}"));
-            Err(Failure::Told(1))
-        }
-    }
+    Ok(policy)
+}
+
+/// Keeps the newest head that was seen, if the reader wants that.
+pub fn pin(args: &VerifyArgs, head: Checkpoint) -> Outcome {
+    let Some(path) = &args.pin else { return Ok(()) };
+    replace(path, head.text().as_bytes())
+        .map_err(|error| Failure::cannot_tell(format!("{}: {error}", path.display())))
 }
 
 /// Does the proof hold, for what the reader asked?
@@ -148,13 +157,13 @@ fn judge(
         ProofOf::Sql { text, .. } => {
             let verified = judge_file(bytes, policy)?;
             if args.asked.is_given() {
-                answers_sql(tenant, &text, false, &verified)?;
+                answers_sql(tenant, &text, &[], false, &verified)?;
             }
             Ok(verified)
         }
         ProofOf::HistoryOf { text, .. } => {
             let verified = judge_file(bytes, policy)?;
-            answers_sql(tenant, &text, true, &verified)?;
+            answers_sql(tenant, &text, &[], true, &verified)?;
             Ok(verified)
         }
     }
@@ -370,12 +379,12 @@ fn describe(verified: &Verified) -> String {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path)
         .map_err(|error| Failure::cannot_tell(format!("cannot read {}: {error}", path.display())))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     std::fs::write(path, bytes)
         .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
 }

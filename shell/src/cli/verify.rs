@@ -5,9 +5,11 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use serde_json::json;
 use verity::MasterKey;
+use verity::proof::{Checkpoint, Reject, SignedHeads};
 use verity::verify::{self as engine, Report, Severity, Verdict};
 
 use super::args::{Global, VerifyArgs};
+use super::prove::{pin, policy_of, read};
 use super::{Failure, Outcome, Output};
 
 /// Findings that are shown; the rest are counted.
@@ -19,14 +21,39 @@ pub fn run(args: &VerifyArgs, global: &Global, output: &Output) -> Outcome {
             "what is to be verified? A data directory (--data DIR) or a proof (FILE)",
         ));
     };
-    let checked = check(data, global, output)?;
+    if args.policy.is_some() && args.head.is_none() {
+        return Err(Failure::cannot_tell(
+            "what was signed? Give --head FILE: a proof, an exported log, or a signed note",
+        ));
+    }
+    let signed = args.head.as_ref().map(|path| signed(path, args)).transpose()?;
+    let signed = match signed {
+        Some(Err(reject)) => {
+            let reason = format!("the head is refused: {reject}");
+            output.object(&json!({ "verdict": "refused", "reason": reason }));
+            output.note(&reason);
+            return Err(Failure::Told(1));
+        }
+        Some(Ok(signed)) => Some(signed),
+        None => None,
+    };
+    let checked = check_signed(data, signed.as_ref(), global, output)?;
     output.object(&checked.to_json(data));
     checked.tell(output);
-    match checked.report.verdict() {
-        Verdict::Holds => Ok(()),
-        Verdict::Broken => Err(Failure::Told(1)),
-        Verdict::CouldNotTell => Err(Failure::Told(2)),
+    match (checked.report.verdict(), signed) {
+        (Verdict::Holds, Some(signed)) => {
+            let SignedHeads { origin, size, root, .. } = signed;
+            pin(args, Checkpoint { origin, size, root })
+        }
+        (Verdict::Holds, None) => Ok(()),
+        (Verdict::Broken, _) => Err(Failure::Told(1)),
+        (Verdict::CouldNotTell, _) => Err(Failure::Told(2)),
     }
+}
+
+/// The head that the directory is held against. The inner error: nobody one believes signed it.
+fn signed(path: &Path, args: &VerifyArgs) -> Result<Result<SignedHeads, Reject>, Failure> {
+    Ok(SignedHeads::read(&read(path)?, &policy_of(args)?))
 }
 
 /// A report and how long it took.
@@ -37,13 +64,23 @@ pub struct Checked {
 
 /// Checks a directory; shows progress on a terminal.
 pub fn check(data: &Path, global: &Global, output: &Output) -> Result<Checked, Failure> {
+    check_signed(data, None, global, output)
+}
+
+fn check_signed(
+    data: &Path,
+    signed: Option<&SignedHeads>,
+    global: &Global,
+    output: &Output,
+) -> Result<Checked, Failure> {
     let started = std::time::Instant::now();
     let (master_key, problem) = match MasterKey::load(&global.master_key(), data) {
         Ok(key) => (Some(key), None),
         Err(problem) => (None, Some(problem)),
     };
     let mut progress = Bar::new(output);
-    let report = engine::check(data, master_key, &mut progress).map_err(Failure::cannot_tell)?;
+    let report = engine::check_signed(data, master_key, signed, &mut progress)
+        .map_err(Failure::cannot_tell)?;
     progress.finish();
     if let Some(problem) = problem {
         output.note(&format!("note: {problem}"));
@@ -99,6 +136,12 @@ impl Checked {
                 log.checkpoint_records,
                 &log.root[..16],
             ));
+        }
+        for (tenant, size) in &report.signed {
+            output.line(format!("   signed for: log of tenant {tenant}, up to {size} records"));
+        }
+        for tenant in &report.signed_states {
+            output.line(format!("   signed for: state of tenant {tenant}, every page of it"));
         }
         for (shown, finding) in report.findings.iter().enumerate() {
             if shown == SHOWN_MAX {
@@ -173,6 +216,11 @@ impl Checked {
             "pages": report.pages,
             "prepares": report.prepares,
             "logs": logs,
+            "signed": report.signed.iter().map(|(tenant, size)| {
+                json!({ "tenant": tenant.get(), "records": size })
+            }).collect::<Vec<_>>(),
+            "signed_states": report.signed_states.iter().map(|tenant| tenant.get())
+                .collect::<Vec<_>>(),
             "findings": findings,
             "seconds": self.seconds,
         })

@@ -33,6 +33,9 @@ pub(super) struct Inner {
     pub waiting: Waiters,
     /// Readers that wait for pages; all look again after any completion.
     pub readers: Vec<Arc<Slot>>,
+    /// Proofs that wait for another one, and how many have ended.
+    pub proofs_behind: u32,
+    pub proofs_ended: u64,
     /// Buffer of `Driver::take_left`.
     pub taken: Vec<(Asked, Arc<Slot>)>,
     pub sealers: Arc<Sealers>,

@@ -1,7 +1,8 @@
 //! Reads on their callers' threads: a bounded slice under the lock, then the next.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use verity_core::ids::TenantId;
 use verity_core::io::Effects;
@@ -12,6 +13,9 @@ use verity_core::time::Clock;
 use super::slot::{Slot, Wake};
 use super::{Driver, Role};
 use crate::error::Error;
+
+/// Longest sleep of a proof behind another one.
+const BEHIND_MAX: Duration = Duration::from_millis(10);
 
 impl Driver {
     /// The hot path of a lookup by primary key; `None`: run a [`Read`].
@@ -43,7 +47,30 @@ impl Driver {
     }
 
     pub fn read_proof(&self, read: &mut ProofRead) -> Result<(), Error> {
-        self.slices(|node, now, effects| node.read_proof(now, read, effects))
+        let result = self.slices(|node, now, effects| node.read_proof(now, read, effects));
+        let mut inner = self.lock();
+        if inner.proofs_behind > 0 {
+            inner.proofs_ended += 1;
+            self.proof_ended.notify_all();
+        }
+        drop(inner);
+        self.after_unlock();
+        result
+    }
+
+    /// Sleeps until a proof has ended since `seen`.
+    fn wait_behind(&self, seen: u64) {
+        let mut inner = self.lock();
+        if inner.proofs_ended == seen && !inner.stop {
+            // What it waits for may give up what it holds without an end.
+            (inner, _) = self
+                .proof_ended
+                .wait_timeout(inner, BEHIND_MAX)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.proofs_behind -= 1;
+        drop(inner);
+        self.after_unlock();
     }
 
     fn slices(
@@ -60,6 +87,12 @@ impl Driver {
                 Progress::Yielded => {
                     self.unlock(inner);
                     std::thread::yield_now();
+                }
+                Progress::Behind => {
+                    inner.proofs_behind += 1;
+                    let seen = inner.proofs_ended;
+                    self.unlock(inner);
+                    self.wait_behind(seen);
                 }
                 Progress::Waiting if inner.role == Role::Nobody => {
                     inner.role = Role::Caller;
@@ -111,7 +144,7 @@ impl Driver {
                 self.unlock(inner);
                 Some(Ok(()))
             }
-            Ok(Progress::Yielded) => {
+            Ok(Progress::Yielded | Progress::Behind) => {
                 self.unlock(inner);
                 waker.wake_by_ref();
                 None

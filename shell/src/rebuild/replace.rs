@@ -152,7 +152,8 @@ fn heads_of(
         }
     };
     let mut report = Report::default();
-    verify::logs::check_all(files, &heads, Some(keyring), &mut report, progress);
+    let roots = &mut verify::Roots::default();
+    verify::logs::check_all(files, &heads, Some(keyring), roots, &mut report, progress);
     refuse_damage(&report)?;
     Ok((heads, heads_from))
 }

@@ -4,14 +4,18 @@ use std::ops::ControlFlow;
 
 use verity_core::ids::{TenantId, TreeId};
 use verity_core::io::{Address, Effects, FileId, Input, Page};
+use verity_core::kernel::EntrySalts;
 use verity_core::keyring::Keyring;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::LogHead;
 use verity_core::store::walk::Walker;
-use verity_core::store::{Cursor, Direction, Pins, Store, StoreCheckpoint, StoreConfig, TreeRef};
+use verity_core::store::{
+    Audit, AuditStop, Cursor, Direction, Pins, Store, StoreCheckpoint, StoreConfig, TreeRef,
+};
 use verity_core::superblock::SuperblockState;
 use zerocopy::FromZeros;
 
+use super::roots::Roots;
 use super::{Heads, Progress, Report};
 use crate::offline::Offline;
 
@@ -55,6 +59,65 @@ pub fn check(
                 report.damage("grid", what);
             }
             None
+        }
+    }
+}
+
+/// Recomputes from its pages every state that was signed for and has not changed since.
+pub(super) fn check_states(
+    files: &mut Offline,
+    state: &SuperblockState,
+    keyring: &Keyring,
+    roots: &Roots,
+    report: &mut Report,
+    progress: &mut dyn Progress,
+) {
+    let Some(from) = checkpoint(state).filter(|_| !roots.unchanged.is_empty()) else { return };
+    let config = StoreConfig::new(FileId::Grid, &state.constants, CLEAN_PAGES);
+    let mut effects = Effects::new();
+    let mut store = Store::open(config, &from, &mut effects);
+    progress.part("state roots", u64::from(from.grid_pages) * PAGE_SIZE as u64);
+    for (tenant, wanted) in &roots.unchanged {
+        let mut audit = Audit::of(*tenant);
+        let mut pins = Pins::new();
+        let found = loop {
+            if let Err(what) = settle(files, &mut store, keyring, &mut effects)
+                .and_then(|()| store.ready(&pins).map_err(|error| error.to_string()))
+            {
+                return report.damage("signed", what);
+            }
+            match store.audit_step(&mut audit, &EntrySalts(keyring)) {
+                Ok(done) => {
+                    progress.bytes(PAGE_SIZE as u64);
+                    store.unpin(&mut pins);
+                    if done {
+                        break audit.root();
+                    }
+                }
+                Err(AuditStop::Fault(_)) => store.fetch(&mut pins, &mut effects),
+                Err(AuditStop::KeyMissing { tenant }) => {
+                    return report
+                        .unknown("signed", format!("tenant {tenant}: its key is missing"));
+                }
+                Err(AuditStop::Mismatch { tree, page }) => {
+                    return report.damage(
+                        "signed",
+                        format!(
+                            "tenant {tenant}: page {page} of tree {} does not hold what its hash \
+                             says",
+                            tree.tree
+                        ),
+                    );
+                }
+            }
+        };
+        if found == Some(*wanted) {
+            report.signed_states.push(*tenant);
+        } else {
+            report.damage(
+                "signed",
+                format!("tenant {tenant}: its state is not the one that was signed for"),
+            );
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Every block of every log, streamed through the core's segment verifier.
 
 use verity_core::ids::{SegmentNumber, TenantId};
-use verity_core::io::{Address, FileId};
+use verity_core::io::{Address, FileId, IoError};
 use verity_core::keyring::Keyring;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{
-    CheckpointRecord, DamageReason, LogHead, RecordKind, RecordView, SegmentEnd, SegmentExtent,
-    SegmentStart, SegmentVerifier, open_record, page_is_good,
+    CheckpointRecord, Damage, DamageReason, LogHead, RecordKind, RecordView, SegmentEnd,
+    SegmentExtent, SegmentStart, SegmentVerifier, open_record, page_is_good,
 };
 
+use super::roots::{Points, Roots};
 use super::{CheckedLog, Finding, Heads, Progress, Report, Severity, segment_name};
 use crate::disk::paths;
 use crate::offline::Offline;
@@ -21,18 +22,22 @@ pub fn check_all(
     files: &mut Offline,
     heads: &Heads,
     keyring: Option<&Keyring>,
+    roots: &mut Roots,
     report: &mut Report,
     progress: &mut dyn Progress,
 ) {
+    // The system's comes first: it says what was signed for of the others.
     for (tenant, head) in heads {
         let bytes = log_bytes(files, *tenant, head.segment);
         progress.part(&format!("log of tenant {tenant}"), bytes);
-        let mut log = Checked::new(*tenant);
-        if log.run(files, Some(head), keyring, report, progress) {
+        let mut log = Checked::new(*tenant, roots);
+        if log.run(files, Some(head), keyring, roots, report, progress) {
+            roots.judge(*tenant, &log.points, log.end.next, true, report);
             report.logs.push(log.finish());
         }
         check_indexes(files, *tenant, head, report);
     }
+    roots.judge_absent(heads.iter().map(|(tenant, _)| *tenant), report);
     for (tenant, number) in paths::segments(files.root()).unwrap_or_default() {
         let known = heads.iter().any(|(other, head)| *other == tenant && number <= head.segment);
         if !known {
@@ -43,19 +48,25 @@ pub fn check_all(
 }
 
 /// All logs as far as they go: nothing says where they should end.
-pub fn check_unbounded(files: &mut Offline, report: &mut Report, progress: &mut dyn Progress) {
+pub fn check_unbounded(
+    files: &mut Offline,
+    roots: &mut Roots,
+    report: &mut Report,
+    progress: &mut dyn Progress,
+) {
     let segments = match paths::segments(files.root()) {
         Ok(segments) => segments,
         Err(error) => return report.unknown("log", format!("cannot be listed: {error}")),
     };
     let mut tenants: Vec<TenantId> = segments.iter().map(|(tenant, _)| *tenant).collect();
     tenants.dedup();
-    for tenant in tenants {
+    for tenant in tenants.iter().copied() {
         let last = segments.iter().filter(|(other, _)| *other == tenant).map(|(_, n)| *n).max();
         let last = last.unwrap_or(SegmentNumber::ZERO);
         progress.part(&format!("log of tenant {tenant}"), log_bytes(files, tenant, last));
-        let mut log = Checked::new(tenant);
-        log.run(files, None, None, report, progress);
+        let mut log = Checked::new(tenant, roots);
+        let whole = log.run(files, None, None, roots, report, progress);
+        roots.judge(tenant, &log.points, log.end.next, whole, report);
         let checked = log.finish();
         report.unknown(
             "log",
@@ -67,9 +78,10 @@ pub fn check_unbounded(files: &mut Offline, report: &mut Report, progress: &mut 
         );
         report.logs.push(checked);
     }
+    roots.judge_absent(tenants.iter().copied(), report);
 }
 
-fn log_bytes(files: &Offline, tenant: TenantId, last: SegmentNumber) -> u64 {
+pub fn log_bytes(files: &Offline, tenant: TenantId, last: SegmentNumber) -> u64 {
     (0..=last.get())
         .filter_map(|number| {
             files.size(FileId::Segment { tenant, number: SegmentNumber::new(number) })
@@ -77,9 +89,42 @@ fn log_bytes(files: &Offline, tenant: TenantId, last: SegmentNumber) -> u64 {
         .sum()
 }
 
+/// Why a segment was not read to its end.
+pub enum StreamError {
+    Unreadable { offset: u64, error: IoError },
+    Damage(Damage),
+}
+
+/// Reads a segment through the core's verifier, which tells of each record.
+pub fn stream(
+    files: &mut Offline,
+    start: SegmentStart,
+    extent: SegmentExtent,
+    progress: &mut dyn Progress,
+    mut each: impl FnMut(&RecordView<'_>) -> Result<(), DamageReason>,
+) -> Result<SegmentEnd, StreamError> {
+    let file = FileId::Segment { tenant: start.tenant, number: start.number };
+    let mut verifier = SegmentVerifier::new(start, extent);
+    let size = files.size(file).unwrap_or(0).next_multiple_of(PAGE_SIZE as u64);
+    let mut chunk = vec![0; CHUNK];
+    let mut offset = 0;
+    while offset < size && !verifier.is_done() {
+        let bytes = &mut chunk[..CHUNK.min(usize::try_from(size - offset).unwrap_or(CHUNK))];
+        files
+            .read(Address::new(file, offset), bytes)
+            .map_err(|error| StreamError::Unreadable { offset, error })?;
+        progress.bytes(bytes.len() as u64);
+        offset += bytes.len() as u64;
+        verifier.push(bytes, &mut each).map_err(StreamError::Damage)?;
+    }
+    verifier.finish().map_err(StreamError::Damage)
+}
+
 /// One log on its way through the verifier.
 struct Checked {
     tenant: TenantId,
+    /// What was signed for of it.
+    points: Points,
     end: SegmentEnd,
     segments: u32,
     bytes: u64,
@@ -87,9 +132,9 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(tenant: TenantId) -> Checked {
-        let end = SegmentEnd::genesis();
-        Checked { tenant, end, segments: 0, bytes: 0, checkpoint_records: 0 }
+    fn new(tenant: TenantId, roots: &Roots) -> Checked {
+        let (end, points) = (SegmentEnd::genesis(), roots.points(tenant));
+        Checked { tenant, points, end, segments: 0, bytes: 0, checkpoint_records: 0 }
     }
 
     fn finish(self) -> CheckedLog {
@@ -110,6 +155,7 @@ impl Checked {
         files: &mut Offline,
         head: Option<&LogHead>,
         keyring: Option<&Keyring>,
+        roots: &mut Roots,
         report: &mut Report,
         progress: &mut dyn Progress,
     ) -> bool {
@@ -122,11 +168,12 @@ impl Checked {
             if !more {
                 break;
             }
-            if !self.segment(files, number, head, keyring, report, progress) {
+            if !self.segment(files, number, head, keyring, roots, report, progress) {
                 return false;
             }
             number = SegmentNumber::new(number.get() + 1);
         }
+        self.points.at_end(&self.end);
         match head {
             Some(head) if !self.end.matches(head) => {
                 report.findings.push(Finding {
@@ -145,12 +192,14 @@ impl Checked {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a check reads, and what it tells")]
     fn segment(
         &mut self,
         files: &mut Offline,
         number: SegmentNumber,
         head: Option<&LogHead>,
         keyring: Option<&Keyring>,
+        roots: &mut Roots,
         report: &mut Report,
         progress: &mut dyn Progress,
     ) -> bool {
@@ -160,51 +209,38 @@ impl Checked {
             Some(head) => SegmentExtent::To(head.next),
             None => SegmentExtent::Unknown,
         };
-        let mut verifier = SegmentVerifier::new(SegmentStart { tenant, number, before }, extent);
-        let file = FileId::Segment { tenant, number };
-        let size = files.size(file).unwrap_or(0).next_multiple_of(PAGE_SIZE as u64);
-        let mut chunk = vec![0; CHUNK];
-        let mut offset = 0;
+        let start = SegmentStart { tenant, number, before };
         let mut claims = 0;
-        while offset < size && !verifier.is_done() {
-            let bytes = &mut chunk[..CHUNK.min(usize::try_from(size - offset).unwrap_or(CHUNK))];
-            if let Err(error) = files.read(Address::new(file, offset), bytes) {
-                let name = segment_name(tenant, number);
-                report.unknown("log", format!("{name}, byte {offset}: {error}"));
-                return false;
-            }
-            progress.bytes(bytes.len() as u64);
-            offset += bytes.len() as u64;
-            let pushed = verifier.push(bytes, |view| check_claim(view, keyring, &mut claims));
-            if let Err(damage) = pushed {
-                if damage.checkpointed {
-                    report.findings.push(Finding {
-                        severity: Severity::Damage,
-                        part: "log",
-                        place: Some((tenant, damage.position)),
-                        what: damage.to_string(),
-                    });
-                } else {
-                    report.note("log", damage);
-                }
-                return false;
-            }
-        }
+        let points = &mut self.points;
+        let streamed = stream(files, start, extent, progress, |view| {
+            points.pass(view);
+            roots.note(view, keyring);
+            check_claim(view, keyring, &mut claims)
+        });
         self.checkpoint_records += claims;
-        match verifier.finish() {
+        match streamed {
             Ok(end) => {
                 self.segments += 1;
                 self.bytes += end.size_bytes;
                 self.end = end;
                 true
             }
-            Err(damage) => {
+            Err(StreamError::Unreadable { offset, error }) => {
+                let name = segment_name(tenant, number);
+                report.unknown("log", format!("{name}, byte {offset}: {error}"));
+                false
+            }
+            Err(StreamError::Damage(damage)) if damage.checkpointed => {
                 report.findings.push(Finding {
                     severity: Severity::Damage,
                     part: "log",
                     place: Some((tenant, damage.position)),
                     what: damage.to_string(),
                 });
+                false
+            }
+            Err(StreamError::Damage(damage)) => {
+                report.note("log", damage);
                 false
             }
         }

@@ -19,6 +19,7 @@ mod run;
 mod signals;
 mod surface;
 mod synthea;
+mod verified;
 
 /// That of the command: what is measured of memory here must be true there.
 #[global_allocator]

@@ -164,3 +164,95 @@ fn a_witness_cosigns_what_continues_and_refuses_a_rollback() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 }
+
+/// A log as one file, and a directory against a signed head: without keys, without the database.
+#[test]
+fn an_exported_log_holds_and_a_changed_directory_does_not_match_its_head() {
+    let database = Database::new();
+    let sql = "CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT); \
+               INSERT INTO t VALUES (1, 'one'), (2, 'two'), (3, 'three')";
+    database.run(&["sql", "-c", sql]).ok();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let (log, policy) = (path("log"), path("policy"));
+    let made = database.run(&["export", "--out", &log, "--policy-out", &policy]).ok();
+    let records = made.objects()[0]["records"].as_u64().unwrap();
+    let check = |file: &str| verity(&["verify", file, "--policy", &policy, "--json"]);
+    let told = check(&log).ok().objects()[0].clone();
+    assert_eq!((&told["verdict"], told["records"].as_u64()), (&"valid".into(), Some(records)));
+    assert!(records > 3, "{told}");
+    let system = path("system");
+    database.run(&["export", "--tenant", "0", "--out", &system]).ok();
+    assert_eq!(check(&system).ok().objects()[0]["tenant"], 0);
+    // No byte of the file can be changed, left out or added.
+    let whole = std::fs::read(&log).unwrap();
+    let lie = path("lie");
+    let refuse = |bytes: &[u8]| {
+        std::fs::write(&lie, bytes).unwrap();
+        check(&lie).fails(1, "refused");
+    };
+    for at in (0..whole.len()).step_by(whole.len() / 23).filter(|at| *at >= 13) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        refuse(&bytes);
+        refuse(&whole[..at]);
+    }
+    refuse(&[whole.as_slice(), &[0]].concat());
+    verity(&["verify", &log]).fails(2, "--policy");
+    verity(&["verify", &log, "--policy", &policy, "--event", "1"]).fails(2, "no query");
+    // The directory is the one that was signed for; more may follow.
+    let held = ["verify", "--policy", &policy, "--head", &log];
+    let told = database.run(&held).ok().objects()[0].clone();
+    assert_eq!(told["verdict"], "holds", "{told}");
+    let mut tenants: Vec<u64> = Vec::new();
+    for signed in told["signed"].as_array().unwrap() {
+        tenants.push(signed["tenant"].as_u64().unwrap());
+    }
+    assert_eq!(tenants, [0, 1], "{told}");
+    database.run(&["verify", "--policy", &policy]).fails(2, "--head");
+    let old = path("old");
+    copy(&database.data(), std::path::Path::new(&old));
+    let key = format!("{}.master-key", database.data().display());
+    database.run(&["sql", "-c", "INSERT INTO t VALUES (4, 'four')"]).ok();
+    database.run(&held).ok();
+    // A directory from before what was signed, whole in itself.
+    let newer = path("newer");
+    database.run(&["prove", "-c", "SELECT id FROM t", "--out", &newer]).ok();
+    let of_old = |extra: &[&str]| {
+        verity(&[&["verify", "--data", &old, "--master-key", &key], extra].concat())
+    };
+    of_old(&[]).ok();
+    let run = of_old(&["--policy", &policy, "--head", &newer, "--json"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("were signed for"), "{run:?}");
+    // Without a key: the logs that the head shows are told, the rest is not.
+    let none = path("none");
+    let keyless = ["verify", "--policy", &policy, "--head", &newer, "--master-key", &none];
+    let run = database.run(&keyless);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    let signed = run.objects()[0]["signed"].as_array().unwrap().len();
+    assert_eq!(signed, 2, "{run:?}");
+    // Somebody else's history, as whole as ours.
+    let others = Database::new();
+    others.run(&["sql", "-c", sql]).ok();
+    let run = others.run(&held);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("not those that were signed for"), "{run:?}");
+    let their_policy = path("their-policy");
+    others.run(&["export", "--out", &lie, "--policy-out", &their_policy]).ok();
+    let run = database.run(&["verify", "--policy", &their_policy, "--head", &log]);
+    run.fails(1, "refused");
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}

@@ -244,7 +244,7 @@ impl Cluster {
                         .answer(head, answered)
                         .map_err(|text| wrong(format!("node {index}: {text}")));
                 }
-                Progress::Yielded => self.now_ns += 1,
+                Progress::Yielded | Progress::Behind => self.now_ns += 1,
                 Progress::Waiting => self.turn()?,
             }
         }

@@ -87,7 +87,7 @@ impl World {
                     let asking = self.askings.remove(index);
                     self.asked(asking)?;
                 }
-                Progress::Yielded => {
+                Progress::Yielded | Progress::Behind => {
                     self.poke_at_ns = Some(self.clock.now_ns() + 1);
                     index += 1;
                 }

@@ -457,7 +457,7 @@ impl World {
                     let reading = self.readings.remove(index);
                     self.answered(reading)?;
                 }
-                ReadProgress::Yielded => {
+                ReadProgress::Yielded | ReadProgress::Behind => {
                     self.poke_at_ns = Some(self.clock.now_ns() + 1);
                     index += 1;
                 }

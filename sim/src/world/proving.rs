@@ -61,7 +61,7 @@ impl World {
                     let proving = self.provings.remove(index);
                     self.proved(proving)?;
                 }
-                Progress::Yielded => {
+                Progress::Yielded | Progress::Behind => {
                     // It may wait for what another one reads: time must pass.
                     self.poke_at_ns = Some(self.clock.now_ns() + YIELD_NS);
                     index += 1;
