@@ -119,7 +119,7 @@ impl Driver {
                 self.unlock(inner);
                 Ok(true)
             }
-            Progress::Yielded => {
+            Progress::Yielded | Progress::Behind => {
                 self.unlock(inner);
                 std::thread::yield_now();
                 Ok(false)
