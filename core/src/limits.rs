@@ -256,6 +256,10 @@ pub const REBUILD_RECORDS_PER_STEP: usize = 64;
 
 /// A proof file; bounds what a verifier allocates.
 pub const PROOF_SIZE_MAX: usize = 64 << 20;
+/// What stands before the records of an exported log: a head and a note. A verifier holds it in
+/// memory, and decodes it before it has seen a signature.
+pub const EXPORT_START_SIZE_MAX: usize = 1 << 20;
+const_assert!(EXPORT_START_SIZE_MAX >= 2 * NOTE_SIZE_MAX);
 /// Levels of a tree in a proof.
 pub const PROOF_LEVELS_MAX: u8 = 16;
 /// Nesting and terms of the filter of a canonical query.

@@ -124,6 +124,10 @@ pub enum Reject {
         position: Position,
         reason: &'static str,
     },
+    /// The log is another tenant's than the one wanted.
+    AnotherTenant {
+        tenant: TenantId,
+    },
     /// Entries of a range are not in order.
     OutOfOrder,
     /// Something may be hidden within the range.
@@ -188,6 +192,7 @@ impl fmt::Display for Reject {
             Reject::Log { position, reason } => {
                 write!(f, "the log, at position {position}: {reason}")
             }
+            Reject::AnotherTenant { tenant } => write!(f, "the log is that of tenant {tenant}"),
             Reject::OutOfOrder => f.write_str("entries are not in order"),
             Reject::Gap => f.write_str("rows may be missing from the answer"),
             Reject::KeyMismatch => f.write_str("a row lies under a key that is not its own"),
@@ -366,14 +371,7 @@ pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject
     let mut redacted = false;
     let (answer, table) = answer::check(file, &head, &mut redacted)?;
     let (schema_encoded, schema) = table.unzip();
-    let newest = file.head.record.position().get() + 1 == size;
-    let young = policy.fresh_within.is_none_or(|freshness| {
-        policy.quorum_of(|name| {
-            cosigners.iter().any(|(cosigner, time_s)| {
-                cosigner == name && time_s.saturating_add(freshness.age_max_s) >= freshness.now_s
-            })
-        })
-    });
+    let fresh = file.head.is_newest(size) && policy.is_young(&cosigners);
     let Some(position) = Position::new(head.size).previous() else {
         return Err(Reject::Record { reason: "a tenant without records was attested" });
     };
@@ -388,9 +386,16 @@ pub fn verify_file(file: &ProofFile, policy: &Policy) -> Result<Verified, Reject
         size,
         root,
         cosigners,
-        fresh: newest && young,
+        fresh,
         redacted,
     })
+}
+
+impl Head {
+    /// Is what it shows that of the last record of a log of this size?
+    fn is_newest(&self, size: u64) -> bool {
+        self.record.position().get().checked_add(1) == Some(size)
+    }
 }
 
 /// The head of the cluster log, and who stands behind it, and since when.

@@ -14,6 +14,7 @@ import verify_log
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "core" / "tests" / "golden" / "proofs"
 QUERY_AT = 1 + 13 + 1  # Array head, "verity proof", version.
+TENANTS = {"one": 1, "two": 2, "cluster": 0}  # Whose the golden logs are.
 
 
 def query_of(data):
@@ -35,10 +36,10 @@ def with_bit(data, bit):
     return bytes(lie)
 
 
-def verdict(policy, data, query):
+def verdict(policy, data, query, tenant):
     try:
         if data.startswith(verify_log.MAGIC):
-            verify_log.verify(policy, io.BytesIO(data))
+            verify_log.verify(policy, io.BytesIO(data), tenant)
         else:
             verify.verify(policy, data, query)
         return "valid", ""
@@ -49,26 +50,29 @@ def verdict(policy, data, query):
 def main():
     policy = (GOLDEN / "policy").read_text(encoding="utf-8")
     files = {path.stem: path.read_bytes() for path in sorted(GOLDEN.glob("*.proof"))}
-    cases = [(name, data, None, "valid") for name, data in files.items()]
+    cases = [(name, data, None, None, "valid") for name, data in files.items()]
     logs = {path.stem: path.read_bytes() for path in sorted(GOLDEN.glob("*.log"))}
-    cases += [(name, data, None, "valid") for name, data in logs.items()]
     for line in (GOLDEN / "log_verdicts").read_text(encoding="utf-8").splitlines():
         name, change, what, wanted = line.split()
         data, at = logs[name], int(what)
+        if change == "tenant":
+            # As it is, asked for as the log of a tenant.
+            cases.append((line, data, None, at, wanted))
+            continue
         lie = {"bit": with_bit(data, at), "cut": data[:at], "more": data + bytes(at)}[change]
         # Not begun as one it is no log at all.
         if lie.startswith(verify_log.MAGIC):
-            cases.append((line, lie, None, wanted))
+            cases.append((line, lie, None, TENANTS[name], wanted))
     for line in (GOLDEN / "verdicts").read_text(encoding="utf-8").splitlines():
         name, change, what, wanted = line.split()
         data = files[name]
         lie = with_bit(data, int(what)) if change == "bit" else with_query(data, files[what])
         # A bit that makes another query of it, whose answer it shows, is refused by who asked.
         asked = verify.decode(data)[2] if change == "bit" else None
-        cases.append((line, lie, asked, wanted))
+        cases.append((line, lie, asked, None, wanted))
     wrong = 0
-    for name, data, asked, wanted in cases:
-        found, reason = verdict(policy, data, asked)
+    for name, data, asked, tenant, wanted in cases:
+        found, reason = verdict(policy, data, asked, tenant)
         if found != wanted:
             wrong += 1
             print(f"{name}: {found} {reason}")

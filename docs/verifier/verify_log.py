@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """A second verifier of exported logs, written from docs/PROOFS.md alone.
 
-    verify_log.py POLICY FILE
+    verify_log.py POLICY FILE [TENANT]
 
-Reads the file once, in the memory of one record. Exit code 0: these are all records of the log, up
-to the head that was signed for; 1: they are not, and the reason is printed; 2: usage.
+Reads the file once, in the memory of one record. Exit code 0: these are all records of the tenant's
+log (1, if none is named), up to the head that was signed for; 1: they are not, and the reason is
+printed; 2: usage.
 """
 
 import io, struct, sys
 
 from verify import Node, Policy, Proof, Record, Refused, array, decode, hashes_of, need, opening_of
-from verify import MAX_FILE, consistency_roots, option, sha, since_of, typed, uint
-MAGIC, DATA_MAX = b"verity log 1\n", 655_360
+from verify import consistency_roots, option, sha, since_of, typed, uint
+MAGIC, START_MAX, DATA_MAX = b"verity log 1\n", 1 << 20, 655_360
 class Head(Proof):  # What a proof has between its answer and the note.
     def __init__(self, item, tenant):
         forest, heads, record, opening, inclusion, since = array(item, 6)
@@ -22,23 +23,25 @@ def exactly(file, size):
     data = file.read(size)
     return need(len(data) == size, "the file ends early", data)
 def head_of(policy, file):
-    """The tenant, and size, root and last hash of its log; of tenant 0 that hash is not known."""
+    """The tenant, size, root and last hash of its log, and if that is the newest head of the note;
+    of tenant 0 the last hash is not known."""
     need(exactly(file, len(MAGIC)) == MAGIC, "not an exported log")
     length = struct.unpack("<I", exactly(file, 4))[0]
-    need(length <= MAX_FILE, "the start is too long")
+    need(length <= START_MAX, "the start is too long")
     tenant, head, note = array(decode(exactly(file, length)), 3)
     size, root = Policy(policy).check(typed(str, note))
     need((uint(tenant) == 0) == (head is None), "a tenant's log has a head, the cluster's none")
-    if head is None: return tenant, size, root, None
+    if head is None: return tenant, size, root, None, True
     head = Head(head, tenant)
     if head.since is not None:
         older, older_root, proof = head.since
         roots = 0 < older <= size and consistency_roots(older, size, proof, older_root)
         need(roots == (older_root, root) and not proof, "the log does not continue the older")
     log_size, log_root, _, chain = head.tenant_head(size, root)
-    return tenant, log_size, log_root, chain
-def verify(policy, file):
-    tenant, size, root, chain = head_of(policy, file)
+    return tenant, log_size, log_root, chain, head.head.position + 1 == size
+def verify(policy, file, wanted):
+    tenant, size, root, chain, fresh = head_of(policy, file)
+    need(tenant == wanted, "the log of another tenant")
     last, edge = bytes(32), []  # edge: roots of whole subtrees, with their sizes, from the left.
     before = None
     for position in range(size):
@@ -64,12 +67,13 @@ def verify(policy, file):
     while edge: found = sha(b"\1", edge.pop()[1], found)
     need(found == root and chain in (None, last), "not the records that were signed for")
     need(before is None or before[1] + 1 == size, "the last transaction is not whole")
-    return tenant, size
+    return size, fresh
 def main(args):
+    tenant = int(args.pop()) if len(args) == 3 and args[2].isdecimal() else 1
     if len(args) != 2: return print(__doc__.strip(), file=sys.stderr) or 2
     with open(args[0], encoding="utf-8") as policy, open(args[1], "rb") as file:
         lines = policy.read()
-        try: tenant, size = verify(lines, io.BufferedReader(file, 1 << 20))
+        try: size, fresh = verify(lines, io.BufferedReader(file, 1 << 20), tenant)
         except Refused as reason: return print(f"refused: {reason}") or 1
-    return print(f"valid: all {size} records of the log of tenant {tenant}") or 0
+    return print(f"valid{'' if fresh else ', not fresh'}: all {size} records of the log of tenant {tenant}") or 0
 if __name__ == "__main__": sys.exit(main(sys.argv[1:]))

@@ -208,7 +208,7 @@ impl Bench {
         verity::export::export(data, &start, head.size, &head.root, &mut Silent, &mut out)
             .expect("an export");
         drop(out);
-        let mut verifier = LogVerifier::new(policy);
+        let mut verifier = LogVerifier::new(policy, tenant);
         let (mut hashing, mut verifying) = (Duration::ZERO, Duration::ZERO);
         let mut file = std::fs::File::open(&path).expect("a file");
         let mut hasher = ChainHasher::new();

@@ -9,6 +9,7 @@ use verity_core::query::{Catalog, TableSchema, Value, prepare_one};
 pub use verity_core::crypto::note::{Checkpoint, SignedNote, Verifier};
 pub use verity_core::ids::{ColumnId, IdempotencyId};
 pub use verity_core::kernel::value_of;
+pub use verity_core::limits::PROOF_SIZE_MAX;
 pub use verity_core::node::{ProofError, ProofOf, Proved};
 pub use verity_core::proof::witness::add_checkpoint_request;
 pub use verity_core::proof::{

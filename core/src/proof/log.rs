@@ -11,7 +11,8 @@
 //! the note itself is that head. No key is needed: data are ciphertexts.
 //!
 //! Invariants: no byte of the file is outside a hash; memory is bounded by the start and one
-//! record, however long the log. Fault model: as of a proof, the file is a liar's.
+//! record, however long the log; the verdict does not depend on how the bytes came. Fault model: as
+//! of a proof, the file is a liar's.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::crypto::{ChainHash, ChainHasher, Frontier};
 use crate::ids::{Position, TenantId};
-use crate::limits::{LOG_RECORD_DATA_SIZE_MAX, PROOF_SIZE_MAX};
+use crate::limits::{EXPORT_START_SIZE_MAX, LOG_RECORD_DATA_SIZE_MAX};
 use crate::stdx::cbor::{DecodeError, Decoder, Encoder};
 
 /// First bytes of the file.
@@ -84,9 +85,11 @@ impl LogStart {
             origin: note.checkpoint.origin,
             size,
             root,
+            fresh: policy.is_young(&cosigners),
             cosigners,
             seen: policy.seen,
             tenant: None,
+            attested_ns: None,
         };
         match &self.head {
             None if self.tenant == TenantId::SYSTEM => {
@@ -101,6 +104,8 @@ impl LogStart {
                 // That is shown already.
                 heads.seen = None;
                 heads.tenant = Some((self.tenant, tenant_head(head, self.tenant, size, &root)?));
+                heads.attested_ns = Some(head.record.timestamp_ns());
+                heads.fresh &= head.is_newest(size);
             }
             Some(_) | None => {
                 return Err(Reject::Record {
@@ -122,12 +127,18 @@ pub struct SignedHeads {
     /// Records in the cluster log, and the root over them.
     pub size: u64,
     pub root: ChainHash,
+    /// Who cosigned the head, and when, in seconds after 1970.
     pub cosigners: Vec<(String, u64)>,
     /// A head that the reader has seen, which the log must have passed through too: to be held
     /// against the log.
     pub seen: Option<Seen>,
     /// A tenant's head that the file shows.
     pub tenant: Option<(TenantId, TenantHead)>,
+    /// When that was attested, in nanoseconds after 1970.
+    pub attested_ns: Option<u64>,
+    /// What is shown is that of the newest record of the head, and the head is as young as the
+    /// policy wants.
+    pub fresh: bool,
 }
 
 impl SignedHeads {
@@ -172,6 +183,7 @@ pub struct VerifiedLog {
 #[derive(Debug)]
 pub struct LogVerifier {
     policy: Policy,
+    tenant: TenantId,
     log: Option<Log>,
     /// The beginning of an item that is not whole yet.
     begun: Vec<u8>,
@@ -185,9 +197,10 @@ enum Length {
 }
 
 impl LogVerifier {
+    /// Of the log of this tenant, and of no other.
     #[must_use]
-    pub fn new(policy: Policy) -> LogVerifier {
-        LogVerifier { policy, log: None, begun: Vec::new() }
+    pub fn new(policy: Policy, tenant: TenantId) -> LogVerifier {
+        LogVerifier { policy, tenant, log: None, begun: Vec::new() }
     }
 
     /// Records to come in all, once the start was read.
@@ -204,14 +217,16 @@ impl LogVerifier {
             if bytes.is_empty() {
                 return Ok(());
             }
-            let (wanted, whole) = match self.size_of(&self.begun)? {
-                Length::Whole(size) => (size, true),
-                Length::Needs(size) => (size, false),
+            let wanted = match self.size_of(&self.begun)? {
+                Length::Whole(size) | Length::Needs(size) => size,
             };
             let (more, rest) = bytes.split_at((wanted - self.begun.len()).min(bytes.len()));
             self.begun.extend_from_slice(more);
             bytes = rest;
-            if whole && self.begun.len() == wanted {
+            // What it needed may be all there is: a record without data.
+            if let Length::Whole(wanted) = self.size_of(&self.begun)?
+                && self.begun.len() == wanted
+            {
                 let mut item = core::mem::take(&mut self.begun);
                 self.take(&item)?;
                 item.clear();
@@ -252,6 +267,9 @@ impl LogVerifier {
             Some(log) => log.take(item),
             None => {
                 let start = LogStart::of_file(item)?;
+                if start.tenant != self.tenant {
+                    return Err(Reject::AnotherTenant { tenant: start.tenant });
+                }
                 self.log = Some(Log::new(start.tenant, start.check(&self.policy)?));
                 Ok(())
             }
@@ -269,7 +287,7 @@ fn size_of_start(begun: &[u8]) -> Result<Length, Reject> {
         return Ok(Length::Needs(PREFIX_SIZE));
     };
     let length = u32::from_le_bytes(*length) as usize;
-    if length > PROOF_SIZE_MAX {
+    if length > EXPORT_START_SIZE_MAX {
         return Err(Reject::TooLarge { size: length });
     }
     Ok(Length::Whole(PREFIX_SIZE + length))

@@ -179,8 +179,19 @@ impl Policy {
         }
     }
 
+    /// Has a quorum cosigned as lately as is wanted?
+    pub(super) fn is_young(&self, cosigners: &[(String, u64)]) -> bool {
+        self.fresh_within.is_none_or(|Freshness { now_s, age_max_s }| {
+            self.quorum_of(|name| {
+                cosigners.iter().any(|(cosigner, time_s)| {
+                    cosigner == name && time_s.saturating_add(age_max_s) >= now_s
+                })
+            })
+        })
+    }
+
     /// Is the quorum reached, if these witnesses count?
-    pub(super) fn quorum_of(&self, counts: impl Fn(&str) -> bool) -> bool {
+    fn quorum_of(&self, counts: impl Fn(&str) -> bool) -> bool {
         let mut satisfied: BTreeMap<&str, bool> = BTreeMap::new();
         for (name, _) in &self.witnesses {
             satisfied.insert(name, counts(name));

@@ -258,10 +258,10 @@ pub struct VerifyArgs {
     /// Where the newest head that was seen is kept: an older one, or a fork, is refused
     #[arg(long, value_name = "FILE")]
     pub pin: Option<PathBuf>,
-    /// Whose data was asked for
+    /// Whose data, or whose log, was asked for
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tenant: u64,
-    /// Call the proof fresh only if its cosignatures are at most this many seconds old
+    /// Call the proof, or the head, fresh only if its cosignatures are at most this many seconds old
     #[arg(long, value_name = "SECONDS")]
     pub max_age: Option<u64>,
 }
@@ -322,6 +322,9 @@ pub struct ExportArgs {
     /// Whose log; 0: the cluster's, whose tenant 1 must have records
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tenant: u64,
+    /// Size of the head that the reader has seen: show that the newest continues it
+    #[arg(long, value_name = "SIZE")]
+    pub since: Option<u64>,
     /// Witnesses that cosign the head (http://host:port), besides this replica
     #[arg(long, value_name = "URL")]
     pub witness: Vec<String>,

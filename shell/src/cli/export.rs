@@ -31,7 +31,7 @@ pub fn run(args: &ExportArgs, global: &Global, output: &Output) -> Outcome {
     let of_tenant = if tenant == TenantId::SYSTEM { TenantId::DEFAULT } else { tenant };
     let handle = database.tenant(of_tenant);
     let of = ProofOf::Query(QueryKind::Event { position: Position::ZERO });
-    let proved = handle.prove_of(of.clone(), None);
+    let proved = handle.prove_of(of.clone(), args.since);
     let proved =
         proved.and_then(|proved| Ok((cosigned(&handle, &of, &proved, &args.witness)?, proved)));
     drop(handle);
@@ -96,7 +96,7 @@ pub fn check(path: &Path, args: &VerifyArgs, output: &Output) -> Outcome {
     }
     let policy = policy_of(args)?;
     let started = std::time::Instant::now();
-    match judge(path, policy, output)? {
+    match judge(path, policy, TenantId::new(args.tenant), output)? {
         Ok((log, bytes)) => {
             let seconds = started.elapsed().as_secs_f64();
             tell(&log, bytes, seconds, output);
@@ -115,6 +115,7 @@ pub fn check(path: &Path, args: &VerifyArgs, output: &Output) -> Outcome {
 fn judge(
     path: &Path,
     policy: Policy,
+    tenant: TenantId,
     output: &Output,
 ) -> Result<Result<(VerifiedLog, u64), Reject>, Failure> {
     let cannot = |error: std::io::Error| {
@@ -123,7 +124,7 @@ fn judge(
     let mut file = File::open(path).map_err(cannot)?;
     let mut progress = Bar::new(output);
     progress.part("log", file.metadata().map_err(cannot)?.len());
-    let mut verifier = LogVerifier::new(policy);
+    let mut verifier = LogVerifier::new(policy, tenant);
     let mut chunk = vec![0; CHUNK];
     let mut bytes = 0;
     loop {
@@ -145,11 +146,12 @@ fn judge(
 fn tell(log: &VerifiedLog, bytes: u64, seconds: f64, output: &Output) {
     let heads = &log.heads;
     output.object(&json!({
-        "verdict": "valid",
+        "verdict": if heads.fresh { "valid" } else { "valid_not_fresh" },
         "tenant": log.tenant.get(),
         "records": log.records,
         "log_root": log.log_root.to_string(),
         "chain_hash": log.chain.to_string(),
+        "attested_ns": heads.attested_ns,
         "origin": heads.origin,
         "size": heads.size,
         "root": heads.root.to_string(),
@@ -161,7 +163,7 @@ fn tell(log: &VerifiedLog, bytes: u64, seconds: f64, output: &Output) {
     }));
     output.line(format!(
         "{}: all {} records of the log of tenant {}, root {}",
-        output.green("valid"),
+        output.green(if heads.fresh { "valid" } else { "valid, not fresh" }),
         log.records,
         log.tenant,
         log.log_root

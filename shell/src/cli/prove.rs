@@ -379,7 +379,7 @@ fn describe(verified: &Verified) -> String {
     }
 }
 
-pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path)
         .map_err(|error| Failure::cannot_tell(format!("cannot read {}: {error}", path.display())))
 }

@@ -1,15 +1,17 @@
 //! `verity verify`: does the data directory hold? Exit code 0 yes, 1 no, 2 could not tell.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use indicatif::ProgressBar;
 use serde_json::json;
 use verity::MasterKey;
-use verity::proof::{Checkpoint, Reject, SignedHeads};
+use verity::proof::{Checkpoint, PROOF_SIZE_MAX, Reject, SignedHeads};
 use verity::verify::{self as engine, Report, Severity, Verdict};
 
 use super::args::{Global, VerifyArgs};
-use super::prove::{pin, policy_of, read};
+use super::prove::{pin, policy_of};
 use super::{Failure, Outcome, Output};
 
 /// Findings that are shown; the rest are counted.
@@ -52,13 +54,23 @@ pub fn run(args: &VerifyArgs, global: &Global, output: &Output) -> Outcome {
 }
 
 /// The head that the directory is held against. The inner error: nobody one believes signed it.
+/// Of an exported log, however long, only the beginning is read.
 fn signed(path: &Path, args: &VerifyArgs) -> Result<Result<SignedHeads, Reject>, Failure> {
-    Ok(SignedHeads::read(&read(path)?, &policy_of(args)?))
+    let policy = policy_of(args)?;
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(PROOF_SIZE_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| {
+            Failure::cannot_tell(format!("cannot read {}: {error}", path.display()))
+        })?;
+    Ok(SignedHeads::read(&bytes, &policy))
 }
 
 /// A report and how long it took.
 pub struct Checked {
     report: Report,
+    /// Of the head that it was held against.
+    head_fresh: Option<bool>,
     seconds: f64,
 }
 
@@ -85,7 +97,8 @@ fn check_signed(
     if let Some(problem) = problem {
         output.note(&format!("note: {problem}"));
     }
-    Ok(Checked { report, seconds: started.elapsed().as_secs_f64() })
+    let head_fresh = signed.map(|signed| signed.fresh);
+    Ok(Checked { report, head_fresh, seconds: started.elapsed().as_secs_f64() })
 }
 
 /// A bar of bytes, or of records, part after part.
@@ -136,6 +149,9 @@ impl Checked {
                 log.checkpoint_records,
                 &log.root[..16],
             ));
+        }
+        if self.head_fresh == Some(false) {
+            output.line("   the head is valid, not fresh");
         }
         for (tenant, size) in &report.signed {
             output.line(format!("   signed for: log of tenant {tenant}, up to {size} records"));
@@ -216,6 +232,7 @@ impl Checked {
             "pages": report.pages,
             "prepares": report.prepares,
             "logs": logs,
+            "head_fresh": self.head_fresh,
             "signed": report.signed.iter().map(|(tenant, size)| {
                 json!({ "tenant": tenant.get(), "records": size })
             }).collect::<Vec<_>>(),

@@ -178,12 +178,24 @@ fn an_exported_log_holds_and_a_changed_directory_does_not_match_its_head() {
     let made = database.run(&["export", "--out", &log, "--policy-out", &policy]).ok();
     let records = made.objects()[0]["records"].as_u64().unwrap();
     let check = |file: &str| verity(&["verify", file, "--policy", &policy, "--json"]);
+    let of_tenant = |file: &str, tenant: &str| {
+        verity(&["verify", file, "--policy", &policy, "--json", "--tenant", tenant])
+    };
     let told = check(&log).ok().objects()[0].clone();
     assert_eq!((&told["verdict"], told["records"].as_u64()), (&"valid".into(), Some(records)));
     assert!(records > 3, "{told}");
     let system = path("system");
     database.run(&["export", "--tenant", "0", "--out", &system]).ok();
-    assert_eq!(check(&system).ok().objects()[0]["tenant"], 0);
+    assert_eq!(of_tenant(&system, "0").ok().objects()[0]["tenant"], 0);
+    // Whose log is wanted is for the reader to say.
+    check(&system).fails(1, "refused: the log is that of tenant 0");
+    of_tenant(&log, "0").fails(1, "refused: the log is that of tenant 1");
+    of_tenant(&log, "2").fails(1, "refused: the log is that of tenant 1");
+    // Cosigned a moment ago, and no more than that.
+    let aged = |age: &str| verity(&["verify", &log, "--policy", &policy, "--max-age", age]);
+    assert!(aged("3600").ok().stdout.contains("valid: all"));
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    assert!(aged("0").ok().stdout.contains("valid, not fresh: all"));
     // No byte of the file can be changed, left out or added.
     let whole = std::fs::read(&log).unwrap();
     let lie = path("lie");
@@ -203,7 +215,9 @@ fn an_exported_log_holds_and_a_changed_directory_does_not_match_its_head() {
     // The directory is the one that was signed for; more may follow.
     let held = ["verify", "--policy", &policy, "--head", &log];
     let told = database.run(&held).ok().objects()[0].clone();
-    assert_eq!(told["verdict"], "holds", "{told}");
+    assert_eq!((&told["verdict"], &told["head_fresh"]), (&"holds".into(), &true.into()), "{told}");
+    let aged = [held.as_slice(), &["--max-age", "0"]].concat();
+    assert_eq!(database.run(&aged).ok().objects()[0]["head_fresh"], false);
     let mut tenants: Vec<u64> = Vec::new();
     for signed in told["signed"].as_array().unwrap() {
         tenants.push(signed["tenant"].as_u64().unwrap());
@@ -213,8 +227,19 @@ fn an_exported_log_holds_and_a_changed_directory_does_not_match_its_head() {
     let old = path("old");
     copy(&database.data(), std::path::Path::new(&old));
     let key = format!("{}.master-key", database.data().display());
+    let pin = path("pin");
+    verity(&["verify", &log, "--policy", &policy, "--pin", &pin]).ok();
     database.run(&["sql", "-c", "INSERT INTO t VALUES (4, 'four')"]).ok();
     database.run(&held).ok();
+    // Who has seen a head wants the newer one linked to it.
+    let size = std::fs::read_to_string(&pin).unwrap().lines().nth(1).unwrap().to_string();
+    let longer = path("longer");
+    let pinned = ["verify", &longer, "--policy", &policy, "--pin", &pin];
+    database.run(&["export", "--out", &longer]).ok();
+    verity(&pinned).fails(1, "not shown to continue");
+    database.run(&["export", "--out", &longer, "--since", &size]).ok();
+    verity(&pinned).ok();
+    verity(&["verify", &log, "--policy", &policy, "--pin", &pin]).fails(1, "seen before");
     // A directory from before what was signed, whole in itself.
     let newer = path("newer");
     database.run(&["prove", "-c", "SELECT id FROM t", "--out", &newer]).ok();

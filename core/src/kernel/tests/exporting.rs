@@ -5,14 +5,17 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::proving::{note, policy, prove, world};
+use super::proving::{COSIGNED_S, note, note_of, policy, prove, world};
 use super::rig::*;
 use crate::crypto::{ChainHash, Frontier};
 use crate::ids::{Position, TenantId};
+use crate::limits::EXPORT_START_SIZE_MAX;
+use crate::log::LogPins;
 use crate::proof::{
-    CanonicalQuery, LogStart, LogVerifier, Policy, QueryKind, Reject, Seen, SignedHeads,
+    CanonicalQuery, Freshness, LogStart, LogVerifier, Policy, QueryKind, Reject, Seen, SignedHeads,
     VerifiedLog,
 };
+use crate::store::Pins;
 
 /// The start, and each record.
 fn exported(rig: &mut Rig, tenant: TenantId) -> (LogStart, Vec<Vec<u8>>) {
@@ -34,8 +37,13 @@ fn exported(rig: &mut Rig, tenant: TenantId) -> (LogStart, Vec<Vec<u8>>) {
     (start, records.collect())
 }
 
-fn check(policy: &Policy, file: &[u8], chunk: usize) -> Result<VerifiedLog, Reject> {
-    let mut verifier = LogVerifier::new(policy.clone());
+fn check(
+    policy: &Policy,
+    tenant: TenantId,
+    file: &[u8],
+    chunk: usize,
+) -> Result<VerifiedLog, Reject> {
+    let mut verifier = LogVerifier::new(policy.clone(), tenant);
     for bytes in file.chunks(chunk) {
         verifier.push(bytes)?;
     }
@@ -54,11 +62,11 @@ fn an_exported_log_is_whole_or_refused() {
         let (start, records) = exported(&mut rig, tenant);
         let file = whole(&start, &records);
         for chunk in [1, 7, 139, 4096, file.len()] {
-            let log = check(&policy, &file, chunk).unwrap();
+            let log = check(&policy, tenant, &file, chunk).unwrap();
             assert_eq!((log.tenant, log.records), (tenant, records.len() as u64));
         }
         let refused = |file: &[u8]| {
-            let verdict = check(&policy, file, 4096);
+            let verdict = check(&policy, tenant, file, 4096);
             assert!(verdict.is_err(), "{verdict:?}");
         };
         for at in (0..file.len()).step_by(29) {
@@ -92,17 +100,108 @@ fn another_logs_records_or_head_are_refused() {
     let logs: Vec<_> = tenants.iter().map(|tenant| exported(&mut rig, *tenant)).collect();
     for (one, (start, records)) in logs.iter().enumerate() {
         for (other, (_, others)) in logs.iter().enumerate().filter(|(other, _)| *other != one) {
-            assert!(check(&policy, &whole(start, others), 64).is_err(), "{one} {other}");
-            let renamed = LogStart { tenant: tenants[other], ..start.clone() };
-            assert!(check(&policy, &whole(&renamed, records), 64).is_err());
-            assert!(check(&policy, &whole(&renamed, others), 64).is_err());
+            let (this, that) = (tenants[one], tenants[other]);
+            assert!(check(&policy, this, &whole(start, others), 64).is_err(), "{one} {other}");
+            let renamed = LogStart { tenant: that, ..start.clone() };
+            assert!(check(&policy, that, &whole(&renamed, records), 64).is_err());
+            assert!(check(&policy, that, &whole(&renamed, others), 64).is_err());
+            // Whole, and not the one that was asked for.
+            assert_eq!(
+                check(&policy, that, &whole(start, records), 64),
+                Err(Reject::AnotherTenant { tenant: this })
+            );
         }
     }
     // A tenant's log under the cluster's bare note, and the cluster's under a tenant's head.
     let bare = LogStart { head: None, ..logs[0].0.clone() };
-    assert!(check(&policy, &whole(&bare, &logs[0].1), 64).is_err());
+    assert!(check(&policy, T1, &whole(&bare, &logs[0].1), 64).is_err());
     let dressed = LogStart { head: logs[0].0.head.clone(), ..logs[1].0.clone() };
-    assert!(check(&policy, &whole(&dressed, &logs[1].1), 64).is_err());
+    assert!(check(&policy, TenantId::SYSTEM, &whole(&dressed, &logs[1].1), 64).is_err());
+}
+
+/// A head of before, under the note of now, holds; who wants the newest is told that it is none.
+#[test]
+fn a_log_says_if_its_head_is_the_newest_and_how_old() {
+    let (mut rig, _) = world(Memory::Ample, 8);
+    let (old, records) = exported(&mut rig, T1);
+    rig.request(&request(vec![insert_rows("other", &[(7, "z", 7)])])).unwrap();
+    rig.attest();
+    let mut policy = policy(&rig);
+    let (new, more) = exported(&mut rig, T1);
+    assert!(more.len() > records.len());
+    let log = check(&policy, T1, &whole(&new, &more), 4096).unwrap();
+    assert!(log.heads.fresh);
+    let attested_ns = new.head.as_ref().unwrap().record.timestamp_ns();
+    assert_eq!(log.heads.attested_ns, Some(attested_ns));
+    assert_eq!(log.heads.cosigners.iter().map(|(_, at)| *at).max(), Some(COSIGNED_S));
+    // The same record, in the log of now.
+    let mut head = old.head.unwrap();
+    let size = rig.kernel.attestation().unwrap().size;
+    head.inclusion = loop {
+        let log = rig.kernel.log_head(&rig.store, &rig.logs, TenantId::SYSTEM).unwrap();
+        let at = head.record.position();
+        match rig.logs.inclusion(TenantId::SYSTEM, &log, at, size) {
+            Ok(inclusion) => break inclusion,
+            Err(_) => rig.fetch_both(&mut Pins::new(), &mut LogPins::default()),
+        }
+    };
+    let older = LogStart { head: Some(head), ..new.clone() };
+    let file = whole(&older, &records);
+    let log = check(&policy, T1, &file, 4096).unwrap();
+    assert!(!log.heads.fresh);
+    assert!(log.heads.attested_ns < Some(attested_ns));
+    assert!(!SignedHeads::read(&file, &policy).unwrap().fresh);
+    let (cluster, records) = exported(&mut rig, TenantId::SYSTEM);
+    let logs =
+        [(T1, whole(&new, &more)), (TenantId::SYSTEM, whole(&cluster, &records))];
+    for (age_max_s, fresh) in [(9, false), (10, true)] {
+        policy.fresh_within = Some(Freshness { now_s: COSIGNED_S + 10, age_max_s });
+        for (tenant, file) in &logs {
+            assert_eq!(check(&policy, *tenant, file, 4096).unwrap().heads.fresh, fresh);
+            assert_eq!(SignedHeads::read(file, &policy).unwrap().fresh, fresh);
+        }
+    }
+}
+
+/// Sealed data are never empty; a verdict on such a record would be one on how bytes came.
+#[test]
+fn records_without_data_are_judged_alike_however_they_come() {
+    let (rig, _) = world(Memory::Ample, 8);
+    let policy = policy(&rig);
+    for sizes in [&[5, 0][..], &[0, 0, 7, 0], &[0], &[0, 3]] {
+        let (mut frontier, mut chain, mut records) = (Frontier::new(), ChainHash::ZERO, vec![]);
+        for (at, &size) in (0_u64..).zip(sizes) {
+            let mut record = vec![0; 138 + size];
+            record[..8].copy_from_slice(&at.to_le_bytes());
+            for (bound, from) in [(at, 40), (at, 48)] {
+                record[from..from + 8].copy_from_slice(&u64::to_le_bytes(bound));
+            }
+            record[134..138].copy_from_slice(&(size as u32).to_le_bytes());
+            chain = ChainHash::of(&[&chain.0, &record]);
+            frontier.push(&chain);
+            records.push(record);
+        }
+        let note = note_of(&rig, frontier.size(), frontier.root());
+        let start = LogStart { tenant: TenantId::SYSTEM, head: None, note };
+        let file = whole(&start, &records);
+        for chunk in 1..=file.len() {
+            let log = check(&policy, TenantId::SYSTEM, &file, chunk);
+            assert_eq!(log.map(|log| log.records), Ok(sizes.len() as u64), "{sizes:?} {chunk}");
+            let short = &file[..file.len() - 1];
+            assert!(check(&policy, TenantId::SYSTEM, short, chunk).is_err());
+        }
+    }
+}
+
+/// What was not signed yet is not kept either.
+#[test]
+fn a_start_is_refused_for_its_length_alone() {
+    let (rig, _) = world(Memory::Ample, 8);
+    let mut verifier = LogVerifier::new(policy(&rig), T1);
+    let mut file = b"verity log 1\n".to_vec();
+    file.extend_from_slice(&(EXPORT_START_SIZE_MAX as u32 + 1).to_le_bytes());
+    let size = EXPORT_START_SIZE_MAX + 1;
+    assert_eq!(verifier.push(&file), Err(Reject::TooLarge { size }));
 }
 
 #[test]
@@ -118,22 +217,23 @@ fn the_clusters_log_must_have_passed_through_what_was_seen() {
         frontier.push(&chain);
         let (size, root) = (frontier.size(), frontier.root());
         policy.seen = Some(Seen { size, root });
-        assert!(check(&policy, &file, 4096).is_ok());
+        assert!(check(&policy, TenantId::SYSTEM, &file, 4096).is_ok());
         policy.seen = Some(Seen { size, root: chain });
         assert_eq!(
-            check(&policy, &file, 4096),
+            check(&policy, TenantId::SYSTEM, &file, 4096),
             Err(Reject::Fork { seen: size, size: records.len() as u64 })
         );
     }
     let size = frontier.size() + 1;
     policy.seen = Some(Seen { size, root: frontier.root() });
     let rollback = Err(Reject::Rollback { seen: size, size: size - 1 });
-    assert_eq!(check(&policy, &file, 4096), rollback);
+    assert_eq!(check(&policy, TenantId::SYSTEM, &file, 4096), rollback);
     assert_eq!(SignedHeads::read(&file, &policy).map(|heads| heads.size), rollback.map(|_| 0));
 }
 
 /// What other implementations of the format are held against: `VERITY_GOLDEN=1` writes it. Each line
-/// of `log_verdicts` makes another file of one: a bit turned, cut, or zeros behind it.
+/// of `log_verdicts` makes another file of one (a bit turned, cut, or zeros behind it), or says
+/// whose log is wanted.
 #[test]
 fn golden_logs_verify() {
     let (mut rig, _) = world(Memory::Ample, 12);
@@ -152,8 +252,13 @@ fn golden_logs_verify() {
     for (name, tenant) in [("one", T1), ("two", TenantId::new(2)), ("cluster", TenantId::SYSTEM)] {
         let (start, records) = exported(&mut rig, tenant);
         let file = whole(&start, &records);
-        assert!(check(&policy, &file, 4096).is_ok());
         golden(&format!("{name}.log"), &file);
+        for wanted in [0, 1, 2] {
+            let verdict = check(&policy, TenantId::new(wanted), &file, 4096);
+            assert_eq!(verdict.is_ok(), tenant.get() == wanted);
+            let word = if verdict.is_ok() { "valid" } else { "refused" };
+            verdicts += &format!("{name} tenant {wanted} {word}\n");
+        }
         for round in 0..80 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
             let at = (random >> 20) as usize;
@@ -167,7 +272,7 @@ fn golden_logs_verify() {
                     ("bit", bit, lie)
                 }
             };
-            assert!(check(&policy, &lie, 4096).is_err(), "{name} {what} {at}");
+            assert!(check(&policy, tenant, &lie, 4096).is_err(), "{name} {what} {at}");
             verdicts += &format!("{name} {what} {at} refused\n");
         }
     }

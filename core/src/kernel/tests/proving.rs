@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use alloc::{borrow::ToOwned, format};
 
 use super::rig::*;
+use crate::crypto::ChainHash;
 use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
 use crate::crypto::signature::SigningKey;
 use crate::ids::{IdempotencyId, Position, TenantId};
@@ -24,6 +25,7 @@ use crate::store::Pins;
 use crate::time::Timestamp;
 
 const ORIGIN: &str = "verity.test/cluster/1";
+pub(super) const COSIGNED_S: u64 = 1_795_000_000;
 
 fn cosigner(at: u8) -> SigningKey {
     SigningKey::new(&[100 + at; 32])
@@ -44,12 +46,16 @@ pub(super) fn policy(rig: &Rig) -> Policy {
 /// The signed head of the last attestation, by exactly as many as the policy wants.
 pub(super) fn note(rig: &Rig) -> String {
     let attestation = rig.kernel.attestation().unwrap();
-    let (size, root) = (attestation.size, attestation.root);
+    note_of(rig, attestation.size, attestation.root)
+}
+
+/// Cosigned at [`COSIGNED_S`].
+pub(super) fn note_of(rig: &Rig, size: u64, root: ChainHash) -> String {
     let head = Checkpoint { origin: ORIGIN.to_string(), size, root };
     let log = rig.keys.0[&TenantId::SYSTEM].cluster_signing();
     let mut note = format!("{}\n{}", head.text(), head.sign(&log));
     for at in 0..2 {
-        note += &head.cosign(&format!("replica-{at}"), &cosigner(at), 1_795_000_000);
+        note += &head.cosign(&format!("replica-{at}"), &cosigner(at), COSIGNED_S);
     }
     note
 }
