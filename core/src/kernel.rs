@@ -17,6 +17,7 @@
 mod apply;
 pub mod batch;
 pub mod canonical;
+mod committed;
 mod drafts;
 mod envelope;
 mod events;
@@ -38,6 +39,7 @@ pub mod trees;
 
 pub use batch::{BatchError, RequestHeader, SealedRequest, pack};
 pub use canonical::{canonical_query, history_query, value_of};
+pub use committed::{CommittedRows, RecordsSeen, TreesOfRows};
 pub use events::{EventError, OpenedEvent, open_event};
 pub use finding::{FindStep, Finding, Found};
 pub use outcome::{Commitment, Outcome};

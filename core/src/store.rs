@@ -56,7 +56,7 @@ use crate::limits::{
 };
 use crate::superblock::PageRef;
 
-pub use audit::{Audit, AuditStop};
+pub use audit::{Audit, AuditStop, StoredRows};
 pub use checkpoint::{CheckpointProgress, RoomError, StoreCheckpoint};
 pub use estimate::{TreeChange, overflow_pages};
 pub use fetch::Pins;

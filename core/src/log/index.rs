@@ -84,17 +84,36 @@ impl Layout {
         (self.segment_positions >> (TILE_HEIGHT * level)) + 1
     }
 
-    /// Are all slots of the page before byte `at` taken? A page that missed a write fails this.
-    pub fn filled_before(self, number: u32, page: &[u8], at: u32) -> bool {
+    /// Are all slots taken that a page of the segment from `first` on has in a log of `next`
+    /// records, but for those in `set` (offset, size)? A page that missed a write fails this.
+    pub fn is_filled(
+        self,
+        first: u64,
+        next: u64,
+        number: u32,
+        page: &[u8],
+        set: &[(u32, u32)],
+    ) -> bool {
         let upper = 1 + self.entry_pages() + self.tiles_max(1).div_ceil(TILES_PER_PAGE);
-        let number = u64::from(number);
-        if number == 0 || number >= upper {
+        let taken = |at: usize, size: usize| page[at..at + size].iter().any(|&byte| byte != 0);
+        if number == 0 {
             return true;
         }
-        let size = if number <= self.entry_pages() { ENTRY_SIZE } else { HASH_SIZE };
-        page[PAGE_HEADER_SIZE..at as usize]
-            .chunks_exact(size)
-            .all(|slot| slot.iter().any(|&byte| byte != 0))
+        if u64::from(number) < upper {
+            // Slots are taken in order.
+            let end = set.iter().map(|(at, _)| *at as usize).min().unwrap_or(PAGE_HEADER_SIZE);
+            let entries = u64::from(number) <= self.entry_pages();
+            let size = if entries { ENTRY_SIZE } else { HASH_SIZE };
+            return (PAGE_HEADER_SIZE..end).step_by(size).all(|at| taken(at, size));
+        }
+        let next = next.min(first + self.segment_positions);
+        (2..=TILE_LEVELS).all(|level| {
+            let height = TILE_HEIGHT * level;
+            (first >> height..next >> height).all(|tile| {
+                let slot = self.tile(first, level, tile);
+                taken(slot.at as usize, HASH_SIZE) || set.contains(&(slot.at, slot.size))
+            })
+        })
     }
 
     /// Of the `nth` position of a segment.

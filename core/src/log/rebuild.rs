@@ -262,13 +262,13 @@ impl Logs {
             // A rebuild was faster.
             return;
         };
-        let from = slots.iter().map(|(at, _)| *at).min().unwrap_or(0);
+        let first = u64::from(segment.get()) * self.segment_positions;
         let good = index::page_is_good(tenant, segment, number, disk)
-            && layout.filled_before(number, disk, from);
+            && layout.is_filled(first, end.get(), number, disk, slots);
         if good {
             complete(&mut page.image.0, &mut page.base, disk);
         } else {
-            let full = (u64::from(segment.get()) + 1) * self.segment_positions;
+            let full = first + self.segment_positions;
             self.rebuild(tenant, segment, end.min(Position::new(full)), effects);
         }
     }

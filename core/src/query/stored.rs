@@ -109,6 +109,50 @@ fn extend_sign<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
     out
 }
 
+/// Are these bytes those of a row? Then [`StoredRow`] reads any column of it. For pages that whoever
+/// sealed them may have made up.
+#[must_use]
+pub fn is_stored_row(bytes: &[u8]) -> bool {
+    let Some((fixed, rest)) = bytes.split_at_checked(HEADER_SIZE) else { return false };
+    let columns = usize::from(u16::from_le_bytes([
+        fixed[STORED_PREFIX_SIZE + 1],
+        fixed[STORED_PREFIX_SIZE + 2],
+    ]));
+    let width = match fixed[STORED_PREFIX_SIZE] {
+        0 => 2,
+        1 => 4,
+        _ => return false,
+    };
+    let Some((ends, rest)) = rest.split_at_checked(width * columns) else { return false };
+    let mut from = 0;
+    for end in ends.chunks_exact(width) {
+        let end = end.iter().rev().fold(0, |end, byte| (end << 8) | usize::from(*byte));
+        if !rest.get(from..end).is_some_and(is_column) {
+            return false;
+        }
+        from = end;
+    }
+    columns <= COLUMNS_MAX && from == rest.len()
+}
+
+fn is_column(bytes: &[u8]) -> bool {
+    let Some((tag, bytes)) = bytes.split_first() else { return true };
+    match TypeTag::from_u8(*tag) {
+        None | Some(TypeTag::Null) => false,
+        Some(TypeTag::Boolean) => bytes.len() == 1,
+        Some(TypeTag::Integer | TypeTag::Timestamp) => (1..=8).contains(&bytes.len()),
+        Some(TypeTag::Double) => bytes.len() == 8,
+        Some(TypeTag::Decimal) => bytes.split_first().is_some_and(|(scale, mantissa)| {
+            (1..=16).contains(&mantissa.len())
+                && Decimal::new(i128::from_le_bytes(extend_sign(mantissa)), *scale).is_some()
+        }),
+        Some(TypeTag::Text | TypeTag::Json) => core::str::from_utf8(bytes).is_ok(),
+        Some(TypeTag::Blob) => true,
+        Some(TypeTag::Date) => bytes.len() == 4,
+        Some(TypeTag::Uuid) => bytes.len() == 16,
+    }
+}
+
 /// A row in a tree's page.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRow<'a> {

@@ -4,20 +4,26 @@
 //! page that a state root stands for, computes its hash from its entries and holds it against the
 //! one its parent names, from the forest's root down. So the root of the forest is the root of all
 //! that lies below. Of a row this is its prefix: position, record hash and the commitment to its
-//! columns; that the columns are those committed to is for whoever has the schema and the salts.
+//! columns; that the columns are those committed to says [`StoredRows`], who has schema and salts.
 //!
 //! Invariant: memory is the references not yet read, depth times fan-out. Fault model: pages are
-//! those that the walker found whole (`walk`); any hash in them may be a lie.
+//! those that the walker found whole (`walk`); any hash, flag or value in them may be a lie.
 
 use alloc::vec::Vec;
 
 use super::forest::{FOREST, TreeRoot};
-use super::merkle::{LeafSalts, Roots, counts};
+use super::merkle::{LeafSalts, ROW_PREFIX, Roots, counts};
 use super::page::{self, Stored};
 use super::{Fault, Store, TreeRef};
 use crate::crypto::{ChainHash, LeafSaltKey, tree};
 use crate::ids::{PageNumber, TenantId, TreeId};
 use crate::superblock::PageRef;
+
+/// Who knows what rows were committed to.
+pub trait StoredRows {
+    /// Are the columns of a stored row, which has its prefix, those that its commitment is of?
+    fn holds(&self, tree: TreeRef, stored: &[u8]) -> bool;
+}
 
 /// One tenant's state on its way.
 #[derive(Debug)]
@@ -74,7 +80,12 @@ impl Audit {
 
 impl Store {
     /// One page further; true: all of the tenant's state was read. The store must be as it opened.
-    pub fn audit_step(&self, audit: &mut Audit, salts: &dyn LeafSalts) -> Result<bool, AuditStop> {
+    pub fn audit_step(
+        &self,
+        audit: &mut Audit,
+        salts: &dyn LeafSalts,
+        committed: &dyn StoredRows,
+    ) -> Result<bool, AuditStop> {
         let tenant = audit.tenant;
         let Some(key) = salts.leaf_salt_key(tenant) else {
             return Err(AuditStop::KeyMissing { tenant });
@@ -82,7 +93,9 @@ impl Store {
         let begins = audit.root.is_none();
         let todo = if begins {
             let forest = TreeRef::new(tenant, FOREST);
-            let root = self.tree_root(forest)?;
+            let Some(root) = self.find_root(forest)? else {
+                return Err(AuditStop::Mismatch { tree: forest, page: PageRef::NONE.page });
+            };
             if root.root.is_none() {
                 audit.root = Some(tree::empty_tree());
                 return Ok(true);
@@ -92,7 +105,7 @@ impl Store {
             let Some(todo) = audit.stack.pop() else { return Ok(true) };
             todo
         };
-        match self.audit_page(&todo, key, audit) {
+        match self.audit_page(&todo, key, committed, audit) {
             Ok(hash) => {
                 if begins {
                     audit.root = Some(hash);
@@ -113,6 +126,7 @@ impl Store {
         &self,
         todo: &Todo,
         key: &LeafSaltKey,
+        committed: &dyn StoredRows,
         audit: &mut Audit,
     ) -> Result<ChainHash, AuditStop> {
         let Todo { tree, rows, at, hash } = todo;
@@ -142,6 +156,12 @@ impl Store {
                 }
                 let hash = ChainHash(root.hash);
                 below.push(Todo { tree, rows: root.rows, at: root.root, hash });
+            } else if *rows {
+                // That these are rows is the forest's word.
+                let value = self.value_at(*tree, bytes, index)?;
+                if value.len() < ROW_PREFIX || !committed.holds(*tree, &value) {
+                    return Err(mismatch);
+                }
             }
         }
         let found = self.page_hash(*tree, *rows, Roots::AsStored, key, bytes, &mut audit.hashes)?;

@@ -50,7 +50,7 @@ impl From<Fault> for HashStop {
 const OF_CHECKPOINTS: [TreeId; 2] = [TreeId::new(5), FORESTS];
 
 /// Bytes of a stored row that its digest is made of: begun_at, record hash, commitment.
-const ROW_PREFIX: usize = 8 + 32 + 32;
+pub(super) const ROW_PREFIX: usize = 8 + 32 + 32;
 
 /// Is the tree part of its tenant's state root?
 pub(super) fn counts(tree: TreeRef) -> bool {

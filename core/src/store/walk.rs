@@ -191,7 +191,9 @@ impl Walker {
                     return Err("a free set page is too short");
                 };
                 let at = page::read_ref(next, 0);
-                let pages_left = pages_left - 1;
+                let Some(pages_left) = pages_left.checked_sub(1) else {
+                    return Err("the free set has another length than the superblock says");
+                };
                 if at.is_none() != (pages_left == 0) {
                     return Err("the free set has another length than the superblock says");
                 }
@@ -255,6 +257,9 @@ impl Walker {
                     self.check_root(tree, key, value)?;
                 }
                 Stored::Inline(_) => {}
+                Stored::Overflow { .. } if holds_roots(tree) => {
+                    return Err("a forest holds something else than a tree's root");
+                }
                 Stored::Overflow { size, root } => {
                     let expect = if size > CAPACITY {
                         Expect::Index { size }

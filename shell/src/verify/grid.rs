@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use verity_core::ids::{TenantId, TreeId};
 use verity_core::io::{Address, Effects, FileId, Input, Page};
-use verity_core::kernel::EntrySalts;
+use verity_core::kernel::{CommittedRows, EntrySalts, TreesOfRows};
 use verity_core::keyring::Keyring;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::LogHead;
@@ -15,7 +15,7 @@ use verity_core::store::{
 use verity_core::superblock::SuperblockState;
 use zerocopy::FromZeros;
 
-use super::roots::Roots;
+use super::roots::{Roots, Unchanged};
 use super::{Heads, Progress, Report};
 use crate::offline::Offline;
 
@@ -63,7 +63,8 @@ pub fn check(
     }
 }
 
-/// Recomputes from its pages every state that was signed for and has not changed since.
+/// Recomputes from its pages every state that was signed for and has not changed since; and holds
+/// each row against what its record committed to.
 pub(super) fn check_states(
     files: &mut Offline,
     state: &SuperblockState,
@@ -77,16 +78,27 @@ pub(super) fn check_states(
     let mut effects = Effects::new();
     let mut store = Store::open(config, &from, &mut effects);
     progress.part("state roots", u64::from(from.grid_pages) * PAGE_SIZE as u64);
-    for (tenant, wanted) in &roots.unchanged {
+    for Unchanged { tenant, root, seen } in &roots.unchanged {
         let mut audit = Audit::of(*tenant);
         let mut pins = Pins::new();
+        let mut committed = None;
         let found = loop {
             if let Err(what) = settle(files, &mut store, keyring, &mut effects)
                 .and_then(|()| store.ready(&pins).map_err(|error| error.to_string()))
             {
                 return report.damage("signed", what);
             }
-            match store.audit_step(&mut audit, &EntrySalts(keyring)) {
+            let Some(committed) = &committed else {
+                match TreesOfRows::read(&store, *tenant) {
+                    Ok(Some(trees)) => committed = Some(CommittedRows::new(keyring, seen, trees)),
+                    Ok(None) => {
+                        return report.damage("signed", format!("tenant {tenant}: not a catalog"));
+                    }
+                    Err(_fault) => store.fetch(&mut pins, &mut effects),
+                }
+                continue;
+            };
+            match store.audit_step(&mut audit, &EntrySalts(keyring), committed) {
                 Ok(done) => {
                     progress.bytes(PAGE_SIZE as u64);
                     store.unpin(&mut pins);
@@ -103,15 +115,15 @@ pub(super) fn check_states(
                     return report.damage(
                         "signed",
                         format!(
-                            "tenant {tenant}: page {page} of tree {} does not hold what its hash \
-                             says",
+                            "tenant {tenant}: page {page} of tree {} does not hold what its hash, \
+                             or a record, says",
                             tree.tree
                         ),
                     );
                 }
             }
         };
-        if found == Some(*wanted) {
+        if found == Some(*root) {
             report.signed_states.push(*tenant);
         } else {
             report.damage(
@@ -150,6 +162,14 @@ pub(crate) fn heads(
         settle(files, &mut store, keyring, &mut effects)?;
         // What was fetched is there, or the store said why not.
         store.ready(&pins).map_err(|error| error.to_string())?;
+        match store.tree_exists(HEADS_TREE) {
+            Ok(true) => {}
+            Ok(false) => return Err("there is no tree of heads".to_string()),
+            Err(_fault) => {
+                store.fetch(&mut pins, &mut effects);
+                continue;
+            }
+        }
         let mut bad = None;
         let scanned = store.scan(HEADS_TREE, &mut cursor, |key, value| {
             match (<[u8; 8]>::try_from(key), LogHead::decode(value)) {

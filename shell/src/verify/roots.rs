@@ -7,14 +7,14 @@
 //! there. Where nothing has changed the state since, the state at the checkpoint, recomputed from
 //! its pages, must have the state root that was signed for.
 //!
-//! Invariant: memory is bounded by the number of tenants. Fault model: every file is the operator's
-//! own making.
+//! Invariant: memory is bounded by the number of tenants, and what changes rarely in each log: keys,
+//! generations, schema versions. Fault model: every file is the operator's own making.
 
 use std::collections::BTreeMap;
 
 use verity_core::crypto::ChainHash;
 use verity_core::ids::{Position, TenantId};
-use verity_core::kernel::Payload;
+use verity_core::kernel::{Payload, RecordsSeen};
 use verity_core::keyring::Keyring;
 use verity_core::log::{RecordKind, RecordView, SegmentEnd, open_record};
 use verity_core::proof::SignedHeads;
@@ -31,9 +31,17 @@ pub(crate) struct Roots {
     /// State roots that were signed for: of the state after so many records.
     states: BTreeMap<TenantId, Point>,
     /// Those of them that the checkpoint's state must have, as nothing has changed since.
-    pub unchanged: Vec<(TenantId, ChainHash)>,
+    pub unchanged: Vec<Unchanged>,
     /// A head of a tenant stands in the system's log and cannot be read.
     sealed: bool,
+}
+
+/// A state whose root was signed for, and how its rows were committed to.
+#[derive(Debug)]
+pub(crate) struct Unchanged {
+    pub tenant: TenantId,
+    pub root: ChainHash,
+    pub seen: RecordsSeen,
 }
 
 /// A log must have this root at this size.
@@ -51,6 +59,7 @@ pub(crate) struct Points {
     met: Vec<Option<bool>>,
     /// Records up to the last one that changed the state.
     changed: u64,
+    seen: RecordsSeen,
 }
 
 impl Roots {
@@ -70,7 +79,8 @@ impl Roots {
 
     pub fn points(&self, tenant: TenantId) -> Points {
         let wanted = self.heads.get(&tenant).cloned().unwrap_or_default();
-        Points { met: vec![None; wanted.len()], wanted, changed: 0 }
+        let seen = RecordsSeen::default();
+        Points { met: vec![None; wanted.len()], wanted, changed: 0, seen }
     }
 
     /// Takes the heads of other logs from the records of the system's.
@@ -161,7 +171,8 @@ impl Roots {
             report.signed.push((tenant, last.size));
             match self.states.get(&tenant) {
                 Some(state) if points.changed <= state.size => {
-                    self.unchanged.push((tenant, state.root));
+                    let (root, seen) = (state.root, points.seen.clone());
+                    self.unchanged.push(Unchanged { tenant, root, seen });
                 }
                 Some(_) => report.note(
                     "signed",
@@ -195,6 +206,7 @@ impl Points {
     /// A record passes by: the tree before it is that of a size.
     pub fn pass(&mut self, view: &RecordView<'_>) {
         let size = view.record.metadata.position.get();
+        self.seen.pass(&view.record.metadata);
         if view.record.metadata.kind != RecordKind::CheckpointRecord {
             self.changed = size + 1;
         }

@@ -240,6 +240,44 @@ fn an_index_page_that_missed_its_writes_is_rebuilt() {
     assert_eq!(bench.seen("IndexRebuilt"), 2);
 }
 
+/// Tiles of the upper levels share a page, which a log of many records continues.
+#[test]
+fn a_page_of_upper_tiles_that_missed_a_write_is_rebuilt() {
+    use crate::crypto::merkle::{leaf_hash, root_of};
+    let mut bench = Bench::new(200_000);
+    let mut leaves = Vec::new();
+    let mut up_to = |bench: &mut Bench, count: usize| {
+        while leaves.len() < count {
+            leaves.push(leaf_hash(&bench.append_sized(TENANT, 1).hash.0));
+            if leaves.len().is_multiple_of(100) {
+                bench.logs.flush_step(&mut bench.effects);
+                bench.run(usize::MAX);
+            }
+        }
+        bench.checkpoint();
+        root_of(&leaves[65_536.min(count)..131_072.min(count)])
+    };
+    up_to(&mut bench, 65_600);
+    let slot = super::super::index::Layout::new(200_000).tile(0, 2, 1);
+    let at = slot.page as usize * PAGE_SIZE..(slot.page as usize + 1) * PAGE_SIZE;
+    let stale = bench.disk.files[&index_file(0)][at.clone()].to_vec();
+    let tile = up_to(&mut bench, 131_100);
+    let good = bench.disk.files[&index_file(0)][at.clone()].to_vec();
+    assert!(stale != good && page_is_good(TENANT, SegmentNumber::ZERO, slot.page, &stale));
+    for missed in [false, true] {
+        if missed {
+            bench.disk.files.get_mut(&index_file(0)).unwrap()[at.clone()].copy_from_slice(&stale);
+        }
+        bench.restart();
+        bench.events.clear();
+        // The page is in memory again, with one slot.
+        up_to(&mut bench, if missed { 196_700 } else { 131_150 });
+        let node = bench.stage(|logs, head| logs.node(TENANT, head, 16, 1));
+        assert_eq!(node, Ok(tile));
+        assert_eq!(bench.seen("IndexRebuilt"), usize::from(missed));
+    }
+}
+
 #[test]
 fn a_damaged_segment_without_index_says_so_and_does_not_stop_the_log() {
     let mut bench = long();

@@ -439,10 +439,23 @@ fn padded(digest: Hash) -> Vec<u8> {
 
 /// The state root as the pages of the checkpoint give it.
 fn audit(world: &mut World, tenant: TenantId) -> Result<ChainHash, AuditStop> {
+    audit_but(world, tenant, &[])
+}
+
+/// All rows are believed but this one.
+struct AllBut<'a>(&'a [u8]);
+
+impl StoredRows for AllBut<'_> {
+    fn holds(&self, _: TreeRef, stored: &[u8]) -> bool {
+        stored != self.0
+    }
+}
+
+fn audit_but(world: &mut World, tenant: TenantId, bad: &[u8]) -> Result<ChainHash, AuditStop> {
     let (salts, mut audit) = (salts(), Audit::of(tenant));
     loop {
         let mut stop = None;
-        let done = world.run(|store| match store.audit_step(&mut audit, &salts) {
+        let done = world.run(|store| match store.audit_step(&mut audit, &salts, &AllBut(bad)) {
             Ok(done) => Ok(done),
             Err(AuditStop::Fault(fault)) => Err(fault),
             Err(other) => {
@@ -496,6 +509,46 @@ fn a_page_with_another_content_than_its_hash_is_found() {
             // A tree's own hash is what the forest's page holds.
             assert_eq!(tree, if lie == 3 { TreeRef::new(T1, FOREST) } else { TREE });
         }
+    }
+}
+
+/// A row is judged by all of its bytes, also of those that lie in pages of their own.
+#[test]
+fn a_row_that_was_not_committed_to_is_found() {
+    let rows = TreeRef::new(T1, TreeId::new(18));
+    for size in [72, 200, 1_500, 9_000] {
+        let mut world = World::new(habits(size as u64, 64, false, 0));
+        create_trees(&mut world);
+        world.run(|store| store.create_rows_tree(rows));
+        let stored = |key: u32| [&[key as u8; 72][..], &alloc::vec![9; size - 72]].concat();
+        for key in 0..100_u32 {
+            world.run(|store| store.put(rows, &key.to_be_bytes(), &stored(key)));
+        }
+        hash_all(&mut world);
+        let root = world.run(|store| store.state_root(T1));
+        world.checkpoint(1);
+        world.reopen();
+        assert_eq!(audit(&mut world, T1), Ok(root));
+        let found = audit_but(&mut world, T1, &stored(77));
+        assert!(matches!(found, Err(AuditStop::Mismatch { tree, .. }) if tree == rows), "{found:?}");
+    }
+}
+
+/// The forest's word that a tree holds rows is whoever's word who sealed it.
+#[test]
+fn values_that_are_too_short_for_rows_are_found() {
+    for size in [0, 8, 71, 72, 2_000] {
+        let mut world = World::new(habits(size as u64, 64, false, 0));
+        create_trees(&mut world);
+        for key in 0..100_u32 {
+            world.run(|store| store.put(TREE, &key.to_be_bytes(), &alloc::vec![1; size]));
+        }
+        hash_all(&mut world);
+        world.store.root_mut(TREE).rows = true;
+        world.checkpoint(1);
+        world.reopen();
+        let found = audit(&mut world, T1);
+        assert!(matches!(found, Err(AuditStop::Mismatch { tree, .. }) if tree == TREE), "{found:?}");
     }
 }
 
