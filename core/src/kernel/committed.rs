@@ -19,9 +19,7 @@ use super::Keys;
 use super::trees::CATALOG;
 use crate::crypto::ChainHash;
 use crate::crypto::commitment::RowCommitment;
-use crate::ids::{
-    ColumnId, Generation, KeyId, Position, SchemaVersion, TableId, TenantId, TreeId,
-};
+use crate::ids::{ColumnId, Generation, KeyId, Position, SchemaVersion, TableId, TenantId, TreeId};
 use crate::log::{Metadata, RecordKind};
 use crate::query::past::{DROPPED, DroppedTable};
 use crate::query::schema::{CatalogKey, TableSchema};
@@ -69,25 +67,24 @@ impl TreesOfRows {
         let mut trees = TreesOfRows::default();
         let mut sound = true;
         let mut cursor = Cursor::all(Direction::Forward);
-        let _ended: ControlFlow<()> =
-            store.scan(catalog, &mut cursor, |key, value| {
-                let schema = match (CatalogKey::decode(key), key.first()) {
-                    (Some(CatalogKey::Table(_)), _) => TableSchema::decode(value).map(Some),
-                    (_, Some(&DROPPED)) => {
-                        DroppedTable::decode(value).map(|dropped| Some(dropped.schema))
-                    }
-                    (_, _) => Ok(None),
-                };
-                match schema {
-                    Ok(None) => {}
-                    Ok(Some(schema)) => {
-                        trees.0.insert(schema.rows, schema.id);
-                        trees.0.insert(schema.history, schema.id);
-                    }
-                    Err(_) => sound = false,
+        let _ended: ControlFlow<()> = store.scan(catalog, &mut cursor, |key, value| {
+            let schema = match (CatalogKey::decode(key), key.first()) {
+                (Some(CatalogKey::Table(_)), _) => TableSchema::decode(value).map(Some),
+                (_, Some(&DROPPED)) => {
+                    DroppedTable::decode(value).map(|dropped| Some(dropped.schema))
                 }
-                ControlFlow::Continue(())
-            })?;
+                (_, _) => Ok(None),
+            };
+            match schema {
+                Ok(None) => {}
+                Ok(Some(schema)) => {
+                    trees.0.insert(schema.rows, schema.id);
+                    trees.0.insert(schema.history, schema.id);
+                }
+                Err(_) => sound = false,
+            }
+            ControlFlow::Continue(())
+        })?;
         Ok(sound.then_some(trees))
     }
 }

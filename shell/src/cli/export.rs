@@ -48,16 +48,13 @@ pub fn run(args: &ExportArgs, global: &Global, output: &Output) -> Outcome {
     };
     let start = LogStart { tenant, head, note: proof.note };
     let mut progress = Bar::new(output);
-    let written = create(&args.out).and_then(|file| {
-        let mut out = BufWriter::with_capacity(CHUNK, file);
-        verity::export::export(&args.data, &start, size, &root, &mut progress, &mut out)
-            .map_err(Failure::failed)
-    });
+    let mut out = BufWriter::with_capacity(CHUNK, create(&args.out)?);
+    let written = verity::export::export(&args.data, &start, size, &root, &mut progress, &mut out);
     progress.finish();
-    if let Err(failure) = written {
+    if let Err(error) = written {
         // Half a log is none.
         let _gone_already = std::fs::remove_file(&args.out);
-        return Err(failure);
+        return Err(Failure::failed(error));
     }
     if let Some(path) = &args.policy_out {
         write(path, proved.policy.as_bytes())?;

@@ -7,8 +7,8 @@
 //! there. Where nothing has changed the state since, the state at the checkpoint, recomputed from
 //! its pages, must have the state root that was signed for.
 //!
-//! Invariant: memory is bounded by the number of tenants, and what changes rarely in each log: keys,
-//! generations, schema versions. Fault model: every file is the operator's own making.
+//! Invariant: memory is bounded by the number of tenants, and by what changes rarely in each log:
+//! keys, generations, schema versions. Fault model: every file is the operator's own making.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use verity_core::ids::{Position, TenantId};
 use verity_core::kernel::{Payload, RecordsSeen};
 use verity_core::keyring::Keyring;
 use verity_core::log::{RecordKind, RecordView, SegmentEnd, open_record};
-use verity_core::proof::SignedHeads;
+use verity_core::proof::{SignedHeads, TenantHead};
 
 use super::Report;
 
@@ -32,8 +32,12 @@ pub(crate) struct Roots {
     states: BTreeMap<TenantId, Point>,
     /// Those of them that the checkpoint's state must have, as nothing has changed since.
     pub unchanged: Vec<Unchanged>,
+    /// A tenant's head that the reader's file shows.
+    shown: Option<(TenantId, TenantHead)>,
     /// A head of a tenant stands in the system's log and cannot be read.
     sealed: bool,
+    /// The system's log is not the one that was signed for: what it says of others is nothing.
+    refuted: bool,
 }
 
 /// A state whose root was signed for, and how its rows were committed to.
@@ -68,13 +72,28 @@ impl Roots {
         let seen = signed.seen.map(|seen| Point { size: seen.size, root: seen.root });
         let mut system: Vec<Point> = seen.filter(|point| point.size > 0).into_iter().collect();
         system.push(Point { size: signed.size, root: signed.root });
-        let mut heads = BTreeMap::from([(TenantId::SYSTEM, system)]);
-        let mut states = BTreeMap::new();
-        if let Some((tenant, head)) = signed.tenant {
-            heads.insert(tenant, vec![Point { size: head.size, root: head.root }]);
-            states.insert(tenant, Point { size: head.size, root: head.state });
+        let heads = BTreeMap::from([(TenantId::SYSTEM, system)]);
+        let shown = signed.tenant;
+        let mut roots = Roots { signed: true, size: signed.size, heads, shown, ..Roots::default() };
+        if let Some((tenant, head)) = shown {
+            roots.hold(tenant, head.size, head.root, head.state);
         }
-        Roots { signed: true, size: signed.size, heads, states, ..Roots::default() }
+        roots
+    }
+
+    fn hold(&mut self, tenant: TenantId, size: u64, root: ChainHash, state: ChainHash) {
+        self.heads.insert(tenant, vec![Point { size, root }]);
+        self.states.insert(tenant, Point { size, root: state });
+    }
+
+    /// Only what the reader's file itself shows is left.
+    pub fn refute(&mut self) {
+        self.refuted = true;
+        self.heads.retain(|tenant, _| *tenant == TenantId::SYSTEM);
+        self.states.clear();
+        if let Some((tenant, head)) = self.shown {
+            self.hold(tenant, head.size, head.root, head.state);
+        }
     }
 
     pub fn points(&self, tenant: TenantId) -> Points {
@@ -99,8 +118,7 @@ impl Roots {
         });
         match plain.as_ref().map(|plain| Payload::decode(metadata.kind, plain)) {
             Some(Ok((Payload::HeadAttested { tenant, head }, _))) => {
-                self.heads.insert(tenant, vec![Point { size: head.size, root: head.root }]);
-                self.states.insert(tenant, Point { size: head.size, root: head.state });
+                self.hold(tenant, head.size, head.root, head.state);
             }
             Some(Ok((Payload::Checkpoint(claim), _))) => {
                 if let Some(state) = claim.state_root {
@@ -125,7 +143,9 @@ impl Roots {
             return;
         }
         let Some(last) = points.wanted.last() else {
-            if self.sealed {
+            if self.refuted {
+                report.note("signed", format!("tenant {tenant}: what was signed for is not known"));
+            } else if self.sealed {
                 report.unknown(
                     "signed",
                     format!(
@@ -154,8 +174,8 @@ impl Roots {
                     "signed",
                     format!(
                         "tenant {tenant}: {size} records were signed for, the checkpoint has \
-                         {end}; the rest may be in the journal: open and close the database, then look \
-                         again"
+                         {end}; the rest may be in the journal: open and close the database, then \
+                         look again"
                     ),
                 ),
                 None => report.damage(
@@ -167,7 +187,11 @@ impl Roots {
                 ),
             }
         }
-        if points.met.iter().all(|met| *met == Some(true)) {
+        let met = points.met.iter().all(|met| *met == Some(true));
+        if !met && tenant == TenantId::SYSTEM {
+            self.refute();
+        }
+        if met {
             report.signed.push((tenant, last.size));
             match self.states.get(&tenant) {
                 Some(state) if points.changed <= state.size => {

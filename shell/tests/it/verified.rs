@@ -3,9 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use verity::proof::{Policy, ProofFile, ProofOf, Reject, redact};
+use verity::proof::{
+    LogStart, Policy, ProofFile, ProofOf, Reject, SignedHeads, redact, verify_file,
+};
 use verity::verified::{Prover, Reader, VerifyError};
+use verity::verify::Silent;
 use verity::{ClusterConstants, Error, Options, TenantId, Value, Verity};
+use verity_core::crypto::ChainHash;
 
 fn open(dir: &std::path::Path, name: &str) -> Verity {
     let constants = ClusterConstants { journal_ring_bytes: 16 << 20, ..ClusterConstants::DEFAULT };
@@ -200,4 +204,60 @@ fn many_threads_prove_at_once() {
         }
     });
     database.close().unwrap();
+}
+
+/// Hands out one file, whatever is asked.
+struct Replay(Vec<u8>);
+
+impl Prover for Replay {
+    fn prove(&self, _: TenantId, _: ProofOf, _: Option<u64>) -> Result<Vec<u8>, Error> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A state of before is in the newest head too, as is everything. It is not given for the newest.
+#[test]
+fn an_older_state_under_the_newest_head_is_not_given() {
+    use verity_core::crypto::merkle::{inclusion_proof, leaf_hash, root_of};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let database = open(dir.path(), "data");
+    let sql = "SELECT name FROM people WHERE id = 5";
+    let of = || ProofOf::Sql { text: sql.to_string(), parameters: vec![] };
+    let old = database.prove_of(of(), None).unwrap();
+    database.execute("UPDATE people SET name = 'new' WHERE id = 5", &[]).unwrap();
+    let new = database.prove_of(of(), None).unwrap();
+    database.close().unwrap();
+    let policy = Policy::parse(&old.policy).unwrap();
+    let heads = SignedHeads::read(&new.file, &policy).unwrap();
+    let mut lie = ProofFile::decode(&old.file).unwrap();
+    let note = ProofFile::decode(&new.file).unwrap().note;
+    // The cluster's log, to show the older record in its newer tree.
+    let start = LogStart { tenant: TenantId::new(0), head: None, note: note.clone() };
+    let mut log = Vec::new();
+    let (size, root) = (heads.size, heads.root);
+    verity::export::export(&path, &start, size, &root, &mut Silent, &mut log).unwrap();
+    let (mut leaves, mut chain) = (Vec::new(), ChainHash::ZERO);
+    let mut rest = &log[start.encode().len()..];
+    while !rest.is_empty() {
+        let data = u32::from_le_bytes(rest[134..138].try_into().unwrap()) as usize;
+        let (record, more) = rest.split_at(138 + data);
+        chain = ChainHash::of(&[&chain.0, record]);
+        leaves.push(leaf_hash(&chain.0));
+        rest = more;
+    }
+    assert_eq!(root_of(&leaves), root);
+    let position = lie.head.record.position().get();
+    let inclusion = inclusion_proof(position, size, |level, at| {
+        let width = 1 << level;
+        Ok::<_, ()>(root_of(&leaves[at as usize * width..(at as usize + 1) * width]))
+    });
+    (lie.head.inclusion, lie.note) = (inclusion.unwrap(), note);
+    let verified = verify_file(&lie, &policy).unwrap();
+    assert!(!verified.fresh, "it holds, and is not the newest");
+    let reader = |file| Reader::new(Replay(file), TenantId::DEFAULT, policy.clone());
+    let refused = reader(lie.encode()).query(sql, &[]).unwrap_err();
+    assert!(matches!(refused, VerifyError::NotFresh), "{refused}");
+    let found = reader(new.file).query(sql, &[]).unwrap().rows.rows;
+    assert_eq!(found, vec![vec![Value::text("new")]]);
 }

@@ -90,7 +90,7 @@ fn stored_rows(rig: &mut Rig) -> Vec<(TreeRef, Vec<u8>, Vec<u8>)> {
         let tree = TreeRef::new(T1, tree);
         found.extend(rig.read(|store| {
             let mut rows = Vec::new();
-            store.scan(tree, &mut Cursor::all(Direction::Forward), |key, value| {
+            let _ended = store.scan(tree, &mut Cursor::all(Direction::Forward), |key, value| {
                 rows.push((tree, key.to_vec(), value.to_vec()));
                 core::ops::ControlFlow::Continue(())
             })?;

@@ -152,8 +152,7 @@ fn a_log_says_if_its_head_is_the_newest_and_how_old() {
     assert!(log.heads.attested_ns < Some(attested_ns));
     assert!(!SignedHeads::read(&file, &policy).unwrap().fresh);
     let (cluster, records) = exported(&mut rig, TenantId::SYSTEM);
-    let logs =
-        [(T1, whole(&new, &more)), (TenantId::SYSTEM, whole(&cluster, &records))];
+    let logs = [(T1, whole(&new, &more)), (TenantId::SYSTEM, whole(&cluster, &records))];
     for (age_max_s, fresh) in [(9, false), (10, true)] {
         policy.fresh_within = Some(Freshness { now_s: COSIGNED_S + 10, age_max_s });
         for (tenant, file) in &logs {

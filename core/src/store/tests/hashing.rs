@@ -530,7 +530,10 @@ fn a_row_that_was_not_committed_to_is_found() {
         world.reopen();
         assert_eq!(audit(&mut world, T1), Ok(root));
         let found = audit_but(&mut world, T1, &stored(77));
-        assert!(matches!(found, Err(AuditStop::Mismatch { tree, .. }) if tree == rows), "{found:?}");
+        assert!(
+            matches!(found, Err(AuditStop::Mismatch { tree, .. }) if tree == rows),
+            "{found:?}"
+        );
     }
 }
 
@@ -548,7 +551,10 @@ fn values_that_are_too_short_for_rows_are_found() {
         world.checkpoint(1);
         world.reopen();
         let found = audit(&mut world, T1);
-        assert!(matches!(found, Err(AuditStop::Mismatch { tree, .. }) if tree == TREE), "{found:?}");
+        assert!(
+            matches!(found, Err(AuditStop::Mismatch { tree, .. }) if tree == TREE),
+            "{found:?}"
+        );
     }
 }
 
