@@ -261,7 +261,7 @@ pub struct VerifyArgs {
     /// Whose data, or whose log, was asked for
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tenant: u64,
-    /// Call the proof, or the head, fresh only if its cosignatures are at most this many seconds old
+    /// Call the proof, or the head, fresh only if its cosignatures are at most so many seconds old
     #[arg(long, value_name = "SECONDS")]
     pub max_age: Option<u64>,
 }
