@@ -109,8 +109,8 @@ fn extend_sign<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
     out
 }
 
-/// Are these bytes those of a row? Then [`StoredRow`] reads any column of it. For pages that whoever
-/// sealed them may have made up.
+/// Are these bytes those of a row? Then [`StoredRow`] reads any column of it. For pages that
+/// whoever sealed them may have made up.
 #[must_use]
 pub fn is_stored_row(bytes: &[u8]) -> bool {
     let Some((fixed, rest)) = bytes.split_at_checked(HEADER_SIZE) else { return false };
