@@ -100,6 +100,14 @@ impl SealedRequest {
         &self.bytes
     }
 
+    #[must_use]
+    pub fn idempotency(&self) -> IdempotencyId {
+        let Ok((header, _)) = RequestHeaderBytes::read_from_prefix(&self.bytes) else {
+            unreachable!("a request has a header");
+        };
+        IdempotencyId(header.idempotency)
+    }
+
     /// The key that opens it, and whose.
     #[must_use]
     pub fn sealed_with(&self) -> (TenantId, KeyId) {

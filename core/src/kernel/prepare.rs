@@ -11,14 +11,15 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::batch::{REQUEST_HEADER_SIZE, RequestHeader, SEAL_TAG_SIZE, SealedRequest};
-use super::envelope::{EnvelopeWriter, fingerprint_bytes};
+use super::batch::{REQUEST_HEADER_SIZE, RequestHeader, SEAL_TAG_SIZE, SealedRequest, unpack_at};
+use super::envelope::{Envelope, EnvelopeWriter, fingerprint_bytes};
 use super::execute::check_append;
 use super::finding::{Finding, Found, Place};
+use super::outcome::Commitment;
 use super::request::{Operation, Reply, Request, RequestError};
 use super::{Kernel, Keys};
-use crate::crypto::{InternalHash, RequestKeys};
-use crate::ids::TenantId;
+use crate::crypto::{InternalHash, RequestKeys, Tag};
+use crate::ids::{IdempotencyId, TenantId};
 use crate::limits::{
     IDEMPOTENCY_AHEAD_MAX_MS, REQUEST_SIZE_MAX, STATEMENT_CACHED_SIZE_MAX, STATEMENTS_CACHED_MAX,
 };
@@ -78,22 +79,57 @@ impl Kernel {
         prepared
     }
 
-    fn remembered(
+    /// The outcome on record of the request's id, if there is one: what it is answered with when
+    /// it cannot be proposed.
+    pub fn remembered(
         &mut self,
         store: &Store,
         keys: &dyn Keys,
         request: &Request,
     ) -> Result<Option<Result<Reply, RequestError>>, Fault> {
         let (tenant, id) = (request.tenant, request.idempotency);
-        let Some(tenant_keys) = keys.newest(tenant).filter(|_| !id.is_none()) else {
-            return Ok(None);
-        };
-        if self.catalog(store, tenant)?.is_none() {
-            return Ok(None);
-        }
-        let commitment = self.commitment(store, tenant, id)?;
+        let Some(tenant_keys) = keys.newest(tenant) else { return Ok(None) };
+        let commitment = self.on_record(store, tenant, id)?;
         Ok(commitment
             .map(|commitment| commitment.answer(&fingerprint(request, tenant_keys.requests()))))
+    }
+
+    /// As [`Kernel::remembered`], of a request that its caller has sealed.
+    pub fn remembered_sealed(
+        &mut self,
+        store: &Store,
+        keys: &dyn Keys,
+        sealed: &SealedRequest,
+    ) -> Result<Option<Result<Reply, RequestError>>, Fault> {
+        let Ok((header, cipher, _)) = unpack_at(sealed.as_bytes(), 0) else {
+            unreachable!("it was sealed here");
+        };
+        let Some(commitment) = self.on_record(store, header.tenant, header.idempotency)? else {
+            return Ok(None);
+        };
+        let Some(tenant_keys) = keys.named(header.tenant, header.key) else { return Ok(None) };
+        let Some((cipher, tag)) = cipher.split_last_chunk::<SEAL_TAG_SIZE>() else {
+            unreachable!("longer than a tag");
+        };
+        let mut plain = cipher.to_vec();
+        let request_key = tenant_keys.request();
+        let opened = request_key.open(header.nonce, &header.encode(), &mut plain, &Tag(*tag));
+        let (Ok(()), Ok(envelope)) = (opened, Envelope::decode(&plain)) else {
+            unreachable!("it was sealed here");
+        };
+        Ok(Some(commitment.answer(&envelope.request)))
+    }
+
+    fn on_record(
+        &mut self,
+        store: &Store,
+        tenant: TenantId,
+        id: IdempotencyId,
+    ) -> Result<Option<Commitment>, Fault> {
+        if id.is_none() || self.catalog(store, tenant)?.is_none() {
+            return Ok(None);
+        }
+        self.commitment(store, tenant, id)
     }
 
     fn lower_and_seal(

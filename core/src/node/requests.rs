@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use rand_core::Rng;
 
 use crate::event::Event;
-use crate::ids::TenantId;
+use crate::ids::{IdempotencyId, TenantId};
 use crate::io::Effects;
 use crate::journal::Operation as PrepareOperation;
 use crate::kernel::{
@@ -44,6 +44,13 @@ pub(super) enum Work {
 }
 
 impl Work {
+    pub fn idempotency(&self) -> IdempotencyId {
+        match self {
+            Work::Request(request) => request.idempotency,
+            Work::Sealed(sealed) => sealed.idempotency(),
+        }
+    }
+
     pub fn memory_bytes(&self) -> usize {
         match self {
             Work::Request(request) => request.memory_bytes(),
@@ -94,6 +101,17 @@ impl Running {
             let Some(Waiting { ticket, work, mut pins, bytes }) = self.waiting.pop_front() else {
                 break;
             };
+            if self.disk_is_full() {
+                let Some(answer) = self.answer_from_record(&work, &mut pins, effects)? else {
+                    self.waiting.push_front(Waiting { ticket, work, pins, bytes });
+                    break;
+                };
+                self.answer(ticket, answer);
+                self.store.unpin(&mut pins);
+                self.waiting_bytes -= bytes;
+                moved = true;
+                continue;
+            }
             let step = match work {
                 Work::Sealed(sealed) => self.take_sealed(sealed),
                 Work::Request(request) if self.lacks_keys_elsewhere(&request) => {
@@ -129,6 +147,42 @@ impl Running {
             moved = true;
         }
         Ok(moved)
+    }
+
+    /// What a request is answered with when nothing may be written: the outcome of an earlier try,
+    /// if its id has one on record. `None`: pages are missing to tell.
+    fn answer_from_record(
+        &mut self,
+        work: &Work,
+        pins: &mut Pins,
+        effects: &mut Effects,
+    ) -> Result<Option<Result<Reply, RequestError>>, Halt> {
+        // As in `seal`: what another task has read already brings no completion.
+        for _ in 0..SEAL_TRIES_MAX {
+            if !self.store.ready(pins).map_err(store_halt)? {
+                return Ok(None);
+            }
+            let Running { kernel, store, keyring, .. } = self;
+            let found = match work {
+                Work::Request(request) => kernel.remembered(store, keyring, request),
+                Work::Sealed(sealed) => kernel.remembered_sealed(store, keyring, sealed),
+            };
+            match found {
+                Ok(Some(answer)) => return Ok(Some(answer)),
+                // An earlier try may be on its way; nothing is added to what is.
+                Ok(None) if self.has_requests_on_their_way() => return Ok(None),
+                Ok(None) => {
+                    return Ok(Some(Err(RequestError::Retry(RetryReason::DiskFull))));
+                }
+                Err(_fault) => self.store.fetch(pins, effects),
+            }
+        }
+        Ok(None)
+    }
+
+    fn has_requests_on_their_way(&self) -> bool {
+        let status = self.vsr.status();
+        !self.queue.is_empty() || !self.searches.is_empty() || status.applied < status.op
     }
 
     /// A new tenant's key would be on this replica alone: the others could not apply what it seals.

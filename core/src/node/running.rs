@@ -193,7 +193,8 @@ impl Running {
             Some(RetryReason::NotPrimary)
         } else if !self.accepts() {
             Some(RetryReason::NotReady)
-        } else if self.disk_is_full() {
+        } else if self.disk_is_full() && work.idempotency().is_none() {
+            // With an id an earlier try may be on record: that is looked up first.
             Some(RetryReason::DiskFull)
         } else if self.waiting.len() + self.searches.len() + self.queue.len() >= REQUEST_QUEUE_MAX
             || self.replies.len() >= TICKETS_MAX

@@ -445,6 +445,37 @@ fn a_disk_that_is_nearly_full_refuses_writes_and_serves_reads() {
     assert!(disk.ask(&mut node, append("a", ExpectedVersion::Any, &["x"])).is_ok());
 }
 
+#[test]
+fn a_full_disk_gives_what_is_on_record() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    let (done, new) = (dated(&disk, 1), dated(&disk, 2));
+    let first = disk.ask(&mut node, done.clone()).unwrap();
+    let refusal = || Err(RequestError::Retry(RetryReason::DiskFull));
+    let other = Request { idempotency: done.idempotency, ..sql("DROP TABLE nothing", &[]) };
+    for _ in 0..2 {
+        node.step(disk.now, Input::Space { free_bytes: 1 << 20 }, &mut Effects::new());
+        let again = disk.ask(&mut node, done.clone()).unwrap();
+        assert_eq!((again.position, again.replayed), (first.position, true));
+        assert_eq!(disk.ask(&mut node, new.clone()), refusal());
+        let reused = Err(RequestError::IdempotencyReused { id: done.idempotency });
+        assert_eq!(disk.ask(&mut node, other.clone()), reused);
+        // The same of those who seal for themselves.
+        let sealer = node.sealer(TenantId::DEFAULT).expect("the schema is at hand");
+        let seal = |request: &Request| sealer.seal(request, disk.now.wall, [7; 12]).unwrap();
+        let (done_sealed, new_sealed) = (seal(&done), seal(&new));
+        let again = disk.ask_sealed(&mut node, done_sealed).unwrap();
+        assert_eq!((again.position, again.replayed), (first.position, true));
+        assert_eq!(disk.ask_sealed(&mut node, new_sealed), refusal());
+        // And after a crash, by whoever asks again.
+        drop(node);
+        node = disk.open(&config());
+    }
+    node.step(disk.now, Input::Space { free_bytes: 1 << 40 }, &mut Effects::new());
+    assert!(!disk.ask(&mut node, new).unwrap().replayed);
+}
+
 /// A request whose id may be used for one day from now on.
 fn dated(disk: &Disk, serial: u8) -> Request {
     let not_after_ms = disk.now.wall.as_ms() + 24 * 3_600_000;
