@@ -230,6 +230,19 @@ pub const LINK_QUEUE_BYTES_MAX: usize = PIPELINE_MAX * (FRAME_PAYLOAD_SIZE_MAX +
 pub const CLIENTS_MAX: usize = 1_024;
 /// Writes of one connection that wait for their commit; then no more of it is read.
 pub const CLIENT_REQUESTS_MAX: usize = 256;
+/// Queries of one connection that run at the same time, and that wait; more are refused.
+pub const CLIENT_QUERIES_MAX: usize = 4;
+pub const CLIENT_QUERIES_WAITING_MAX: usize = 256;
+/// Queries that run at the same time, of all connections.
+pub const QUERIES_MAX: usize = 64;
+/// First buffer of a connection, and what those of all clients together may take beyond it: frames
+/// that have not arrived whole, and queries that wait.
+pub const CLIENT_BUFFER_BYTES: usize = 4 * 1024;
+pub const CLIENT_BUFFERS_BYTES_MAX: usize = 24 << 20;
+/// A primary that a quorum followed so lately says that a write is being worked on.
+pub const LEAD_FRESH_NS: u64 = VSR_SUSPECT_NS;
+/// How long a linearizable read waits until a quorum says that the primary still leads.
+pub const LEAD_CONFIRM_NS: u64 = 400 * crate::time::MILLISECOND_NS;
 /// Rows of one answer are sent when they are so many bytes.
 pub const ANSWER_ROWS_BYTES: usize = 256 * 1024;
 

@@ -14,6 +14,7 @@ mod finding;
 pub mod format;
 mod halt;
 mod jobs;
+mod leading;
 pub mod memory;
 mod opening;
 mod past;
@@ -41,6 +42,7 @@ use crate::time::{Clock, Instant};
 
 pub use api::{CURRENT_RELEASE, Config, GridStatus, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
+pub use leading::{LeadAnswer, LeadAsked};
 pub use memory::{Memory, MemoryPlan, MemoryTooSmall, MemoryUse};
 pub use proofs::{ProofError, ProofOf, ProofRead, Proved};
 pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};

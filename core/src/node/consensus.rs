@@ -14,7 +14,9 @@ use crate::journal::{Operation, Prepare, PrepareBuffer, PrepareHeader};
 use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
 use crate::superblock::SuperblockState;
 use crate::time::{Clock, Instant, Timestamp};
-use crate::vsr::replica::{Discarded, MessageError, Replica, ReplicaStatus, SuperblockWanted};
+use crate::vsr::replica::{
+    Discarded, Lead, MessageError, Replica, ReplicaStatus, SuperblockWanted,
+};
 use crate::vsr::{Busy, Committed, ViewWanted, Vsr, VsrError, VsrStatus};
 
 #[derive(Debug)]
@@ -88,6 +90,28 @@ impl Consensus {
         match self {
             Consensus::One(_) => None,
             Consensus::Cluster(replica) => replica.leads(),
+        }
+    }
+
+    /// What a linearizable read waits for; `None`: this replica does not lead.
+    pub fn ask_lead(&mut self, now: Clock) -> Option<Lead> {
+        match self {
+            Consensus::One(_) => None,
+            Consensus::Cluster(replica) => replica.ask_lead(now),
+        }
+    }
+
+    pub fn confirms_lead(&self, lead: &Lead) -> Option<bool> {
+        match self {
+            Consensus::One(_) => None,
+            Consensus::Cluster(replica) => replica.confirms(lead),
+        }
+    }
+
+    pub fn lead_confirmed_at(&self) -> Option<Instant> {
+        match self {
+            Consensus::One(_) => None,
+            Consensus::Cluster(replica) => replica.lead_confirmed_at(),
         }
     }
 

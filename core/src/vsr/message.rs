@@ -80,11 +80,15 @@ pub enum Payload {
         op: Op,
         checksum: InternalHash,
         checkpoint_durable: Op,
+        /// The newest heartbeat that the sender heard in this view; 0: none.
+        round: u64,
     },
     Commit {
         commit: Op,
         head: Op,
         head_checksum: InternalHash,
+        /// Number of this heartbeat, never given twice in a view.
+        round: u64,
     },
     StartViewChange,
     DoViewChange(DoViewChange),
@@ -181,11 +185,11 @@ impl Payload {
                 (Kind::Pong, none, numbers)
             }
             Payload::Prepare { commit, .. } => (Kind::Prepare, none, vec![commit.get()]),
-            Payload::PrepareOk { op, checksum, checkpoint_durable } => {
-                (Kind::PrepareOk, *checksum, vec![op.get(), checkpoint_durable.get()])
+            Payload::PrepareOk { op, checksum, checkpoint_durable, round } => {
+                (Kind::PrepareOk, *checksum, vec![op.get(), checkpoint_durable.get(), *round])
             }
-            Payload::Commit { commit, head, head_checksum } => {
-                (Kind::Commit, *head_checksum, vec![commit.get(), head.get()])
+            Payload::Commit { commit, head, head_checksum, round } => {
+                (Kind::Commit, *head_checksum, vec![commit.get(), head.get(), *round])
             }
             Payload::StartViewChange => (Kind::StartViewChange, none, vec![]),
             Payload::DoViewChange(dvc) => {
@@ -232,11 +236,13 @@ impl Payload {
                 op: Op::new(numbers[0]),
                 checksum: raw.hash,
                 checkpoint_durable: Op::new(numbers[1]),
+                round: numbers[2],
             },
             Kind::Commit => Payload::Commit {
                 commit: Op::new(numbers[0]),
                 head: Op::new(numbers[1]),
                 head_checksum: raw.hash,
+                round: numbers[2],
             },
             Kind::StartViewChange => Payload::StartViewChange,
             Kind::DoViewChange => Payload::DoViewChange(parse_do_view_change(raw)?),

@@ -19,6 +19,7 @@
 //! `repair` (who has what), `deliver` (committed prepares).
 
 mod boot;
+mod confirm;
 mod decide;
 mod deliver;
 mod install;
@@ -47,6 +48,7 @@ use crate::superblock::{PeerEvidence, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
 
 pub use crate::wire::replica::MessageError;
+pub use confirm::Lead;
 pub use decide::Discarded;
 
 /// Where a replica is on its way to serving.
@@ -111,6 +113,8 @@ struct Peer {
     vote: Option<(View, Instant)>,
     /// Highest op it acknowledged in this view, when we are its primary.
     acknowledged: Op,
+    /// The newest of our heartbeats in this view that it is known to have heard.
+    round: u64,
     /// Since when it says that it is in a later view than we are.
     ahead_since: Option<Instant>,
 }
@@ -187,6 +191,7 @@ pub struct Replica {
     checkpoint_quorum: Op,
     /// The primary's head, as last heard.
     primary_head: Op,
+    rounds: confirm::Rounds,
     voting: bool,
     /// In this view change we offer our log to its primary.
     offering: bool,
@@ -266,6 +271,7 @@ impl Replica {
             proposed_at: None,
             checkpoint_quorum: Op::ZERO,
             primary_head: Op::ZERO,
+            rounds: confirm::Rounds::default(),
             voting: false,
             offering: false,
             offers: [const { None }; REPLICA_COUNT_MAX],
@@ -318,12 +324,13 @@ impl Replica {
                 self.learn_commit(view, commit);
                 self.on_prepare(now, from, view, &bytes, effects);
             }
-            Payload::PrepareOk { op, checksum, checkpoint_durable } => {
+            Payload::PrepareOk { op, checksum, checkpoint_durable, round } => {
+                self.on_round(now, from, view, round);
                 self.on_prepare_ok(from, view, op, checksum, checkpoint_durable);
             }
-            Payload::Commit { commit, head, head_checksum: _ } => {
+            Payload::Commit { commit, head, head_checksum: _, round } => {
                 self.learn_commit(view, commit);
-                self.on_heartbeat(now, from, view, head);
+                self.on_heartbeat(now, from, view, head, round);
             }
             Payload::StartViewChange => self.on_vote(now, from, view),
             Payload::DoViewChange(offer) => self.on_offer(now, from, view, offer),

@@ -149,10 +149,7 @@ impl Replica {
                 }
             }
             if due(&mut self.timers.heartbeat, now, VSR_HEARTBEAT_NS) {
-                let (head, head_checksum) =
-                    (self.journal().head_op(), self.journal().head_checksum());
-                let commit = self.commit;
-                self.broadcast(&Payload::Commit { commit, head, head_checksum });
+                self.heartbeat();
             }
             return;
         }
@@ -165,7 +162,7 @@ impl Replica {
         }
     }
 
-    fn is_stuck(&self, now: Clock) -> bool {
+    pub(super) fn is_stuck(&self, now: Clock) -> bool {
         self.timers
             .waiting_since
             .is_some_and(|(_, since)| now.monotonic.since_ns(since) > VSR_ABDICATE_NS)
@@ -182,7 +179,14 @@ impl Replica {
         self.peers.iter().any(|peer| peer.ahead_since.is_some_and(long))
     }
 
-    pub(super) fn on_heartbeat(&mut self, now: Clock, from: ReplicaId, view: View, head: Op) {
+    pub(super) fn on_heartbeat(
+        &mut self,
+        now: Clock,
+        from: ReplicaId,
+        view: View,
+        head: Op,
+        round: u64,
+    ) {
         if self.primary_of(view) != from || view < self.view || self.phase == Phase::Boot {
             return;
         }
@@ -197,6 +201,7 @@ impl Replica {
         if self.phase == Phase::Normal {
             self.voting = self.sees_stranded(now);
             self.primary_head = self.primary_head.max(head);
+            self.rounds.heard(round);
             self.send_prepare_ok();
         } else {
             // It lives: we are still installing its log.
@@ -329,7 +334,8 @@ impl Replica {
         let Some(checksum) = self.checksum_of(op) else { return };
         let checkpoint_durable = self.journal().checkpoint_op();
         let primary = self.primary_of(self.view);
-        self.send(primary, Payload::PrepareOk { op, checksum, checkpoint_durable });
+        let round = self.rounds.newest_heard();
+        self.send(primary, Payload::PrepareOk { op, checksum, checkpoint_durable, round });
     }
 
     pub(super) fn on_prepare_ok(

@@ -41,4 +41,6 @@ pub(super) enum Bug {
     JoinsAtAHole,
     /// The superblock does not say that the end of the log is erased.
     ErasesUnrecorded,
+    /// A read is answered without asking whether we still lead.
+    ConfirmsAlone,
 }

@@ -307,7 +307,9 @@ impl Replica {
         self.proposed_at = None;
         for peer in &mut self.peers {
             peer.acknowledged = crate::ids::Op::ZERO;
+            peer.round = 0;
         }
+        self.rounds.begin_view();
         self.raise_floor();
         effects.event(Event::ViewStarted { view: self.view.get(), op: self.inherited });
         if self.is_primary() {

@@ -72,6 +72,24 @@ fn a_primary_cut_off_is_replaced_and_its_tail_is_erased() {
 }
 
 #[test]
+fn a_primary_cut_off_answers_no_linearizable_read() {
+    let script = "write 5\n quiet\n roles\n reads\n run 500\n expect reads\n isolate P\n client on
+         expect new primary\n write 10\n run 2000\n heal\n expect converge";
+    check(3, script);
+    check(5, script);
+    caught(3, Bug::ConfirmsAlone, script);
+    caught(5, Bug::ConfirmsAlone, script);
+}
+
+#[test]
+fn reads_are_confirmed_though_heartbeats_are_lost() {
+    // One backup hears no heartbeat: the other confirms alone.
+    let script = "write 5\n roles\n lose P>B Commit\n reads\n run 1000\n expect reads\n deliver
+         expect converge";
+    check(3, script);
+}
+
+#[test]
 fn a_slow_disk_is_no_view_change() {
     check(3, "write 5\n roles\n slow B 2\n write 30\n expect primary P\n expect converge");
 }

@@ -14,7 +14,8 @@
 //! | `save A`, `old A` | remembers the disk of a replica; puts it back (it must be stopped) |
 //! | `replay A` | delivers every `start_view` ever sent to A once more |
 //! | `client on/off` | whether new requests come |
-//! | `expect …` | `primary A`, `view >N`, `converge`, `stuck`, `uncertain A`, `certain A`, `repairs`, `synced`, `truncated`, `phase A normal/viewchange`, `head A = B`, `nothing-truncated` |
+//! | `reads` | from now on linearizable reads come, and are checked |
+//! | `expect …` | `primary A`, `view >N`, `converge`, `stuck`, `uncertain A`, `certain A`, `repairs`, `synced`, `truncated`, `reads`, `phase A normal/viewchange`, `head A = B`, `nothing-truncated` |
 //!
 //! Replicas are numbers; `P` is the primary at that moment, `B` and `C` the next two after it.
 
@@ -82,6 +83,7 @@ impl Run {
             ["run", ms] => self.world.run_ms(ms.parse().unwrap()),
             ["client", what] => self.world.client_active = *what == "on",
             ["roles"] => self.look_up_roles(line),
+            ["reads"] => self.world.reads = true,
             ["crash", rest @ ..] => self.crash(rest),
             ["start", rest @ ..] => {
                 for who in rest {
@@ -277,6 +279,7 @@ impl Run {
                 self.world.run_until(LONG_MS, |world| world.replica(who).phase == phase)
             }
             ["synced"] => world.syncs > 0,
+            ["reads"] => world.reads_confirmed > 10,
             ["repairs"] => world.repairs > 0,
             ["truncated"] => world.truncations > 0,
             ["nothing-truncated"] => world.truncations == 0,

@@ -16,7 +16,7 @@ use crate::journal::{Operation, PrepareBuffer, PrepareHeader};
 use crate::superblock::{CheckpointState, SuperblockState};
 use crate::time::{Clock, Instant, MILLISECOND_NS, SECOND_NS, Timestamp};
 use crate::vsr::message::Message;
-use crate::vsr::replica::{Phase, Replica};
+use crate::vsr::replica::{Lead, Phase, Replica};
 use crate::wire::replica::Kind;
 
 /// What the network does to a message, in per mille, and how late it may come.
@@ -88,6 +88,11 @@ pub(super) struct World {
     pub committed: u64,
     pub checkpoints: u64,
     pub syncs: u64,
+    /// Every primary is asked now and then whether it still leads.
+    pub reads: bool,
+    pub reads_confirmed: u64,
+    /// Who was asked, and the newest op that anybody had committed then.
+    asked: Vec<(usize, Lead, Op)>,
     pub log: Vec<std::string::String>,
 }
 
@@ -134,6 +139,9 @@ impl World {
             committed: 0,
             checkpoints: 0,
             syncs: 0,
+            reads: false,
+            reads_confirmed: 0,
+            asked: Vec::new(),
             log: Vec::new(),
         };
         for index in 0..count {
@@ -173,6 +181,7 @@ impl World {
         assert!(member.replica.take().is_some());
         member.effects = Effects::new();
         member.checkpoint_due = None;
+        self.asked.retain(|(who, ..)| *who != index);
         self.log.push(std::format!("{} ms, replica {index} stops", self.now_ms));
         self.crashes += 1;
         self.crashes_in_flight += u64::from(member.disk.unsynced() > 0);
@@ -236,8 +245,47 @@ impl World {
                 self.drive(index);
                 self.sync(index);
                 self.check_certain(index);
+                if self.reads {
+                    self.read(index);
+                }
             }
         }
+    }
+
+    /// A linearizable read begins at whoever thinks that it leads; those that are confirmed had
+    /// seen all that anybody had committed when they began.
+    fn read(&mut self, index: usize) {
+        let (now, last) = (self.clock(index), self.last());
+        let mut confirmed = Vec::new();
+        let Some(replica) = &mut self.members[index].replica else { return };
+        self.asked.retain(|(who, lead, committed)| {
+            if *who != index {
+                return true;
+            }
+            match replica.confirms(lead) {
+                Some(false) => true,
+                Some(true) => {
+                    confirmed.push((*lead, *committed));
+                    false
+                }
+                None => false,
+            }
+        });
+        if self.now_ms.is_multiple_of(7)
+            && let Some(lead) = replica.ask_lead(now)
+        {
+            self.asked.push((index, lead, last));
+        }
+        for (lead, committed) in confirmed {
+            self.reads_confirmed += 1;
+            let stale = lead.commit < committed;
+            assert!(
+                !stale,
+                "a stale read: {lead:?}, {committed} was committed\n{}",
+                self.describe()
+            );
+        }
+        self.submit(index);
     }
 
     /// A line for [`World::describe`].
