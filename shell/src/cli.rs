@@ -17,6 +17,7 @@ mod interrupt;
 mod output;
 mod prove;
 mod rebuild;
+mod session;
 mod sql;
 mod start;
 mod status;

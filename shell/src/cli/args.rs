@@ -196,7 +196,11 @@ pub struct ImportArgs {
     pub file: PathBuf,
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
-    pub data: PathBuf,
+    #[arg(required_unless_present = "connect")]
+    pub data: Option<PathBuf>,
+    /// Instead of a directory: host:port of the replicas of a cluster
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub connect: Vec<String>,
     /// Table to load into; created when missing
     #[arg(long, value_name = "NAME")]
     pub table: String,

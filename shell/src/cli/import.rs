@@ -21,6 +21,7 @@ use serde_json::json;
 use verity::TenantId;
 
 use super::args::{Global, ImportArgs};
+use super::session::Session;
 use super::{Failure, Outcome, Output, interrupt, open_or_make};
 
 /// Rows that commit together, at most.
@@ -49,18 +50,27 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
             args.file.display()
         ));
     }
-    let database = open_or_make(&global.options(), &args.data, output)?;
-    let watch = interrupt::watch(&database);
-    let tenant = database.tenant(TenantId::new(args.tenant));
     let started = std::time::Instant::now();
-    let result = target::resolve(&tenant, args, &survey)
-        .and_then(|target| load::load(&tenant, args, &survey, &target, output));
-    drop(tenant);
-    interrupt::wait_if_interrupted();
-    drop(watch);
-    let closed = database.close();
-    let summary = result?;
-    closed?;
+    let load = |session: &Session| {
+        target::resolve(session, args, &survey)
+            .and_then(|target| load::load(session, args, &survey, &target, output))
+    };
+    let summary = if args.connect.is_empty() {
+        let Some(data) = &args.data else { unreachable!("one of both is required") };
+        let database = open_or_make(&global.options(), data, output)?;
+        let watch = interrupt::watch(&database);
+        let session = Session::Local(database.tenant(TenantId::new(args.tenant)));
+        let result = load(&session);
+        drop(session);
+        interrupt::wait_if_interrupted();
+        drop(watch);
+        let closed = database.close();
+        let summary = result?;
+        closed?;
+        summary
+    } else {
+        load(&Session::connect(&args.connect, args.tenant)?)?
+    };
     let seconds = started.elapsed().as_secs_f64();
     output.object(&json!({
         "table": args.table,

@@ -13,9 +13,10 @@ mod schema;
 use std::io::{IsTerminal, Read};
 
 use serde_json::{Value as Json, json};
-use verity::{Client, Outcome as SqlOutcome, Reply, Rows, TenantId, Value, Verity};
+use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value};
 
 use super::args::{Global, SqlArgs};
+use super::session::Session;
 use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
 
 /// Standard input is read whole, up to this.
@@ -57,30 +58,7 @@ pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
 fn run_remote(args: &SqlArgs, output: &Output) -> Outcome {
     let text = input(args)?;
     let statements = split(&text, output)?;
-    let client = Verity::connect(&args.connect)?.tenant(TenantId::new(args.tenant));
-    run_all(&Session::Remote(client), &statements, output)
-}
-
-/// Whom the statements are for.
-enum Session {
-    Local(Verity),
-    Remote(Client),
-}
-
-impl Session {
-    fn execute(&self, sql: &str) -> Result<Reply, verity::Error> {
-        match self {
-            Session::Local(database) => database.execute(sql, &[]),
-            Session::Remote(client) => client.execute(sql, &[]),
-        }
-    }
-
-    fn run(&self, sql: &str) -> Result<SqlOutcome, verity::Error> {
-        match self {
-            Session::Local(database) => database.run(sql, &[]),
-            Session::Remote(client) => client.run(sql, &[]),
-        }
-    }
+    run_all(&Session::connect(&args.connect, args.tenant)?, &statements, output)
 }
 
 fn input(args: &SqlArgs) -> Result<String, Failure> {

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use verity::{Error, ExpectedVersion, Operation, Reply, RequestError, Value, Verity};
+use verity::{Error, ExpectedVersion, Operation, Reply, RequestError, Value};
 
 use super::Summary;
 use super::batches::{Batches, CsvRow, Survey};
@@ -15,6 +15,7 @@ use super::infer::convert;
 use super::rejects::{self, Rejects};
 use super::target::Target;
 use crate::cli::args::ImportArgs;
+use crate::cli::session::Session;
 use crate::cli::{Failure, Output};
 
 /// How long a request is sent again when the node asks for it: a disk may be slow, a checkpoint
@@ -24,7 +25,7 @@ const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 struct Loader<'a> {
-    database: &'a Verity,
+    session: &'a Session,
     target: &'a Target,
     stream: String,
 }
@@ -36,7 +37,7 @@ struct Candidate {
 }
 
 pub fn load(
-    database: &Verity,
+    session: &Session,
     args: &ImportArgs,
     survey: &Survey,
     target: &Target,
@@ -45,7 +46,7 @@ pub fn load(
     let hash: String = survey.hash.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     // By the table's own name, however the command line spelled it.
     let stream = format!("import/{}/{hash}", target.table);
-    let loader = Loader { database, target, stream };
+    let loader = Loader { session, target, stream };
     // Batches below this were committed by an earlier run.
     let version = loader.version()?;
     let mut rejects = Rejects::open(&rejects::path(args), &survey.header, version > 0)?;
@@ -199,8 +200,10 @@ impl Loader<'_> {
         });
         let deadline = Instant::now() + RETRY_TIME_MAX;
         let mut pause = Duration::from_millis(1);
+        // One id for all tries: what an earlier one did is not done again, and not denied.
+        let id = self.session.new_id()?;
         loop {
-            match self.database.transaction(operations.clone()) {
+            match self.session.transaction_with_id(id, operations.clone()) {
                 Ok(reply) => return Ok(Sent::Committed(reply)),
                 Err(Error::Request(RequestError::WrongExpectedVersion { actual, .. })) => {
                     return Ok(Sent::OtherVersion { actual });
@@ -214,7 +217,7 @@ impl Loader<'_> {
                         "the row takes {size} bytes, at most {max} fit"
                     )));
                 }
-                Err(error) if error.retryable() && Instant::now() < deadline => {
+                Err(error) if may_go_again(&error) && Instant::now() < deadline => {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
@@ -222,6 +225,10 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+fn may_go_again(error: &Error) -> bool {
+    error.retryable() || matches!(error, Error::OutcomeUnknown { .. })
 }
 
 enum Sent {

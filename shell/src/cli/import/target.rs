@@ -6,12 +6,13 @@
 //! names of mixed case are found. A column of the file that the table does not have, or that two
 //! columns of the file mean, is an error before anything is imported.
 
-use verity::{ColumnType, Error, Verity};
+use verity::ColumnType;
 
 use super::batches::Survey;
 use super::infer::parse_type;
 use crate::cli::Failure;
 use crate::cli::args::ImportArgs;
+use crate::cli::session::Session;
 
 /// Table, and for each column of the file its name and type there.
 #[derive(Debug)]
@@ -21,15 +22,15 @@ pub struct Target {
     pub types: Vec<ColumnType>,
 }
 
-pub fn resolve(database: &Verity, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
+pub fn resolve(session: &Session, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
     // Also where they are not needed: what cannot be meant is told before anything is done.
     parse_types(args.types.as_deref().unwrap_or_default(), &survey.header)?;
     // As it is written: a quoted name may have capitals.
-    if let Some(target) = existing(database, &args.table, survey)? {
+    if let Some(target) = existing(session, &args.table, survey)? {
         return Ok(target);
     }
     let table = args.table.to_lowercase();
-    if let Some(target) = existing(database, &table, survey)? {
+    if let Some(target) = existing(session, &table, survey)? {
         return Ok(target);
     }
     let statement = match &args.schema {
@@ -41,43 +42,40 @@ pub fn resolve(database: &Verity, args: &ImportArgs, survey: &Survey) -> Result<
         }
         None => create_table(&table, args, survey)?,
     };
-    if let Err(error) = database.execute(&statement, &[]) {
+    if let Err(error) = session.execute(&statement) {
         return Err(Failure::Failed(format!(
             "cannot create table {table}\n{}",
             error.render(&statement)
         )));
     }
     for made in [&args.table, &table] {
-        if let Some(target) = existing(database, made, survey)? {
+        if let Some(target) = existing(session, made, survey)? {
             return Ok(target);
         }
     }
     Err(Failure::CannotTell(format!("the statement of --schema does not create table {table}")))
 }
 
-fn existing(database: &Verity, table: &str, survey: &Survey) -> Result<Option<Target>, Failure> {
-    let Some(schema) = database.table(table).map_err(|error: Error| Failure::from(error))? else {
-        return Ok(None);
-    };
+fn existing(session: &Session, table: &str, survey: &Survey) -> Result<Option<Target>, Failure> {
+    let Some(columns) = session.columns(table)? else { return Ok(None) };
     let mut target = Target { table: table.to_string(), columns: Vec::new(), types: Vec::new() };
-    let known: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+    let known: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
     for name in &survey.header {
-        let Some(column) = find(&known, name).map(|number| &schema.columns[number]) else {
+        let Some((column, column_type)) = find(&known, name).map(|number| &columns[number]) else {
             return Err(Failure::CannotTell(format!(
                 "table {table} has no column \"{name}\"; it has {}. Rename it in the first line of \
                  the file, or import into another table",
                 known.join(", ")
             )));
         };
-        if target.columns.contains(&column.name) {
+        if target.columns.contains(column) {
             return Err(Failure::CannotTell(format!(
-                "two columns of the file mean column \"{}\" of table {table}; rename one in the \
-                 first line of the file",
-                column.name
+                "two columns of the file mean column \"{column}\" of table {table}; rename one in \
+                 the first line of the file"
             )));
         }
-        target.columns.push(column.name.clone());
-        target.types.push(column.column_type);
+        target.columns.push(column.clone());
+        target.types.push(*column_type);
     }
     Ok(Some(target))
 }
