@@ -5,7 +5,7 @@
 
 struct Request {
   id @0 :UInt64;
-  # Chosen by the client, repeated by the answer. Answers come in any order.
+  # Chosen by the client, above 0, repeated by the answer. Answers come in any order.
   tenant @1 :UInt64;
   union {
     execute @2 :Execute;

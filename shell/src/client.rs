@@ -12,6 +12,8 @@
 
 mod agent;
 mod call;
+#[cfg(test)]
+mod fake;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -154,7 +156,7 @@ impl Client {
     /// Runs one SELECT.
     pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
         let call = self.start(self.ask(sql, params))?;
-        self.rows(call.wait())
+        self.rows(self.shared.agent.wait(&call))
     }
 
     /// Runs one statement of either kind. RETURNING gives no rows over the network yet.
@@ -193,14 +195,16 @@ impl Client {
     }
 
     /// As [`Client::transaction`], under an id of the caller: sent twice, it is applied once, and
-    /// the second answer is that of the first.
+    /// the second answer is that of the first. With [`IdempotencyId::NONE`] it is sent once, and
+    /// nothing remembers it: when the connection is lost before its answer,
+    /// [`Error::OutcomeUnknown`] is all that can be said.
     pub fn transaction_with_id(
         &self,
         id: IdempotencyId,
         operations: Vec<Operation>,
     ) -> Result<Reply, Error> {
         let call = self.start(self.request(id, operations)?)?;
-        self.reply(call.wait())
+        self.reply(self.shared.agent.wait(&call))
     }
 
     /// A new idempotency id, good for a day.
@@ -214,7 +218,7 @@ impl Client {
     /// What became of the request with this id: `None` if it was never applied.
     pub fn commitment(&self, id: IdempotencyId) -> Result<Option<Commitment>, Error> {
         let call = self.start(Ask::Commitment { tenant: self.tenant, id })?;
-        match call.wait() {
+        match self.shared.agent.wait(&call) {
             Done::Answer(Answer::Commitment(found)) => Ok(Some(Commitment { id, ..found })),
             Done::Answer(Answer::Unknown) => Ok(None),
             Done::Failed(error) => Err(error),
@@ -374,16 +378,4 @@ pub fn replica_report(address: &str, longest: Duration) -> Result<ReplicaReport,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::changes_data;
-
-    #[test]
-    fn writes_are_told_by_their_first_word() {
-        for write in ["insert into t", " \n-- no\n/* no */ UPDATE t", "CREATE\nTABLE", "drop"] {
-            assert!(changes_data(write), "{write}");
-        }
-        for read in ["SELECT 1", "-- INSERT", "", "EXPLAIN INSERT INTO t", "inserts", "/* DROP"] {
-            assert!(!changes_data(read), "{read}");
-        }
-    }
-}
+mod tests;

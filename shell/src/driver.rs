@@ -70,6 +70,7 @@ impl Driver {
             readers: Vec::new(),
             proofs_behind: 0,
             proofs_ended: 0,
+            confirming: Vec::new(),
             taken: Vec::new(),
             sealers: Arc::clone(&sealers),
             unsealed: None,
@@ -269,7 +270,8 @@ impl Driver {
             slot.answer(Answer::Halted);
             inner.answered.push(slot);
         }
-        for slot in inner.readers.drain(..) {
+        let confirming = inner.confirming.drain(..).map(|(_, slot)| slot);
+        for slot in inner.readers.drain(..).chain(confirming) {
             slot.answer(Answer::LookAgain);
             inner.answered.push(slot);
         }

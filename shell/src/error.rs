@@ -173,6 +173,11 @@ impl fmt::Display for Error {
             }
             Error::WrongKind(what) => f.write_str(what),
             Error::Unreachable { why } => write!(f, "no replica answers: {why}"),
+            Error::OutcomeUnknown { id, why } if id.is_none() => write!(
+                f,
+                "it is not known whether the write was done ({why}); it had no idempotency id, so \
+                 only the data can tell"
+            ),
             Error::OutcomeUnknown { id, why } => write!(
                 f,
                 "it is not known whether the write with idempotency id {id} was done ({why}); ask \

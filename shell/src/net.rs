@@ -10,6 +10,7 @@
 //!
 //! Fault model: streams end, stall and deliver anything at any moment.
 
+pub mod budget;
 pub mod frames;
 pub mod guest;
 pub mod handshake;
@@ -49,6 +50,10 @@ pub enum Broken {
     Refused(Refused),
     /// Frames that are in order and say what this connection cannot mean.
     Protocol(&'static str),
+    /// The buffers of all clients together have no room for this frame.
+    Crowded,
+    /// A frame that began and does not come to its end.
+    Stalled,
     /// The other side closed it.
     Closed,
 }
@@ -64,6 +69,10 @@ impl fmt::Display for Broken {
             Broken::Hello(error) => write!(f, "{error}"),
             Broken::Refused(why) => write!(f, "refused: {why}"),
             Broken::Protocol(what) => f.write_str(what),
+            Broken::Crowded => f.write_str(
+                "the server holds as many unfinished requests as it may; connect and send again",
+            ),
+            Broken::Stalled => f.write_str("a request did not come to its end in time"),
             Broken::Closed => f.write_str("closed by the other side"),
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! Fault model: whatever `docs/NETWORK.md` lists; a node that halts ends the process, and says why.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use verity_core::io::{Address, Effects, FileId};
 use verity_core::limits::{
-    FRAME_PAYLOAD_SIZE_MAX, LINK_QUEUE_BYTES_MAX, PAGE_SIZE, SUPERBLOCK_COPIES,
+    CLIENT_BUFFER_BYTES, CLIENT_BUFFERS_BYTES_MAX, CLIENTS_MAX, FRAME_PAYLOAD_SIZE_MAX,
+    LINK_QUEUE_BYTES_MAX, PAGE_SIZE, SUPERBLOCK_COPIES,
 };
 use verity_core::node::{CURRENT_RELEASE, Memory, MemoryPlan, MemoryTooSmall, Node, Seed, Status};
 use verity_core::superblock::{SuperblockState, copy_offset, decode_copies};
@@ -31,7 +32,8 @@ use crate::offline::Offline;
 use crate::options::Options;
 
 /// Buffers and stacks of connections, beside the queues of links.
-const CONNECTIONS_BYTES: u64 = 16 << 20;
+const CONNECTIONS_BYTES: u64 =
+    (CLIENT_BUFFERS_BYTES_MAX + CLIENTS_MAX * CLIENT_BUFFER_BYTES + (8 << 20)) as u64;
 /// How long a graceful end may take.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -79,6 +81,12 @@ impl Server {
                 state.replica_count
             )));
         }
+        // Before anything else is started that would have to be ended.
+        let own = &at.addresses[usize::from(state.replica.get())];
+        let address = at.listen.as_ref().unwrap_or(own);
+        let listener = TcpListener::bind(address).map_err(|error| {
+            Error::Options(format!("cannot listen at {address}: {error}; see --listen"))
+        })?;
         let mut config = options.config();
         config.replica = state.replica;
         config.cluster = Some(state.cluster);
@@ -94,33 +102,43 @@ impl Server {
         };
         let mut disk = options.open_disk(path)?;
         let thread = |error| Error::Options(format!("cannot start a thread: {error}"));
+        let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
         let links = Links::start(state.replica, &hello, &at.addresses).map_err(thread)?;
         let links = Arc::new(links);
         disk.link(Arc::clone(&links));
-        let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
         let mut effects = Effects::new();
         let node = Node::open(&config, &seed, &mut effects);
         let driver = Arc::new(Driver::new(node, disk, effects));
-        let own = &at.addresses[usize::from(state.replica.get())];
-        let address = at.listen.as_ref().unwrap_or(own);
-        let host = Host { me: hello, driver: Arc::clone(&driver), links: Arc::clone(&links) };
-        let listener = Listener::start(address, host).map_err(|error| {
-            Error::Options(format!("cannot listen at {address}: {error}; see --listen"))
-        })?;
+        let host = Host::new(hello, Arc::clone(&driver), Arc::clone(&links));
+        let listener = match Listener::start(listener, host) {
+            Ok(listener) => listener,
+            Err(error) => {
+                links.stop();
+                return Err(thread(error));
+            }
+        };
         driver.serve();
-        let background = Arc::clone(&driver);
+        // From here on its end ends all of them.
+        let mut server =
+            Server { driver, links, listener, background: None, replica: hello, _lock: lock };
+        let background = Arc::clone(&server.driver);
         let background = std::thread::Builder::new()
             .name("verity".to_string())
             .spawn(move || background.run_background())
             .map_err(thread)?;
-        let background = Some(background);
-        Ok(Server { driver, links, listener, background, replica: hello, _lock: lock })
+        server.background = Some(background);
+        Ok(server)
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn host(&self) -> Arc<Host> {
+        self.listener.host()
     }
 
     /// Number of the cluster, of this replica, and how many there are.

@@ -3,7 +3,8 @@
 //! Invariants: a call that waits is sent again whenever the connection it was sent on is gone, with
 //! the same bytes, until its deadline. Callers write their own requests to the connection when
 //! there is one; the agent reads all answers. At most `WINDOW` requests are on their way, so that
-//! the server never stops reading while this side waits to write.
+//! the server never stops reading while this side waits to write. Deadlines are looked at every
+//! `LOOK_EVERY`, whatever comes in; a caller that sleeps looks at its own.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,9 +18,10 @@ use verity_core::limits::{CLIENT_REQUESTS_MAX, FRAME_PAYLOAD_SIZE_MAX};
 use verity_core::node::CURRENT_RELEASE;
 use verity_core::wire::hello::Hello;
 
-use super::call::{Call, Done, Pending, Verdict};
+use super::call::{Call, Done, Pending, Verdict, Write as WriteCall};
 use crate::error::Error;
 use crate::net::frames::{FrameReader, payload};
+use crate::net::guest::GOODBYE;
 use crate::net::payload::{Answer, Ask, Asked};
 use crate::net::{Broken, dial, handshake};
 
@@ -32,10 +34,9 @@ const GREET_MAX: Duration = Duration::from_millis(500);
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// How often the agent looks at the time while it reads.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Before a request is sent again to the same server.
-const AGAIN_AFTER: Duration = Duration::from_millis(5);
-/// After all servers were tried in vain.
-const ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// After all servers were tried in vain: doubled from the first to the last.
+const ROUND_PAUSE_MIN: Duration = Duration::from_millis(20);
+const ROUND_PAUSE_MAX: Duration = Duration::from_millis(80);
 
 #[derive(Debug)]
 pub struct Agent {
@@ -92,7 +93,9 @@ impl Agent {
 
     pub fn submit(&self, ask: Ask) -> Result<Arc<Call>, Error> {
         let write = match &ask {
-            Ask::Execute(request) => Some(request.idempotency),
+            Ask::Execute(request) => {
+                Some(WriteCall { tenant: request.tenant, id: request.idempotency })
+            }
             Ask::Query(_) | Ask::Commitment { .. } | Ask::Status => None,
         };
         let id = {
@@ -105,7 +108,8 @@ impl Agent {
             Error::Request(RequestError::TooLarge { size: too_long.size, max })
         })?;
         let (call, now) = (Arc::new(Call::default()), Instant::now());
-        let mut pending = Pending::new(frame, Arc::clone(&call), now + self.deadline, write);
+        let deadline = now + self.deadline;
+        let mut pending = Pending::new(id, frame, Arc::clone(&call), deadline, write);
         let mut state = self.lock();
         let link = state.link.clone().filter(|_| state.on_their_way < WINDOW);
         let Some(link) = link else {
@@ -121,6 +125,19 @@ impl Agent {
         drop(state);
         link.write(&frame);
         Ok(call)
+    }
+
+    /// The end of a call that began just now, waited for.
+    pub fn wait(&self, call: &Call) -> Done {
+        // The agent may be busy with a server that does not answer.
+        let mut end = Instant::now() + self.deadline;
+        loop {
+            if let Some(done) = call.wait_until(end) {
+                return done;
+            }
+            self.expire();
+            end = Instant::now() + LOOK_EVERY;
+        }
     }
 
     pub fn stop(&self) {
@@ -145,8 +162,10 @@ impl Agent {
             route.in_vain += 1;
             self.hang_up(failure);
             self.expire();
-            if route.in_vain >= self.addresses.len() {
-                self.pause();
+            let rounds = route.in_vain / self.addresses.len();
+            if rounds > 0 {
+                let doubled = 2_u32.saturating_pow(rounds.min(8) as u32 - 1);
+                self.pause((ROUND_PAUSE_MIN * doubled).min(ROUND_PAUSE_MAX));
             }
         }
         // Nobody is left who could wait, but for tasks that were given up.
@@ -163,9 +182,9 @@ impl Agent {
         !state.unwrap_or_else(PoisonError::into_inner).stop
     }
 
-    fn pause(&self) {
+    fn pause(&self, time: Duration) {
         let going_on = |state: &mut State| !state.stop;
-        let waited = self.called.wait_timeout_while(self.lock(), ROUND_PAUSE, going_on);
+        let waited = self.called.wait_timeout_while(self.lock(), time, going_on);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -206,8 +225,20 @@ impl Agent {
             return failed(error.into());
         }
         let mut heard = Instant::now();
+        let mut looked = heard;
         loop {
             self.send_due(link);
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                if self.lock().stop {
+                    return None;
+                }
+                self.expire();
+                if self.is_unanswered_since(heard) {
+                    route.at = (route.at + 1) % self.addresses.len();
+                    return failed(Broken::Protocol("no answer"));
+                }
+            }
             match reader.take() {
                 Ok(Some(frame)) => {
                     heard = Instant::now();
@@ -216,6 +247,10 @@ impl Agent {
                         route.at = (route.at + 1) % self.addresses.len();
                         return failed(Broken::Protocol("an answer that cannot be understood"));
                     };
+                    if let (GOODBYE, Answer::Refused(why)) = (id, &answer) {
+                        route.at = (route.at + 1) % self.addresses.len();
+                        return Some(format!("{address}: {}", why.message));
+                    }
                     if let Some(primary) = self.take(id, answer, route) {
                         self.redirect(primary, route);
                         return None;
@@ -231,17 +266,7 @@ impl Agent {
                     if matches!(
                         error.kind(),
                         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                    ) =>
-                {
-                    if self.lock().stop {
-                        return None;
-                    }
-                    self.expire();
-                    if self.is_unanswered_since(heard) {
-                        route.at = (route.at + 1) % self.addresses.len();
-                        return failed(Broken::Protocol("no answer"));
-                    }
-                }
+                    ) => {}
                 Err(why) => {
                     route.at = (route.at + 1) % self.addresses.len();
                     return failed(why);
@@ -301,7 +326,6 @@ impl Agent {
                 None
             }
             Verdict::Again => {
-                pending.not_before = Some(Instant::now() + AGAIN_AFTER);
                 state.on_their_way -= usize::from(was_sent);
                 None
             }
@@ -318,11 +342,19 @@ impl Agent {
             let _gone_already = link.stream.shutdown(Shutdown::Both);
         }
         state.on_their_way = 0;
-        for pending in state.pending.values_mut() {
-            pending.lost();
-        }
+        let mut ended = Vec::new();
+        state.pending.retain(|_, pending| {
+            let done = pending.lost(failure.as_deref());
+            let stays = done.is_none();
+            ended.extend(done.map(|done| (Arc::clone(&pending.call), done)));
+            stays
+        });
         if failure.is_some() {
             state.failure = failure;
+        }
+        drop(state);
+        for (call, done) in ended {
+            call.end(done);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use verity_core::ids::TenantId;
 use verity_core::io::{Effects, Input};
-use verity_core::node::{Halt, Node, Progress, Ticket};
+use verity_core::node::{Halt, LeadAnswer, LeadAsked, Node, Progress, Ticket};
 use verity_core::time::{self, Clock};
 
 use super::sealers::{Asked, Sealers};
@@ -36,6 +36,8 @@ pub(super) struct Inner {
     /// Proofs that wait for another one, and how many have ended.
     pub proofs_behind: u32,
     pub proofs_ended: u64,
+    /// Reads that wait until a quorum has confirmed the lead.
+    pub confirming: Vec<(LeadAsked, Arc<Slot>)>,
     /// Buffer of `Driver::take_left`.
     pub taken: Vec<(Asked, Arc<Slot>)>,
     pub sealers: Arc<Sealers>,
@@ -146,6 +148,30 @@ impl Inner {
         Ok(progress)
     }
 
+    /// A linearizable read comes in; `None`: this node does not lead.
+    pub fn ask_lead(&mut self, now: Clock) -> Result<Option<LeadAsked>, Error> {
+        if self.stop || self.node.halted().is_some() {
+            return Err(self.why_halted());
+        }
+        let asked = self.node.ask_lead(now, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        self.deliver();
+        Ok(asked)
+    }
+
+    /// Wakes the reads that need not wait any more.
+    fn tell_confirmed(&mut self) {
+        let Inner { node, confirming, answered, .. } = self;
+        confirming.retain(|(asked, slot)| {
+            let waits = node.lead(asked) == LeadAnswer::Waiting;
+            if !waits {
+                slot.answer(Answer::LookAgain);
+                answered.push(Arc::clone(slot));
+            }
+            waits
+        });
+    }
+
     /// One input that is no completion; `turn` says what came of it.
     pub fn step(&mut self, now: Clock, input: Input) {
         self.node.step(now, input, &mut self.effects);
@@ -183,6 +209,7 @@ impl Inner {
         }
         self.disk.execute(&mut self.effects);
         self.deliver();
+        self.tell_confirmed();
     }
 
     /// Replies to their slots.

@@ -5,13 +5,14 @@
 //! steps it with what came, without a hop to another thread. Invariant: as elsewhere, the lock is
 //! never held in a system call that waits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use verity_core::ids::ReplicaId;
 use verity_core::io::Input;
-use verity_core::node::Halt;
+use verity_core::node::{Halt, LeadAnswer};
 
-use super::{Driver, Role};
+use super::{Driver, Role, Slot};
 use crate::error::Error;
 
 /// How often a node that is told to end is told again: it hears it only when it has opened.
@@ -44,6 +45,43 @@ impl Driver {
         self.take_left(&mut inner);
         self.gathered.may_gather(inner.node.gathers());
         self.unlock(inner);
+    }
+
+    /// Waits until a quorum has said that this replica leads: a read that begins then sees all that
+    /// was acknowledged before this call. False: it does not lead, or nobody said so in this time.
+    pub fn confirm_lead(&self, longest: Duration) -> Result<bool, Error> {
+        let end = Instant::now() + longest;
+        let mut inner = self.lock();
+        let Some(asked) = inner.ask_lead(self.now())? else {
+            self.unlock(inner);
+            return Ok(false);
+        };
+        loop {
+            let confirmed = match inner.node.lead(&asked) {
+                LeadAnswer::Confirmed => Some(true),
+                LeadAnswer::Lost => Some(false),
+                LeadAnswer::Waiting if Instant::now() >= end => Some(false),
+                LeadAnswer::Waiting => None,
+            };
+            if let Some(confirmed) = confirmed {
+                self.unlock(inner);
+                return Ok(confirmed);
+            }
+            let slot = Slot::for_this_thread();
+            inner.confirming.push((asked, Arc::clone(&slot)));
+            self.unlock(inner);
+            let told = slot.park_until(end);
+            inner = self.lock();
+            if !told {
+                inner.confirming.retain(|(_, other)| !Arc::ptr_eq(other, &slot));
+            }
+        }
+    }
+
+    /// Whether a write that waits here is worth waiting for.
+    pub fn leads_lately(&self) -> bool {
+        let now = self.now();
+        self.with_node(|node| node.leads_lately(now))
     }
 
     /// Ends the node: what was asked is answered. `Ok(false)`: not in this time, so that it ends as

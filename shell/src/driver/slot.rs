@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::Thread;
+use std::time::Instant;
 
 use rustix::thread::futex;
 use verity_core::kernel::{Reply, RequestError};
@@ -99,6 +100,21 @@ impl Slot {
             None => Wake::Task(waker.clone()),
         };
         answer
+    }
+
+    /// Sleeps until the answer is there, or the moment; whether it is. For the thread that made the
+    /// slot, and not of a group.
+    pub(super) fn park_until(&self, end: Instant) -> bool {
+        loop {
+            if self.take().is_some() {
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::park_timeout(left);
+        }
     }
 
     /// Sleeps until the answer is there. For the thread that made the slot.

@@ -1,16 +1,20 @@
 //! Whole frames from a stream of bytes.
 //!
-//! Invariant: the buffer grows when what has arrived fills it, at most to the longest frame that
-//! may come; what a length claims allocates nothing.
+//! Invariants: the buffer grows when what has arrived fills it, at most to the longest frame that
+//! may come; what a length claims allocates nothing. Where a budget is shared, what the buffer has
+//! beyond its first size is charged to it.
 
 use std::io::Read;
+use std::sync::Arc;
 
+use verity_core::limits::CLIENT_BUFFER_BYTES;
 use verity_core::wire::frame::{self, FRAME_HEADER_SIZE};
 
 use super::Broken;
+use super::budget::{Budget, Charge};
 
 /// The buffer at first, and what is kept of it between frames.
-const BUFFER_BYTES: usize = 16 * 1024;
+const BUFFER_BYTES: usize = CLIENT_BUFFER_BYTES;
 /// Where the header of a frame has its length.
 const LENGTH_AT: std::ops::Range<usize> = 6..10;
 
@@ -21,12 +25,26 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     payload_max: usize,
+    /// For what the buffer has beyond its first size; none: it is its owner's own.
+    charge: Option<Charge>,
 }
 
 impl FrameReader {
     #[must_use]
     pub fn new(payload_max: usize) -> FrameReader {
-        FrameReader { buffer: vec![0; BUFFER_BYTES], start: 0, end: 0, payload_max }
+        FrameReader { buffer: vec![0; BUFFER_BYTES], start: 0, end: 0, payload_max, charge: None }
+    }
+
+    /// From now on the buffer grows at the cost of this budget.
+    pub fn charge_to(&mut self, budget: &Arc<Budget>) {
+        assert_eq!(self.buffer.len(), BUFFER_BYTES, "nothing long was allowed yet");
+        self.charge = Some(Charge::none(budget));
+    }
+
+    /// Whether all that has arrived was taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 
     /// From now on payloads may be so long.
@@ -58,6 +76,9 @@ impl FrameReader {
             (self.start, self.end) = (0, 0);
             self.buffer.truncate(BUFFER_BYTES);
             self.buffer.shrink_to(BUFFER_BYTES);
+            if let Some(charge) = &mut self.charge {
+                assert!(charge.set(0), "less is always granted");
+            }
         } else if self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -65,7 +86,14 @@ impl FrameReader {
             if self.end == self.buffer.len() {
                 let most = FRAME_HEADER_SIZE + self.payload_max;
                 assert!(self.end < most, "a whole frame was there to be taken");
-                self.buffer.resize((2 * self.end).min(most), 0);
+                let size = (2 * self.end).min(most);
+                if let Some(charge) = &mut self.charge
+                    && !charge.set(size - BUFFER_BYTES)
+                {
+                    return Err(Broken::Crowded);
+                }
+                self.buffer.reserve_exact(size - self.end);
+                self.buffer.resize(size, 0);
             }
         }
         loop {
@@ -93,7 +121,8 @@ impl FrameReader {
         }
     }
 
-    fn is_whole(&mut self) -> Result<bool, Broken> {
+    /// Whether the next frame has arrived whole.
+    pub fn is_whole(&mut self) -> Result<bool, Broken> {
         let start = self.start;
         let whole = self.take()?.is_some();
         self.start = start;
@@ -150,6 +179,30 @@ mod tests {
         let mut reader = FrameReader::new(999_999);
         let ended = reader.next(&mut Dribble(&frame, 10));
         assert!(matches!(ended, Err(Broken::TooLong { length: 1_000_000, max: 999_999 })));
+    }
+
+    #[test]
+    fn buffers_together_stay_within_their_budget() {
+        let budget = Budget::new(100_000);
+        let long = frame::encode(&[7; 60_000]);
+        let read = |bytes: &[u8]| {
+            let mut reader = FrameReader::new(1 << 20);
+            reader.charge_to(&budget);
+            let ended = reader.next(&mut Dribble(bytes, 1_000)).map(<[u8]>::len);
+            (reader, ended)
+        };
+        // One that stalls amid its frame holds what has come, and nothing of what was claimed.
+        let (stalled, ended) = read(&long[..50_000]);
+        assert!(matches!(ended, Err(Broken::Closed)));
+        assert_eq!(stalled.buffer.capacity(), 65_536);
+        assert_eq!(budget.left(), 100_000 - (65_536 - BUFFER_BYTES));
+        let (other, ended) = read(&long);
+        assert!(matches!(ended, Err(Broken::Crowded)));
+        drop((stalled, other));
+        let (mut reader, ended) = read(&long);
+        assert_eq!(ended.unwrap(), long.len());
+        assert!(matches!(reader.fill(&mut Dribble(&[], 1)), Err(Broken::Closed)));
+        assert_eq!((reader.buffer.capacity(), budget.left()), (BUFFER_BYTES, 100_000));
     }
 
     #[test]

@@ -1,53 +1,75 @@
 //! One client that is served: requests in, answers out, in any order.
 //!
-//! Two threads. This one reads, submits writes, and runs reads; the other answers writes when they
-//! commit. Invariants: every request that was understood is answered once, or the connection ends.
-//! At most `CLIENT_REQUESTS_MAX` writes wait; then no more is read. A query says at least every
-//! `PROGRESS_EVERY` that it is being worked on, so that a silent server is a dead one.
+//! This thread reads and submits writes; a second one answers writes when they commit; queries have
+//! threads of their own (`queries`), so that nothing waits behind one. Invariants: every request
+//! that was understood is answered once, or the connection ends. At most `CLIENT_REQUESTS_MAX`
+//! writes wait; then no more is read. What is being worked on is said at least every
+//! `PROGRESS_EVERY`, so that a silent server is a dead one: of a write only while a quorum follows
+//! this replica, for another one may lead by now.
 //!
-//! Fault model: a client that sends anything, reads nothing, or goes away at any moment. A message
-//! that cannot be understood ends the connection.
+//! Fault model: a client that sends anything, reads nothing, stalls amid a frame, or goes away at
+//! any moment. What cannot be understood ends the connection, and is told before.
+
+mod queries;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use verity_core::ids::{ReplicaId, TenantId};
+use verity_core::ids::ReplicaId;
 use verity_core::kernel::{Request, RequestError, RetryReason};
-use verity_core::limits::{ANSWER_ROWS_BYTES, CLIENT_REQUESTS_MAX, FRAME_PAYLOAD_SIZE_MAX};
-use verity_core::node::{CommitmentRead, Node, Read, ReadError, Status};
-use verity_core::query::Value;
+use verity_core::limits::{CLIENT_BUFFERS_BYTES_MAX, CLIENT_REQUESTS_MAX, FRAME_PAYLOAD_SIZE_MAX};
+use verity_core::node::Status;
+use verity_core::query::{SqlError, SqlState};
 use verity_core::vsr::replica::Phase;
 use verity_core::wire::hello::Hello;
 
 use super::Broken;
+use super::budget::Budget;
 use super::frames::{FrameReader, payload};
 use super::links::Links;
-use super::payload::{
-    Answer, Ask, Asked, LinkReport, Query, Refusal, ReplicaReport, Retry, RowsPart,
-};
+use super::payload::{Answer, Ask, Asked, LinkReport, Refusal, ReplicaReport, Retry, RowsPart};
 use crate::driver::{Driver, Slot};
 use crate::error::Error;
 
+use queries::{Job, Permits, Queries};
+
 /// Who does not take its answers for so long is let go.
 const WRITE_MAX: Duration = Duration::from_secs(10);
+/// A frame that has begun must be there whole in this time.
+const FRAME_MAX: Duration = Duration::from_secs(10);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// How long a query waits for this replica to reach what its client has seen, and between looks.
-const CATCH_UP_MAX: Duration = Duration::from_secs(2);
-const CATCH_UP_PAUSE: Duration = Duration::from_millis(2);
+/// The number of an answer that is about the connection: it ends.
+pub const GOODBYE: u64 = 0;
 
 /// What serves all clients of one replica.
 #[derive(Debug)]
 pub struct Host {
     pub me: Hello,
-    pub driver: Arc<Driver>,
-    pub links: Arc<Links>,
+    driver: Arc<Driver>,
+    links: Arc<Links>,
+    /// For what clients have sent and nobody has worked on.
+    budget: Arc<Budget>,
+    permits: Permits,
 }
 
 impl Host {
+    #[must_use]
+    pub fn new(me: Hello, driver: Arc<Driver>, links: Arc<Links>) -> Host {
+        let budget = Budget::new(CLIENT_BUFFERS_BYTES_MAX);
+        Host { me, driver, links, budget, permits: Permits::default() }
+    }
+
+    /// Hands the node what a peer says.
+    pub fn receive(&self, from: ReplicaId, frames: &mut Vec<Vec<u8>>) {
+        self.driver.receive(from, frames);
+    }
+
     /// Who leads, as far as this replica knows.
     fn primary(&self) -> Option<ReplicaId> {
         self.driver.with_node(|node| {
@@ -125,16 +147,25 @@ fn primary_of(status: &Status, replica_count: u8) -> Option<ReplicaId> {
     }
 }
 
-/// What the two threads of a connection share.
+/// What the threads of a connection share.
 #[derive(Debug)]
 struct Guest {
     host: Arc<Host>,
     stream: TcpStream,
     /// Held while a frame is written.
     writing: Mutex<()>,
-    /// Writes that were submitted and not answered.
-    waiting: Mutex<usize>,
+    writes: Mutex<Writes>,
     fewer: Condvar,
+    queries: Queries,
+}
+
+/// Writes that were submitted and not answered.
+#[derive(Debug, Default)]
+struct Writes {
+    /// Their numbers, as the client gave them.
+    waiting: Vec<u64>,
+    /// The client is gone: nobody is to be answered.
+    ended: bool,
 }
 
 /// A write that was submitted.
@@ -153,45 +184,128 @@ impl Wake for Submitted {
 
 /// Serves until the connection ends.
 pub fn serve(host: Arc<Host>, stream: &TcpStream, mut reader: FrameReader) -> Result<(), Broken> {
+    reader.charge_to(&host.budget);
     reader.allow(FRAME_PAYLOAD_SIZE_MAX);
-    let mut from = stream;
-    from.set_read_timeout(None)?;
-    from.set_write_timeout(Some(WRITE_MAX))?;
-    let (writing, waiting) = (Mutex::default(), Mutex::default());
-    let stream = stream.try_clone()?;
-    let guest = Arc::new(Guest { host, stream, writing, waiting, fewer: Condvar::new() });
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(Some(WRITE_MAX))?;
+    let guest = Arc::new(Guest::new(host, stream.try_clone()?));
     let (done, answered) = channel();
     let answering = Arc::clone(&guest);
     let name = "verity-answers".to_string();
     std::thread::Builder::new().name(name).spawn(move || answering.answer_writes(&answered))?;
-    loop {
-        let frame = reader.next(&mut from)?;
-        let asked = Asked::decode(payload(frame))
-            .map_err(|_| Broken::Protocol("a request that cannot be understood"))?;
-        guest.take(asked, &done)?;
+    let Err(why) = guest.read(stream, &mut reader, &done);
+    guest.say_goodbye(&why);
+    guest.lock_writes().ended = true;
+    guest.queries.end();
+    Err(why)
+}
+
+/// The next frame; one that has begun has this long to come whole.
+fn next_frame<'a>(
+    reader: &'a mut FrameReader,
+    mut stream: &TcpStream,
+    longest: Duration,
+) -> Result<&'a [u8], Broken> {
+    let mut end = None;
+    while !reader.is_whole()? {
+        if !reader.is_empty() {
+            let end = *end.get_or_insert_with(|| Instant::now() + longest);
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Broken::Stalled);
+            }
+            stream.set_read_timeout(Some(left))?;
+        }
+        reader.fill(&mut stream).map_err(|why| match why {
+            Broken::Io(error) if is_timeout(&error) => Broken::Stalled,
+            why => why,
+        })?;
+    }
+    if end.is_some() {
+        stream.set_read_timeout(None)?;
+    }
+    match reader.take()? {
+        Some(frame) => Ok(frame),
+        None => unreachable!("it is whole"),
     }
 }
 
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
 impl Guest {
+    fn new(host: Arc<Host>, stream: TcpStream) -> Guest {
+        Guest {
+            host,
+            stream,
+            writing: Mutex::default(),
+            writes: Mutex::default(),
+            fewer: Condvar::new(),
+            queries: Queries::default(),
+        }
+    }
+
+    fn read(
+        self: &Arc<Guest>,
+        stream: &TcpStream,
+        reader: &mut FrameReader,
+        done: &Sender<Arc<Submitted>>,
+    ) -> Result<std::convert::Infallible, Broken> {
+        loop {
+            let payload = payload(next_frame(reader, stream, FRAME_MAX)?);
+            let asked = Asked::decode(payload)
+                .map_err(|_| Broken::Protocol("a request that cannot be understood"))?;
+            self.take(asked, payload.len(), done)?;
+        }
+    }
+
+    /// Why the server hangs up, when it is for something that came.
+    fn say_goodbye(&self, why: &Broken) {
+        let retry = match why {
+            Broken::Crowded | Broken::Stalled => Retry::ById,
+            Broken::Frame(_) | Broken::TooLong { .. } | Broken::Protocol(_) => Retry::Never,
+            Broken::Io(_) | Broken::Hello(_) | Broken::Refused(_) | Broken::Closed => return,
+        };
+        let refusal = Refusal {
+            sqlstate: "08P01".to_string(),
+            message: why.to_string(),
+            retry,
+            primary: None,
+            facts: Vec::new(),
+        };
+        let _gone_already = self.send(GOODBYE, &Answer::Refused(refusal));
+    }
+
     fn send(&self, id: u64, answer: &Answer) -> Result<(), Broken> {
         let frame = match answer.encode(id) {
             Ok(frame) => frame,
-            Err(too_long) => {
-                let max = FRAME_PAYLOAD_SIZE_MAX;
-                let error = RequestError::TooLarge { size: too_long.size, max };
-                let Ok(frame) = Answer::Refused(Refusal::of(&error, None)).encode(id) else {
-                    unreachable!("a refusal is short")
-                };
-                frame
-            }
+            Err(too_long) => return self.refuse(id, &answer_too_long(too_long.size)),
         };
+        self.send_frame(&frame)
+    }
+
+    fn send_frame(&self, frame: &[u8]) -> Result<(), Broken> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        (&self.stream).write_all(&frame)?;
+        (&self.stream).write_all(frame)?;
         Ok(())
     }
 
     fn refuse(&self, id: u64, error: &Error) -> Result<(), Broken> {
-        self.send(id, &Answer::Refused(self.refusal(error)))
+        let Ok(frame) = Answer::Refused(self.refusal(error)).encode(id) else {
+            unreachable!("a refusal is short")
+        };
+        self.send_frame(&frame)
+    }
+
+    /// It is being worked on.
+    fn tell_progress(&self, id: u64) -> Result<(), Broken> {
+        self.send(id, &Answer::Rows(RowsPart { more: true, ..RowsPart::default() }))
+    }
+
+    fn hang_up(&self) {
+        // Whoever reads hears of it, too.
+        let _gone_already = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     fn refusal(&self, error: &Error) -> Refusal {
@@ -215,25 +329,19 @@ impl Guest {
         }
     }
 
-    fn take(&self, asked: Asked, done: &Sender<Arc<Submitted>>) -> Result<(), Broken> {
+    /// A request of so many bytes.
+    fn take(
+        self: &Arc<Guest>,
+        asked: Asked,
+        bytes: usize,
+        done: &Sender<Arc<Submitted>>,
+    ) -> Result<(), Broken> {
         let Asked { id, ask } = asked;
         match ask {
             Ask::Execute(request) => self.execute(id, request, done),
-            Ask::Query(query) => match self.query(id, &query)? {
-                Ok(()) => Ok(()),
-                Err(error) => self.refuse(id, &error),
-            },
+            Ask::Query(query) => self.ask(id, Job::Query(query), bytes),
             Ask::Commitment { tenant, id: of } => {
-                let mut read = CommitmentRead::new(tenant, of);
-                let found = self.lead().and_then(|()| {
-                    self.host.driver.read_commitment(&mut read)?;
-                    read.finish().map_err(read_error)
-                });
-                match found {
-                    Ok(Some(commitment)) => self.send(id, &Answer::Commitment(commitment)),
-                    Ok(None) => self.send(id, &Answer::Unknown),
-                    Err(error) => self.refuse(id, &error),
-                }
+                self.ask(id, Job::Commitment { tenant, of }, bytes)
             }
             Ask::Status => self.send(id, &Answer::Status(self.host.report())),
         }
@@ -241,36 +349,47 @@ impl Guest {
 
     // ---- writes
 
+    fn lock_writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn execute(
         &self,
         id: u64,
         request: Request,
         done: &Sender<Arc<Submitted>>,
     ) -> Result<(), Broken> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waiting = self
-            .fewer
-            .wait_while(waiting, |waiting| *waiting >= CLIENT_REQUESTS_MAX)
-            .unwrap_or_else(PoisonError::into_inner);
+        let full = |writes: &mut Writes| writes.waiting.len() >= CLIENT_REQUESTS_MAX;
+        let writes = self.fewer.wait_while(self.lock_writes(), full);
+        let mut writes = writes.unwrap_or_else(PoisonError::into_inner);
         let slot = match self.host.driver.call_async(request) {
             Ok(slot) => slot,
             Err(error) => {
-                drop(waiting);
+                drop(writes);
                 return self.refuse(id, &error);
             }
         };
-        *waiting += 1;
-        drop(waiting);
+        writes.waiting.push(id);
+        drop(writes);
         // The other thread asks for the answer, and is told when it is there.
         let submitted = Arc::new(Submitted { id, slot, done: done.clone() });
         submitted.wake();
         Ok(())
     }
 
-    /// What the second thread does. It ends with the connection, when all that was submitted is
-    /// answered.
+    /// What the second thread does, until the connection has ended.
     fn answer_writes(&self, answered: &Receiver<Arc<Submitted>>) {
-        while let Ok(submitted) = answered.recv() {
+        loop {
+            let submitted = match answered.recv_timeout(PROGRESS_EVERY) {
+                Ok(submitted) => submitted,
+                Err(RecvTimeoutError::Timeout) => {
+                    if !self.tell_of_writes() {
+                        return;
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let waker = Waker::from(Arc::clone(&submitted));
             let Some(reply) = self.host.driver.poll_reply(&submitted.slot, &waker) else {
                 continue;
@@ -280,177 +399,44 @@ impl Guest {
                 Err(error) => Answer::Refused(self.refusal(&error)),
             };
             if self.send(submitted.id, &answer).is_err() {
-                // Whoever reads hears of it, too.
-                let _gone_already = self.stream.shutdown(std::net::Shutdown::Both);
+                self.hang_up();
             }
-            *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+            let mut writes = self.lock_writes();
+            if let Some(at) = writes.waiting.iter().position(|id| *id == submitted.id) {
+                writes.waiting.swap_remove(at);
+            }
+            drop(writes);
             self.fewer.notify_one();
         }
     }
 
-    // ---- reads
-
-    /// Refuses what only the primary may answer.
-    fn lead(&self) -> Result<(), Error> {
-        match self.host.driver.with_node(Node::is_ready) {
-            true => Ok(()),
-            false if self.host.me.replica_count == 1 => Err(retry(RetryReason::NotReady)),
-            false => Err(retry(RetryReason::NotPrimary)),
-        }
-    }
-
-    fn query(&self, id: u64, query: &Query) -> Result<Result<(), Error>, Broken> {
-        if !query.anywhere
-            && let Err(error) = self.lead()
+    /// No write was answered for a while: says that those which wait are worth waiting for, if they
+    /// are. False: nobody waits any more.
+    fn tell_of_writes(&self) -> bool {
+        let writes = self.lock_writes();
+        let (ended, waiting) = (writes.ended, writes.waiting.first().copied());
+        drop(writes);
+        if let Some(id) = waiting.filter(|_| !ended)
+            && self.host.driver.leads_lately()
+            && self.tell_progress(id).is_err()
         {
-            return Ok(Err(error));
+            self.hang_up();
         }
-        let mut progress = Progress { last: Instant::now() };
-        if let Err(error) = self.catch_up(id, query, &mut progress)? {
-            return Ok(Err(error));
-        }
-        let driver = &self.host.driver;
-        let read = Read::sql(query.tenant, &query.text, query.params.clone());
-        let mut running = Running { driver, read: Some(read) };
-        let mut rows = RowBuffer::default();
-        loop {
-            let Some(read) = &mut running.read else { unreachable!("taken at the end") };
-            let ready = match driver.read_slice(read) {
-                Ok(ready) => ready,
-                Err(error) => return Ok(Err(error)),
-            };
-            if ready {
-                break;
-            }
-            for row in read.take_rows() {
-                if let Some(part) = rows.push(row) {
-                    self.send(id, &Answer::Rows(part))?;
-                    progress.last = Instant::now();
-                }
-            }
-            progress.tell(self, id)?;
-        }
-        let Some(read) = running.read.take() else { unreachable!("taken once, here") };
-        let result = match read.finish() {
-            Ok(result) => result,
-            Err(error) => return Ok(Err(read_error(error))),
-        };
-        for row in result.rows {
-            if let Some(part) = rows.push(row) {
-                self.send(id, &Answer::Rows(part))?;
-            }
-        }
-        let names = result.prepared.columns.iter().map(|column| column.name.clone());
-        let last = RowsPart {
-            rows: rows.rows,
-            more: false,
-            columns: names.collect(),
-            position: result.position,
-            asked: result.asked,
-        };
-        self.send(id, &Answer::Rows(last))?;
-        Ok(Ok(()))
-    }
-
-    /// Waits until this replica has what the client has seen.
-    fn catch_up(
-        &self,
-        id: u64,
-        query: &Query,
-        progress: &mut Progress,
-    ) -> Result<Result<(), Error>, Broken> {
-        if query.seen == 0 {
-            return Ok(Ok(()));
-        }
-        let end = Instant::now() + CATCH_UP_MAX;
-        loop {
-            match self.positions(query.tenant) {
-                Ok(count) if count >= query.seen => return Ok(Ok(())),
-                // The tenant may be one of those things.
-                Ok(_) | Err(Error::Request(RequestError::TenantUnknown(_))) => {}
-                Err(error) => return Ok(Err(error)),
-            }
-            if Instant::now() >= end {
-                return Ok(Err(retry(RetryReason::NotReady)));
-            }
-            progress.tell(self, id)?;
-            std::thread::sleep(CATCH_UP_PAUSE);
-        }
-    }
-
-    fn positions(&self, tenant: TenantId) -> Result<u64, Error> {
-        let driver = &self.host.driver;
-        let mut running = Running { driver, read: Some(Read::sql(tenant, "SELECT 1", Vec::new())) };
-        if let Some(read) = &mut running.read {
-            driver.read(read)?;
-        }
-        let Some(read) = running.read.take() else { unreachable!("taken once, here") };
-        Ok(read.finish().map_err(read_error)?.position.get() + 1)
+        !ended
     }
 }
 
-/// Says that something is being done, now and then.
-struct Progress {
-    last: Instant,
-}
-
-impl Progress {
-    fn tell(&mut self, guest: &Guest, id: u64) -> Result<(), Broken> {
-        if self.last.elapsed() < PROGRESS_EVERY {
-            return Ok(());
-        }
-        self.last = Instant::now();
-        guest.send(id, &Answer::Rows(RowsPart { more: true, ..RowsPart::default() }))
-    }
-}
-
-/// Rows until there are enough of them for a frame.
-#[derive(Default)]
-struct RowBuffer {
-    rows: Vec<Vec<Value>>,
-    bytes: usize,
-}
-
-impl RowBuffer {
-    /// Adds a row; what was there before, when it is time to send it.
-    fn push(&mut self, row: Vec<Value>) -> Option<RowsPart> {
-        let value = |value: &Value| size_of::<Value>() + value.heap_bytes();
-        let bytes = size_of::<Vec<Value>>() + row.iter().map(value).sum::<usize>();
-        let full = !self.rows.is_empty() && self.bytes + bytes > ANSWER_ROWS_BYTES;
-        let part = full.then(|| {
-            self.bytes = 0;
-            let rows = std::mem::take(&mut self.rows);
-            RowsPart { rows, more: true, ..RowsPart::default() }
-        });
-        self.bytes += bytes;
-        self.rows.push(row);
-        part
-    }
-}
-
-/// A read that is cancelled when it is given up.
-struct Running<'a> {
-    driver: &'a Driver,
-    read: Option<Read>,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(read) = &mut self.read {
-            self.driver.cancel(read);
-        }
-    }
+/// An answer that no frame can hold: its request is at fault.
+fn answer_too_long(size: usize) -> Error {
+    let max = FRAME_PAYLOAD_SIZE_MAX;
+    let sql = SqlError::new(
+        SqlState::LimitExceeded,
+        format!("a row of the answer takes {size} bytes, at most {max} fit into a frame"),
+    );
+    let sql = sql.hint("select fewer columns of it, or its parts one by one");
+    Error::Request(RequestError::Sql(sql))
 }
 
 fn retry(reason: RetryReason) -> Error {
     Error::Request(RequestError::Retry(reason))
-}
-
-fn read_error(error: ReadError) -> Error {
-    match error {
-        ReadError::Sql(error) => Error::Request(RequestError::Sql(error)),
-        ReadError::TenantUnknown(tenant) => Error::Request(RequestError::TenantUnknown(tenant)),
-        ReadError::NotReady => retry(RetryReason::NotReady),
-        error @ (ReadError::Store(_) | ReadError::Log(_)) => Error::Unreadable(error.to_string()),
-    }
 }

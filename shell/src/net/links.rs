@@ -90,7 +90,13 @@ impl Links {
             });
             links.push(Some(Arc::clone(&link)));
             let name = format!("verity-link-{number}");
-            threads.push(std::thread::Builder::new().name(name).spawn(move || link.run())?);
+            match std::thread::Builder::new().name(name).spawn(move || link.run()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    Links { links, threads: Mutex::new(threads) }.stop();
+                    return Err(error);
+                }
+            }
         }
         Ok(Links { links, threads: Mutex::new(threads) })
     }

@@ -53,9 +53,8 @@ struct Guests {
 }
 
 impl Listener {
-    /// Listens, and serves until [`Listener::stop`].
-    pub fn start(address: &str, host: Host) -> std::io::Result<Listener> {
-        let listener = TcpListener::bind(address)?;
+    /// Serves whoever comes to `listener`, until [`Listener::stop`].
+    pub fn start(listener: TcpListener, host: Host) -> std::io::Result<Listener> {
         let address = listener.local_addr()?;
         let door = Arc::new(Door {
             host: Arc::new(host),
@@ -73,6 +72,11 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    #[cfg(test)]
+    pub fn host(&self) -> Arc<Host> {
+        Arc::clone(&self.door.host)
     }
 
     /// Lets nobody in any more and hangs up on everybody.
@@ -208,7 +212,7 @@ impl Door {
             if frames.is_empty() {
                 reader.fill(&mut stream)?;
             } else {
-                self.host.driver.receive(peer, &mut frames);
+                self.host.receive(peer, &mut frames);
             }
         }
     }

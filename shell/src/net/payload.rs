@@ -3,8 +3,9 @@
 //!
 //! Purpose: [`Ask`] and [`Answer`] are what a server and a client of this crate work with; any
 //! language can speak the same with its own Cap'n Proto. Invariants: decode and encode are inverse;
-//! reading is bounded by the size of the frame (traversal, nesting), so nothing the sender wrote
-//! allocates more than a small multiple of what it sent.
+//! reading is bounded by the size of the frame: what is looked at by the traversal limit, what is
+//! allocated by [`Room`], which counts the elements of lists before they are made. So nothing that
+//! the sender wrote allocates more than a small multiple of what it sent.
 
 mod answer;
 mod ask;
@@ -23,6 +24,8 @@ pub use ask::{Ask, Asked, Query};
 /// Structures within structures: the deepest of the schema are five.
 const NESTING_MAX: i32 = 16;
 const WORD_SIZE: usize = 8;
+/// So many elements may be without size: an encoder may leave out what is zero.
+const FREE_ELEMENTS: usize = 1_024;
 
 /// Longer than any frame may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,26 @@ fn options(payload: &[u8]) -> ReaderOptions {
     // Twice: a reader may look at a thing again.
     options.traversal_limit_in_words(Some(2 * payload.len() / WORD_SIZE + 64));
     options
+}
+
+/// Elements that the lists of a message may still have together. Whoever fills lists with values
+/// pays a word for each at least; a list may also claim a million that have no size.
+#[derive(Debug)]
+struct Room {
+    elements: usize,
+}
+
+impl Room {
+    fn of(payload: &[u8]) -> Room {
+        Room { elements: payload.len() / WORD_SIZE + FREE_ELEMENTS }
+    }
+
+    /// Asked before anything is made of a list.
+    fn take(&mut self, elements: u32) -> capnp::Result<()> {
+        let left = self.elements.checked_sub(elements as usize);
+        self.elements = left.ok_or_else(|| bad("lists with more elements than bytes"))?;
+        Ok(())
+    }
 }
 
 fn bad(what: &str) -> capnp::Error {

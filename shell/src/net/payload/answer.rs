@@ -16,7 +16,7 @@ use verity_core::query::cbor::{Decoder, Encoder};
 use verity_core::time::Timestamp;
 
 use super::values::{fixed, read_rows, read_texts, write_rows, write_texts};
-use super::{TooLong, length, options, to_frame};
+use super::{Room, TooLong, length, options, to_frame};
 use crate::net::schema::Retry as WireRetry;
 use crate::net::schema::{answer, commitment, error, reply, result, rows, status};
 
@@ -155,14 +155,15 @@ impl Answer {
         let mut bytes = payload;
         let message = serialize::read_message_from_flat_slice(&mut bytes, options(payload))?;
         let from: answer::Reader<'_> = message.get_root()?;
+        let room = &mut Room::of(payload);
         let answer = match from.which()? {
-            answer::Which::Reply(reply) => Answer::Reply(read_reply(reply?)?),
-            answer::Which::Rows(part) => Answer::Rows(read_part(part?)?),
+            answer::Which::Reply(reply) => Answer::Reply(read_reply(reply?, room)?),
+            answer::Which::Rows(part) => Answer::Rows(read_part(part?, room)?),
             answer::Which::Commitment(commitment) => {
-                Answer::Commitment(read_commitment(commitment?)?)
+                Answer::Commitment(read_commitment(commitment?, room)?)
             }
             answer::Which::Unknown(()) => Answer::Unknown,
-            answer::Which::Status(report) => Answer::Status(read_report(report?)?),
+            answer::Which::Status(report) => Answer::Status(read_report(report?, room)?),
             answer::Which::Error(refusal) => Answer::Refused(read_refusal(refusal?)?),
         };
         Ok((from.get_id(), answer))
@@ -183,12 +184,12 @@ fn write_reply(reply: &Reply, mut to: reply::Builder<'_>) {
     write_results(&reply.results, to.init_results(length(reply.results.len())));
 }
 
-fn read_reply(from: reply::Reader<'_>) -> capnp::Result<Reply> {
+fn read_reply(from: reply::Reader<'_>, room: &mut Room) -> capnp::Result<Reply> {
     Ok(Reply {
         op: Op::new(from.get_op()),
         timestamp: Timestamp(from.get_timestamp()),
         position: Position::new(from.get_positions()).previous(),
-        results: read_results(from.get_results()?)?,
+        results: read_results(from.get_results()?, room)?,
         replayed: from.get_replayed(),
     })
 }
@@ -215,7 +216,9 @@ fn write_results(results: &[OperationResult], mut to: struct_list::Builder<'_, r
 
 fn read_results(
     from: struct_list::Reader<'_, result::Owned>,
+    room: &mut Room,
 ) -> capnp::Result<Vec<OperationResult>> {
+    room.take(from.len())?;
     let one = |result: result::Reader<'_>| {
         let detail = match result.get_detail().which()? {
             result::detail::Which::Rows(()) => ResultDetail::Rows,
@@ -248,11 +251,11 @@ fn write_part(part: &RowsPart, mut to: rows::Builder<'_>) {
     write_rows(&part.rows, to.init_rows(length(part.rows.len())));
 }
 
-fn read_part(from: rows::Reader<'_>) -> capnp::Result<RowsPart> {
+fn read_part(from: rows::Reader<'_>, room: &mut Room) -> capnp::Result<RowsPart> {
     Ok(RowsPart {
-        rows: read_rows(from.get_rows()?)?,
+        rows: read_rows(from.get_rows()?, room)?,
         more: from.get_more(),
-        columns: read_texts(from.get_columns()?)?,
+        columns: read_texts(from.get_columns()?, room)?,
         position: Position::new(from.get_position()),
         asked: match from.get_asked().which()? {
             rows::asked::Which::Same(()) => None,
@@ -271,9 +274,9 @@ fn write_commitment(commitment: &Commitment, mut to: commitment::Builder<'_>) {
     }
 }
 
-fn read_commitment(from: commitment::Reader<'_>) -> capnp::Result<Commitment> {
+fn read_commitment(from: commitment::Reader<'_>, room: &mut Room) -> capnp::Result<Commitment> {
     let result = match from.which()? {
-        commitment::Which::Results(results) => Ok(read_results(results?)?),
+        commitment::Which::Results(results) => Ok(read_results(results?, room)?),
         commitment::Which::Refused(refusal) => {
             let refusal = read_refusal(refusal?)?;
             Err(refusal.typed().ok_or_else(|| super::bad("a refusal of a newer release"))?)
@@ -344,9 +347,11 @@ fn write_report(report: &ReplicaReport, mut to: status::Builder<'_>) {
     }
 }
 
-fn read_report(from: status::Reader<'_>) -> capnp::Result<ReplicaReport> {
+fn read_report(from: status::Reader<'_>, room: &mut Room) -> capnp::Result<ReplicaReport> {
     let cluster = u128::from_be_bytes(fixed(from.get_cluster()?, "a cluster has 16 bytes")?);
-    let links = from.get_links()?.iter().map(|link| LinkReport {
+    let links = from.get_links()?;
+    room.take(links.len())?;
+    let links = links.iter().map(|link| LinkReport {
         replica: ReplicaId::new(link.get_replica()),
         connected: link.get_connected(),
         dropped: link.get_dropped(),

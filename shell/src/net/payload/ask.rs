@@ -9,7 +9,7 @@ use verity_core::query::Value;
 use super::values::{
     read_id, read_rows, read_texts, read_values, write_rows, write_texts, write_values,
 };
-use super::{TooLong, length, options, to_frame};
+use super::{Room, TooLong, length, options, to_frame};
 use crate::net::schema::{append, execute, operation, query, request};
 
 /// A request with the number that its answer repeats.
@@ -67,14 +67,15 @@ impl Asked {
         let message = serialize::read_message_from_flat_slice(&mut bytes, options(payload))?;
         let from: request::Reader<'_> = message.get_root()?;
         let tenant = TenantId::new(from.get_tenant());
+        let room = &mut Room::of(payload);
         let ask = match from.which()? {
-            request::Which::Execute(execute) => Ask::Execute(read_execute(tenant, execute?)?),
+            request::Which::Execute(execute) => Ask::Execute(read_execute(tenant, execute?, room)?),
             request::Which::Query(query) => {
                 let query = query?;
                 Ask::Query(Query {
                     tenant,
                     text: query.get_text()?.to_string()?,
-                    params: read_values(query.get_params()?)?,
+                    params: read_values(query.get_params()?, room)?,
                     seen: query.get_seen(),
                     anywhere: query.get_anywhere(),
                 })
@@ -138,12 +139,18 @@ fn write_operation(operation: &Operation, to: operation::Builder<'_>) {
     }
 }
 
-fn read_execute(tenant: TenantId, from: execute::Reader<'_>) -> capnp::Result<Request> {
+fn read_execute(
+    tenant: TenantId,
+    from: execute::Reader<'_>,
+    room: &mut Room,
+) -> capnp::Result<Request> {
     let after = match from.get_after()? {
         [] => None,
         id => Some(read_id(id)?),
     };
-    let operations = from.get_operations()?.iter().map(read_operation);
+    let operations = from.get_operations()?;
+    room.take(operations.len())?;
+    let operations = operations.iter().map(|operation| read_operation(operation, room));
     Ok(Request {
         tenant,
         principal: PrincipalId::ZERO,
@@ -153,19 +160,19 @@ fn read_execute(tenant: TenantId, from: execute::Reader<'_>) -> capnp::Result<Re
     })
 }
 
-fn read_operation(from: operation::Reader<'_>) -> capnp::Result<Operation> {
+fn read_operation(from: operation::Reader<'_>, room: &mut Room) -> capnp::Result<Operation> {
     Ok(match from.which()? {
         operation::Which::Sql(sql) => {
             let sql = sql?;
-            let params = read_values(sql.get_params()?)?;
+            let params = read_values(sql.get_params()?, room)?;
             Operation::Sql { text: sql.get_text()?.to_string()?, params }
         }
         operation::Which::InsertRows(insert) => {
             let insert = insert?;
             Operation::InsertRows {
                 table: insert.get_table()?.to_string()?,
-                columns: read_texts(insert.get_columns()?)?,
-                rows: read_rows(insert.get_rows()?)?,
+                columns: read_texts(insert.get_columns()?, room)?,
+                rows: read_rows(insert.get_rows()?, room)?,
             }
         }
         operation::Which::Append(append) => {
@@ -176,7 +183,9 @@ fn read_operation(from: operation::Reader<'_>) -> capnp::Result<Operation> {
                 append::expected::Which::Exists(()) => ExpectedVersion::Exists,
                 append::expected::Which::Exact(version) => ExpectedVersion::Exact(version),
             };
-            let records = append.get_records()?.iter().map(|record| Ok(record?.to_vec()));
+            let records = append.get_records()?;
+            room.take(records.len())?;
+            let records = records.iter().map(|record| Ok(record?.to_vec()));
             Operation::Append {
                 stream: append.get_stream()?.to_string()?,
                 expected,

@@ -154,6 +154,39 @@ fn mutated_messages_are_refused_or_understood() {
     assert!(refused > 1_000 && understood > 1_000, "{refused} refused, {understood} understood");
 }
 
+/// A request that begins a transaction whose list of operations is this pointer and these words.
+fn with_operations(pointer: u64, list: &[u64]) -> Vec<u8> {
+    let id = 2 << 2 | 1 | (16 << 3 | 2) << 32;
+    // Request: three words of data, a pointer to execute, which is three pointers; then the id.
+    let mut words = vec![1 << 48 | 3 << 32, 0, 0, 0, 3 << 48, id, 0, 2 << 2 | pointer, 0, 0];
+    words.extend(list);
+    words.insert(0, (words.len() as u64) << 32);
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+#[test]
+fn lists_that_cost_their_sender_nothing_are_refused() {
+    let list = |element_size: u64, count: u64| 1 | (count << 3 | element_size) << 32;
+    let decode = |pointer, words: &[u64]| Asked::decode(&with_operations(pointer, words));
+    // One operation of each shape a list may have, to see that the message is what it should be.
+    for (element_size, words) in [(0, vec![]), (2, vec![0]), (5, vec![0])] {
+        let asked = decode(list(element_size, 1), &words).unwrap();
+        let Ask::Execute(request) = asked.ask else { panic!("{asked:?}") };
+        assert_eq!(request.operations.len(), 1);
+    }
+    let composite = |count: u64| vec![count << 2];
+    assert!(decode(list(7, 0), &composite(20)).is_ok());
+    // A million of no size, of one byte, of nothing but a tag.
+    let million = vec![0; 1_000_000 / 8];
+    assert!(decode(list(0, 1_000_000), &[]).is_err());
+    assert!(decode(list(2, 1_000_000), &million).is_err());
+    assert!(decode(list(0, 200_000), &million).is_err());
+    assert!(decode(list(7, 0), &composite(1_000_000)).is_err());
+    let mut both = composite(200_000);
+    both.extend(&million);
+    assert!(decode(list(7, million.len() as u64), &both).is_err());
+}
+
 #[test]
 fn what_fits_no_frame_is_told() {
     let request = Request {

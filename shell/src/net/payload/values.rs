@@ -4,7 +4,7 @@ use capnp::struct_list;
 use verity_core::ids::IdempotencyId;
 use verity_core::query::{Decimal, Value, json};
 
-use super::{bad, length};
+use super::{Room, bad, length};
 use crate::net::schema::{row, value};
 
 pub fn write_value(value: &Value, mut to: value::Builder<'_>) {
@@ -60,7 +60,11 @@ pub fn write_values(values: &[Value], mut to: struct_list::Builder<'_, value::Ow
     }
 }
 
-pub fn read_values(from: struct_list::Reader<'_, value::Owned>) -> capnp::Result<Vec<Value>> {
+pub fn read_values(
+    from: struct_list::Reader<'_, value::Owned>,
+    room: &mut Room,
+) -> capnp::Result<Vec<Value>> {
+    room.take(from.len())?;
     from.iter().map(read_value).collect()
 }
 
@@ -71,11 +75,19 @@ pub fn write_rows(rows: &[Vec<Value>], mut to: struct_list::Builder<'_, row::Own
     }
 }
 
-pub fn read_rows(from: struct_list::Reader<'_, row::Owned>) -> capnp::Result<Vec<Vec<Value>>> {
-    from.iter().map(|row| read_values(row.get_values()?)).collect()
+pub fn read_rows(
+    from: struct_list::Reader<'_, row::Owned>,
+    room: &mut Room,
+) -> capnp::Result<Vec<Vec<Value>>> {
+    room.take(from.len())?;
+    from.iter().map(|row| read_values(row.get_values()?, room)).collect()
 }
 
-pub fn read_texts(from: capnp::text_list::Reader<'_>) -> capnp::Result<Vec<String>> {
+pub fn read_texts(
+    from: capnp::text_list::Reader<'_>,
+    room: &mut Room,
+) -> capnp::Result<Vec<String>> {
+    room.take(from.len())?;
     from.iter().map(|text| Ok(text?.to_string()?)).collect()
 }
 

@@ -124,6 +124,16 @@ impl Cluster {
         assert!(Command::new("kill").args(args).status().unwrap().success());
     }
 
+    pub fn pid(&self, replica: usize) -> u32 {
+        self.children[replica].as_ref().expect("it runs").id()
+    }
+
+    /// Its exit code, when it has ended by itself.
+    pub fn wait_for_end(&mut self, replica: usize) -> Option<i32> {
+        let mut child = self.children[replica].take().expect("it runs");
+        child.wait().unwrap().code()
+    }
+
     pub fn kill(&mut self, replica: usize) {
         let mut child = self.children[replica].take().expect("it runs");
         child.kill().unwrap();
