@@ -62,6 +62,8 @@ struct Query {
   # Positions that the client has seen of this tenant's log, as a count: the answer is not older. 0: any will do.
   anywhere @3 :Bool;
   # Whoever is asked may answer; else only the primary.
+  returning @4 :UInt64;
+  # 0, or where a transaction ended, as a count: the text is its write with RETURNING, and the rows of that are asked for.
 }
 
 struct Row {

@@ -240,7 +240,7 @@ pub const QUERIES_MAX: usize = 64;
 pub const CLIENT_BUFFER_BYTES: usize = 4 * 1024;
 pub const CLIENT_BUFFERS_BYTES_MAX: usize = 24 << 20;
 /// A primary that a quorum followed so lately says that a write is being worked on.
-pub const LEAD_FRESH_NS: u64 = VSR_SUSPECT_NS;
+pub const LEAD_FRESH_NS: u64 = 6 * VSR_HEARTBEAT_NS;
 /// How long a linearizable read waits until a quorum says that the primary still leads.
 pub const LEAD_CONFIRM_NS: u64 = 400 * crate::time::MILLISECOND_NS;
 /// Rows of one answer are sent when they are so many bytes.

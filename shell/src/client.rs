@@ -40,6 +40,8 @@ use crate::random::RandomPool;
 use agent::Agent;
 use call::{Call, Done};
 
+/// What a server says when it is asked for the rows of a write without RETURNING.
+const NO_RETURNING: &str = "42809";
 /// How long a call is tried when nothing is said.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -155,16 +157,40 @@ impl Client {
 
     /// Runs one SELECT.
     pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
-        let call = self.start(self.ask(sql, params))?;
+        let call = self.start(self.ask(sql, params, 0))?;
         self.rows(self.shared.agent.wait(&call))
     }
 
-    /// Runs one statement of either kind. RETURNING gives no rows over the network yet.
+    /// Runs one statement of either kind. With RETURNING, a write gives rows; they are fetched when
+    /// it has committed.
     pub fn run(&self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
-        if changes_data(sql) {
-            return self.execute(sql, params).map(Outcome::Committed);
+        if !changes_data(sql) {
+            return self.query(sql, params).map(Outcome::Rows);
         }
-        self.query(sql, params).map(Outcome::Rows)
+        let reply = self.execute(sql, params)?;
+        let Some(position) = reply.position.filter(|_| has_word(sql, "returning")) else {
+            return Ok(Outcome::Committed(reply));
+        };
+        let asked = self.ask(sql, params, position.get() + 1);
+        match self.start(asked).and_then(|call| self.rows(self.shared.agent.wait(&call))) {
+            Ok(mut rows) => {
+                if reply.rows_affected() == 0 {
+                    // What is read there is somebody else's.
+                    rows.rows.clear();
+                }
+                Ok(Outcome::Rows(Rows { position, asked: None, ..rows }))
+            }
+            // The word stands somewhere else in it.
+            Err(Error::Server { sqlstate, .. }) if sqlstate == NO_RETURNING => {
+                Ok(Outcome::Committed(reply))
+            }
+            Err(error) => Err(Error::Server {
+                sqlstate: error.sqlstate().to_string(),
+                message: format!(
+                    "the write committed at position {position}; its rows cannot be had: {error}"
+                ),
+            }),
+        }
     }
 
     /// Inserts rows into a table without any SQL to parse, as one transaction.
@@ -254,12 +280,13 @@ impl Client {
         sql: &str,
         params: &[Value],
     ) -> impl Future<Output = Result<Rows, Error>> + Send + use<> {
-        let call = self.start(self.ask(sql, params));
+        let call = self.start(self.ask(sql, params, 0));
         let client = self.clone();
         async move { client.rows(done(call?).await) }
     }
 
-    fn ask(&self, sql: &str, params: &[Value]) -> Ask {
+    /// `returning`: as in [`Query`].
+    fn ask(&self, sql: &str, params: &[Value], returning: u64) -> Ask {
         let seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Ask::Query(Query {
             tenant: self.tenant,
@@ -267,6 +294,7 @@ impl Client {
             params: params.to_vec(),
             seen: seen.get(&self.tenant).copied().unwrap_or(0),
             anywhere: self.anywhere,
+            returning,
         })
     }
 
@@ -333,6 +361,10 @@ fn sql_operation(sql: &str, params: &[Value]) -> Operation {
 
 fn unexpected() -> Error {
     Error::Unreachable { why: "the server answered another question".to_string() }
+}
+
+fn has_word(sql: &str, word: &str) -> bool {
+    sql.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// By its first word: servers answer reads and writes apart.

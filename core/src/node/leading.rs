@@ -52,10 +52,6 @@ impl Node {
             return LeadAnswer::Lost;
         }
         let LeadAsked(Some(lead)) = asked else { return LeadAnswer::Confirmed };
-        #[cfg(verity_zoo)]
-        if crate::zoo::is("cluster_reads_unconfirmed") {
-            return LeadAnswer::Confirmed;
-        }
         match running.vsr.confirms_lead(lead) {
             None => LeadAnswer::Lost,
             Some(true) if running.vsr.status().applied >= lead.commit => LeadAnswer::Confirmed,

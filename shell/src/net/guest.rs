@@ -230,6 +230,30 @@ fn next_frame<'a>(
     }
 }
 
+/// Writes all of it, however slowly it is taken, but not for longer than twice this time, which is
+/// the stream's own for each piece.
+fn write_in_time(
+    mut stream: &TcpStream,
+    mut bytes: &[u8],
+    longest: Duration,
+) -> Result<(), Broken> {
+    let end = Instant::now() + longest;
+    loop {
+        match stream.write(bytes) {
+            Ok(0) => return Err(Broken::Closed),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Broken::Io(error)),
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(Broken::Io(std::io::ErrorKind::TimedOut.into()));
+        }
+    }
+}
+
 fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
@@ -287,8 +311,7 @@ impl Guest {
 
     fn send_frame(&self, frame: &[u8]) -> Result<(), Broken> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        (&self.stream).write_all(frame)?;
-        Ok(())
+        write_in_time(&self.stream, frame, WRITE_MAX)
     }
 
     fn refuse(&self, id: u64, error: &Error) -> Result<(), Broken> {

@@ -155,6 +155,24 @@ fn results_of_every_kind_come_over_the_network() {
     assert!(error.sql().is_some_and(|sql| sql.position.is_some()), "{error}");
     let error = client.append("s", verity::ExpectedVersion::None, vec![vec![1]]).unwrap_err();
     assert_eq!(error.sqlstate(), "VY002", "{error}");
+    // A write with RETURNING gives the rows that it made, whatever came after it.
+    let returned = |sql: &str, params: &[Value]| match client.run(sql, params).unwrap() {
+        verity::Outcome::Rows(rows) => (rows.columns, rows.rows),
+        verity::Outcome::Committed(reply) => panic!("{reply:?}"),
+    };
+    let (columns, made) = returned(
+        "INSERT INTO t (id, name) VALUES (?, 'a'), (9001, 'b') RETURNING name, id * 2 AS twice",
+        &[Value::Integer(9_000)],
+    );
+    assert_eq!(columns, ["name", "twice"]);
+    let row = |name: &str, twice| vec![Value::text(name), Value::Integer(twice)];
+    assert_eq!(made, vec![row("a", 18_000), row("b", 18_002)]);
+    let (_, gone) = returned("DELETE FROM t WHERE id IN (9000, 9001) RETURNING id", &[]);
+    assert_eq!(gone.len(), 2);
+    let (columns, none) = returned("DELETE FROM t WHERE id = 9000 RETURNING id", &[]);
+    assert_eq!((columns.len(), none.len()), (1, 0));
+    let word = "UPDATE t SET name = 'returning' WHERE id = -1";
+    assert!(matches!(client.run(word, &[]).unwrap(), verity::Outcome::Committed(_)));
     // Without blocking, many at once.
     let insert =
         |n: i64| client.execute_async("INSERT INTO t (id) VALUES (?)", &[Value::Integer(n)]);

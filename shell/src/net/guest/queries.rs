@@ -215,7 +215,13 @@ impl Guest {
             return Ok(Err(error));
         }
         let driver = &self.host.driver;
-        let read = Read::sql(query.tenant, &query.text, query.params.clone());
+        let read = match query.returning {
+            0 => Read::sql(query.tenant, &query.text, query.params.clone()),
+            count => match self.returned(query, count) {
+                Ok(read) => read,
+                Err(error) => return Ok(Err(error)),
+            },
+        };
         let mut running = Running { driver, read: Some(read) };
         let mut rows = RowBuffer::default();
         loop {
@@ -258,6 +264,24 @@ impl Guest {
             asked: result.asked,
         };
         self.send_part(id, last)
+    }
+
+    /// The read of the rows that a write with RETURNING made, where so many records were the log.
+    fn returned(&self, query: &Query, count: u64) -> Result<Read, Error> {
+        let driver = &self.host.driver;
+        let mut running = Running { driver, read: Some(Read::bind(query.tenant, &query.text)) };
+        if let Some(read) = &mut running.read {
+            driver.read(read)?;
+        }
+        let Some(read) = running.read.take() else { unreachable!("taken once, here") };
+        let prepared = read.finish().map_err(read_error)?.prepared;
+        let Some(returning) = prepared.returning.as_ref().filter(|_| prepared.is_write()) else {
+            return Err(Error::WrongKind("the statement has no RETURNING"));
+        };
+        let mut params = query.params.clone();
+        params.resize(usize::from(prepared.parameters), Value::Null);
+        params.push(Value::Integer(i64::try_from(count - 1).unwrap_or(i64::MAX)));
+        Ok(Read::prepared(query.tenant, Arc::clone(returning), params))
     }
 
     /// A part of an answer. The error within: a row that fits into no frame, and with it the answer

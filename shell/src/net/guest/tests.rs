@@ -103,7 +103,8 @@ fn write(sql: &str) -> Ask {
 
 fn select(sql: &str, seen: u64) -> Ask {
     let (text, params) = (sql.to_string(), Vec::new());
-    Ask::Query(Query { tenant: TenantId::DEFAULT, text, params, seen, anywhere: true })
+    let (tenant, anywhere, returning) = (TenantId::DEFAULT, true, 0);
+    Ask::Query(Query { tenant, text, params, seen, anywhere, returning })
 }
 
 /// Waits for what never comes, for two seconds.
@@ -277,6 +278,29 @@ fn a_frame_that_does_not_end_is_not_waited_for() {
     });
     let ended = next_frame(&mut reader, &stream, Duration::from_millis(300));
     assert!(matches!(ended, Err(Broken::Stalled)), "{ended:?}");
+    drop(stream);
+    slowly.join().unwrap();
+}
+
+#[test]
+fn one_that_takes_its_answers_by_the_byte_is_let_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut taking = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let longest = Duration::from_millis(300);
+    stream.set_write_timeout(Some(longest)).unwrap();
+    let slowly = std::thread::spawn(move || {
+        // Much of it lies in the kernel already: this frees room for a piece now and then.
+        let mut some = vec![0; 64 << 10];
+        for _ in 0..150 {
+            std::thread::sleep(Duration::from_millis(20));
+            if std::io::Read::read(&mut taking, &mut some).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+    });
+    let ended = write_in_time(&stream, &vec![7; 64 << 20], longest);
+    assert!(matches!(&ended, Err(Broken::Io(error)) if is_timeout(error)), "{ended:?}");
     drop(stream);
     slowly.join().unwrap();
 }

@@ -36,6 +36,9 @@ pub struct Query {
     pub seen: u64,
     /// Whoever is asked may answer.
     pub anywhere: bool,
+    /// The rows of RETURNING are asked for, of a write that committed there, as a count; 0: it is a
+    /// SELECT.
+    pub returning: u64,
 }
 
 impl Asked {
@@ -78,6 +81,7 @@ impl Asked {
                     params: read_values(query.get_params()?, room)?,
                     seen: query.get_seen(),
                     anywhere: query.get_anywhere(),
+                    returning: query.get_returning(),
                 })
             }
             request::Which::Commitment(id) => Ask::Commitment { tenant, id: read_id(id?)? },
@@ -91,6 +95,7 @@ fn write_query(asked: &Query, mut to: query::Builder<'_>) {
     to.set_text(asked.text.as_str());
     to.set_seen(asked.seen);
     to.set_anywhere(asked.anywhere);
+    to.set_returning(asked.returning);
     write_values(&asked.params, to.init_params(length(asked.params.len())));
 }
 

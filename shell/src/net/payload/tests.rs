@@ -59,6 +59,7 @@ fn asks() -> Vec<Asked> {
         params: values(),
         seen: 77,
         anywhere: true,
+        returning: 5,
     };
     let commitment = Ask::Commitment { tenant: TenantId::new(1), id: IdempotencyId([5; 16]) };
     [Ask::Execute(request), Ask::Query(query), commitment, Ask::Status]
