@@ -1,6 +1,6 @@
 //! `cargo x slt`: other people's SQL tests (`shell/tests/slt`), a part of them or all.
 //!
-//! They are one test binary; this runs it optimised, and says how many queries of each file to ask.
+//! They are one test binary; this says how many queries of each file to ask.
 
 use crate::steps::{cargo, run as run_command};
 
@@ -19,6 +19,10 @@ pub struct Options {
     /// rebuilt_from_log.
     #[arg(long, value_name = "NAME")]
     pub mode: Option<String>,
+    /// The build of an ordinary `cargo test`, where that is there already; else an optimised one,
+    /// which takes minutes to make.
+    #[arg(long)]
+    pub dev: bool,
 }
 
 pub fn run(options: &Options) -> Result<bool, String> {
@@ -26,9 +30,11 @@ pub fn run(options: &Options) -> Result<bool, String> {
         true => u64::from(u32::MAX),
         false => options.queries.unwrap_or(QUERIES_OF_A_FILE),
     };
-    let mut command =
-        cargo(&["test", "--release", "--quiet", "--package", "verity", "--test", "slt", "--"]);
-    command.args(options.mode.as_deref()).arg("--nocapture");
+    let mut command = cargo(&["test", "--quiet", "--test", "slt"]);
+    // As the whole workspace, with the features of `cargo test --workspace`: nothing is built anew.
+    command.arg(if options.dev { "--workspace" } else { "--package=verity" });
+    command.args((!options.dev).then_some("--release"));
+    command.arg("--").args(options.mode.as_deref()).arg("--nocapture");
     command.env("VERITY_SLT_QUERIES", queries.to_string());
     run_command(&mut command).map(|()| true)
 }

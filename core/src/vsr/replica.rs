@@ -206,6 +206,8 @@ pub struct Replica {
     /// Rounds of repair: whom to ask next.
     round: usize,
     missing: Option<Op>,
+    /// The last of the next ops that were asked for: once it is in the journal, more are.
+    asked_to: Option<Op>,
     /// Head and applied op, and since when they are the same.
     progress: Option<(Op, Op, Instant)>,
     timers: Timers,
@@ -281,6 +283,7 @@ impl Replica {
             attempts: 0,
             round: 0,
             missing: None,
+            asked_to: None,
             progress: None,
             timers: Timers::default(),
             clock_sync: ClockSync::new(state.replica, state.replica_count),

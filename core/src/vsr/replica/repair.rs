@@ -42,7 +42,16 @@ impl Replica {
             self.progress = Some((at.0, at.1, now.monotonic));
         }
         let wants = self.wants_anything();
-        if !wants || self.replica_count == 1 || !due(&mut self.timers.repair, now, VSR_REPAIR_NS) {
+        if !wants || self.replica_count == 1 {
+            return;
+        }
+        // Whoever is behind asks for more as soon as it has what it asked for: at the pace of a
+        // timer, peers that go on would leave it behind for ever.
+        if self.asked_to.is_some_and(|to| self.journal().head_op() >= to) {
+            self.asked_to = None;
+            self.timers.repair = None;
+        }
+        if !due(&mut self.timers.repair, now, VSR_REPAIR_NS) {
             return;
         }
         if let Some((op, checksum)) =
@@ -69,6 +78,7 @@ impl Replica {
         wanted.retain(|(op, _)| !self.bodies.contains_key(op));
         wanted.truncate(VSR_REPAIRS_MAX);
         self.missing = wanted.first().map(|&(op, _)| op);
+        self.asked_to = wanted.last().map(|&(op, _)| op).filter(|op| *op > head);
         for (index, (op, checksum)) in wanted.into_iter().enumerate() {
             // New ops are asked of the primary every other time: it has them first.
             let primary = checksum == InternalHash::ZERO && self.round.is_multiple_of(2);

@@ -104,6 +104,7 @@ impl Replica {
         self.timers.heartbeat = None;
         self.timers.waiting_since = None;
         self.missing = None;
+        self.asked_to = None;
     }
 
     /// Offers our log to the primary of the view, once the view is durable and nothing is in
