@@ -362,6 +362,16 @@ fn a_backup_far_behind_fetches_headers_downward() {
     );
 }
 
+/// Faster than one round of repair a timer: at that pace 150 ops take half a second.
+#[test]
+fn a_backup_far_behind_catches_up_at_the_pace_of_answers() {
+    check(
+        3,
+        "write 3\n quiet\n roles\n cut P>C\n cut B>C\n write 150\n client off\n heal\n run 250
+         expect head C = P",
+    );
+}
+
 #[test]
 fn a_backup_far_behind_after_a_view_change() {
     check(

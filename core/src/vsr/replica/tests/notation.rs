@@ -278,6 +278,11 @@ impl Run {
                 };
                 self.world.run_until(LONG_MS, |world| world.replica(who).phase == phase)
             }
+            ["head", one, "=", other] => {
+                let (one, other) = (self.who(one), self.who(other));
+                let head = |who| self.world.replica(who).journal().head_op();
+                head(one) == head(other)
+            }
             ["synced"] => world.syncs > 0,
             ["reads"] => world.reads_confirmed > 10,
             ["repairs"] => world.repairs > 0,
