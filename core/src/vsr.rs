@@ -45,8 +45,8 @@ use crate::journal::{
 };
 use crate::limits::{
     CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS, CLOCK_STEP_MAX_NS, JOURNAL_HEADER_DELAY_NS,
-    JOURNAL_RESERVE_BYTES, PAGE_SIZE, PIPELINE_MAX, PREPARE_BUFFERS_MAX, PREPARE_HEADER_SIZE,
-    PREPARE_SIZE_MAX, REPLAY_AHEAD_MAX, REPLICA_COUNT_MAX,
+    JOURNAL_RESERVE_BYTES, JOURNAL_ROOM_BYTES, PAGE_SIZE, PIPELINE_MAX, PREPARE_BUFFERS_MAX,
+    PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX, REPLAY_AHEAD_MAX, REPLICA_COUNT_MAX,
 };
 use crate::time::{Clock, Instant, Timestamp};
 
@@ -364,10 +364,10 @@ impl Vsr {
         }
         let used = journal.used_bytes();
         let free = journal.ring_bytes() - used;
-        // The largest prepare may waste as much again at the end of the ring: without the second
-        // condition a small ring could be too full for it and not full enough for a checkpoint.
+        // Without the second condition a small ring could be too full for the largest prepare and
+        // not full enough for a checkpoint.
         used >= journal.ring_bytes() / 2
-            || free < 2 * PREPARE_SIZE_MAX as u64 + JOURNAL_RESERVE_BYTES
+            || free < JOURNAL_ROOM_BYTES
             || dirty_pages >= dirty_pages_max / 2
     }
 

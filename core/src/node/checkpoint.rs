@@ -12,7 +12,7 @@ use crate::ids::{Generation, Op};
 use crate::io::{Effect, Effects, FileId, IoError};
 use crate::journal::{Operation, PrepareHeader};
 use crate::kernel::EntrySalts;
-use crate::limits::{CHECKPOINT_RECORDS, STORE_CHECKPOINT_STEP_PAGES};
+use crate::limits::{CHECKPOINT_RECORDS, JOURNAL_ROOM_BYTES, STORE_CHECKPOINT_STEP_PAGES};
 use crate::log::LogCheckpoint;
 use crate::node::api::Halt;
 use crate::node::format::own;
@@ -127,7 +127,7 @@ impl Running {
 
     /// How many of its pages should be sealed by now: all when three quarters of what asks for the
     /// next checkpoint are there, be it changed pages, records or the ring; and at once when the
-    /// memory is needed that only it can free.
+    /// memory is needed that only it can free, or a small ring has no room for the largest prepare.
     fn checkpoint_pages_due(&self, pages: usize) -> usize {
         let constants = self.superblock_state().constants;
         let largest = constants.transaction_pages_dirtied_max;
@@ -136,6 +136,9 @@ impl Running {
         }
         let status = self.vsr.status();
         let ring = status.journal_ring_bytes;
+        if ring - status.journal_used_bytes < JOURNAL_ROOM_BYTES {
+            return pages;
+        }
         let parts = [
             (u64::from(self.store.dirty_pages()), u64::from(constants.dirty_pages_max) / 8 * 3),
             (self.logs.appended(), CHECKPOINT_RECORDS / 4 * 3),

@@ -57,8 +57,8 @@ pub struct StoreCheckpoint {
     pub grid_pages: u32,
 }
 
-/// How far a checkpoint is: of so many changed pages, those hashed (or in no need of it) and those
-/// sealed; and the writes in flight.
+/// How far a checkpoint is: of so many pages, those of the free set's chain among them, those hashed
+/// (or in no need of it) and those sealed; and the writes in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointProgress {
     pub pages: usize,
@@ -484,9 +484,11 @@ impl Store {
     /// How far the checkpoint under way is.
     #[must_use]
     pub fn checkpoint_progress(&self) -> CheckpointProgress {
-        let Checkpoints { order, hashed, next, writes, .. } = &self.checkpoints;
-        let (pages, writes) = (order.len(), writes.len());
-        CheckpointProgress { pages, hashed: *hashed, sealed: *next, writes }
+        let Checkpoints { order, hashed, next, writes, chain, chain_left, .. } = &self.checkpoints;
+        let pages = order.len() + chain.len();
+        let hashed = if *hashed < order.len() { *hashed } else { pages };
+        let sealed = next + (chain.len() - chain_left);
+        CheckpointProgress { pages, hashed, sealed, writes: writes.len() }
     }
 
     /// A prepare's header says that checkpoint `op` is durable on a quorum: what only the
