@@ -94,7 +94,7 @@ pub const JSON_DEPTH_MAX: usize = 128;
 /// Key ranges that one statement reads; beyond, it reads the ranges' hull.
 pub const KEY_RANGES_MAX: usize = 1_000;
 /// Rows that a read visits before it yields.
-pub const READ_SLICE_ROWS: usize = 1_000;
+pub const READ_SLICE_ROWS: usize = 100;
 /// Rows that a read copies out of their pages at a time.
 pub const READ_BATCH_ROWS: usize = 64;
 /// Bytes of rows that a read holds for ORDER BY, DISTINCT or GROUP BY; all reads together hold at

@@ -23,6 +23,7 @@ mod sealers;
 mod serve;
 mod slot;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
@@ -52,8 +53,15 @@ pub struct Driver {
     background: Condvar,
     /// A proof has ended: those behind it may go on.
     proof_ended: Condvar,
+    /// Threads that wait for the lock and hold it for a moment only: slices of long reads let them
+    /// go first.
+    hasty: AtomicUsize,
     started: Instant,
 }
+
+/// How long a read waits between two slices for those who want the lock for a moment. Then it goes
+/// on, whoever waits: commits must not starve it either.
+const LET_GO_FIRST_MAX: Duration = Duration::from_micros(200);
 
 impl Driver {
     #[must_use]
@@ -89,12 +97,36 @@ impl Driver {
             bell,
             background: Condvar::new(),
             proof_ended: Condvar::new(),
+            hasty: AtomicUsize::new(0),
             started: Instant::now(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, before any read that is between two slices. It is not fair by itself: who gives it
+    /// back and takes it again at once mostly gets it, and a scan does that all the time.
+    fn lock_first(&self) -> MutexGuard<'_, Inner> {
+        if let Some(inner) = self.try_lock() {
+            return inner;
+        }
+        self.hasty.fetch_add(1, Ordering::SeqCst);
+        let inner = self.lock();
+        self.hasty.fetch_sub(1, Ordering::SeqCst);
+        inner
+    }
+
+    /// Between two slices of a read, the lock not held.
+    fn let_go_first(&self) {
+        if self.hasty.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let begun = Instant::now();
+        while self.hasty.load(Ordering::SeqCst) > 0 && begun.elapsed() < LET_GO_FIRST_MAX {
+            std::thread::yield_now();
+        }
     }
 
     pub fn now(&self) -> Clock {
@@ -125,7 +157,7 @@ impl Driver {
                 self.after_unlock();
                 self.reply(Some(slot.park()))
             }
-            Err(asked) => self.call_with(self.lock(), asked),
+            Err(asked) => self.call_with(self.lock_first(), asked),
         }
     }
 
@@ -225,7 +257,7 @@ impl Driver {
             }
             Err(asked) => asked,
         };
-        let mut inner = self.lock();
+        let mut inner = self.lock_first();
         let slot = inner.submit(self.now(), asked, Slot::new(Wake::Nobody))?;
         self.background_drives(&mut inner);
         self.unlock(inner);

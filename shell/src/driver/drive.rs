@@ -106,7 +106,7 @@ impl Driver {
             } else {
                 self.bell.submit_and_wait(timeout);
             }
-            inner = self.lock();
+            inner = self.lock_first();
         }
     }
 

@@ -27,7 +27,7 @@ impl Driver {
         scratch: &mut PointScratch,
         row: &mut Vec<Value>,
     ) -> Option<PointRead> {
-        let mut inner = self.lock();
+        let mut inner = self.lock_first();
         if inner.stop {
             return None;
         }
@@ -86,7 +86,7 @@ impl Driver {
                 }
                 Progress::Yielded => {
                     self.unlock(inner);
-                    std::thread::yield_now();
+                    self.let_go_first();
                 }
                 Progress::Behind => {
                     inner.proofs_behind += 1;
