@@ -43,7 +43,7 @@ impl Driver {
                         self.bell.submit();
                     }
                     wake_all(answered);
-                    inner = self.lock();
+                    inner = self.lock_first();
                     continue;
                 }
             }
@@ -80,7 +80,7 @@ impl Driver {
                     drop(inner);
                     self.bell.submit();
                     wake_all(answered);
-                    inner = self.lock();
+                    inner = self.lock_first();
                 } else {
                     inner.answered.clear();
                 }

@@ -31,7 +31,7 @@ impl Driver {
 
     /// Frames of a peer, in the order they came.
     pub fn receive(&self, from: ReplicaId, frames: &mut Vec<Vec<u8>>) {
-        let mut inner = self.lock();
+        let mut inner = self.lock_first();
         if inner.stop {
             frames.clear();
             return;
