@@ -40,7 +40,7 @@ events! {
     // journal
     JournalRecovered { op_max: Op },
     JournalWrapped { op: Op },
-    /// A damaged prepare at the tail that was never acknowledged; dropped.
+    /// A damaged prepare at the tail, of which nothing shows that it was ever acknowledged; dropped.
     JournalTornTail { op: Op },
     /// A damaged prepare that evidence shows was acknowledged.
     JournalRottenPrepare { op: Op },

@@ -52,8 +52,9 @@
 //! [`JournalError::SuperblockStale`], because pages of the older checkpoint may have been reused.
 //!
 //! What remains, with one replica: an acknowledged prepare that rots before its redundant header is
-//! on disk and before any later prepare that knows it committed. It looks like a torn tail. The
-//! window is a few milliseconds; a cluster does not have it.
+//! on disk and before any later prepare that knows it committed. It looks like a torn tail. While the
+//! process lives, the window is a few milliseconds; if it dies within them, it lasts until the next
+//! open, which writes the redundant header. A cluster does not have it.
 //!
 //! Fault model: torn, lost, misdirected writes and rot in ring and header area, alone or together.
 //! Read errors of what counts stop the open (they never decide what counts); write errors stop the
@@ -192,13 +193,16 @@ impl core::fmt::Display for JournalError {
     }
 }
 
-/// A tail that was never acknowledged, and is dropped.
+/// A tail of which nothing shows that it was ever acknowledged; it is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TornTail {
     /// The first op that is dropped.
     pub op: Op,
     /// The highest one of which anything was seen.
     pub op_max_seen: Op,
+    /// Some of `op` is there: torn by a crash before it was acknowledged, or damaged after. Else
+    /// nothing of it is.
+    pub damaged: bool,
 }
 
 /// What a journal holds above the checkpoint.

@@ -215,8 +215,8 @@ impl core::fmt::Display for SuperblockError {
             SuperblockError::OneCopyLeft { copy, sequence } => write!(
                 f,
                 "only copy {copy} of the superblock (sequence {sequence}) is left and nothing \
-                 confirms that it is the newest: open with the option that accepts a single copy \
-                 if no newer data can exist",
+                 confirms that it is the newest: if no newer data can exist, open with \
+                 --accept-single-superblock-copy",
             ),
             SuperblockError::CopiesDisagree { sequence_min, sequence_max } => write!(
                 f,

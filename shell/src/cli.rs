@@ -98,6 +98,9 @@ pub fn run() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
+    // A limit on the size of files is an error of the write that meets it, not the end.
+    let told = std::sync::Arc::default();
+    let _default_remains = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, told);
     let output = Output::new(cli.global.json);
     let result = match &cli.command {
         Command::Demo(args) => demo::run(args, &cli.global, &output),

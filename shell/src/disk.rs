@@ -319,8 +319,12 @@ fn note(problem: &mut Option<String>, path: &Path, what: &str, error: Errno) {
 /// Trace marks as log lines: what an operator must act on is a warning, the rest is detail.
 fn trace(event: &Event) {
     match event {
+        Event::JournalTornTail { op } => tracing::warn!(
+            "op {op}, the newest in the journal, does not verify and is dropped: it was being \
+             written when the process or the machine stopped, and was never acknowledged; or it is \
+             damaged since"
+        ),
         Event::SuperblockCopyBad { .. }
-        | Event::JournalTornTail { .. }
         | Event::JournalRottenPrepare { .. }
         | Event::JournalPageUnreadable { .. }
         | Event::PageCorrupt { .. }

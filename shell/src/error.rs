@@ -11,6 +11,7 @@ use verity_core::query::{SqlError, SqlState};
 use crate::disk::DiskError;
 use crate::disk::lock::LockError;
 use crate::disk::master_key::MasterKeyProblem;
+use crate::format::found::JournalCut;
 
 #[derive(Debug)]
 pub enum Error {
@@ -27,6 +28,12 @@ pub enum Error {
     AlreadyFormatted {
         path: PathBuf,
     },
+    /// Files of a database without its superblock: nothing is written over them.
+    SuperblockLost {
+        path: PathBuf,
+    },
+    /// The journal is not as long as it was made.
+    JournalCut(JournalCut),
     /// The directory holds other files; a database is made in an empty one only.
     NotEmpty {
         path: PathBuf,
@@ -79,6 +86,8 @@ impl Error {
             | Error::NotFormatted { .. }
             | Error::AlreadyFormatted { .. }
             | Error::NotEmpty { .. }
+            | Error::SuperblockLost { .. }
+            | Error::JournalCut(_)
             | Error::Lock(_)
             | Error::MasterKey(_)
             | Error::Disk(_)
@@ -113,7 +122,7 @@ impl Error {
             Error::MasterKey(_) => "28000",
             Error::Options(_) => "22023",
             Error::Halted { .. } => "57P01",
-            Error::Unreadable(_) => "XX001",
+            Error::Unreadable(_) | Error::SuperblockLost { .. } | Error::JournalCut(_) => "XX001",
             Error::WrongKind(_) => "42809",
             Error::Unreachable { .. } => "08001",
             Error::OutcomeUnknown { .. } => "08007",
@@ -156,6 +165,14 @@ impl fmt::Display for Error {
                 "{} is not empty (it holds {found}); choose an empty or a new directory",
                 path.display()
             ),
+            Error::SuperblockLost { path } => write!(
+                f,
+                "{} is what is left of a database: its journal, grid or keys are there, its \
+                 superblock is gone. Nothing was changed. Restore the directory from a copy; if no \
+                 database was ever finished here, remove it",
+                path.display()
+            ),
+            Error::JournalCut(cut) => write!(f, "{cut}"),
             Error::Lock(error) => write!(f, "{error}"),
             Error::MasterKey(error) => write!(f, "{error}"),
             Error::Disk(error) => write!(f, "{error}"),

@@ -2,15 +2,16 @@
 //!
 //! Invariants: nothing is written into a directory that holds anything else. The superblock comes
 //! last (`verity_core::node::format`), so a format that was cut off leaves no database, and is
-//! simply run again. A replica of several takes what all share from the cluster's [`secret`].
+//! simply run again; it is known by its mark ([`found`]). A replica of several takes what all share from the cluster's [`secret`].
 
+pub mod found;
 pub mod secret;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use verity_core::ids::{ClusterId, ReplicaId};
-use verity_core::io::{Effects, FileId, Input};
+use verity_core::io::{Effects, Input};
 use verity_core::limits::{ClusterConstants, REPLICA_COUNTS};
 use verity_core::node::format::{Format, FormatOptions};
 use verity_core::node::{CURRENT_RELEASE, Halt, Seed};
@@ -19,6 +20,7 @@ use crate::disk::lock::DirectoryLock;
 use crate::disk::master_key::{self, MasterKey, MasterKeySource};
 use crate::disk::{Disk, IoBackend, paths};
 use crate::error::Error;
+use found::Found;
 use secret::ClusterSecret;
 
 /// What was made.
@@ -61,22 +63,17 @@ impl Identity {
 }
 
 /// Files that a format that was cut off may have left.
-const OUR_FILES: [&str; 6] = ["superblock", "journal", "grid", "keys", "scratch", paths::LOCK_FILE];
+const OUR_FILES: [&str; 7] =
+    ["superblock", "journal", "grid", "keys", "scratch", paths::LOCK_FILE, found::MARK];
 
-/// Whether the directory holds a database, whole or damaged.
+/// Whether the directory holds a database, whole or damaged; an error where it holds what is left of
+/// one.
 pub fn is_formatted(path: &Path) -> Result<bool, Error> {
-    let superblock = path.join(paths::relative(FileId::Superblock));
-    match std::fs::read(&superblock) {
-        // A format that was cut off leaves this file empty or all zeros.
-        Ok(bytes) => Ok(bytes.iter().any(|byte| *byte != 0) || has_log(path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(has_log(path)),
-        Err(error) => Err(Error::Directory { path: path.to_path_buf(), error }),
+    match found::look(path)? {
+        Found::Nothing | Found::CutOff => Ok(false),
+        Found::Database => Ok(true),
+        Found::Remains => Err(Error::SuperblockLost { path: path.to_path_buf() }),
     }
-}
-
-/// A log is never empty: where one is, there was a database, even if its superblock is gone.
-fn has_log(path: &Path) -> bool {
-    paths::segments(path).is_ok_and(|segments| !segments.is_empty())
 }
 
 pub fn format(
@@ -120,7 +117,9 @@ pub fn format(
         release: CURRENT_RELEASE,
         constants,
     };
+    found::mark(path).map_err(directory)?;
     let cluster = run(disk, options, shared.as_ref().unwrap_or(&own), &own)?;
+    found::unmark(path)?;
     Ok(Formatted { cluster, key_file_made })
 }
 
@@ -212,7 +211,12 @@ mod tests {
         std::fs::create_dir(&data).unwrap();
         std::fs::write(data.join("superblock"), vec![0; 4096]).unwrap();
         std::fs::write(data.join("journal"), b"half").unwrap();
+        let lost = small(&data, IoBackend::Auto).unwrap_err();
+        assert!(matches!(lost, Error::SuperblockLost { .. }), "without its mark it may be lost");
+        assert_eq!(std::fs::read(data.join("journal")).unwrap(), b"half");
+        found::mark(&data).unwrap();
         small(&data, IoBackend::Auto).unwrap();
+        assert!(!data.join(found::MARK).exists());
         assert_eq!(verdict(&data), Verdict::Holds);
     }
 

@@ -44,6 +44,7 @@ pub struct Options {
     constants: ClusterConstants,
     create: bool,
     accept_clock: bool,
+    accept_single_superblock_copy: bool,
     evict_everything: bool,
     attest_after: Option<Duration>,
 }
@@ -64,6 +65,7 @@ impl Options {
             constants: ClusterConstants::DEFAULT,
             create: true,
             accept_clock: false,
+            accept_single_superblock_copy: false,
             evict_everything: false,
             attest_after: Some(ATTEST_AFTER_DEFAULT),
         }
@@ -130,6 +132,14 @@ impl Options {
         self
     }
 
+    /// The operator's word that no newer data can exist than what the only copy of the superblock
+    /// that is left names. Without it such an open is refused.
+    #[must_use]
+    pub fn accept_single_superblock_copy(mut self, accept: bool) -> Options {
+        self.accept_single_superblock_copy = accept;
+        self
+    }
+
     /// Opens the database in a directory; formats it first when there is none.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Verity, Error> {
         let path = path.as_ref();
@@ -142,6 +152,7 @@ impl Options {
             self.format(path)?;
         }
         let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
+        format::found::check_before_open(path)?;
         let disk = self.open_disk(path)?;
         let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
         let mut effects = Effects::new();
@@ -200,6 +211,7 @@ impl Options {
         let mut config = Config::new(ReplicaId::new(0));
         config.memory = self.memory;
         config.accept_clock = self.accept_clock;
+        config.accept_single_superblock_copy = self.accept_single_superblock_copy;
         config.evict_everything = self.evict_everything;
         let after_ns = |after: Duration| u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         config.attest_after_ns = self.attest_after.map(after_ns);

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use verity_core::io::{Address, Effects, FileId};
+use verity_core::io::Effects;
 use verity_core::limits::{
     CLIENT_BUFFER_BYTES, CLIENT_BUFFERS_BYTES_MAX, CLIENTS_MAX, FRAME_PAYLOAD_SIZE_MAX,
-    LINK_QUEUE_BYTES_MAX, PAGE_SIZE, SUPERBLOCK_COPIES,
+    LINK_QUEUE_BYTES_MAX,
 };
 use verity_core::node::{CURRENT_RELEASE, Memory, MemoryPlan, MemoryTooSmall, Node, Seed, Status};
-use verity_core::superblock::{SuperblockState, copy_offset, decode_copies};
+use verity_core::superblock::SuperblockState;
 use verity_core::wire::hello::{Hello, Role};
 
 use crate::disk::lock::DirectoryLock;
@@ -28,7 +28,6 @@ use crate::format;
 use crate::net::guest::Host;
 use crate::net::links::Links;
 use crate::net::listen::Listener;
-use crate::offline::Offline;
 use crate::options::Options;
 
 /// Buffers and stacks of connections, beside the queues of links.
@@ -71,7 +70,9 @@ impl Server {
             return Err(Error::NotFormatted { path: path.to_path_buf() });
         }
         let lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
-        let state = identify(path)?;
+        format::found::check_before_open(path)?;
+        let state = format::found::superblock(path)
+            .map_err(|error| Error::Unreadable(format!("superblock: {error}")))?;
         let count = at.addresses.len();
         if count != usize::from(state.replica_count) {
             return Err(Error::Options(format!(
@@ -187,23 +188,6 @@ impl Drop for Server {
 }
 
 /// What the superblock says, before anything is opened.
-fn identify(path: &Path) -> Result<SuperblockState, Error> {
-    let mut files = Offline::new(path, None);
-    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
-    for (number, copy) in (0..).zip(copies.iter_mut()) {
-        let at = Address::new(FileId::Superblock, copy_offset(number));
-        // A copy that cannot be read is one that is not there.
-        if files.read(at, copy).is_err() {
-            copy.fill(0);
-        }
-    }
-    let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
-    match decoded.decide(false) {
-        Ok(decision) => Ok(decision.state),
-        Err(error) => Err(Error::Unreadable(format!("superblock: {error}"))),
-    }
-}
-
 /// The node's share of the memory, when links and connections have theirs.
 fn without_network(memory: Memory, state: &SuperblockState) -> Result<Memory, Error> {
     let Memory::Process(bytes) = memory else { return Ok(memory) };

@@ -210,7 +210,7 @@ pub fn check_signed(
     };
     report.superblock = Some(Box::new(state));
     let keyring = parts::keys(&mut files, &state, has_key, &mut report);
-    parts::journal(&mut files, &state, &mut report, progress);
+    parts::journal(root, &mut files, &state, &mut report, progress);
     let heads = match &keyring {
         Some(keyring) => grid::check(&mut files, &state, keyring, &mut report, progress),
         None => {

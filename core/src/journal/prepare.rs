@@ -229,6 +229,20 @@ impl PrepareHeader {
         Ok(header)
     }
 
+    /// Are these the bytes of a prepare of this op at this place, or what damage left of them? What
+    /// flips bits leaves most of a header as it was: the parent's checksum, or op and place.
+    pub(super) fn resembles(
+        bytes: &[u8],
+        cluster: ClusterId,
+        op: Op,
+        parent: &InternalHash,
+        offset: u64,
+    ) -> bool {
+        let Ok((raw, _)) = RawHeader::ref_from_prefix(bytes) else { return false };
+        let same_place = raw.op.get() == op.get() && raw.journal_offset.get() == offset;
+        raw.parent == parent.0 || (same_place && raw.cluster.get() == cluster.get())
+    }
+
     fn check_values(&self) -> Result<(), PrepareError> {
         let size = self.size as usize;
         if !(PREPARE_HEADER_SIZE..=PREPARE_SIZE_MAX).contains(&size) {

@@ -35,6 +35,8 @@ pub struct Scan {
     dropped: Option<PrepareHeader>,
     /// The last header in the ring that joined, with a bad body.
     broken: Option<PrepareHeader>,
+    /// The op after the chain, when something that looks like it lies where it may begin.
+    resembled: Option<Op>,
     /// File offsets of pages that the device could not read; they were fed as zeros.
     unreadable: BTreeMap<u64, IoError>,
     /// Prepares of the chain whose header in the ring is damaged, and their first page as it should
@@ -67,6 +69,7 @@ impl Scan {
             newer_release: None,
             dropped: None,
             broken: None,
+            resembled: None,
             unreadable: BTreeMap::new(),
             restored: Vec::new(),
         }
@@ -143,9 +146,13 @@ impl Scan {
     /// its header damaged? Its redundant header says so: it joins, and the body has its checksum.
     fn judge_redundant(&mut self, used: usize, offset: u64) -> Option<usize> {
         // Only where the next prepare may begin: most pages end here.
-        let (_, end) = self.before(self.joined.len());
+        let (parent, end) = self.before(self.joined.len());
         if offset != end && self.ring.position(offset) != 0 {
             return Some(PAGE_SIZE);
+        }
+        let (cluster, next) = (self.start.cluster, self.head_op().next());
+        if PrepareHeader::resembles(&self.window[used..], cluster, next, &parent, offset) {
+            self.resembled = Some(next);
         }
         let found = self.slot(self.ring.slot_offset(offset));
         let joins = |header: &PrepareHeader| header.journal_offset == offset && self.joins(header);
@@ -337,10 +344,14 @@ impl Scan {
 
     /// What was written after the chain's end in its last view, and is dropped.
     fn torn_tail(&self) -> Option<TornTail> {
-        let head = self.head_op();
+        let op = self.head_op().next();
         let view = self.joined.last().map_or(self.start.view, |header| header.view);
-        let seen = self.dropped.filter(|dropped| dropped.op > head && dropped.view >= view)?;
-        Some(TornTail { op: head.next(), op_max_seen: seen.op })
+        let seen = self.dropped.filter(|dropped| dropped.op >= op && dropped.view >= view);
+        let damaged = self.resembled == Some(op);
+        if seen.is_none() && !damaged {
+            return None;
+        }
+        Some(TornTail { op, op_max_seen: seen.map_or(op, |seen| seen.op), damaged })
     }
 
     /// The header area as it should be: the chain's headers and nothing else. Sectors where a

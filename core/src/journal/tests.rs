@@ -408,6 +408,27 @@ fn a_torn_tail_is_dropped_with_all_after_it() {
     }
 }
 
+/// Whoever is asked whether it holds must not say that the op was never there.
+#[test]
+fn a_bit_flipped_in_the_newest_prepare_is_not_silence() {
+    // In the header's checksum, body's checksum, parent, op, commit, size; in the body; in both laps.
+    for start_offset in [0, 3 * RING] {
+        for byte in [0, 40, 70, 112, 130, 178, 260] {
+            let start = start_at(start_offset);
+            let mut bench = Bench::new(start, 1);
+            let first = bench.write(10);
+            bench.settle();
+            let newest = bench.write(100);
+            let mut disk = bench.crash(Keep::New);
+            disk.flip(Ring::new(RING).address(newest.journal_offset).offset + byte);
+            let (_, recovered) = Bench::open(disk, start, 1).unwrap();
+            assert_eq!(recovered.headers, [first], "byte {byte}");
+            let torn = TornTail { op: newest.op, op_max_seen: newest.op, damaged: true };
+            assert_eq!(recovered.torn, Some(torn), "byte {byte}");
+        }
+    }
+}
+
 #[test]
 fn later_prepares_whole_and_with_headers_do_not_prove_an_earlier_one() {
     let start = start_at(0);
@@ -425,7 +446,8 @@ fn later_prepares_whole_and_with_headers_do_not_prove_an_earlier_one() {
     let disk = bench.crash(Keep::Old);
     let (mut bench, recovered) = Bench::open(disk, start, 1).unwrap();
     assert!(recovered.headers.is_empty());
-    assert_eq!(recovered.torn, Some(TornTail { op: Op::new(11), op_max_seen: Op::new(13) }));
+    let torn = TornTail { op: Op::new(11), op_max_seen: Op::new(13), damaged: false };
+    assert_eq!(recovered.torn, Some(torn));
     // A new history over the old one, same sizes: 12 of the old one neither joins nor proves.
     bench.view = View::new(4);
     let start = JournalStart { view: View::new(4), ..start };

@@ -50,6 +50,9 @@ pub struct Global {
     /// on record
     #[arg(long, global = true)]
     pub accept_clock: bool,
+    /// No newer data can exist than what the only copy of the superblock that is left names
+    #[arg(long, global = true)]
+    pub accept_single_superblock_copy: bool,
     /// Seconds after a write in which the state is attested, so that proofs are ready; and at the
     /// end. 0: only when a proof is asked for
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 1)]
@@ -67,6 +70,7 @@ impl Global {
             .io(self.io.into())
             .master_key(self.master_key())
             .accept_clock(self.accept_clock)
+            .accept_single_superblock_copy(self.accept_single_superblock_copy)
             .attest_after((self.attest_after > 0).then(|| Duration::from_secs(self.attest_after)))
     }
 

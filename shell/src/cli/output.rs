@@ -129,6 +129,7 @@ fn write_line(text: &str) {
             std::process::exit(141);
         }
         let _nobody_listens = writeln!(std::io::stderr(), "error: standard output: {error}");
-        std::process::exit(1);
+        // Whoever asked was told nothing: neither that it holds nor that it does not.
+        std::process::exit(2);
     }
 }

@@ -72,16 +72,18 @@ impl Job {
                 Step::Again
             }
             Kind::Write { .. } => {
+                let before = self.moved;
                 self.moved += count;
                 assert!(self.moved <= self.pages.size_bytes(), "no more was written than given");
                 if self.moved == self.pages.size_bytes() {
                     return Step::Finished(Ok(()));
                 }
-                if count == 0 {
-                    return Step::Finished(Err(Errno::NOSPC));
-                }
                 // What direct I/O left between sectors is written again from the sector's start.
                 self.moved -= self.moved % verity_core::limits::PAGE_SIZE;
+                // Not one page more: asking again would give the same.
+                if self.moved == before {
+                    return Step::Finished(Err(Errno::NOSPC));
+                }
                 Step::Again
             }
         }

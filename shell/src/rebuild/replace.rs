@@ -88,7 +88,7 @@ pub fn replace(
         )));
     }
     let mut report = Report::default();
-    verify::parts::journal(&mut files, &state, &mut report, progress);
+    verify::parts::journal(root, &mut files, &state, &mut report, progress);
     refuse_damage(&report)?;
     let prepares = report.prepares;
     if grid::checkpoint(&state).is_none() {

@@ -1,5 +1,7 @@
 //! Superblock, keys and journal.
 
+use std::path::Path;
+
 use verity_core::io::{Address, Effects, FileId, Input};
 use verity_core::journal::{self, JournalError, JournalStart};
 use verity_core::keyring::format::{Image, extent_offset, image_size};
@@ -10,15 +12,18 @@ use verity_core::superblock::decode_copies;
 use verity_core::superblock::{CopyVerdict, SuperblockError, SuperblockState, copy_offset};
 
 use super::{Progress, Report};
+use crate::format::found::journal_cut;
 use crate::offline::Offline;
 
 /// Reads all four copies; the state that an open would take.
 pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<SuperblockState> {
     let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
+    let mut unread = [false; SUPERBLOCK_COPIES];
     for (number, copy) in copies.iter_mut().enumerate() {
         let offset = copy_offset(u8::try_from(number).unwrap_or(u8::MAX));
         if let Err(error) = files.read(Address::new(FileId::Superblock, offset), copy) {
-            report.damage("superblock", format!("copy {number}: {error}"));
+            unread[number] = true;
+            report.unknown("superblock", format!("copy {number} cannot be read: {error}"));
         }
     }
     let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
@@ -30,6 +35,8 @@ pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<Superblock
             report.unknown("superblock", error);
             return None;
         }
+        // What could not be read may be whole.
+        Err(_) if unread.contains(&true) => return None,
         Err(error) => {
             report.damage("superblock", error);
             return None;
@@ -49,6 +56,7 @@ pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<Superblock
                 );
             }
             CopyVerdict::Good { .. } => {}
+            _not_read if unread[number] => {}
             bad => report.damage(
                 "superblock",
                 format!("copy {number} is damaged ({bad:?}); the next open repairs it"),
@@ -65,7 +73,7 @@ pub fn keys(
     has_key: bool,
     report: &mut Report,
 ) -> Option<Keyring> {
-    check_key_copies(files, report);
+    let readable = check_key_copies(files, report);
     if !has_key {
         report.unknown(
             "keys",
@@ -79,6 +87,8 @@ pub fn keys(
             report.unknown("keys", error);
             None
         }
+        // What could not be read may be whole.
+        Err(_) if !readable => None,
         Err(error) => {
             report.damage("keys", error);
             None
@@ -86,11 +96,17 @@ pub fn keys(
     }
 }
 
-fn check_key_copies(files: &mut Offline, report: &mut Report) {
+/// False: a copy could not be read.
+fn check_key_copies(files: &mut Offline, report: &mut Report) -> bool {
+    let mut readable = true;
     let mut sequences = [None; 2];
     for (copy, sequence) in sequences.iter_mut().enumerate() {
         match read_key_copy(files, copy) {
             Ok(image) => *sequence = Some(image.sequence),
+            Err(CopyFault::Unreadable(error)) => {
+                readable = false;
+                report.unknown("keys", format!("copy {copy} cannot be read: {error}"));
+            }
             Err(fault) => {
                 report.damage("keys", format!("copy {copy}: {fault}; the next open repairs it"));
             }
@@ -101,6 +117,7 @@ fn check_key_copies(files: &mut Offline, report: &mut Report) {
     {
         report.note("keys", format!("copies are of updates {first} and {second}"));
     }
+    readable
 }
 
 fn read_key_copy(files: &mut Offline, copy: usize) -> Result<Image, CopyFault> {
@@ -149,11 +166,15 @@ fn open_keyring(files: &mut Offline, state: &SuperblockState) -> Result<Keyring,
 
 /// What is in the journal after the checkpoint.
 pub fn journal(
+    root: &Path,
     files: &mut Offline,
     state: &SuperblockState,
     report: &mut Report,
     progress: &mut dyn Progress,
 ) {
+    if let Some(cut) = journal_cut(root, state) {
+        report.damage("journal", cut);
+    }
     let checkpoint = &state.checkpoint;
     let start = JournalStart {
         cluster: state.cluster,
@@ -183,12 +204,25 @@ pub fn journal(
                 );
             }
             if let Some(torn) = recovered.torn {
-                report.note(
+                let op = torn.op;
+                if !torn.damaged {
+                    report.note(
+                        "journal",
+                        format!(
+                            "op {op} is not there, though op {} is: it was on its way when the \
+                             process stopped, and was never acknowledged",
+                            torn.op_max_seen
+                        ),
+                    );
+                    return;
+                }
+                report.unknown(
                     "journal",
                     format!(
-                        "op {} was being written when the process stopped; it was never \
-                         acknowledged",
-                        torn.op
+                        "op {op} does not verify, and nothing shows that it was ever whole: it was \
+                         being written when the process or the machine stopped, and was never \
+                         acknowledged; or it is the newest write, and damaged since. The next open \
+                         drops it"
                     ),
                 );
             }

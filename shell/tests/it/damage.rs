@@ -124,3 +124,151 @@ fn a_segment_of_another_tenant_in_its_place_is_found() {
     let (verified, _) = judge(&copy, "foreign segment");
     assert_eq!(verified.code, Some(1), "{verified:#?}");
 }
+
+/// Acknowledged rows that only the journal holds: no checkpoint came, and the process was killed. And
+/// how many a copy of it gives.
+fn killed() -> (Database, i64) {
+    use std::io::{BufRead, BufReader};
+    let database = Database::new();
+    database.sql("CREATE TABLE rows (id BIGINT PRIMARY KEY)").ok();
+    let path = database.path("script.sql");
+    let script: String =
+        (0..5_000).map(|id| format!("INSERT INTO rows VALUES ({id});\n")).collect();
+    std::fs::write(&path, script).unwrap();
+    let mut child = crate::run::command()
+        .args(["sql", "--json", "--data"])
+        .arg(database.data())
+        .stdin(std::fs::File::open(&path).unwrap())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..20 {
+        assert!(lines.next().unwrap().unwrap().contains("position"));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let copy = fresh_copy(&database);
+    let counted = verity(&[
+        "sql",
+        "--json",
+        "--data",
+        copy.to_str().unwrap(),
+        "-c",
+        "SELECT COUNT(*) FROM rows",
+    ]);
+    let rows = counted.ok().objects()[0]["rows"][0][0].as_i64().unwrap();
+    assert!(rows >= 20, "{rows} rows");
+    (database, rows)
+}
+
+fn bytes_of(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
+    let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+    let mut all: Vec<_> = files
+        .filter(|entry| entry.file_name() != "lock")
+        .map(|entry| {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            (entry.file_name().into_string().unwrap(), bytes)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Refused with these words, by everything that opens; nothing is written.
+fn refused_untouched(copy: &Path, verdict: i32, words: &str) {
+    let path = copy.to_str().unwrap();
+    let before = bytes_of(copy);
+    let verified = verity(&["verify", "--json", "--data", path]);
+    assert_eq!(verified.code, Some(verdict), "{verified:#?}");
+    for sql in ["SELECT COUNT(*) FROM rows", "INSERT INTO rows VALUES (99)"] {
+        let run = verity(&["sql", "--data", path, "-c", sql]);
+        assert!(run.code == Some(1) && run.stderr.contains(words), "{run:#?}");
+    }
+    assert!(bytes_of(copy) == before, "something was written");
+}
+
+#[test]
+fn a_journal_that_was_cut_is_no_empty_journal() {
+    let (database, rows) = killed();
+    let length = std::fs::metadata(database.data().join("journal")).unwrap().len();
+    for keep in [Some(0), Some(4096), Some(length - 4096), None] {
+        let copy = fresh_copy(&database);
+        let journal = copy.join("journal");
+        match keep {
+            Some(keep) => {
+                std::fs::File::options().write(true).open(journal).unwrap().set_len(keep).unwrap();
+            }
+            None => std::fs::remove_file(journal).unwrap(),
+        }
+        let words = if keep.is_some() { "bytes of" } else { "is missing" };
+        refused_untouched(&copy, 1, words);
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM rows"), rows);
+}
+
+#[test]
+fn what_is_left_without_a_superblock_is_not_formatted_over() {
+    let (database, rows) = killed();
+    for how in 0..3 {
+        let copy = fresh_copy(&database);
+        let superblock = copy.join("superblock");
+        let length = std::fs::metadata(&superblock).unwrap().len() as usize;
+        match how {
+            0 => std::fs::remove_file(superblock).unwrap(),
+            1 => std::fs::write(superblock, []).unwrap(),
+            _ => std::fs::write(superblock, vec![0; length]).unwrap(),
+        }
+        // With a log the node itself says what is gone; without one nothing else would.
+        std::fs::remove_dir_all(copy.join("log")).unwrap();
+        refused_untouched(&copy, 1, "what is left of a database");
+        let path = copy.to_str().unwrap();
+        verity(&["format", path]).fails(1, "what is left of a database");
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM rows"), rows);
+}
+
+#[test]
+fn a_damaged_newest_write_is_never_said_to_hold() {
+    let (database, rows) = killed();
+    // The newest prepare: the last page of the ring, from its start on, that is not zeros.
+    let journal = std::fs::read(database.data().join("journal")).unwrap();
+    let last = journal.chunks(4096).rposition(|page| page.iter().any(|&byte| byte != 0)).unwrap();
+    for byte in [5, 100, 300] {
+        let copy = fresh_copy(&database);
+        let file = std::fs::File::options().read(true).write(true).open(copy.join("journal"));
+        let (file, at) = (file.unwrap(), last as u64 * 4096 + byte);
+        let mut found = [0];
+        file.read_exact_at(&mut found, at).unwrap();
+        file.write_all_at(&[found[0] ^ 0x10], at).unwrap();
+        let path = copy.to_str().unwrap();
+        let verified = verity(&["verify", "--json", "--data", path]);
+        // Its redundant header may have reached the disk: then it is known to be rotten.
+        assert!(matches!(verified.code, Some(1 | 2)), "byte {byte}: {verified:#?}");
+        let counted = verity(&["sql", "--json", "--data", path, "-c", "SELECT COUNT(*) FROM rows"]);
+        if counted.code == Some(0) {
+            assert!(counted.stderr.contains("does not verify"), "byte {byte}: {counted:#?}");
+            assert_eq!(counted.objects()[0]["rows"][0][0].as_i64(), Some(rows - 1));
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_called_broken() {
+    let database = filled();
+    let data = database.data();
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(env!("CARGO_BIN_EXE_verity")).arg(&data);
+        Run::new(command.output().unwrap())
+    };
+    let few = shell("ulimit -n 4; exec \"$1\" verify --data \"$2\"");
+    assert_eq!(few.code, Some(2), "{few:#?}");
+    let nobody = shell("exec \"$1\" verify --data \"$2\" >/dev/full");
+    assert_eq!(nobody.code, Some(2), "{nobody:#?}");
+    // A limit on the size of files is an error, neither the end of the process nor one without end.
+    let small = shell("ulimit -f 1; exec timeout 60 \"$1\" sql --data \"$2.new\" -c 'SELECT 1'");
+    assert!(small.code == Some(1) && small.stderr.contains("error"), "{small:#?}");
+    database.verify().ok();
+}

@@ -1,0 +1,142 @@
+//! What a directory holds before anything opens it: nothing, a format that was cut off, a database, or
+//! what is left of one.
+//!
+//! A format leaves a mark before it writes anything, and takes it away when the superblock is on
+//! disk. So files of a database without a superblock and without the mark are no format that was
+//! cut off: the superblock was lost, and whoever formats over the rest loses acknowledged writes.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use verity_core::io::{Address, FileId};
+use verity_core::journal::Ring;
+use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
+use verity_core::superblock::{SuperblockError, SuperblockState, copy_offset, decode_copies};
+
+use crate::disk::paths;
+use crate::error::Error;
+use crate::offline::Offline;
+
+/// There while a format is under way.
+pub const MARK: &str = "formatting";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No file of a database.
+    Nothing,
+    /// To be run again: nobody was ever told that it is done.
+    CutOff,
+    /// Whole or damaged, with something of its superblock or its logs.
+    Database,
+    /// Journal, keys or grid, and neither superblock nor log.
+    Remains,
+}
+
+pub fn look(path: &Path) -> Result<Found, Error> {
+    let directory = |error| Error::Directory { path: path.to_path_buf(), error };
+    let superblock = path.join(paths::relative(FileId::Superblock));
+    // A format that was cut off leaves this file empty or all zeros.
+    let has_superblock = match std::fs::read(&superblock) {
+        Ok(bytes) => bytes.iter().any(|byte| *byte != 0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(directory(error)),
+    };
+    // A log is never empty: where one is, there was a database.
+    if has_superblock || paths::segments(path).is_ok_and(|segments| !segments.is_empty()) {
+        return Ok(Found::Database);
+    }
+    if path.join(MARK).try_exists().map_err(directory)? {
+        return Ok(Found::CutOff);
+    }
+    for file in [FileId::Journal, FileId::Grid, FileId::Keys] {
+        match std::fs::metadata(path.join(paths::relative(file))) {
+            Ok(found) if found.len() > 0 => return Ok(Found::Remains),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(directory(error)),
+        }
+    }
+    Ok(Found::Nothing)
+}
+
+/// Leaves the mark, durably.
+pub(super) fn mark(path: &Path) -> std::io::Result<()> {
+    File::create(path.join(MARK))?.sync_all()?;
+    File::open(path)?.sync_all()
+}
+
+/// Takes the mark away: there is a superblock.
+pub(crate) fn unmark(path: &Path) -> Result<(), Error> {
+    let removed = match std::fs::remove_file(path.join(MARK)) {
+        Ok(()) => File::open(path).and_then(|directory| directory.sync_all()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.map_err(|error| Error::Directory { path: path.to_path_buf(), error })
+}
+
+/// The superblock as an open would take it. A copy that cannot be read is one that is not there.
+pub(crate) fn superblock(path: &Path) -> Result<SuperblockState, SuperblockError> {
+    let mut files = Offline::new(path, None);
+    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
+    for (number, copy) in (0..).zip(copies.iter_mut()) {
+        let at = Address::new(FileId::Superblock, copy_offset(number));
+        if files.read(at, copy).is_err() {
+            copy.fill(0);
+        }
+    }
+    let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
+    Ok(decoded.decide(false)?.state)
+}
+
+/// A journal that is missing or shorter than it was made. What a file does not hold reads as zeros,
+/// and zeros look like prepares that were never written: acknowledged writes would be gone without
+/// a word.
+#[derive(Debug)]
+pub struct JournalCut {
+    pub path: PathBuf,
+    /// `None`: there is no such file.
+    pub bytes: Option<u64>,
+    pub expected_bytes: u64,
+}
+
+pub(crate) fn journal_cut(path: &Path, state: &SuperblockState) -> Option<JournalCut> {
+    let path = path.join(paths::relative(FileId::Journal));
+    let expected_bytes = Ring::new(state.constants.journal_ring_bytes).file_bytes();
+    let bytes = match std::fs::metadata(&path) {
+        Ok(found) if found.len() >= expected_bytes => return None,
+        Ok(found) => Some(found.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        // Whoever opens it will say so.
+        Err(_) => return None,
+    };
+    Some(JournalCut { path, bytes, expected_bytes })
+}
+
+impl std::fmt::Display for JournalCut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let JournalCut { path, bytes, expected_bytes } = self;
+        let path = path.display();
+        match bytes {
+            None => write!(f, "{path} is missing")?,
+            Some(bytes) => write!(f, "{path} has {bytes} bytes of {expected_bytes}")?,
+        }
+        f.write_str(
+            ": writes that were acknowledged may be lost. Nothing was changed; restore the directory \
+             from a copy",
+        )
+    }
+}
+
+/// What must hold of the files before a node is opened on them, under the directory's lock.
+pub(crate) fn check_before_open(path: &Path) -> Result<(), Error> {
+    unmark(path)?;
+    match superblock(path) {
+        Ok(state) => match journal_cut(path, &state) {
+            Some(cut) => Err(Error::JournalCut(cut)),
+            None => Ok(()),
+        },
+        // The node says what is wrong with it.
+        Err(_) => Ok(()),
+    }
+}
