@@ -40,7 +40,8 @@ events! {
     // journal
     JournalRecovered { op_max: Op },
     JournalWrapped { op: Op },
-    /// A damaged prepare at the tail, of which nothing shows that it was ever acknowledged; dropped.
+    /// A damaged prepare at the tail, of which nothing shows that it was ever acknowledged;
+    /// dropped.
     JournalTornTail { op: Op },
     /// A damaged prepare that evidence shows was acknowledged.
     JournalRottenPrepare { op: Op },

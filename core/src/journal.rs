@@ -52,7 +52,8 @@
 //! [`JournalError::SuperblockStale`], because pages of the older checkpoint may have been reused.
 //!
 //! What remains, with one replica: an acknowledged prepare that rots before its redundant header is
-//! on disk and before any later prepare that knows it committed. It looks like a torn tail. While the
+//! on disk and before any later prepare that knows it committed. It looks like a torn tail. While
+//! the
 //! process lives, the window is a few milliseconds; if it dies within them, it lasts until the next
 //! open, which writes the redundant header. A cluster does not have it.
 //!

@@ -199,8 +199,8 @@ pub const JOURNAL_HEADERS_PER_PAGE: usize = PAGE_SIZE / PREPARE_HEADER_SIZE;
 /// Ring space that requests never take: recovery, checkpoint and shutdown always find room, also
 /// when a replica crashes dozens of times between them.
 pub const JOURNAL_RESERVE_BYTES: u64 = 64 * PAGE_SIZE as u64;
-/// Free bytes of the ring in which any prepare fits beside the reserve: the largest one may waste as
-/// much again at the end of the ring.
+/// Free bytes of the ring in which any prepare fits beside the reserve: the largest one may waste
+/// as much again at the end of the ring.
 pub const JOURNAL_ROOM_BYTES: u64 = 2 * PREPARE_SIZE_MAX as u64 + JOURNAL_RESERVE_BYTES;
 /// Smallest ring: the journal's liveness rests on it.
 pub const JOURNAL_RING_BYTES_MIN: u64 = 4 * PREPARE_SIZE_MAX as u64;

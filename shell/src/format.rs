@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing is written into a directory that holds anything else. The superblock comes
 //! last (`verity_core::node::format`), so a format that was cut off leaves no database, and is
-//! simply run again; it is known by its mark ([`found`]). A replica of several takes what all share from the cluster's [`secret`].
+//! simply run again; it is known by its mark ([`found`]). A replica of several takes what all
+//! share from the cluster's [`secret`].
 
 pub mod found;
 pub mod secret;
@@ -66,8 +67,8 @@ impl Identity {
 const OUR_FILES: [&str; 7] =
     ["superblock", "journal", "grid", "keys", "scratch", paths::LOCK_FILE, found::MARK];
 
-/// Whether the directory holds a database, whole or damaged; an error where it holds what is left of
-/// one.
+/// Whether the directory holds a database, whole or damaged; an error where it holds what is left
+/// of one.
 pub fn is_formatted(path: &Path) -> Result<bool, Error> {
     match found::look(path)? {
         Found::Nothing | Found::CutOff => Ok(false),

@@ -57,8 +57,8 @@ pub struct StoreCheckpoint {
     pub grid_pages: u32,
 }
 
-/// How far a checkpoint is: of so many pages, those of the free set's chain among them, those hashed
-/// (or in no need of it) and those sealed; and the writes in flight.
+/// How far a checkpoint is: of so many pages, those of the free set's chain among them, those
+/// hashed (or in no need of it) and those sealed; and the writes in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointProgress {
     pub pages: usize,

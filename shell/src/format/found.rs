@@ -1,5 +1,5 @@
-//! What a directory holds before anything opens it: nothing, a format that was cut off, a database, or
-//! what is left of one.
+//! What a directory holds before anything opens it: nothing, a format that was cut off, a
+//! database, or what is left of one.
 //!
 //! A format leaves a mark before it writes anything, and takes it away when the superblock is on
 //! disk. So files of a database without a superblock and without the mark are no format that was
@@ -122,8 +122,8 @@ impl std::fmt::Display for JournalCut {
             Some(bytes) => write!(f, "{path} has {bytes} bytes of {expected_bytes}")?,
         }
         f.write_str(
-            ": writes that were acknowledged may be lost. Nothing was changed; restore the directory \
-             from a copy",
+            ": writes that were acknowledged may be lost. Nothing was changed; restore the \
+             directory from a copy",
         )
     }
 }
