@@ -90,6 +90,11 @@ pub const SQL_OPERATORS_MAX: usize = 128;
 pub const SQL_TERMS_MAX: usize = 1_000;
 /// Nesting of a bound expression; what the binder can build stays below.
 pub const EXPRESSION_DEPTH_MAX: usize = 256;
+/// Constraints and column options of one CREATE TABLE.
+pub const CONSTRAINTS_MAX: usize = 4 * COLUMNS_MAX;
+/// LIKE: characters of the text times those of the longest part of the pattern that has a `_` and
+/// stands between two `%`: such a part is looked for place by place. Without `_`, time is linear.
+pub const LIKE_STEPS_MAX: usize = 64 << 20;
 pub const JSON_DEPTH_MAX: usize = 128;
 /// Key ranges that one statement reads; beyond, it reads the ranges' hull.
 pub const KEY_RANGES_MAX: usize = 1_000;

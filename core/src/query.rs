@@ -47,6 +47,7 @@ pub mod prepared;
 pub mod read;
 pub mod rows;
 pub mod schema;
+pub mod script;
 mod sink;
 pub mod source;
 pub mod stored;

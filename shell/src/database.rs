@@ -274,9 +274,14 @@ impl Verity {
         sql: &str,
         params: &[Value],
     ) -> impl Future<Output = Result<Rows, Error>> + Send + use<> {
-        let statement = self.prepare(sql);
-        let params = params.to_vec();
-        async move { statement?.query_async(&params).await }
+        let prepared = reads::in_the_past(reads::prepare(self, sql));
+        let (database, text, params) = (self.clone(), sql.to_string(), params.to_vec());
+        async move {
+            match prepared? {
+                Some(prepared) => reads::query_async(database, prepared, params).await,
+                None => reads::query_text_async(database, text, params).await,
+            }
+        }
     }
 
     #[must_use]

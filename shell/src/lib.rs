@@ -73,5 +73,5 @@ pub use verity_core::kernel::{
 };
 pub use verity_core::limits::ClusterConstants;
 pub use verity_core::node::Status;
-pub use verity_core::query::parse::split as split_statements;
+pub use verity_core::query::script::split as split_statements;
 pub use verity_core::query::{ColumnType, SqlError, SqlState, TableSchema, Value};

@@ -84,17 +84,7 @@ pub async fn query_async(
 ) -> Result<Rows, Error> {
     refuse_write(&prepared)?;
     let read = Read::prepared(database.tenant_id(), prepared, params);
-    let driver = database.driver();
-    let mut running = Running { driver, read: Some(read) };
-    std::future::poll_fn(|context| {
-        let Some(read) = &mut running.read else { unreachable!("taken when it is finished") };
-        match driver.poll_read(read, context.waker()) {
-            Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
-        }
-    })
-    .await?;
-    running.finish().map(to_rows)
+    poll(&database, read).await
 }
 
 fn refuse_write(prepared: &Prepared) -> Result<(), Error> {
@@ -106,8 +96,55 @@ fn refuse_write(prepared: &Prepared) -> Result<(), Error> {
 
 /// Runs one SELECT from its text; `None` when it is no SELECT.
 pub fn try_query(database: &Verity, sql: &str, params: &[Value]) -> Result<Option<Rows>, Error> {
-    let prepared = prepare(database, sql)?;
-    if prepared.is_write() { Ok(None) } else { query(database, &prepared, params).map(Some) }
+    match in_the_past(prepare(database, sql))? {
+        None => {
+            let read = Read::sql(database.tenant_id(), sql, params.to_vec());
+            run(database.driver(), read).map(|result| Some(to_rows(result)))
+        }
+        Some(prepared) if prepared.is_write() => Ok(None),
+        Some(prepared) => query(database, &prepared, params).map(Some),
+    }
+}
+
+/// `None`: it may read a table that is no more, or that had another's name then. Which one is known
+/// only when the text runs, so it must run as a text.
+pub fn in_the_past(prepared: Result<Arc<Prepared>, Error>) -> Result<Option<Arc<Prepared>>, Error> {
+    match prepared {
+        Ok(prepared) => {
+            let past = match &prepared.statement {
+                Statement::Select(select) => select.as_of.is_some(),
+                _other_statements => false,
+            };
+            Ok((!past).then_some(prepared))
+        }
+        Err(error) => match error.sql() {
+            Some(sql) if sql.code == SqlState::UndefinedTable => Ok(None),
+            Some(_) | None => Err(error),
+        },
+    }
+}
+
+pub async fn query_text_async(
+    database: Verity,
+    sql: String,
+    params: Vec<Value>,
+) -> Result<Rows, Error> {
+    let read = Read::sql(database.tenant_id(), &sql, params);
+    poll(&database, read).await
+}
+
+async fn poll(database: &Verity, read: Read) -> Result<Rows, Error> {
+    let driver = database.driver();
+    let mut running = Running { driver, read: Some(read) };
+    std::future::poll_fn(|context| {
+        let Some(read) = &mut running.read else { unreachable!("taken when it is finished") };
+        match driver.poll_read(read, context.waker()) {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        }
+    })
+    .await?;
+    running.finish().map(to_rows)
 }
 
 /// Whether it is a write with RETURNING.

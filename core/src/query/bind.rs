@@ -143,17 +143,18 @@ pub fn fold(ident: &ast::Ident) -> Result<String, SqlError> {
 
 /// A name of one part.
 pub fn simple_name(sql: &str, name: &ast::ObjectName) -> Result<String, SqlError> {
-    let place = position_of(sql, name);
+    // Places cost a walk through the text: only errors have one.
+    let place = || position_of(sql, name);
     match name.0.as_slice() {
         [ast::ObjectNamePart::Identifier(ident)] => {
-            fold(ident).map_err(|error| with_place(error, place))
+            fold(ident).map_err(|error| with_place(error, place()))
         }
         _ => Err(with_place(
             SqlError::new(
                 SqlState::FeatureNotSupported,
                 format!("\"{name}\": names have one part, there are no schemas"),
             ),
-            place,
+            place(),
         )),
     }
 }
@@ -260,7 +261,16 @@ impl<'a> Scope<'a> {
                 let mut value = self.boxed(expr)?;
                 let mut items = self.list(list)?;
                 for (item, syntax) in items.iter_mut().zip(list) {
+                    // Only a literal can become another type; what else it is, is told once.
+                    if !matches!(*value, Expr::Literal(_)) {
+                        break;
+                    }
                     self.align(&mut value, item, (expr, syntax))?;
+                }
+                let known = infer(&value, self.source);
+                for (item, syntax) in items.iter_mut().zip(list) {
+                    read_text_as(item, known)
+                        .map_err(|error| with_place(error, position_of(self.sql, syntax)))?;
                 }
                 Ok(Expr::In { value, list: items, negated: *negated })
             }
@@ -392,7 +402,7 @@ impl<'a> Scope<'a> {
 
     fn column(&mut self, table: Option<&ast::Ident>, ident: &ast::Ident) -> Result<Expr, SqlError> {
         let name = fold(ident)?;
-        let place = offset(self.sql, ident.span.start);
+        let place = || offset(self.sql, ident.span.start);
         let mut excluded = false;
         if let Some(table) = table {
             let table_name = fold(table)?;
@@ -413,7 +423,7 @@ impl<'a> Scope<'a> {
         }
         let columns = self.source.columns();
         let names = columns.iter().map(|(column, _)| column.as_str());
-        Err(with_place(undefined_column(&name, self.source.name(), names), place))
+        Err(with_place(undefined_column(&name, self.source.name(), names), place()))
     }
 
     fn literal(&mut self, value: &ast::Value) -> Result<Expr, SqlError> {

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use sqlparser::ast;
 
 use crate::ids::ColumnId;
+use crate::limits::COLUMNS_MAX;
 use crate::query::bind::{
     Aggregate, AggregateFunction, SUBQUERY_HINT, Scope, Source, not_supported, shorten, simple_name,
 };
@@ -80,6 +81,8 @@ impl Scope<'_> {
                 format!("DISTINCT is for aggregates, not for {function_name}()"),
             ));
         }
+        // Before any is bound.
+        let function = scalar_function(&function_name, arguments.len())?;
         let mut bound = Vec::with_capacity(arguments.len());
         for argument in arguments {
             match argument {
@@ -89,12 +92,12 @@ impl Scope<'_> {
                 _ => return Err(not_supported("named and * arguments are", "give plain values")),
             }
         }
-        scalar_call(
-            &function_name,
+        Ok(scalar_call(
+            function,
             bound,
             self.source,
             self.aggregates.as_deref().unwrap_or_default(),
-        )
+        ))
     }
 
     fn aggregate(
@@ -137,6 +140,13 @@ impl Scope<'_> {
         };
         let at = match aggregates.iter().position(|other| *other == aggregate) {
             Some(at) => at,
+            None if aggregates.len() == COLUMNS_MAX => {
+                self.aggregates = Ok(aggregates);
+                return Err(SqlError::new(
+                    SqlState::StatementTooComplex,
+                    format!("more than {COLUMNS_MAX} aggregates in one statement"),
+                ));
+            }
             None => {
                 aggregates.push(aggregate);
                 aggregates.len() - 1
@@ -148,12 +158,8 @@ impl Scope<'_> {
     }
 }
 
-fn scalar_call(
-    name: &str,
-    mut arguments: Vec<Expr>,
-    source: &Source,
-    aggregates: &[Aggregate],
-) -> Result<Expr, SqlError> {
+/// What a name and a number of arguments call; None: `date(x)`, which is a cast.
+fn scalar_function(name: &str, arguments: usize) -> Result<Option<Function>, SqlError> {
     let function = match name {
         "char_length" | "character_length" | "len" => Function::Length,
         "substring" => Function::Substring,
@@ -165,11 +171,7 @@ fn scalar_call(
         "current_timestamp" | "localtimestamp" | "transaction_timestamp" => Function::Now,
         "uuid" | "uuid_generate_v4" => Function::RandomUuid,
         "extract" => Function::Extract,
-        "date" if arguments.len() == 1 => {
-            let value =
-                Box::new(arguments.into_iter().next().unwrap_or(Expr::Literal(Value::Null)));
-            return Ok(Expr::Cast { value, to: ColumnType::Date });
-        }
+        "date" if arguments == 1 => return Ok(None),
         other => match Function::ALL.iter().find(|function| function.name() == other) {
             Some(function) => *function,
             None => {
@@ -182,15 +184,28 @@ fn scalar_call(
         },
     };
     let (least, most) = function.arity();
-    if arguments.len() < least || arguments.len() > most {
+    if arguments < least || arguments > most {
         let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
         return Err(SqlError::new(
             SqlState::UndefinedFunction,
-            format!("{name}() takes {wanted} arguments, not {}", arguments.len()),
+            format!("{name}() takes {wanted} arguments, not {arguments}"),
         ));
     }
+    Ok(Some(function))
+}
+
+fn scalar_call(
+    function: Option<Function>,
+    mut arguments: Vec<Expr>,
+    source: &Source,
+    aggregates: &[Aggregate],
+) -> Expr {
+    let Some(function) = function else {
+        let value = Box::new(arguments.pop().unwrap_or(Expr::Literal(Value::Null)));
+        return Expr::Cast { value, to: ColumnType::Date };
+    };
     if let Function::Coalesce | Function::Greatest | Function::Least = function {
         of_one_type(arguments.iter_mut().collect(), source, aggregates);
     }
-    Ok(Expr::Call { function, arguments })
+    Expr::Call { function, arguments }
 }

@@ -314,6 +314,14 @@ impl<'a> Binding<'a> {
         }
         parameters = parameters.max(where_scope.parameters);
 
+        // Before any is bound: a text holds far more than are allowed.
+        let items = self.select.projection.len();
+        if items > COLUMNS_MAX {
+            return Err(SqlError::new(
+                SqlState::TooManyColumns,
+                format!("a result has 1 to {COLUMNS_MAX} columns, not {items}"),
+            ));
+        }
         let mut out_scope = scope(Ok(Vec::new()));
         let mut outputs = Vec::new();
         let mut columns = Vec::new();
@@ -491,6 +499,7 @@ impl<'a> Binding<'a> {
         if syntaxes.is_empty() {
             return Ok(None);
         }
+        at_most(syntaxes.len(), "GROUP BY")?;
         let mut keys = Vec::with_capacity(syntaxes.len());
         for syntax in syntaxes {
             let place = position_of(self.sql, syntax);
@@ -531,6 +540,7 @@ impl<'a> Binding<'a> {
             ast::OrderByKind::Expressions(syntaxes) if order_by.interpolate.is_none() => syntaxes,
             _ => return Err(not_supported("this form of ORDER BY is", "name the columns")),
         };
+        at_most(syntaxes.len(), "ORDER BY")?;
         let mut keys = Vec::with_capacity(syntaxes.len());
         for ast::OrderByExpr { expr, options, with_fill } in syntaxes {
             if with_fill.is_some() {
@@ -577,6 +587,17 @@ impl<'a> Binding<'a> {
         }
         Ok(keys)
     }
+}
+
+/// Keys are compared one with another: as many as a table has columns are enough.
+fn at_most(keys: usize, clause: &str) -> Result<(), SqlError> {
+    if keys <= COLUMNS_MAX {
+        return Ok(());
+    }
+    Err(SqlError::new(
+        SqlState::StatementTooComplex,
+        format!("{clause} has at most {COLUMNS_MAX} keys, not {keys}"),
+    ))
 }
 
 /// HISTORY OF and DIFF OF are about the table's versions, not about its rows.

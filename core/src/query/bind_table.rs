@@ -12,7 +12,7 @@ use sqlparser::ast;
 use sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
 
 use crate::ids::{ColumnId, Position};
-use crate::limits::{COLUMNS_MAX, TABLES_MAX};
+use crate::limits::{COLUMNS_MAX, CONSTRAINTS_MAX, TABLES_MAX};
 use crate::query::bind::{
     Scope, Source, fold, not_supported, position_of, simple_name, undefined_column, with_place,
 };
@@ -85,6 +85,14 @@ impl Table<'_> {
             return Err(SqlError::new(
                 SqlState::TooManyColumns,
                 format!("a table has 1 to {COLUMNS_MAX} columns, not {count}"),
+            ));
+        }
+        let constraints = self.create.constraints.len();
+        let options = self.create.columns.iter().map(|column| column.options.len()).sum::<usize>();
+        if constraints + options > CONSTRAINTS_MAX {
+            return Err(SqlError::new(
+                SqlState::StatementTooComplex,
+                format!("more than {CONSTRAINTS_MAX} constraints and column options in one table"),
             ));
         }
         let mut schema = TableSchema {
@@ -311,6 +319,12 @@ pub fn key_columns(
     columns: &[ast::IndexColumn],
     directions: bool,
 ) -> Result<Vec<ColumnId>, SqlError> {
+    if columns.len() > COLUMNS_MAX {
+        return Err(SqlError::new(
+            SqlState::TooManyColumns,
+            format!("a key has at most {COLUMNS_MAX} columns, not {}", columns.len()),
+        ));
+    }
     let mut ids: Vec<ColumnId> = Vec::with_capacity(columns.len());
     for column in columns {
         let place = position_of(sql, &column.column.expr);

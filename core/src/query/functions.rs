@@ -2,6 +2,7 @@
 //!
 //! Invariant: no result is longer than a row may be, whatever the arguments ask for.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -240,7 +241,8 @@ fn trim(function: Function, values: &[Value]) -> Result<Value, SqlError> {
         Some(set) => text(function, set)?,
         None => " ",
     };
-    let within = |character: char| set.contains(character);
+    let set: BTreeSet<char> = set.chars().collect();
+    let within = |character: char| set.contains(&character);
     let trimmed = match function {
         Function::LeftTrim => whole.trim_start_matches(within),
         Function::RightTrim => whole.trim_end_matches(within),

@@ -153,7 +153,8 @@ pub fn parse(sql: &str) -> Result<Vec<Parsed>, SqlError> {
     Ok(parsed)
 }
 
-/// Byte ranges of the statements of a script, without their semicolons.
+/// As `script::split`, by the tokenizer: what that one must agree with.
+#[cfg(test)]
 pub fn split(sql: &str) -> Result<Vec<core::ops::Range<usize>>, SqlError> {
     let at = |location| offset(sql, location).map_or(sql.len(), |offset| offset as usize);
     let range = |tokens: &Vec<TokenWithSpan>| {
@@ -491,14 +492,14 @@ fn number_parameters(sql: &str, tokens: &mut [TokenWithSpan]) -> Result<(), SqlE
         } else {
             digits.parse().ok().filter(|number| *number > 0)
         };
-        let place = offset(sql, token.span.start).unwrap_or(0);
+        let place = || offset(sql, token.span.start).unwrap_or(0);
         let Some(number) = number else {
             return Err(syntax(format!("{text} is not a parameter"))
-                .at(place)
+                .at(place())
                 .hint("parameters are ?, ?1 or $1, counted from 1"));
         };
         if number > SQL_PARAMETERS_MAX {
-            return Err(complex(format!("at most {SQL_PARAMETERS_MAX} parameters")).at(place));
+            return Err(complex(format!("at most {SQL_PARAMETERS_MAX} parameters")).at(place()));
         }
         largest = largest.max(number);
         token.token = Token::Placeholder(format!("${number}"));

@@ -217,7 +217,8 @@ pub struct ImportArgs {
     /// Columns of the primary key, comma separated; without it a hidden one is used
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',', conflicts_with = "schema")]
     pub primary_key: Vec<String>,
-    /// Where bad rows go, with a reason each [default: FILE.rejects.csv in the current directory]
+    /// Where bad rows go, with a reason each [default: FILE.HASH.rejects.csv in the
+    /// current directory, by the hash of what FILE holds]
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
     /// Whose data

@@ -7,13 +7,16 @@
 //! version of the stream is the place to go on.
 //!
 //! Invariants: every row of the file is in the table once or in the rejects file with a reason,
-//! never both. A row is rejected because of what it holds, so a second run rejects the same rows.
+//! never both. Which rows were rejected is on record in the database (`record`), and commits with
+//! their batch: each run tells of them, exits with 1, and writes the rejects file.
 //!
-//! Start reading at [`run`]; `infer` chooses types, `batches` cuts the file, `load` commits.
+//! Start reading at [`run`]; `infer` chooses types, `batches` cuts the file, `load` commits,
+//! `record` remembers.
 
 mod batches;
 pub mod infer;
 mod load;
+mod record;
 mod rejects;
 mod target;
 
@@ -72,6 +75,7 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
         load(&Session::connect(&args.connect, args.tenant)?)?
     };
     let seconds = started.elapsed().as_secs_f64();
+    let rejects_path = rejects::path(args, &survey.hash);
     output.object(&json!({
         "table": args.table,
         "file": args.file.display().to_string(),
@@ -79,7 +83,7 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
         "imported": summary.imported,
         "already_there": summary.skipped,
         "rejected": summary.rejected,
-        "rejects_file": (summary.rejected > 0).then(|| rejects::path(args).display().to_string()),
+        "rejects_file": (summary.rejected > 0).then(|| rejects_path.display().to_string()),
         "batches": summary.batches,
         "position": summary.position.map(|position| position.get()),
         "seconds": seconds,
@@ -97,7 +101,7 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
             "{} row{} rejected; see {} for each row and its reason",
             summary.rejected,
             if summary.rejected == 1 { " was" } else { "s were" },
-            rejects::path(args).display()
+            rejects_path.display()
         )));
     }
     Ok(())

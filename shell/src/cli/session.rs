@@ -1,7 +1,8 @@
 //! Whom a command works with: a database in this process, or the servers of a cluster.
 
 use verity::{
-    Client, ColumnType, Error, IdempotencyId, Operation, Outcome, Reply, TenantId, Value, Verity,
+    Client, ColumnType, Error, IdempotencyId, Operation, Outcome, Reply, Rows, TenantId, Value,
+    Verity,
 };
 
 use super::import::infer::parse_type;
@@ -27,6 +28,13 @@ impl Session {
         match self {
             Session::Local(database) => database.run(sql, &[]),
             Session::Remote(client) => client.run(sql, &[]),
+        }
+    }
+
+    pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
+        match self {
+            Session::Local(database) => database.query(sql, params),
+            Session::Remote(client) => client.query(sql, params),
         }
     }
 

@@ -237,3 +237,89 @@ fn odd_arguments_are_told() {
     verity(&["demo", "--dir", data, "--patients", "5"]).fails(2, "not empty");
     verity(&["rebuild", "--check", "/nowhere"]).fails(2, "holds no database");
 }
+
+/// What `sql` makes of standard input.
+fn sql_from_input(database: &Database, text: &str) -> Run {
+    let data = database.data();
+    let mut child = command()
+        .args(["sql", "--json", "--data", data.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let text = text.to_string();
+    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
+    let run = Run::new(child.wait_with_output().unwrap());
+    let _early_end = writer.join().unwrap();
+    run
+}
+
+#[test]
+fn a_script_may_be_longer_than_a_statement() {
+    let database = Database::new();
+    let mut script =
+        "-- a long script; with 'a comment\nCREATE TABLE t (n BIGINT, x TEXT);\n".to_string();
+    let filler = "x;'';".repeat(120);
+    for n in 0..1_200 {
+        script.push_str(&format!("INSERT INTO t VALUES ({n}, '{filler}'); /* ; */\n"));
+    }
+    assert!(script.len() > 700_000);
+    sql_from_input(&database, &script).ok();
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1_200);
+    assert_eq!(database.number("SELECT MIN(length(x)) FROM t"), 480);
+    // One statement has its limit all the same.
+    let long = format!("SELECT 1; SELECT '{}'", "x".repeat(600_000));
+    let run = sql_from_input(&database, &long).fails(1, "54001");
+    assert_eq!(run.objects().len(), 2, "{:.300}", run.stdout);
+}
+
+#[test]
+fn a_dropped_table_is_read_as_of_a_position_before_its_drop() {
+    let database = Database::new();
+    let position = |sql: &str| {
+        let run = database.sql(sql).ok();
+        run.objects()[0]["position"].as_i64().unwrap_or_else(|| panic!("{run:#?}"))
+    };
+    database.sql("CREATE TABLE h (id BIGINT PRIMARY KEY)").ok();
+    let inserted = position("INSERT INTO h VALUES (7)");
+    let dropped = position("DROP TABLE h");
+    let then = format!("SELECT id FROM h AS OF POSITION {inserted}");
+    assert_eq!(database.number(&then), 7);
+    database.sql("SELECT id FROM h").fails(1, "42P01");
+    database.sql(&format!("SELECT id FROM h AS OF POSITION {dropped}")).fails(1, "42P01");
+    database.sql("INSERT INTO h VALUES (1)").fails(1, "42P01");
+    // Also when another table has its name.
+    database.sql("CREATE TABLE h (id TEXT PRIMARY KEY, other BIGINT)").ok();
+    database.sql("INSERT INTO h VALUES ('new', 1)").ok();
+    assert_eq!(database.number(&then), 7);
+    assert_eq!(database.number("SELECT other FROM h"), 1);
+    let many = database.sql(&format!("HISTORY OF h; {then}")).ok();
+    assert_eq!(many.objects()[1]["rows"], serde_json::json!([[7]]));
+}
+
+/// Time by the length of the text: by its square, each of these takes minutes.
+#[test]
+fn what_one_statement_may_take_is_bounded() {
+    let database = Database::new();
+    database.sql("CREATE TABLE p (id BIGINT PRIMARY KEY)").ok();
+    let many = |text: &str, times: usize| vec![text; times].join(",");
+    let (text, pattern) = ("a".repeat(100_000), "a".repeat(50_000));
+    for (sql, refused) in [
+        (format!("SELECT {}", many("1", 90_000)), Some("54011")),
+        (format!("SELECT id FROM p ORDER BY {}", many("id", 90_000)), Some("54001")),
+        (format!("SELECT id FROM p WHERE id IN ({})", many("id", 90_000)), None),
+        (format!("SELECT '{text}' LIKE '%{pattern}b%'"), None),
+        (format!("SELECT '{text}' LIKE '%{pattern}_b%'"), Some("54001")),
+    ] {
+        let started = std::time::Instant::now();
+        let run = sql_from_input(&database, &sql);
+        match refused {
+            Some(code) => assert_eq!(run.objects()[0]["sqlstate"], code, "{:.60}", sql),
+            None => assert_eq!(run.code, Some(0), "{:.60}", sql),
+        }
+        let took = started.elapsed();
+        assert!(took < std::time::Duration::from_secs(20), "{took:?}: {sql:.60}");
+    }
+}

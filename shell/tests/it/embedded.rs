@@ -246,3 +246,25 @@ fn a_large_update_changes_the_rows_that_it_means_while_others_commit() {
         panic!("{more}")
     };
 }
+
+/// Without blocking as well: the shell on a terminal reads this way.
+#[test]
+fn a_dropped_table_is_read_as_of_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open(dir.path(), IoBackend::Auto);
+    database.execute("CREATE TABLE h (id BIGINT PRIMARY KEY)", &[]).unwrap();
+    let then = database.execute("INSERT INTO h VALUES (7)", &[]).unwrap().position.unwrap();
+    database.execute("DROP TABLE h", &[]).unwrap();
+    let sql = "SELECT id FROM h AS OF POSITION ?";
+    let params = [Value::Integer(then.get() as i64)];
+    let seven = vec![vec![Value::Integer(7)]];
+    assert_eq!(database.query(sql, &params).unwrap().rows, seven);
+    assert_eq!(block_on(database.query_async(sql, &params)).unwrap().rows, seven);
+    for sql in ["SELECT id FROM h", "INSERT INTO h VALUES (1)"] {
+        let error = block_on(database.query_async(sql, &[])).unwrap_err();
+        assert_eq!(error.sql().unwrap().code.code(), "42P01", "{sql}");
+    }
+    database.execute("CREATE TABLE h (id TEXT PRIMARY KEY)", &[]).unwrap();
+    assert_eq!(block_on(database.query_async(sql, &params)).unwrap().rows, seven);
+    database.close().unwrap();
+}

@@ -219,3 +219,112 @@ fn a_schema_creates_a_table_and_does_nothing_else() {
     let schema = "create table T (id BIGINT PRIMARY KEY)";
     import(&database, "t.csv", b"id\n1\n", &["--table", "t", "--schema", schema]).ok();
 }
+
+#[test]
+fn numbers_that_a_double_would_change_come_back_as_they_stood() {
+    let database = Database::new();
+    let csv = "id,amount,code,mixed\n\
+        1,99999999999999.99,1E5,9007199254740993\n\
+        2,0.01,2E3,0.5\n";
+    import(&database, "t.csv", csv.as_bytes(), &["--table", "t"]).ok();
+    let run = database.sql("SELECT amount, code, mixed FROM t ORDER BY id").ok();
+    let rows = serde_json::json!([
+        ["99999999999999.99", "1E5", "9007199254740993"],
+        ["0.01", "2E3", "0.5"]
+    ]);
+    assert_eq!(run.objects()[0]["rows"], rows);
+}
+
+/// An import from some directory, without `--rejects`.
+fn import_in(database: &Database, folder: &str, extra: &[&str]) -> crate::run::Run {
+    let folder = database.path(folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut command = crate::run::command();
+    command.arg("import").arg("--json").arg("--data").arg(database.path("data"));
+    crate::run::Run::new(command.args(extra).current_dir(folder).output().unwrap())
+}
+
+fn rejects_file(run: &crate::run::Run) -> String {
+    run.objects()[0]["rejects_file"].as_str().unwrap_or_else(|| panic!("{run:#?}")).to_string()
+}
+
+#[test]
+fn rejected_rows_are_told_on_every_run_wherever_it_runs() {
+    let database = Database::new();
+    let file = database.path("t.csv");
+    std::fs::write(&file, "id,name\n1,a\n1,b\n2,c\n3\n").unwrap();
+    let args = ["--table", "t", "--primary-key", "id", file.to_str().unwrap()];
+    let mut first = None;
+    for (nth, folder) in ["here", "elsewhere", "here"].into_iter().enumerate() {
+        let run = import_in(&database, folder, &args).fails(1, "2 rows were rejected");
+        let told = &run.objects()[0];
+        assert_eq!(told["rejected"], 2, "{run:#?}");
+        assert_eq!(told["imported"], if nth == 0 { 2 } else { 0 }, "{run:#?}");
+        assert_eq!(told["already_there"], if nth == 0 { 0 } else { 2 }, "{run:#?}");
+        let path = database.path(folder).join(rejects_file(&run));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.contains("\n3,") && text.contains("23505") && text.contains("1,b"), "{text}");
+        assert!(text.contains("\n5,"), "{text}");
+        assert_eq!(*first.get_or_insert(text.clone()), text);
+        // The next run writes it again.
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
+}
+
+#[test]
+fn files_of_one_name_have_rejects_files_of_their_own() {
+    let database = Database::new();
+    let mut names = Vec::new();
+    for (folder, content) in [("a", "id,n\n1,1\n2,bad\n"), ("b", "id,n\n3,3\n4,bad\n")] {
+        std::fs::create_dir_all(database.path(folder)).unwrap();
+        std::fs::write(database.path(folder).join("x.csv"), content).unwrap();
+    }
+    for _ in 0..2 {
+        for folder in ["a", "b"] {
+            let file = database.path(folder).join("x.csv");
+            let args = ["--table", "t", "--types", "n=BIGINT", file.to_str().unwrap()];
+            let run = import_in(&database, "here", &args).fails(1, "1 row was rejected");
+            names.push(rejects_file(&run));
+        }
+    }
+    assert_eq!(names[..2], names[2..]);
+    assert_ne!(names[0], names[1]);
+    for (name, row) in names.iter().zip(["2,bad", "4,bad"]) {
+        let text = std::fs::read_to_string(database.path("here").join(name)).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.ends_with(&format!("{row}\n")), "{text}");
+    }
+}
+
+#[test]
+fn an_import_that_an_older_release_began_goes_on() {
+    let database = Database::new();
+    // As an older release left it: a batch, its record, and nothing about the row it rejected.
+    let mut csv = "id,n\n1,x\n".to_string();
+    (2..=600).for_each(|n| csv.push_str(&format!("{n},{n}\n")));
+    csv.push_str("601,x\n");
+    let file = database.path("t.csv");
+    std::fs::write(&file, &csv).unwrap();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, n BIGINT)").ok();
+    let mut hasher = verity_core::crypto::ChainHasher::new();
+    let hash = hasher.update(csv.as_bytes()).finish();
+    let hash: String = hash.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let older = verity::Verity::open(database.data()).unwrap();
+    let cell = |n| verity::Value::Integer(n);
+    let rows = (2..=500).map(|n| vec![cell(n), cell(n)]).collect();
+    older.insert_rows("t", &["id", "n"], rows).unwrap();
+    let record = br#"{"batch":0,"rows":499}"#.to_vec();
+    let stream = format!("import/t/{hash}");
+    older.append(&stream, verity::ExpectedVersion::None, vec![record]).unwrap();
+    older.close().unwrap();
+    for nth in 0..2 {
+        let args = ["--table", "t", file.to_str().unwrap()];
+        let run = import_in(&database, "here", &args).fails(1, "2 rows were rejected");
+        let told = &run.objects()[0];
+        assert_eq!(told["imported"], if nth == 0 { 100 } else { 0 }, "{run:#?}");
+        assert_eq!(told["already_there"], if nth == 0 { 499 } else { 599 }, "{run:#?}");
+        assert_eq!(database.number("SELECT COUNT(*) FROM t"), 599);
+    }
+}

@@ -602,3 +602,48 @@ fn codes_are_unique_and_found_again() {
     assert!(SqlState::SchemaChanged.retryable());
     assert!(!SqlState::UniqueViolation.retryable());
 }
+
+/// Numbers of things are checked before each is bound: what is refused is refused at once.
+#[test]
+fn counts_are_checked_before_binding() {
+    let many = |text: &str, separator: &str| alloc::vec![text; 60_000].join(separator);
+    let named = |from: u32| {
+        let aggregates = (0..40).map(|n| alloc::format!("sum(id + {})", from * 40 + n));
+        alloc::format!("greatest({})", aggregates.collect::<alloc::vec::Vec<_>>().join(", "))
+    };
+    let aggregates = (0..10).map(named).collect::<alloc::vec::Vec<_>>().join(", ");
+    for (sql, code) in [
+        (alloc::format!("SELECT {}", many("1", ",")), "54011"),
+        (alloc::format!("SELECT {} FROM p", many("id", ",")), "54011"),
+        (alloc::format!("SELECT id FROM p ORDER BY {}", many("id", ",")), "54001"),
+        (alloc::format!("SELECT id FROM p GROUP BY {}", many("id", ",")), "54001"),
+        (alloc::format!("SELECT concat({})", many("id", ",")), "42883"),
+        (alloc::format!("SELECT {aggregates} FROM p"), "54001"),
+        (alloc::format!("INSERT INTO p ({}) VALUES (1)", many("id", ",")), "42701"),
+        (alloc::format!("INSERT INTO p (id) VALUES ({})", many("nothing", ",")), "42601"),
+        (alloc::format!("CREATE TABLE q (id BIGINT, {})", many("CHECK (id > 1)", ",")), "54001"),
+        (alloc::format!("CREATE TABLE q (id BIGINT, PRIMARY KEY ({}))", many("id", ",")), "54011"),
+    ] {
+        let mut database = Database::new();
+        database.query("CREATE TABLE p (id BIGINT PRIMARY KEY, name TEXT NOT NULL)").unwrap();
+        let error = database.query(&sql).expect_err(&sql[..60]);
+        assert_eq!(error.code.code(), code, "{error} {}", &sql[..60]);
+    }
+}
+
+/// Long lists that are allowed take time by their length, not by its square: places in the text
+/// cost a walk through it, and are looked for only by errors.
+#[test]
+fn long_lists_bind_in_linear_time() {
+    let mut database = Database::new();
+    database.query("CREATE TABLE p (id BIGINT PRIMARY KEY, name TEXT NOT NULL)").unwrap();
+    let many = |text: &str, times: usize| alloc::vec![text; times].join(",");
+    let conditions = alloc::format!("coalesce({})", many("CASE WHEN id > 1 THEN 1 END", 200));
+    for sql in [
+        alloc::format!("SELECT id FROM p WHERE id IN ({})", many("id", 60_000)),
+        alloc::format!("SELECT id FROM p WHERE {conditions} IN ({})", many("id", 60_000)),
+        alloc::format!("SELECT btrim('{0}', '{0}x')", "ab".repeat(50_000)),
+    ] {
+        database.query(&sql).unwrap();
+    }
+}

@@ -10,8 +10,8 @@ use verity_core::query::datetime::{parse_date, parse_timestamp};
 use verity_core::query::decimal::Decimal;
 use verity_core::query::value::parse_uuid;
 
-/// Significant digits that every double keeps.
-const DOUBLE_DIGITS_MAX: usize = 17;
+/// Significant digits that every double keeps: written back, they are the same.
+const DOUBLE_DIGITS_MAX: usize = 15;
 
 /// From `--types`; the names of SQL.
 pub fn parse_type(name: &str) -> Option<ColumnType> {
@@ -164,27 +164,24 @@ pub fn is_bigint(field: &str) -> bool {
     canonical && field.parse::<i64>().is_ok()
 }
 
-/// Decimal notation, with an optional exponent; no leading zeros before a digit, no NaN, no
+/// Decimal notation; no leading zeros before a digit, no exponent (`1E5` may be a code), no NaN, no
 /// infinity. More digits than a double keeps are not to be rounded: they stay TEXT.
 pub fn is_double(field: &str) -> bool {
     let unsigned = field.strip_prefix('-').unwrap_or(field);
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+    let (whole, fraction) = match unsigned.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
         None => (unsigned, None),
     };
-    let (whole, fraction) = match mantissa.split_once('.') {
-        Some((whole, fraction)) => (whole, Some(fraction)),
-        None => (mantissa, None),
-    };
     let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let exponent_valid = exponent
-        .is_none_or(|exponent| all_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)));
+    let digits = whole.len() + fraction.map_or(0, str::len);
+    // Zeros in front of the first other digit only say where the point is.
+    let zeros = unsigned.bytes().take_while(|byte| matches!(byte, b'0' | b'.'));
+    let significant = digits - zeros.filter(|byte| *byte == b'0').count();
     all_digits(whole)
         && (whole == "0" || !whole.starts_with('0'))
         && fraction.is_none_or(all_digits)
-        && exponent_valid
-        && whole.len() + fraction.map_or(0, str::len) <= DOUBLE_DIGITS_MAX
-        && field.parse::<f64>().is_ok_and(f64::is_finite)
+        && significant <= DOUBLE_DIGITS_MAX
+        && field.parse::<f64>().is_ok_and(|value| value == 0.0 || value.is_normal())
 }
 
 /// `YYYY-MM-DD`, a day that exists.
@@ -221,7 +218,7 @@ mod tests {
         check(&["1", "", "-7", "0"], ColumnType::BigInt);
         check(&["9223372036854775807"], ColumnType::BigInt);
         check(&["1", "2.5"], ColumnType::Double);
-        check(&["198002.28000000442", "-71.12", "1e-3"], ColumnType::Double);
+        check(&["198002.280000004", "-71.12", "0.000123456789012345"], ColumnType::Double);
         check(&["true", "FALSE"], ColumnType::Boolean);
         check(&["2010-01-23", ""], ColumnType::Date);
         check(&["2014-07-08T15:35:36Z", "2010-01-23"], ColumnType::Timestamp);
@@ -244,6 +241,42 @@ mod tests {
         check(&["y", "n"], ColumnType::Text);
         check(&["", ""], ColumnType::Text);
         check(&[" 1"], ColumnType::Text);
+        // Digits that a double does not keep, and codes that only look like numbers.
+        check(&["99999999999999.99"], ColumnType::Text);
+        check(&["9007199254740993", "0.5"], ColumnType::Text);
+        check(&["198002.28000000442"], ColumnType::Text);
+        check(&["1E5", "2E3"], ColumnType::Text);
+        check(&["0.5", "1e-3"], ColumnType::Text);
+    }
+
+    #[test]
+    fn what_is_a_double_is_written_back_as_it_was() {
+        let mut state = 11_u64;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        let mut doubles = 0;
+        for _ in 0..200_000 {
+            let digits = 1 + draw(17) as usize;
+            let text: String = (0..digits).map(|_| char::from(b'0' + draw(10) as u8)).collect();
+            let point = draw(digits as u64 + 1) as usize;
+            let text = match (&text[..point], &text[point..]) {
+                ("", fraction) => format!("0.{fraction}"),
+                (whole, "") => whole.to_string(),
+                (whole, fraction) => format!("{whole}.{fraction}"),
+            };
+            if !is_double(&text) {
+                continue;
+            }
+            doubles += 1;
+            let trimmed = match text.contains('.') {
+                true => text.trim_end_matches('0').trim_end_matches('.'),
+                false => text.as_str(),
+            };
+            assert_eq!(text.parse::<f64>().unwrap().to_string(), trimmed, "{text}");
+        }
+        assert!(doubles > 50_000, "{doubles}");
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! import's stream with a version that cannot be right. It never commits; if its error is about the
 //! version, the rows are good, otherwise the reason is theirs. Bisection over prefixes finds the
 //! first bad row; rows before it count as good, it is rejected, and the search goes on behind it.
+//!
+//! What is known of rejected rows: a batch appends, in its transaction, a record for each of its
+//! rejected rows to a second stream, `…/rejected`. That stream begins with a head, so one that has
+//! no record is of an import that an older release began.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +16,7 @@ use verity::{Error, ExpectedVersion, Operation, Reply, RequestError, Value};
 use super::Summary;
 use super::batches::{Batches, CsvRow, Survey};
 use super::infer::convert;
+use super::record::{Reason, Record};
 use super::rejects::{self, Rejects};
 use super::target::Target;
 use crate::cli::args::ImportArgs;
@@ -27,13 +32,19 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 struct Loader<'a> {
     session: &'a Session,
     target: &'a Target,
-    stream: String,
+    record: Record<'a>,
 }
 
 /// A row on its way in, with the line it came from.
 struct Candidate {
     row: CsvRow,
     values: Vec<Value>,
+}
+
+/// A row that is none of the table.
+struct Refused {
+    row: CsvRow,
+    reason: Reason,
 }
 
 pub fn load(
@@ -43,61 +54,85 @@ pub fn load(
     target: &Target,
     output: &Output,
 ) -> Result<Summary, Failure> {
-    let hash: String = survey.hash.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     // By the table's own name, however the command line spelled it.
-    let stream = format!("import/{}/{hash}", target.table);
-    let loader = Loader { session, target, stream };
+    let record = Record::new(session, &target.table, &survey.hash);
+    let mut loader = Loader { session, target, record };
     // Batches below this were committed by an earlier run.
-    let version = loader.version()?;
-    let mut rejects = Rejects::open(&rejects::path(args), &survey.header, version > 0)?;
+    let version = loader.version(&loader.record.stream.clone())?;
+    let recorded = loader.version(&loader.record.rejected.clone())?;
+    let known = loader.record.load(version, recorded)?;
+    let mut rejects = Rejects::new(&rejects::path(args, &survey.hash), &survey.header)?;
     let mut batches = Batches::open(&args.file)?;
     let mut summary = Summary { rows: survey.rows, ..Summary::default() };
     let bar = output.progress(survey.rows, "rows", "importing");
     while let Some(rows) = batches.next()? {
         let number = summary.batches;
         let read = rows.len() as u64;
-        let candidates = loader.convert(rows, &survey.header, &mut rejects)?;
         if number < version {
-            let known = |candidate: &&Candidate| !rejects.contains(candidate.row.line);
-            summary.skipped += candidates.iter().filter(known).count() as u64;
+            for row in rows {
+                let reason = match known.reasons.get(&row.line) {
+                    Some(reason) => Some(reason.clone()),
+                    // Nobody wrote it down: found by looking again.
+                    None if number < known.from => {
+                        loader.values(&row, &survey.header).err().map(|reason| Reason::new(&reason))
+                    }
+                    None => None,
+                };
+                match reason {
+                    Some(reason) => rejects.add(row.line, &row.fields, reason.as_str())?,
+                    None => summary.skipped += 1,
+                }
+            }
         } else {
-            let (imported, reply) = loader.commit(number, candidates, &mut rejects)?;
+            let (candidates, refused) = loader.convert(rows, &survey.header);
+            let (imported, refused, reply) = loader.commit(number, candidates, refused)?;
             summary.imported += imported;
             summary.position = reply.position;
+            for Refused { row, reason } in refused {
+                rejects.add(row.line, &row.fields, reason.as_str())?;
+            }
         }
         summary.batches += 1;
         bar.inc(read);
     }
     bar.finish_and_clear();
-    summary.rejected = rejects.count();
+    if known.from > 0 {
+        output.note(
+            "note: an older release began this import and kept no record of the rows that the \
+             database refused; of its batches, rejected rows are those that are no rows of the \
+             table",
+        );
+    }
+    summary.rejected = rejects.finish()?;
     Ok(summary)
 }
 
 impl Loader<'_> {
-    /// How many batches are committed: the version of the stream.
-    fn version(&self) -> Result<u64, Failure> {
-        match self.send(&[], ExpectedVersion::Exact(u64::MAX), 0)? {
+    /// Records of a stream; of the import's own: how many batches are committed.
+    fn version(&self, stream: &str) -> Result<u64, Failure> {
+        let append = Operation::Append {
+            stream: stream.to_string(),
+            expected: ExpectedVersion::Exact(u64::MAX),
+            records: vec![b"{}".to_vec()],
+        };
+        match self.send_operations(vec![append])? {
             Sent::OtherVersion { actual } => Ok(actual),
             Sent::Committed(_) => unreachable!("no stream has the last version"),
             Sent::Refused(error) => Err(Failure::failed(error)),
         }
     }
 
-    /// Fields to values; what is no row of the table goes to the rejects.
-    fn convert(
-        &self,
-        rows: Vec<CsvRow>,
-        header: &[String],
-        rejects: &mut Rejects,
-    ) -> Result<Vec<Candidate>, Failure> {
+    /// Fields to values; and what is no row of the table.
+    fn convert(&self, rows: Vec<CsvRow>, header: &[String]) -> (Vec<Candidate>, Vec<Refused>) {
         let mut candidates = Vec::with_capacity(rows.len());
+        let mut refused = Vec::new();
         for row in rows {
             match self.values(&row, header) {
                 Ok(values) => candidates.push(Candidate { row, values }),
-                Err(reason) => rejects.add(row.line, &row.fields, &reason)?,
+                Err(reason) => refused.push(Refused { row, reason: Reason::new(&reason) }),
             }
         }
-        Ok(candidates)
+        (candidates, refused)
     }
 
     fn values(&self, row: &CsvRow, header: &[String]) -> Result<Vec<Value>, String> {
@@ -119,33 +154,40 @@ impl Loader<'_> {
 
     /// Commits a batch; rows that the database refuses are taken out one by one.
     fn commit(
-        &self,
+        &mut self,
         number: u64,
         mut candidates: Vec<Candidate>,
-        rejects: &mut Rejects,
-    ) -> Result<(u64, Reply), Failure> {
+        mut refused: Vec<Refused>,
+    ) -> Result<(u64, Vec<Refused>, Reply), Failure> {
         // Rows before this one are good together.
         let mut good = 0;
         loop {
             let count = candidates.len() as u64;
-            let reason = match self.send(&candidates, ExpectedVersion::Exact(number), number)? {
-                Sent::Committed(reply) => return Ok((count, reply)),
-                Sent::OtherVersion { actual } => {
-                    return Err(Failure::Failed(format!(
-                        "the import's stream \"{}\" is at version {actual}, batch {number} was to \
-                         follow; is another import of the same file running?",
-                        self.stream
-                    )));
-                }
-                Sent::Refused(reason) => reason,
-            };
+            refused.sort_by_key(|refused| refused.row.line);
+            let lines = refused.iter().map(|refused| (refused.row.line, &refused.reason));
+            let records = self.record.of_batch(number, lines);
+            let reason =
+                match self.send(&candidates, ExpectedVersion::Exact(number), number, records)? {
+                    Sent::Committed(reply) => {
+                        self.record.begun();
+                        return Ok((count, refused, reply));
+                    }
+                    Sent::OtherVersion { actual } => {
+                        return Err(Failure::Failed(format!(
+                            "the import's stream \"{}\" is at version {actual}, batch {number} was \
+                             to follow; is another import of the same file running?",
+                            self.record.stream
+                        )));
+                    }
+                    Sent::Refused(reason) => reason,
+                };
             // A batch that is refused although all of its rows are good one after the other has a
             // reason that is not in a row.
             let Some((bad, reason)) = self.first_bad(&candidates, good, number, reason)? else {
                 return Err(Failure::Failed(format!("batch {number} was refused")));
             };
-            let candidate = candidates.remove(bad);
-            rejects.add(candidate.row.line, &candidate.row.fields, &reason)?;
+            let row = candidates.remove(bad).row;
+            refused.push(Refused { row, reason: Reason::new(&reason) });
             good = bad;
         }
     }
@@ -166,7 +208,8 @@ impl Loader<'_> {
         }
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match self.send(&candidates[..middle], ExpectedVersion::Exact(u64::MAX), number)? {
+            let never = ExpectedVersion::Exact(u64::MAX);
+            match self.send(&candidates[..middle], never, number, Vec::new())? {
                 Sent::Refused(error) => {
                     high = middle;
                     reason = error;
@@ -183,8 +226,9 @@ impl Loader<'_> {
         candidates: &[Candidate],
         expected: ExpectedVersion,
         number: u64,
+        rejected: Vec<Vec<u8>>,
     ) -> Result<Sent, Failure> {
-        let mut operations = Vec::with_capacity(2);
+        let mut operations = Vec::with_capacity(3);
         if !candidates.is_empty() {
             operations.push(Operation::InsertRows {
                 table: self.target.table.clone(),
@@ -194,10 +238,21 @@ impl Loader<'_> {
         }
         let note = format!("{{\"batch\":{number},\"rows\":{}}}", candidates.len());
         operations.push(Operation::Append {
-            stream: self.stream.clone(),
+            stream: self.record.stream.clone(),
             expected,
             records: vec![note.into_bytes()],
         });
+        if !rejected.is_empty() {
+            operations.push(Operation::Append {
+                stream: self.record.rejected.clone(),
+                expected: ExpectedVersion::Any,
+                records: rejected,
+            });
+        }
+        self.send_operations(operations)
+    }
+
+    fn send_operations(&self, operations: Vec<Operation>) -> Result<Sent, Failure> {
         let deadline = Instant::now() + RETRY_TIME_MAX;
         let mut pause = Duration::from_millis(1);
         // One id for all tries: what an earlier one did is not done again, and not denied.

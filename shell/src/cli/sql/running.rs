@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use verity::{Error, Outcome, Verity};
+use verity::{Error, Outcome, SqlState, Verity};
 
 /// How long a wait lasts before the flag is looked at again: the signal wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -56,8 +56,17 @@ impl Wake for Unpark {
 /// Runs one statement of either kind.
 pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
     interrupt.clear();
+    let query = || match wait(database.query_async(sql, &[]), || interrupt.take()) {
+        Some(Ok(rows)) => Ended::Done(Box::new(Outcome::Rows(rows))),
+        Some(Err(error)) => Ended::Failed(error),
+        None => Ended::Cancelled,
+    };
     let statement = match database.prepare(sql) {
         Ok(statement) => statement,
+        // Perhaps it was there at the position that AS OF names.
+        Err(error) if error.sql().is_some_and(|sql| sql.code == SqlState::UndefinedTable) => {
+            return query();
+        }
         Err(error) => return Ended::Failed(error),
     };
     if statement.returns_rows() && statement.is_write() {
@@ -68,11 +77,7 @@ pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
     }
     let is_write = statement.is_write();
     if !is_write {
-        return match wait(database.query_async(sql, &[]), || interrupt.take()) {
-            Some(Ok(rows)) => Ended::Done(Box::new(Outcome::Rows(rows))),
-            Some(Err(error)) => Ended::Failed(error),
-            None => Ended::Cancelled,
-        };
+        return query();
     }
     let told = || {
         if interrupt.take() {

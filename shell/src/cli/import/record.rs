@@ -1,0 +1,149 @@
+//! What the database remembers of an import: batches that committed, and rows that were rejected.
+//!
+//! Two streams: `import/<table>/<hash of the file>` has a record for each batch; the same with
+//! `/rejected` behind it begins with a head and then has a record for each rejected row, appended in
+//! the transaction of the row's batch. So what was rejected is known as long as what was imported,
+//! whatever became of the rejects file.
+//!
+//! Records are JSON; a reader takes what it knows. An import that an older release began has no
+//! head while it has batches; the first batch after those writes one that says where it begins.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+use verity::Value;
+use verity_core::crypto::ChainHash;
+
+use crate::cli::Failure;
+use crate::cli::session::Session;
+
+/// Bytes of a reason; 500 of them fit beside a batch in one request.
+const REASON_SIZE_MAX: usize = 300;
+
+/// Why a row was rejected, the same in the file and on record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reason(String);
+
+impl Reason {
+    pub fn new(text: &str) -> Reason {
+        let end = (0..=text.len().min(REASON_SIZE_MAX)).rev().find(|at| text.is_char_boundary(*at));
+        Reason(text[..end.unwrap_or(0)].to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is on record of earlier runs.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// By line of the file.
+    pub reasons: BTreeMap<u64, Reason>,
+    /// Rejected rows of batches before this one are not on record.
+    pub from: u64,
+}
+
+pub struct Record<'a> {
+    session: &'a Session,
+    table: String,
+    pub stream: String,
+    pub rejected: String,
+    has_head: bool,
+}
+
+impl<'a> Record<'a> {
+    pub fn new(session: &'a Session, table: &str, file: &ChainHash) -> Record<'a> {
+        let hash: String = file.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let stream = format!("import/{table}/{hash}");
+        let rejected = format!("{stream}/rejected");
+        Record { session, table: table.to_string(), stream, rejected, has_head: false }
+    }
+
+    /// What a batch appends beside its rows.
+    pub fn of_batch<'r>(
+        &self,
+        number: u64,
+        refused: impl Iterator<Item = (u64, &'r Reason)>,
+    ) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        if !self.has_head {
+            records.push(self.line(&json!({ "from_batch": number })));
+            if number > 0 {
+                // More than the head of an import without rejected rows: it will be read.
+                records.push(self.line(&json!({ "from_batch": number })));
+            }
+        }
+        records.extend(
+            refused.map(|(line, reason)| self.line(&json!({"line": line, "reason": reason.0}))),
+        );
+        records
+    }
+
+    /// A batch has committed.
+    pub fn begun(&mut self) {
+        self.has_head = true;
+    }
+
+    /// Begins with what it is found by.
+    fn line(&self, what: &Json) -> Vec<u8> {
+        format!("{}{what}}}", self.beginning()).into_bytes()
+    }
+
+    fn beginning(&self) -> String {
+        format!("{{\"import\":{},\"rejected\":", Json::from(self.rejected.as_str()))
+    }
+
+    /// With so many batches and records of rejected rows.
+    pub fn load(&mut self, batches: u64, records: u64) -> Result<Known, Failure> {
+        self.has_head = records > 0;
+        match (batches, records) {
+            (0, 0) => Ok(Known::default()),
+            (_, 0) => Ok(Known { from: batches, ..Known::default() }),
+            // The head alone: nothing was rejected.
+            (_, 1) => Ok(Known::default()),
+            (_, _) => self.search(records),
+        }
+    }
+
+    /// Looks through the log, from where the table was made.
+    fn search(&self, records: u64) -> Result<Known, Failure> {
+        let made = "SELECT created_at FROM __tables WHERE name = ?";
+        let made = self.session.query(made, &[Value::text(self.table.as_str())])?.rows;
+        let from = made.first().and_then(|row| row.first()).cloned().unwrap_or(Value::Integer(0));
+        let digits: String = self.beginning().bytes().map(|byte| format!("{byte:02x}")).collect();
+        let sql = "SELECT columns FROM __events WHERE position >= ? AND kind = 'append' \
+                   AND CAST(columns AS TEXT) LIKE ?";
+        let pattern = Value::Text(format!("\"{digits}%"));
+        let rows = self.session.query(sql, &[from, pattern])?.rows;
+        let found = rows.len() as u64;
+        let mut known = Known::default();
+        for row in &rows {
+            let record = row.first().and_then(payload).unwrap_or_default();
+            let record = &record["rejected"];
+            if let Some(from) = record["from_batch"].as_u64() {
+                known.from = from;
+            }
+            if let (Some(line), Some(reason)) = (record["line"].as_u64(), record["reason"].as_str())
+            {
+                known.reasons.insert(line, Reason::new(reason));
+            }
+        }
+        if found != records {
+            return Err(Failure::CannotTell(format!(
+                "stream \"{}\" has {records} records, the log shows {found}",
+                self.rejected
+            )));
+        }
+        Ok(known)
+    }
+}
+
+/// The JSON of a record, which `__events` shows as hexadecimal digits.
+fn payload(value: &Value) -> Option<Json> {
+    let Value::Json(text) = value else { return None };
+    let digits = text.strip_prefix('"')?.strip_suffix('"')?;
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(pair).collect();
+    serde_json::from_slice(&bytes?).ok()
+}
