@@ -309,7 +309,8 @@ fn an_import_that_an_older_release_began_goes_on() {
     std::fs::write(&file, &csv).unwrap();
     database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, n BIGINT)").ok();
     let mut hasher = verity_core::crypto::ChainHasher::new();
-    let hash = hasher.update(csv.as_bytes()).finish();
+    hasher.update(csv.as_bytes());
+    let hash = hasher.finish();
     let hash: String = hash.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let older = verity::Verity::open(database.data()).unwrap();
     let cell = |n| verity::Value::Integer(n);
