@@ -6,7 +6,9 @@
 //! Invariants: every effect but `Event` and `Send` gets exactly one completion. A durable write is
 //! done only when the device says so (RWF_DSYNC). Creation and removal are done when their
 //! directory entries are durable. A read past the end of a file, or of a file that does not exist,
-//! gives zeros; a write to a file that does not exist is a device error: only `Create` creates.
+//! gives zeros; a write to a file that does not exist is a device error: only `Create` creates. So
+//! is the first write to a segment of a log that begins behind the end of the file: blocks before
+//! it were there, and somebody cut them off.
 //!
 //! Fault model: EIO, ENOSPC, EDQUOT, EROFS, EACCES come back as `IoError`; the first one is kept in
 //! words for the operator ([`Disk::problem`]).
@@ -20,7 +22,7 @@ pub mod paths;
 mod ring;
 mod threads;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use rustix::io::Errno;
 use verity_core::event::Event;
 use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pages};
 
-use files::FileTable;
+use files::{FileTable, OpenFile};
 use job::{Job, Kind};
 use master_key::MasterKey;
 
@@ -117,6 +119,8 @@ pub struct Disk {
     finished: Vec<(Job, Result<(), Errno>)>,
     problem: Option<String>,
     direct_said: bool,
+    /// Segments whose length was looked at.
+    segments_seen: BTreeSet<FileId>,
     /// Jobs were pushed since the doorbell was last rung.
     unsubmitted: bool,
 }
@@ -132,6 +136,7 @@ impl Disk {
             finished: Vec::new(),
             problem: None,
             direct_said: false,
+            segments_seen: BTreeSet::new(),
             unsubmitted: false,
         })
     }
@@ -257,7 +262,9 @@ impl Disk {
                 self.files.root().display()
             );
         }
+        let write = matches!(kind, Kind::Write { .. });
         let error = match opened {
+            Ok(Some(file)) if write && self.is_cut(at, &file) => Errno::NODATA,
             Ok(Some(file)) => {
                 let name = at.file;
                 let job = Job { io, kind, file, offset: at.offset, pages, moved: 0, name };
@@ -285,6 +292,13 @@ impl Disk {
         });
     }
 
+    /// Does the first write to a segment leave a hole? Later ones may be done in any order.
+    fn is_cut(&mut self, at: Address, file: &OpenFile) -> bool {
+        matches!(at.file, FileId::Segment { .. })
+            && self.segments_seen.insert(at.file)
+            && rustix::fs::fstat(&file.fd).is_ok_and(|stat| (stat.st_size as u64) < at.offset)
+    }
+
     fn done(&mut self, io: IoId, file: FileId, what: &str, result: Result<(), Errno>) {
         if let Err(error) = result {
             note(&mut self.problem, &self.files.path(file), what, error);
@@ -310,8 +324,13 @@ fn choose(backend: IoBackend) -> Result<Backend, DiskError> {
 
 /// Keeps the first problem: what follows from it only confuses.
 fn note(problem: &mut Option<String>, path: &Path, what: &str, error: Errno) {
-    let error = std::io::Error::from(error);
-    let text = format!("cannot {what} {}: {error}", PathBuf::from(path).display());
+    let path = PathBuf::from(path).display().to_string();
+    let text = match error {
+        Errno::NODATA => format!(
+            "{path} is shorter than what was written to it: somebody cut it; restore it from a copy"
+        ),
+        error => format!("cannot {what} {path}: {}", std::io::Error::from(error)),
+    };
     tracing::error!("{text}");
     problem.get_or_insert(text);
 }

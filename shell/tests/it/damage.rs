@@ -115,6 +115,23 @@ fn truncated_and_missing_files_are_told() {
     }
 }
 
+/// What is written meanwhile is in the journal; it must not follow a hole as if nothing were missing.
+#[test]
+fn a_log_that_was_cut_is_not_written_on_in_silence() {
+    let database = filled();
+    let length = std::fs::metadata(database.data().join("log/1/00000000.segment")).unwrap().len();
+    for keep in [0, 4096, length - 4096] {
+        let copy = fresh_copy(&database);
+        let segment = copy.join("log/1/00000000.segment");
+        std::fs::File::options().write(true).open(&segment).unwrap().set_len(keep).unwrap();
+        let insert = "INSERT INTO rows VALUES (-1, 'after the cut')";
+        let run = verity(&["sql", "--data", copy.to_str().unwrap(), "-c", insert]);
+        assert_eq!(run.code, Some(1), "cut to {keep}: {run:#?}");
+        assert!(run.stderr.contains("somebody cut it"), "cut to {keep}: {run:#?}");
+        assert_eq!(std::fs::metadata(&segment).unwrap().len(), keep, "nothing follows the hole");
+    }
+}
+
 #[test]
 fn a_segment_of_another_tenant_in_its_place_is_found() {
     let database = filled();

@@ -1,9 +1,9 @@
 //! What the database remembers of an import: batches that committed, and rows that were rejected.
 //!
 //! Two streams: `import/<table>/<hash of the file>` has a record for each batch; the same with
-//! `/rejected` behind it begins with a head and then has a record for each rejected row, appended in
-//! the transaction of the row's batch. So what was rejected is known as long as what was imported,
-//! whatever became of the rejects file.
+//! `/rejected` behind it begins with a head and then has a record for each rejected row, appended
+//! in the transaction of the row's batch. So what was rejected is known as long as what was
+//! imported, whatever became of the rejects file.
 //!
 //! Records are JSON; a reader takes what it knows. An import that an older release began has no
 //! head while it has batches; the first batch after those writes one that says where it begins.

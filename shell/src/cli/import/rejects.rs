@@ -4,9 +4,9 @@
 //! disk: rows of earlier runs come from what the database has on record of them (`record`). So it
 //! does not matter whether the file of an earlier run is still there.
 //!
-//! Invariants: no file but a rejects file is ever written over, and without `--rejects` only the one
-//! of the same content: its name has the content's hash. It is made only when there is something in
-//! it.
+//! Invariants: no file but a rejects file is ever written over, and without `--rejects` only the
+//! one of the same content: its name has the content's hash. It is made only when there is
+//! something in it.
 
 use std::fs::File;
 use std::io::Read;
