@@ -479,8 +479,9 @@ impl Running {
         });
         let proof = match proof {
             Ok(proof) => proof,
-            Err(LogFault::Missing) => return Ok(Err(ProveStop::LogFault)),
-            Err(_) => return Err(fork),
+            Err(LogFault::NoSuchPosition { .. }) => return Err(fork),
+            // Damage says nothing about what was cosigned.
+            Err(fault @ (LogFault::Missing | LogFault::Damaged(_))) => return Ok(Err(fault.into())),
         };
         let sizes = (cosigned.size, attestation.size);
         verify_consistency(sizes.0, sizes.1, &cosigned.hash, &attestation.root, &proof)
