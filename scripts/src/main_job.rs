@@ -88,7 +88,7 @@ fn kill(binary: &Path, tables: &[Table]) -> Result<u64, String> {
             .import_command(table)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| format!("{}: {error}", binary.display()))?;
         std::thread::sleep(after);
@@ -99,7 +99,11 @@ fn kill(binary: &Path, tables: &[Table]) -> Result<u64, String> {
                 child.kill().map_err(|error| format!("kill: {error}"))?;
             }
             Some(status) if status.success() => {}
-            Some(status) => return Err(format!("an import after a kill ended with {status}")),
+            Some(status) => {
+                let told = child.wait_with_output().map_err(|error| error.to_string())?.stderr;
+                let told = String::from_utf8_lossy(&told).into_owned();
+                return Err(format!("an import after {nth} others ended with {status}\n{told}"));
+            }
         }
         child.wait().map_err(|error| error.to_string())?;
     }

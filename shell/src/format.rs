@@ -105,6 +105,10 @@ pub fn format(
         }
     }
     let _lock = DirectoryLock::exclusive(path).map_err(Error::Lock)?;
+    // Whoever had the lock before may have formatted, and written.
+    if is_formatted(path)? {
+        return Err(Error::AlreadyFormatted { path: path.to_path_buf() });
+    }
     check_room(path, &constants).map_err(directory)?;
     let (master_key, key_file_made) =
         MasterKey::load_or_create(source, path).map_err(Error::MasterKey)?;
@@ -178,7 +182,10 @@ fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Options;
     use crate::verify::{self, Silent, Verdict};
+    use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
+    use verity_core::superblock::copy_offset;
 
     fn small(path: &Path, backend: IoBackend) -> Result<Formatted, Error> {
         let source = MasterKeySource::Content(vec![b'7'; 64]);
@@ -219,6 +226,45 @@ mod tests {
         small(&data, IoBackend::Auto).unwrap();
         assert!(!data.join(found::MARK).exists());
         assert_eq!(verdict(&data), Verdict::Holds);
+    }
+
+    /// The copies of the superblock are written one after the other: a kill may fall between any two.
+    #[test]
+    fn a_format_that_was_cut_off_amid_the_superblock_is_run_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let mut cluster = small(&data, IoBackend::Auto).unwrap().cluster;
+        let superblock = data.join("superblock");
+        for copies in 0..=u8::try_from(SUPERBLOCK_COPIES).unwrap() {
+            let mut bytes = std::fs::read(&superblock).unwrap();
+            let written = match copies.checked_sub(1) {
+                Some(last) => usize::try_from(copy_offset(last)).unwrap() + PAGE_SIZE,
+                None => 0,
+            };
+            bytes[written..].fill(0);
+            std::fs::write(&superblock, &bytes).unwrap();
+            found::mark(&data).unwrap();
+            assert!(!is_formatted(&data).unwrap(), "{copies} copies");
+            let again = small(&data, IoBackend::Auto).unwrap().cluster;
+            assert_ne!(std::mem::replace(&mut cluster, again), again);
+            assert_eq!(verdict(&data), Verdict::Holds);
+        }
+    }
+
+    #[test]
+    fn a_mark_on_a_database_that_was_opened_is_no_reason_to_format_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let options = || {
+            let key = MasterKeySource::Content(vec![b'7'; 64]);
+            Options::new().cluster_constants(ClusterConstants::SMALL).master_key(key)
+        };
+        small(&data, IoBackend::Auto).unwrap();
+        options().open(&data).unwrap().close().unwrap();
+        found::mark(&data).unwrap();
+        assert!(is_formatted(&data).unwrap());
+        options().open(&data).unwrap().close().unwrap();
+        assert!(!data.join(found::MARK).exists());
     }
 
     #[test]

@@ -481,7 +481,9 @@ impl Running {
             Ok(proof) => proof,
             Err(LogFault::NoSuchPosition { .. }) => return Err(fork),
             // Damage says nothing about what was cosigned.
-            Err(fault @ (LogFault::Missing | LogFault::Damaged(_))) => return Ok(Err(fault.into())),
+            Err(fault @ (LogFault::Missing | LogFault::Damaged(_))) => {
+                return Ok(Err(fault.into()));
+            }
         };
         let sizes = (cosigned.size, attestation.size);
         verify_consistency(sizes.0, sizes.1, &cosigned.hash, &attestation.root, &proof)

@@ -1,8 +1,10 @@
 //! Descriptors of the data directory's files: a bounded table, least recently used out first.
 //!
-//! Invariants: an operation in flight holds its own reference, so eviction never closes a
-//! descriptor under it. A file is created together with its directory, and both are durable before
-//! the creation is reported.
+//! Invariants: an operation in flight holds its own reference, and a file in use is not evicted. A
+//! file is created together with its directory, and both are durable before the creation is
+//! reported. Each descriptor has a lock on its file, which outlives its process until the kernel has
+//! finished what the process had in flight: so nothing that a killed process wrote arrives after the
+//! next one has begun to read.
 //!
 //! Fault model: the file system may refuse O_DIRECT (then I/O is buffered, said once, with the same
 //! durability), be full, be read-only, or lose files behind our back.
@@ -12,7 +14,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, open};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use verity_core::io::FileId;
 
@@ -20,6 +24,9 @@ use super::paths;
 
 /// Descriptors kept open at a time, besides those in use.
 const OPEN_FILES_MAX: usize = 128;
+/// How long writes of a process that was killed may still be on their way.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(30);
+const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
 
 /// An open file of the data directory.
 #[derive(Debug)]
@@ -87,10 +94,16 @@ impl FileTable {
             unreachable!("every file lies under the data directory");
         };
         std::fs::create_dir_all(directory).map_err(|error| to_errno(&error))?;
-        let (fd, direct) = self.open_path(&path, OFlags::CREATE)?;
-        self.direct &= direct;
-        rustix::fs::fsync(&fd)?;
-        self.insert(file, fd);
+        match self.open.get(&file) {
+            // A second descriptor would wait for the first one's lock.
+            Some(known) if path.exists() => rustix::fs::fsync(&known.file.fd)?,
+            Some(_) | None => {
+                let (fd, direct) = self.open_path(&path, OFlags::CREATE)?;
+                self.direct &= direct;
+                rustix::fs::fsync(&fd)?;
+                self.insert(file, fd);
+            }
+        }
         self.sync_directories(directory)
     }
 
@@ -125,19 +138,21 @@ impl FileTable {
     fn open_path(&self, path: &Path, extra: OFlags) -> Result<(OwnedFd, bool), Errno> {
         let flags = OFlags::RDWR | extra | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        if self.direct {
-            match open(path, flags | OFlags::DIRECT, mode) {
-                Ok(fd) => return Ok((fd, true)),
-                Err(Errno::INVAL) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        open(path, flags, mode).map(|fd| (fd, false))
+        let direct =
+            if self.direct { open(path, flags | OFlags::DIRECT, mode) } else { Err(Errno::INVAL) };
+        let (fd, direct) = match direct {
+            Ok(fd) => (fd, true),
+            Err(Errno::INVAL) => (open(path, flags, mode)?, false),
+            Err(error) => return Err(error),
+        };
+        wait_for_the_killed(&fd)?;
+        Ok((fd, direct))
     }
 
     fn insert(&mut self, file: FileId, fd: OwnedFd) -> Arc<OpenFile> {
         if self.open.len() >= OPEN_FILES_MAX {
-            let oldest = self.open.iter().min_by_key(|(_, entry)| entry.used_at);
+            let unused = self.open.iter().filter(|(_, entry)| Arc::strong_count(&entry.file) == 1);
+            let oldest = unused.min_by_key(|(_, entry)| entry.used_at);
             if let Some(oldest) = oldest.map(|(file, _)| *file) {
                 self.open.remove(&oldest);
             }
@@ -145,6 +160,20 @@ impl FileTable {
         let open = Arc::new(OpenFile { fd });
         self.open.insert(file, Entry { file: Arc::clone(&open), used_at: self.clock });
         open
+    }
+}
+
+/// Locks the file. The directory's lock keeps other processes away, so who still has this one is a
+/// process that was killed: its descriptor lives until its last write is done.
+fn wait_for_the_killed(fd: &OwnedFd) -> Result<(), Errno> {
+    let began = Instant::now();
+    loop {
+        match flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if began.elapsed() < IN_FLIGHT_WAIT => {
+                std::thread::sleep(IN_FLIGHT_PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
@@ -174,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_users_keep_what_is_evicted() {
+    fn the_table_is_bounded_but_for_files_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let mut files = FileTable::new(dir.path());
         let name =
@@ -185,7 +214,31 @@ mod tests {
             files.create(name(number)).unwrap();
         }
         assert!(files.open.len() <= OPEN_FILES_MAX);
-        assert!(!files.open.contains_key(&name(0)));
-        rustix::fs::fstat(&first.fd).unwrap();
+        assert!(files.open.contains_key(&name(0)), "in use");
+        assert!(!files.open.contains_key(&name(1)));
+        drop(first);
+        files.create(name(1)).unwrap();
+        assert!(!files.open.contains_key(&name(0)), "the oldest, and no longer in use");
+    }
+
+    /// As after a kill, when the kernel has not finished with the dead process's file.
+    #[test]
+    fn a_file_is_opened_when_what_was_in_flight_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut before, mut next) = (FileTable::new(dir.path()), FileTable::new(dir.path()));
+        before.create(FileId::Journal).unwrap();
+        let in_flight = before.get(FileId::Journal).unwrap().unwrap();
+        drop(before);
+        std::thread::scope(|scope| {
+            let done = scope.spawn(move || {
+                std::thread::sleep(IN_FLIGHT_PAUSE * 10);
+                let at = Instant::now();
+                drop(in_flight);
+                at
+            });
+            next.get(FileId::Journal).unwrap().unwrap();
+            let opened = Instant::now();
+            assert!(opened >= done.join().unwrap());
+        });
     }
 }

@@ -169,12 +169,28 @@ fn read(path: &Path) -> Result<(Vec<u8>, String), MasterKeyProblem> {
     Ok((content, format!("master key file {}", path.display())))
 }
 
+/// Under another name until it is whole: a kill leaves no key that is half a key. The caller has the
+/// lock of the directory whose key it is.
 fn create(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut partial = path.as_os_str().to_os_string();
+    partial.push(".partial");
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
     let mut text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     text.push('\n');
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    // Fails where a key has come to be meanwhile.
+    std::fs::hard_link(&partial, path).or_else(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Err(error),
+        // A file system without links.
+        _ if !path.exists() => std::fs::rename(&partial, path),
+        _ => Err(error),
+    })?;
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
@@ -196,6 +212,7 @@ mod tests {
         let path = made.unwrap();
         assert_eq!(path.file_name().unwrap(), "data.master-key");
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!dir.path().join("data.master-key.partial").exists());
         let (second, made) = MasterKey::load_or_create(&source, &data).unwrap();
         assert_eq!((second.0 == first.0, made), (true, None));
     }

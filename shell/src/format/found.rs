@@ -4,6 +4,8 @@
 //! A format leaves a mark before it writes anything, and takes it away when the superblock is on
 //! disk. So files of a database without a superblock and without the mark are no format that was
 //! cut off: the superblock was lost, and whoever formats over the rest loses acknowledged writes.
+//! And while the mark is there nobody has opened the database: an open takes it away first. So a
+//! superblock beside it, with some of its copies or with all, is a format's that was cut off.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,9 @@ use std::path::{Path, PathBuf};
 use verity_core::io::{Address, FileId};
 use verity_core::journal::Ring;
 use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
-use verity_core::superblock::{SuperblockError, SuperblockState, copy_offset, decode_copies};
+use verity_core::superblock::{
+    CopiesReport, CopyVerdict, SuperblockError, SuperblockState, copy_offset, decode_copies,
+};
 
 use crate::disk::paths;
 use crate::error::Error;
@@ -34,19 +38,21 @@ pub enum Found {
 
 pub fn look(path: &Path) -> Result<Found, Error> {
     let directory = |error| Error::Directory { path: path.to_path_buf(), error };
+    // A log is never empty: where one is, there was a database.
+    if paths::segments(path).is_ok_and(|segments| !segments.is_empty()) {
+        return Ok(Found::Database);
+    }
+    if path.join(MARK).try_exists().map_err(directory)? {
+        return Ok(if was_opened(path) { Found::Database } else { Found::CutOff });
+    }
     let superblock = path.join(paths::relative(FileId::Superblock));
-    // A format that was cut off leaves this file empty or all zeros.
     let has_superblock = match std::fs::read(&superblock) {
         Ok(bytes) => bytes.iter().any(|byte| *byte != 0),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => return Err(directory(error)),
     };
-    // A log is never empty: where one is, there was a database.
-    if has_superblock || paths::segments(path).is_ok_and(|segments| !segments.is_empty()) {
+    if has_superblock {
         return Ok(Found::Database);
-    }
-    if path.join(MARK).try_exists().map_err(directory)? {
-        return Ok(Found::CutOff);
     }
     for file in [FileId::Journal, FileId::Grid, FileId::Keys] {
         match std::fs::metadata(path.join(paths::relative(file))) {
@@ -57,6 +63,16 @@ pub fn look(path: &Path) -> Result<Found, Error> {
         }
     }
     Ok(Found::Nothing)
+}
+
+/// A superblock that a format did not leave, should a mark ever outlive its format: each open counts
+/// the sequence up.
+fn was_opened(path: &Path) -> bool {
+    copies(path).verdicts.iter().any(|verdict| match verdict {
+        CopyVerdict::Good { sequence, .. } => *sequence > 1,
+        CopyVerdict::NewerFormat { .. } => true,
+        CopyVerdict::Checksum | CopyVerdict::Misplaced { .. } | CopyVerdict::Malformed(_) => false,
+    })
 }
 
 /// Leaves the mark, durably.
@@ -75,8 +91,13 @@ pub(crate) fn unmark(path: &Path) -> Result<(), Error> {
     removed.map_err(|error| Error::Directory { path: path.to_path_buf(), error })
 }
 
-/// The superblock as an open would take it. A copy that cannot be read is one that is not there.
+/// The superblock as an open would take it.
 pub(crate) fn superblock(path: &Path) -> Result<SuperblockState, SuperblockError> {
+    Ok(copies(path).decide(false)?.state)
+}
+
+/// A copy that cannot be read is one that is not there.
+fn copies(path: &Path) -> CopiesReport {
     let mut files = Offline::new(path, None);
     let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
     for (number, copy) in (0..).zip(copies.iter_mut()) {
@@ -85,8 +106,7 @@ pub(crate) fn superblock(path: &Path) -> Result<SuperblockState, SuperblockError
             copy.fill(0);
         }
     }
-    let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
-    Ok(decoded.decide(false)?.state)
+    decode_copies(&std::array::from_fn(|copy| &copies[copy][..]))
 }
 
 /// A journal that is missing or shorter than it was made. What a file does not hold reads as zeros,
