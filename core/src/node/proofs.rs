@@ -362,7 +362,7 @@ impl Running {
         let note = self.signed_note(attestation, read, effects)?;
         let query = match self.query_of(read) {
             Ok(query) => query?,
-            Err(stop) => return Err(self.fetch_for_proof(stop, read, effects)),
+            Err(stop) => return Err(self.stopped_at(stop, read, effects)),
         };
         let Running { kernel, store, logs, keyring, .. } = self;
         let proving = Proving { kernel, store, logs, keys: keyring };
@@ -370,25 +370,30 @@ impl Running {
             Ok(file) => {
                 Ok(Proved { file: file.encode(), query: query.encode(), policy: self.policy() })
             }
-            Err(stop @ (ProveStop::Fault | ProveStop::LogFault)) => {
-                Err(self.fetch_for_proof(stop, read, effects))
-            }
-            Err(error) => Err(ProofError::Prove(error).into()),
+            Err(stop) => Err(self.stopped_at(stop, read, effects)),
         }
     }
 
-    fn fetch_for_proof(
+    /// What is not here is fetched; the rest ends the proof.
+    fn stopped_at(
         &mut self,
         stop: ProveStop,
         read: &mut ProofRead,
         effects: &mut Effects,
     ) -> Stop {
+        let in_log = match stop {
+            ProveStop::Fault => false,
+            ProveStop::LogFault => true,
+            ProveStop::TooLarge | ProveStop::NotThere(_) | ProveStop::Damaged(_) => {
+                return ProofError::Prove(stop).into();
+            }
+        };
         if read.turn == 0 {
             self.proofs.turns += 1;
             read.turn = self.proofs.turns;
             self.proofs.holder = read.turn;
         }
-        if stop == ProveStop::LogFault {
+        if in_log {
             self.logs.fetch(&mut read.log_pins, effects);
         } else {
             self.store.fetch(&mut read.pins, effects);
@@ -432,7 +437,7 @@ impl Running {
         let cosigned = state.cosigned;
         if (cosigned.size, cosigned.hash) != (size, root) {
             if let Err(stop) = self.continues(attestation)? {
-                return Err(self.fetch_for_proof(stop, read, effects));
+                return Err(self.stopped_at(stop, read, effects));
             }
             // Persisted first: a replica that forgets what it signed could sign a fork.
             if self.superblock_use == SuperblockUse::Idle {
