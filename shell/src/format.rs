@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(verdict(&data), Verdict::Holds);
     }
 
-    /// The copies of the superblock are written one after the other: a kill may fall between any two.
+    /// The copies of the superblock are written one after the other: a kill may fall between two.
     #[test]
     fn a_format_that_was_cut_off_amid_the_superblock_is_run_again() {
         let dir = tempfile::tempdir().unwrap();

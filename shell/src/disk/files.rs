@@ -2,9 +2,9 @@
 //!
 //! Invariants: an operation in flight holds its own reference, and a file in use is not evicted. A
 //! file is created together with its directory, and both are durable before the creation is
-//! reported. Each descriptor has a lock on its file, which outlives its process until the kernel has
-//! finished what the process had in flight: so nothing that a killed process wrote arrives after the
-//! next one has begun to read.
+//! reported. Each descriptor has a lock on its file, which outlives its process until the kernel
+//! has finished what the process had in flight: so nothing that a killed process wrote arrives
+//! after the next one has begun to read.
 //!
 //! Fault model: the file system may refuse O_DIRECT (then I/O is buffered, said once, with the same
 //! durability), be full, be read-only, or lose files behind our back.

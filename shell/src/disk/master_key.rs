@@ -169,8 +169,8 @@ fn read(path: &Path) -> Result<(Vec<u8>, String), MasterKeyProblem> {
     Ok((content, format!("master key file {}", path.display())))
 }
 
-/// Under another name until it is whole: a kill leaves no key that is half a key. The caller has the
-/// lock of the directory whose key it is.
+/// Under another name until it is whole: a kill leaves no key that is half a key. The caller has
+/// the lock of the directory whose key it is.
 fn create(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
     let mut partial = path.as_os_str().to_os_string();
     partial.push(".partial");

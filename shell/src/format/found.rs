@@ -65,8 +65,8 @@ pub fn look(path: &Path) -> Result<Found, Error> {
     Ok(Found::Nothing)
 }
 
-/// A superblock that a format did not leave, should a mark ever outlive its format: each open counts
-/// the sequence up.
+/// A superblock that a format did not leave, should a mark ever outlive its format: each open
+/// counts the sequence up.
 fn was_opened(path: &Path) -> bool {
     copies(path).verdicts.iter().any(|verdict| match verdict {
         CopyVerdict::Good { sequence, .. } => *sequence > 1,
