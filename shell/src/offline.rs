@@ -1,25 +1,28 @@
 //! A data directory looked at from outside: nothing is ever written to it.
 //!
 //! Purpose: `verify`, `inspect` and `rebuild --check` run the core's own readers over the files as
-//! they are. Effects are carried out at once, on this thread; what the core would write stays in
-//! memory, over the files, and is gone afterwards.
+//! they are. Effects are carried out at once, on this thread; what the core would write lies over
+//! the files ([`overlay`]), and is gone afterwards.
 //!
 //! Invariants: no file is opened for writing. A read past the end of a file, or of a file that does
 //! not exist, gives zeros, as with the live disk.
 //!
 //! Fault model: files may be missing, short, unreadable or hold anything.
 
-use std::collections::{BTreeMap, HashMap};
+mod overlay;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use verity_core::event::Event;
-use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, KeyError, Page};
+use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, KeyError};
 use verity_core::limits::PAGE_SIZE;
 
 use crate::disk::master_key::MasterKey;
 use crate::disk::paths;
+use overlay::Overlay;
 
 #[derive(Debug)]
 pub struct Offline {
@@ -27,7 +30,7 @@ pub struct Offline {
     /// Without it whatever needs a key answers "unavailable".
     master_key: Option<MasterKey>,
     files: BTreeMap<FileId, Option<File>>,
-    written: HashMap<(FileId, u64), Box<Page>>,
+    written: Overlay,
     /// What the core remarked on, for the report.
     pub events: Vec<Event>,
     /// Pages that the core wanted to write.
@@ -44,7 +47,7 @@ impl Offline {
             root: root.to_path_buf(),
             master_key,
             files: BTreeMap::new(),
-            written: HashMap::new(),
+            written: Overlay::default(),
             events: Vec::new(),
             writes: 0,
         }
@@ -53,6 +56,12 @@ impl Offline {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Why something could not be written over the files.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        self.written.problem.as_deref()
     }
 
     /// Length of a file; `None` when it does not exist.
@@ -72,17 +81,18 @@ impl Offline {
                 }
                 Effect::Write { io, at, pages, durable: _ } => {
                     self.writes += pages.count() as u64;
-                    for (number, page) in pages.as_slice().iter().enumerate() {
+                    let mut each = pages.as_slice().iter().enumerate();
+                    let result = each.try_for_each(|(number, page)| {
                         let offset = at.offset + (number * PAGE_SIZE) as u64;
-                        self.written.insert((at.file, offset), Box::new(page.clone()));
-                    }
-                    inputs.push(Input::WriteDone { io, pages, result: Ok(()) });
+                        self.written.write(Address::new(at.file, offset), page)
+                    });
+                    inputs.push(Input::WriteDone { io, pages, result });
                 }
                 Effect::Sync { io, .. } | Effect::Create { io, .. } => {
                     inputs.push(Input::Done { io, result: Ok(()) });
                 }
                 Effect::Remove { io, file } => {
-                    self.written.retain(|(of, _), _| *of != file);
+                    self.written.remove(file);
                     self.files.insert(file, None);
                     inputs.push(Input::Done { io, result: Ok(()) });
                 }
@@ -115,13 +125,9 @@ impl Offline {
                 Ok(())
             }
         };
-        if !self.written.is_empty() {
-            for (number, page) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
-                let offset = at.offset + (number * PAGE_SIZE) as u64;
-                if let Some(written) = self.written.get(&(at.file, offset)) {
-                    page.copy_from_slice(&written.0);
-                }
-            }
+        for (number, page) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
+            let offset = at.offset + (number * PAGE_SIZE) as u64;
+            self.written.read(Address::new(at.file, offset), page)?;
         }
         result
     }

@@ -5,8 +5,9 @@
 //! every record of every log is read, opened and applied to an empty store by the same code that
 //! applied it live, and the two states are compared. Replacing is in `replace`.
 //!
-//! Invariants: a comparison writes nothing to the directory. Memory: the pages that replay changes,
-//! and the rebuilt state. Start reading at [`check`] and [`replace`].
+//! Invariants: a comparison writes nothing to the directory. Memory is bounded: what replay changes
+//! and what is derived lies in a temporary file without a name. Start reading at [`check`] and
+//! [`replace`].
 
 mod heads;
 mod indexes;
@@ -215,18 +216,25 @@ fn derive(
     let scratch = Store::new(config(FileId::Scratch, &unlimited));
     let kernel = Kernel::new(state.constants, state.checkpoint.generation);
     let mut sides = Sides::to_compare(kernel, keyring, (live, effects), scratch);
-    let mut execute = |effects: &mut Effects, inputs: &mut Vec<Input>| {
-        files.execute(effects, inputs);
-    };
-    sides.open(&mut execute)?;
-    let report = loop {
-        let (records, entries) = sides.progress();
-        told(records, entries);
-        if let Some(report) = sides.step(&scratch_keys, &mut execute)? {
-            break report;
+    let mut compare = || -> Result<RebuildReport, SideError> {
+        let mut execute = |effects: &mut Effects, inputs: &mut Vec<Input>| {
+            files.execute(effects, inputs);
+        };
+        sides.open(&mut execute)?;
+        loop {
+            let (records, entries) = sides.progress();
+            told(records, entries);
+            if let Some(report) = sides.step(&scratch_keys, &mut execute)? {
+                return Ok(report);
+            }
         }
     };
-    Ok(Derived { sides, files, scratch_keys, report, _lock: None })
+    match (compare(), files.problem()) {
+        (Ok(report), _) => Ok(Derived { sides, files, scratch_keys, report, _lock: None }),
+        // Says nothing of the directory.
+        (Err(_), Some(problem)) => Err(Problem::CannotTell(problem.to_string())),
+        (Err(error), None) => Err(error.into()),
+    }
 }
 
 /// Superblock and keys, without which nothing can be read.
@@ -275,7 +283,10 @@ fn replay(files: &mut Offline) -> Result<(), Error> {
         match node.halted() {
             None => {}
             Some(Halt::Shutdown) => return Ok(()),
-            Some(halt) => return Err(Error::Halted { halt: halt.clone(), problem: None }),
+            Some(halt) => {
+                let problem = files.problem().map(str::to_string);
+                return Err(Error::Halted { halt: halt.clone(), problem });
+            }
         }
     }
 }

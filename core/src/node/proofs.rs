@@ -375,12 +375,7 @@ impl Running {
     }
 
     /// What is not here is fetched; the rest ends the proof.
-    fn stopped_at(
-        &mut self,
-        stop: ProveStop,
-        read: &mut ProofRead,
-        effects: &mut Effects,
-    ) -> Stop {
+    fn stopped_at(&mut self, stop: ProveStop, read: &mut ProofRead, effects: &mut Effects) -> Stop {
         let in_log = match stop {
             ProveStop::Fault => false,
             ProveStop::LogFault => true,
