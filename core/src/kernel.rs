@@ -45,7 +45,7 @@ pub use finding::{FindStep, Finding, Found};
 pub use outcome::{Commitment, Outcome};
 pub use payload::{Payload, STREAM_SYSTEM};
 pub use prepare::PrepareError;
-pub use prove::{ProveStop, Proving};
+pub use prove::{ProveStop, Proving, Shared as SharedOfProofs};
 pub use rebuild::{
     Difference, Rebuild, RebuildError, RebuildReport, RebuildStall, SideError, Sides,
 };

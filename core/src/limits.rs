@@ -281,6 +281,8 @@ pub const PROOF_SIZE_MAX: usize = 64 << 20;
 /// memory, and decodes it before it has seen a signature.
 pub const EXPORT_START_SIZE_MAX: usize = 1 << 20;
 const_assert!(EXPORT_START_SIZE_MAX >= 2 * NOTE_SIZE_MAX);
+/// Levels of the tree of an exported log that its verifier makes at once.
+pub const LOG_TREE_BATCH_HEIGHT: u32 = 6;
 /// Levels of a tree in a proof.
 pub const PROOF_LEVELS_MAX: u8 = 16;
 /// Nesting and terms of the filter of a canonical query.
@@ -293,6 +295,10 @@ pub const PROOF_INDEX_GAIN: u64 = 4;
 pub const PROOF_ENTRIES_MAX: u64 = 20_000;
 /// Fetches of one proof for which pages that it needs had to go; then it does not fit into memory.
 pub const PROOF_SQUEEZED_MAX: u32 = 64;
+/// Schemas, and forests with other trees shown, that proofs of one attestation share.
+pub const PROOF_SHARED_PARTS_MAX: usize = 16;
+/// Ways in which rows proved lately were committed to: key, generation, schema.
+pub const PROOF_SHARED_COMMITTED_MAX: usize = 8;
 /// Turns for which ops wait behind an attestation while proofs of it are made.
 pub const PROOF_HOLD_TURNS: u32 = 4_096;
 /// A signed note and its signatures.

@@ -33,7 +33,7 @@ use core::fmt;
 pub use answer::{Answer, AnswerCell, CommittedOutcome, ProvedEvent, RowVersion};
 pub use file::{Evidence, Head, Included, Moment, Opening, ProofFile, Since};
 pub use index::interval;
-pub use log::{LOG_MAGIC, LogStart, LogVerifier, SignedHeads, VerifiedLog};
+pub use log::{LOG_MAGIC, LogStart, LogTree, LogVerifier, SignedHeads, VerifiedLog};
 pub use policy::{Freshness, Policy, PolicyError, Seen};
 pub use query::{AsOf, CanonicalQuery, Comparison, Filter, QueryKind, Range, Scan};
 pub use redact::redact;

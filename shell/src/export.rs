@@ -1,19 +1,25 @@
-//! A tenant's log as one file that proves itself: `proof::LogVerifier` checks it.
+//! A tenant's log as one file that proves itself, and the check of such a file.
 //!
-//! Reads the segments as they lie on disk, without a key; what is written are the records up to the
-//! head that was signed for, each checked on its way. Memory is constant.
+//! [`verify`] runs `proof::LogVerifier`, the tree of the log apart from its chain: the chain is one
+//! hash after the other, and what needs not wait for it (reading, leaves, inner nodes) is done by
+//! other threads meanwhile. The verdict is that of one thread.
+//!
+//! [`export`] reads the segments as they lie on disk, without a key; what is written are the
+//! records up to the head that was signed for, each checked on its way. Memory is constant.
 //!
 //! Fault model: segments may hold anything; the file is whole, or an error says why not.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread::{self, Builder};
 
 use verity_core::crypto::ChainHash;
-use verity_core::ids::{Position, SegmentNumber};
+use verity_core::ids::{Position, SegmentNumber, TenantId};
 use verity_core::io::IoError;
 use verity_core::log::{Damage, SegmentEnd, SegmentExtent, SegmentStart};
-use verity_core::proof::LogStart;
+use verity_core::proof::{LogStart, LogTree, LogVerifier, Policy, Reject, VerifiedLog};
 
 use crate::disk::lock::{DirectoryLock, LockError};
 use crate::disk::paths;
@@ -48,6 +54,80 @@ impl fmt::Display for ExportError {
 }
 
 impl std::error::Error for ExportError {}
+
+/// Bytes read at a time.
+const CHUNK: usize = 1 << 20;
+/// Chunks that are read ahead, and batches of hashes that wait for the tree.
+const AHEAD: usize = 2;
+
+/// Is the file the whole log of this tenant, and does the policy stand behind it? The outer error:
+/// it cannot be read. Memory is constant.
+pub fn verify(
+    file: &mut (dyn Read + Send),
+    policy: Policy,
+    tenant: TenantId,
+    progress: &mut dyn Progress,
+) -> io::Result<Result<VerifiedLog, Reject>> {
+    let (mut verifier, tree) = LogVerifier::apart(policy, tenant);
+    thread::scope(|scope| {
+        let (read, chunks) = sync_channel(AHEAD);
+        let (spent, empty) = channel();
+        Builder::new()
+            .name("log-read".into())
+            .spawn_scoped(scope, move || read_ahead(file, &read, &empty))?;
+        let (hashed, leaves) = sync_channel(AHEAD);
+        let tree = Builder::new()
+            .name("log-tree".into())
+            .spawn_scoped(scope, move || grow(tree, &leaves))?;
+        for chunk in chunks {
+            let chunk: Vec<u8> = chunk?;
+            progress.bytes(chunk.len() as u64);
+            if let Err(reject) = verifier.push(&chunk) {
+                return Ok(Err(reject));
+            }
+            let leaves = verifier.take_leaves();
+            if hashed.send(leaves).is_err() {
+                unreachable!("the tree takes leaves until there are no more");
+            }
+            // Nobody reads on: then it is of no use.
+            let _no_more_is_read = spent.send(chunk);
+        }
+        drop(hashed);
+        let Ok(tree) = tree.join() else { unreachable!("a panic aborts the process") };
+        Ok(verifier.finish_with(&tree))
+    })
+}
+
+/// Until the end of the file, or until nobody wants more.
+fn read_ahead(
+    file: &mut dyn Read,
+    chunks: &SyncSender<io::Result<Vec<u8>>>,
+    empty: &Receiver<Vec<u8>>,
+) {
+    loop {
+        let mut chunk = empty.try_recv().unwrap_or_default();
+        chunk.resize(CHUNK, 0);
+        let read = match file.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => {
+                chunk.truncate(count);
+                Ok(chunk)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+        if chunks.send(read).is_err() {
+            return;
+        }
+    }
+}
+
+fn grow(mut tree: LogTree, leaves: &Receiver<Vec<ChainHash>>) -> LogTree {
+    for leaves in leaves {
+        tree.extend(&leaves);
+    }
+    tree
+}
 
 /// Writes the first `size` records of the tenant that `start` names; `root` is the tree over them.
 /// The database must be closed, with a checkpoint at or after the last of them.

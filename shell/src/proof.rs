@@ -14,8 +14,8 @@ pub use verity_core::node::{ProofError, ProofOf, Proved};
 pub use verity_core::proof::witness::add_checkpoint_request;
 pub use verity_core::proof::{
     Answer, AnswerCell, AsOf, CanonicalQuery, Entry, EntryValue, Evidence, Freshness, Item,
-    LOG_MAGIC, LogStart, LogVerifier, Node, Policy, PolicyError, ProofFile, QueryKind, Reject,
-    Scan, Schema, Seen, SignedHeads, TenantHead, Verified, VerifiedLog, redact, verify,
+    LOG_MAGIC, LogStart, LogTree, LogVerifier, Node, Policy, PolicyError, ProofFile, QueryKind,
+    Reject, Scan, Schema, Seen, SignedHeads, TenantHead, Verified, VerifiedLog, redact, verify,
     verify_file,
 };
 

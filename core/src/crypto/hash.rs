@@ -104,11 +104,7 @@ impl ChainHash {
         if length <= SHORT_MAX {
             return short(parts, length);
         }
-        let mut hasher = ChainHasher::new();
-        for part in parts {
-            hasher.update(part);
-        }
-        hasher.finish()
+        long(parts, length)
     }
 }
 
@@ -145,6 +141,46 @@ fn short(parts: &[&[u8]], length: usize) -> ChainHash {
     bytes[end - 8..end].copy_from_slice(&(8 * length as u64).to_be_bytes());
     let mut state = SHA_INITIAL;
     sha2::block_api::compress256(&mut state, &blocks[..count]);
+    of_state(&state)
+}
+
+/// Blocks that are gathered before they are compressed.
+const LONG_BLOCKS: usize = 8;
+
+/// Without a streaming buffer too: what is longer than [`LONG_BLOCKS`] is compressed where it lies.
+fn long(parts: &[&[u8]], length: usize) -> ChainHash {
+    // One more for the padding.
+    let mut blocks = [[0; SHA_BLOCK]; LONG_BLOCKS + 1];
+    let mut state = SHA_INITIAL;
+    let mut at = 0;
+    for part in parts {
+        let mut part = *part;
+        while !part.is_empty() {
+            let (whole, rest) = part.as_chunks::<SHA_BLOCK>();
+            if at == 0 && whole.len() > LONG_BLOCKS {
+                sha2::block_api::compress256(&mut state, whole);
+                part = rest;
+                continue;
+            }
+            let (now, later) = part.split_at(part.len().min(LONG_BLOCKS * SHA_BLOCK - at));
+            blocks.as_flattened_mut()[at..at + now.len()].copy_from_slice(now);
+            (at, part) = (at + now.len(), later);
+            if at == LONG_BLOCKS * SHA_BLOCK {
+                sha2::block_api::compress256(&mut state, &blocks[..LONG_BLOCKS]);
+                at = 0;
+            }
+        }
+    }
+    let count = (at + 9).div_ceil(SHA_BLOCK);
+    let (bytes, end) = (blocks.as_flattened_mut(), count * SHA_BLOCK);
+    bytes[at] = 0x80;
+    bytes[at + 1..end - 8].fill(0);
+    bytes[end - 8..end].copy_from_slice(&(8 * length as u64).to_be_bytes());
+    sha2::block_api::compress256(&mut state, &blocks[..count]);
+    of_state(&state)
+}
+
+fn of_state(state: &[u32; 8]) -> ChainHash {
     let mut hash = ChainHash::ZERO;
     for (bytes, word) in hash.0.as_chunks_mut::<4>().0.iter_mut().zip(state) {
         *bytes = word.to_be_bytes();
@@ -321,18 +357,20 @@ mod tests {
         }
     }
 
-    /// Around every edge of the padding, cut into parts in several ways.
+    /// Around every edge of the padding and of the buffers, cut into parts in several ways.
     #[test]
-    fn the_short_way_gives_the_same_hash() {
-        let bytes: alloc::vec::Vec<u8> = (0..200).map(|at| at as u8 ^ 0x5a).collect();
+    fn whatever_the_way_the_hash_is_the_same() {
+        let bytes: alloc::vec::Vec<u8> = (0..1_400).map(|at| at as u8 ^ 0x5a).collect();
         for length in 0..=bytes.len() {
             let bytes = &bytes[..length];
             let mut hasher = ChainHasher::new();
             hasher.update(bytes);
             let expected = hasher.finish();
             assert_eq!(ChainHash::of(&[bytes]), expected, "length {length}");
-            let (left, right) = bytes.split_at(length / 3);
-            assert_eq!(ChainHash::of(&[left, b"", right]), expected, "length {length}");
+            for at in [length / 3, length.min(32), length.saturating_sub(1)] {
+                let (left, right) = bytes.split_at(at);
+                assert_eq!(ChainHash::of(&[left, b"", right]), expected, "length {length}");
+            }
         }
     }
 

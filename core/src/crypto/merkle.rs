@@ -45,15 +45,37 @@ pub fn node_hash(left: &ChainHash, right: &ChainHash) -> ChainHash {
     ChainHash::of(&[&bytes])
 }
 
-/// Root over leaf hashes that are all at hand.
+/// Root over leaf hashes that are all at hand. Level by level, where no hash waits for the one made
+/// just before it: a processor works at several of them at once.
 #[must_use]
 pub fn root_of(leaf_hashes: &[ChainHash]) -> ChainHash {
-    let mut frontier = Frontier::new();
-    for leaf in leaf_hashes {
-        frontier.push_leaf_hash(*leaf);
+    let count = leaf_hashes.len();
+    if count == 0 {
+        return empty_root();
     }
-    frontier.root()
+    if count > LEVEL_MAX {
+        // Where RFC 6962 splits; the depth is the logarithm of the count.
+        let left = 1 << (count - 1).ilog2();
+        return node_hash(&root_of(&leaf_hashes[..left]), &root_of(&leaf_hashes[left..]));
+    }
+    let mut level = [ChainHash::ZERO; LEVEL_MAX];
+    level[..count].copy_from_slice(leaf_hashes);
+    let mut count = count;
+    while count > 1 {
+        for pair in 0..count / 2 {
+            level[pair] = node_hash(&level[2 * pair], &level[2 * pair + 1]);
+        }
+        // Who has no neighbour on the right is its own parent.
+        if count % 2 == 1 {
+            level[count / 2] = level[count - 1];
+        }
+        count = count.div_ceil(2);
+    }
+    level[0]
 }
+
+/// Hashes of one level that are kept beside each other.
+const LEVEL_MAX: usize = 64;
 
 /// The right edge of a growing tree (a "compact range"): all that appending and the root need.
 #[derive(Clone)]
@@ -102,6 +124,21 @@ impl Frontier {
         }
         self.nodes[level] = node;
         self.size += 1;
+    }
+
+    /// Appends the 2^height leaves of a subtree with this root. Only where such a one begins.
+    pub fn push_subtree(&mut self, height: u32, root: ChainHash) {
+        let width = 1_u64 << height;
+        assert!(self.size.is_multiple_of(width), "a subtree begins at a multiple of its width");
+        assert!(self.size < u64::MAX - width, "a log never holds 2^64 records");
+        let mut node = root;
+        let mut level = height as usize;
+        while self.size >> level & 1 == 1 {
+            node = node_hash(&self.nodes[level], &node);
+            level += 1;
+        }
+        self.nodes[level] = node;
+        self.size += width;
     }
 
     #[must_use]

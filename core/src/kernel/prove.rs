@@ -6,17 +6,22 @@
 //! Invariants: only what the query needs is disclosed: columns asked for, those of filter and key,
 //! keys of neighbours; everything is checked by the verifier, nothing by trust in this file.
 
+mod shared;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::ops::Range as Span;
-use core::slice;
+
+use shared::Committed;
+pub use shared::Shared;
 
 use super::canonical::proof_value;
 use super::events::{OpenedEvent, open_event};
 use super::payload::Subject;
-use super::trees::{ATTESTED, ATTESTED_TREE, CATALOG, IDEMPOTENCY, tenant_key};
+use super::trees::IDEMPOTENCY;
 use super::{Kernel, Keys};
 use crate::crypto::commitment::{Salt, column_hash};
 use crate::crypto::{ChainHash, LeafSaltKey, RowSeed, merkle, tree as hashes};
@@ -24,14 +29,14 @@ use crate::ids::{ColumnId, KeyId, Position, SchemaVersion, TableId, TenantId, Tr
 use crate::limits::{PROOF_ENTRIES_MAX, PROOF_INDEX_GAIN};
 use crate::log::{LogFault, LogHead, Logs};
 use crate::proof::{
-    AsOf, CanonicalQuery, Cell, Entry, EntryValue, Evidence, Filter, Head, Included,
-    Index as ProofIndex, Item, Moment, Node, Opening, ProofFile, QueryKind, Range, Record, Reject,
-    Row, Scan, Schema, Since, TreeHash, Value as ProofValue, interval,
+    AsOf, CanonicalQuery, Cell, Entry, EntryValue, Evidence, Filter, Included, Index as ProofIndex,
+    Item, Moment, Node, Opening, ProofFile, QueryKind, Range, Record, Reject, Row, Scan, Schema,
+    Since, TreeHash, Value as ProofValue, interval,
 };
+use crate::query::TableSchema;
 use crate::query::codec::decode_columns;
 use crate::query::index::row_key_of;
 use crate::query::stored::StoredRow;
-use crate::query::{CatalogKey, TableSchema};
 use crate::store::{FOREST, Fault, PrunedItem, PrunedPage, Store, TreeRef};
 
 /// Why there is no proof, or not yet.
@@ -86,11 +91,37 @@ pub struct Proving<'a> {
     pub store: &'a Store,
     pub logs: &'a Logs,
     pub keys: &'a dyn Keys,
+    /// Of the proofs made before: kept from one to the next.
+    pub shared: &'a RefCell<Shared>,
 }
 
 impl core::fmt::Debug for Proving<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("Proving")
+    }
+}
+
+/// Runs past what is missing, so that all of it is read at once and not piece by piece.
+#[derive(Default)]
+struct Missing(Option<ProveStop>);
+
+impl Missing {
+    /// `None`: it is missing, and noted.
+    fn pass<T>(&mut self, result: Result<T, ProveStop>) -> Result<Option<T>, ProveStop> {
+        match result {
+            Ok(found) => Ok(Some(found)),
+            Err(stop @ (ProveStop::Fault | ProveStop::LogFault)) => {
+                self.0 = Some(stop);
+                Ok(None)
+            }
+            Err(stop @ (ProveStop::TooLarge | ProveStop::NotThere(_) | ProveStop::Damaged(_))) => {
+                Err(stop)
+            }
+        }
+    }
+
+    fn end(self) -> Result<(), ProveStop> {
+        self.0.map_or(Ok(()), Err)
     }
 }
 
@@ -151,36 +182,6 @@ impl Proving<'_> {
         };
         let state = if trees.is_empty() { None } else { Some(self.forest(tenant, &trees)?) };
         Ok(ProofFile { query: query.clone(), evidence, state, head, note })
-    }
-
-    /// From the attested record to the tenant's head.
-    fn head(&self, tenant: TenantId, since: Option<u64>) -> Result<Head, ProveStop> {
-        let Some(attestation) = self.kernel.attestation() else {
-            return Err(ProveStop::NotThere("an attestation"));
-        };
-        let system = TenantId::SYSTEM;
-        let key = tenant_key(tenant);
-        if !self.store.contains(ATTESTED_TREE, &key)? {
-            return Err(ProveStop::NotThere("the tenant, or a record of it,"));
-        }
-        let rank = self.store.rank(ATTESTED_TREE, &key)?;
-        let show = rank..rank + 1;
-        let Some(heads) =
-            self.cut(ATTESTED_TREE, slice::from_ref(&show), None, |_, _| Show::Plain)?
-        else {
-            unreachable!("it has an entry");
-        };
-        let event = self.event(system, attestation.record)?;
-        let log = self.kernel.log_head(self.store, self.logs, system)?;
-        let inclusion = self.logs.inclusion(system, &log, attestation.record, attestation.size)?;
-        Ok(Head {
-            forest: self.forest(system, &[ATTESTED])?,
-            heads,
-            record: record_of(&event),
-            opening: self.opening(&event)?,
-            inclusion,
-            since: since.map(|older| self.since(&log, older, attestation.size)).transpose()?,
-        })
     }
 
     /// An older head of the cluster log.
@@ -255,20 +256,6 @@ impl Proving<'_> {
             .ok_or(ProveStop::NotThere("the tenant's key"))
     }
 
-    /// The tenant's forest with these trees shown.
-    fn forest(&self, tenant: TenantId, trees: &[TreeId]) -> Result<Node, ProveStop> {
-        let forest = TreeRef::new(tenant, FOREST);
-        let mut ranks = Vec::with_capacity(trees.len());
-        for tree in trees {
-            ranks.push(self.store.rank(forest, &tree.get().to_be_bytes())?);
-        }
-        ranks.sort_unstable();
-        ranks.dedup();
-        let show: Vec<Span<u64>> = ranks.iter().map(|rank| *rank..rank + 1).collect();
-        let node = self.cut(forest, &show, None, |_, _| Show::Plain)?;
-        node.ok_or(ProveStop::NotThere("the tenant's state"))
-    }
-
     fn cut<'s>(
         &self,
         tree: TreeRef,
@@ -293,23 +280,25 @@ impl Proving<'_> {
     ) -> Result<Node, ProveStop> {
         let PrunedPage { level, entries, shown, hashes } = page;
         let mut items = Vec::with_capacity(shown.len());
+        let mut missing = Missing::default();
         for (place, item) in shown {
             let item = match item {
-                PrunedItem::Counted { hash, count } => Item::Counted { count, hash },
-                PrunedItem::Child { count, page } => {
-                    Item::Child { count, node: Box::new(self.node(tree, *page, how)?) }
-                }
+                PrunedItem::Counted { hash, count } => Some(Item::Counted { count, hash }),
+                PrunedItem::Child { count, page } => missing
+                    .pass(self.node(tree, *page, how))?
+                    .map(|node| Item::Child { count, node: Box::new(node) }),
                 PrunedItem::Entry { salt, value_salt, key, value } => {
                     let value = if tree.tree == FOREST {
-                        tree_hash(&value)
+                        Some(tree_hash(&value))
                     } else {
-                        self.value(tree, value_salt, &value, &how(&key, &value))?
+                        missing.pass(self.value(tree, value_salt, &value, &how(&key, &value)))?
                     };
-                    Item::Entry(Entry { salt, key, value })
+                    value.map(|value| Item::Entry(Entry { salt, key, value }))
                 }
             };
-            items.push((place, item));
+            items.extend(item.map(|item| (place, item)));
         }
+        missing.end()?;
         Ok(Node { level, entries, shown: items, hashes })
     }
 
@@ -367,46 +356,35 @@ impl Proving<'_> {
             Row::Columns { schema, columns: cells.collect() }
         };
         let commitment = ChainHash(prefix.commitment);
-        // Most rows were made in this generation, with this schema; of the others the record tells.
-        if let Some(keys) = self.keys.newest(tenant) {
-            let salt = keys.salt(self.kernel.generation());
-            let seed = RowSeed::new(&salt, tenant, prefix.begun_at);
-            let row = build(&seed, table.schema_version);
+        // Most rows were made as those proved before, or in this generation with this schema; of
+        // the others the record tells.
+        let newest = self.keys.newest(tenant).map(|keys| Committed {
+            key: keys.id(),
+            generation: self.kernel.generation(),
+            schema: table.schema_version,
+        });
+        let known = self.shared.borrow().committed(tenant);
+        for committed in known.into_iter().chain(newest) {
+            let Committed { key, generation, schema } = committed;
+            let Some(keys) = self.keys.named(tenant, key) else { continue };
+            let seed = RowSeed::new(&keys.salt(generation), tenant, prefix.begun_at);
+            let row = build(&seed, schema);
             if row.commitment(table.id) == commitment {
+                self.shared.borrow_mut().was_committed(tenant, committed);
                 return Ok(row);
             }
         }
         let event = self.event(tenant, prefix.begun_at)?;
-        let row = build(&self.seed(&event)?, event.record.metadata.schema_version);
+        let metadata = &event.record.metadata;
+        let (key, generation) = (metadata.key, metadata.generation);
+        let committed = Committed { key, generation, schema: metadata.schema_version };
+        let row = build(&self.seed(&event)?, committed.schema);
         if row.commitment(table.id) == commitment {
+            self.shared.borrow_mut().was_committed(tenant, committed);
             Ok(row)
         } else {
             Err(ProveStop::Damaged("a row is not the one that its record committed to".into()))
         }
-    }
-
-    fn table(
-        &self,
-        tenant: TenantId,
-        table: TableId,
-        trees: &mut Vec<TreeId>,
-    ) -> Result<(TableSchema, Node), ProveStop> {
-        let catalog = TreeRef::new(tenant, CATALOG);
-        let key = CatalogKey::Table(table).encode();
-        let Some(value) = self.store.get(catalog, &key)? else {
-            return Err(ProveStop::NotThere("the table"));
-        };
-        let Ok(schema) = TableSchema::decode(&value) else {
-            unreachable!("the catalog tree holds what records put there");
-        };
-        let rank = self.store.rank(catalog, &key)?;
-        let show = rank..rank + 1;
-        let Some(node) = self.cut(catalog, slice::from_ref(&show), None, |_, _| Show::Plain)?
-        else {
-            unreachable!("it has an entry");
-        };
-        trees.extend([CATALOG, schema.rows, schema.history]);
-        Ok((schema, node))
     }
 
     /// The ranks of the keys of a range.
@@ -469,49 +447,85 @@ impl Proving<'_> {
         if what.descending {
             ranges.reverse();
         }
+        let filter = scan.filter.as_ref();
+        let of = Scanned { tree, table: &table, filter, columns: &columns, what };
         let mut rows = Vec::with_capacity(ranges.len());
-        let mut wanted = what.wanted.unwrap_or(u64::MAX);
-        for range in ranges {
-            if wanted == 0 {
-                break;
+        match what.wanted {
+            Some(mut wanted) => {
+                for range in ranges {
+                    if wanted == 0 {
+                        break;
+                    }
+                    rows.push(self.scan_limited(&of, range, &mut wanted)?);
+                }
             }
-            let mut ranks = self.ranks(tree, range)?;
-            let (show, counted) = if what.counts {
-                let mut show: Vec<u64> = vec![
-                    ranks.start.saturating_sub(1),
-                    ranks.start,
-                    ranks.end.saturating_sub(1),
-                    ranks.end,
-                ];
-                let count = self.store.count(tree)?;
-                show.retain(|rank| *rank < count);
-                show.dedup();
-                (show.into_iter().map(|rank| rank..rank + 1).collect(), Some(ranks.clone()))
-            } else if what.wanted.is_some() {
-                let whole = ranks.clone();
-                self.limit(tree, &table, scan.filter.as_ref(), what, &mut ranks, &mut wanted)?;
-                let mut show = self.with_neighbours(tree, &ranks)?;
-                // Behind the last row wanted nothing need be shown.
-                if wanted == 0 && what.descending && ranks.start > whole.start {
-                    show.start = ranks.start;
-                } else if wanted == 0 && !what.descending && ranks.end < whole.end {
-                    show.end = ranks.end;
+            None => {
+                let mut missing = Missing::default();
+                for range in ranges {
+                    rows.extend(missing.pass(self.scan_range(&of, range))?);
                 }
-                (if show.is_empty() { vec![] } else { vec![show] }, None)
-            } else {
-                (self.around(tree, range)?, None)
-            };
-            let bounds = self.bounds(tree, &ranks)?;
-            rows.push(self.cut(tree, &show, counted, |key, _| {
-                let inside = bounds.as_ref().is_some_and(|bounds| bounds.hold(key));
-                if inside && !what.counts {
-                    Show::Row { table: &table, columns: Some(&columns) }
-                } else {
-                    Show::Digest
-                }
-            })?);
+                missing.end()?;
+            }
         }
         Ok(Evidence::Scan { catalog, rows, history: None, moment: None })
+    }
+
+    /// A range, whole.
+    fn scan_range(&self, of: &Scanned<'_>, range: &Range) -> Result<Option<Node>, ProveStop> {
+        let ranks = self.ranks(of.tree, range)?;
+        if !of.what.counts {
+            return self.cut_rows(of, &ranks, &self.around(of.tree, range)?, None);
+        }
+        let mut show: Vec<u64> = vec![
+            ranks.start.saturating_sub(1),
+            ranks.start,
+            ranks.end.saturating_sub(1),
+            ranks.end,
+        ];
+        let count = self.store.count(of.tree)?;
+        show.retain(|rank| *rank < count);
+        show.dedup();
+        let show: Vec<Span<u64>> = show.into_iter().map(|rank| rank..rank + 1).collect();
+        self.cut_rows(of, &ranks, &show, Some(ranks.clone()))
+    }
+
+    /// As much of a range as has the rows still wanted.
+    fn scan_limited(
+        &self,
+        of: &Scanned<'_>,
+        range: &Range,
+        wanted: &mut u64,
+    ) -> Result<Option<Node>, ProveStop> {
+        let whole = self.ranks(of.tree, range)?;
+        let mut ranks = whole.clone();
+        self.limit(of, &mut ranks, wanted)?;
+        let mut show = self.with_neighbours(of.tree, &ranks)?;
+        // Behind the last row wanted nothing need be shown.
+        if *wanted == 0 && of.what.descending && ranks.start > whole.start {
+            show.start = ranks.start;
+        } else if *wanted == 0 && !of.what.descending && ranks.end < whole.end {
+            show.end = ranks.end;
+        }
+        let show = if show.is_empty() { vec![] } else { vec![show] };
+        self.cut_rows(of, &ranks, &show, None)
+    }
+
+    fn cut_rows(
+        &self,
+        of: &Scanned<'_>,
+        ranks: &Span<u64>,
+        show: &[Span<u64>],
+        counted: Option<Span<u64>>,
+    ) -> Result<Option<Node>, ProveStop> {
+        let bounds = self.bounds(of.tree, ranks)?;
+        self.cut(of.tree, show, counted, |key, _| {
+            let inside = bounds.as_ref().is_some_and(|bounds| bounds.hold(key));
+            if inside && !of.what.counts {
+                Show::Row { table: of.table, columns: Some(of.columns) }
+            } else {
+                Show::Digest
+            }
+        })
     }
 
     /// An index that shows much less than the ranges of rows do.
@@ -525,11 +539,15 @@ impl Proving<'_> {
         let Ok(schema) = Schema::decode(&table.encode()) else {
             unreachable!("what the catalog writes, a verifier reads");
         };
-        let mut least = 0;
+        let (mut least, mut missing) = (0, Missing::default());
         for range in &scan.ranges {
-            let ranks = self.ranks(TreeRef::new(tenant, table.rows), range)?;
-            least += ranks.end.saturating_sub(ranks.start) / PROOF_INDEX_GAIN;
+            if let Some(ranks) =
+                missing.pass(self.ranks(TreeRef::new(tenant, table.rows), range))?
+            {
+                least += ranks.end.saturating_sub(ranks.start) / PROOF_INDEX_GAIN;
+            }
         }
+        missing.end()?;
         let mut best = None;
         for index in &schema.indexes {
             let Ok(Some(range)) = interval(&schema, index, filter) else { continue };
@@ -558,12 +576,19 @@ impl Proving<'_> {
         let show = self.around(tree, interval)?;
         let entries = self.cut(tree, &show, None, |_, _| Show::Opaque)?;
         let rows_tree = TreeRef::new(tenant, table.rows);
-        let mut rows = Vec::new();
+        let (mut rows, mut missing) = (Vec::new(), Missing::default());
         for rank in self.ranks(tree, interval)? {
-            let Some((entry, value)) = self.store.nth(tree, rank)? else { break };
-            let row = self.store.rank(rows_tree, row_key_of(entry, &value))?;
-            rows.push(row..row + 1);
+            let row = || -> Result<u64, ProveStop> {
+                let Some((entry, value)) = self.store.nth(tree, rank)? else {
+                    return Err(ProveStop::Damaged(
+                        "an index has fewer entries than counts".into(),
+                    ));
+                };
+                Ok(self.store.rank(rows_tree, row_key_of(entry, &value))?)
+            };
+            rows.extend(missing.pass(row())?.map(|row| row..row + 1));
         }
+        missing.end()?;
         rows.sort_unstable_by_key(|rank| rank.start);
         let rows = if rows.is_empty() {
             None
@@ -587,13 +612,11 @@ impl Proving<'_> {
     /// Cuts the ranks off behind the last row wanted.
     fn limit(
         &self,
-        tree: TreeRef,
-        table: &TableSchema,
-        filter: Option<&Filter>,
-        what: &What<'_>,
+        of: &Scanned<'_>,
         ranks: &mut Span<u64>,
         wanted: &mut u64,
     ) -> Result<(), ProveStop> {
+        let Scanned { tree, table, filter, what, columns: _ } = *of;
         let mut at = if what.descending { ranks.end } else { ranks.start };
         let mut seen = 0;
         while *wanted > 0 && if what.descending { at > ranks.start } else { at < ranks.end } {
@@ -633,25 +656,33 @@ impl Proving<'_> {
             (TreeRef::new(tenant, table.rows), TreeRef::new(tenant, table.history));
         let (mut rows, mut history) = (Vec::new(), Vec::new());
         let visible = |value: &[u8]| (StoredRow::new(value).begun_at() <= at).then_some(columns);
-        for range in &scan.ranges {
+        let of_now = |range: &Range| {
             let show = self.around(rows_tree, range)?;
-            rows.push(self.cut(rows_tree, &show, None, |key, value| {
+            self.cut(rows_tree, &show, None, |key, value| {
                 if range.holds(key) {
                     Show::Row { table, columns: visible(value) }
                 } else {
                     Show::Digest
                 }
-            })?);
+            })
+        };
+        let of_then = |range: &Range| {
             let show = self.history_ranks(history_tree, range, at)?;
-            history.push(self.cut(history_tree, &show, None, |key, value| {
+            self.cut(history_tree, &show, None, |key, value| {
                 let (_, ended_at) = crate::query::key::split_history_key(key);
                 if ended_at > at {
                     Show::Row { table, columns: visible(value) }
                 } else {
                     Show::Digest
                 }
-            })?);
+            })
+        };
+        let mut missing = Missing::default();
+        for range in &scan.ranges {
+            rows.extend(missing.pass(of_now(range))?);
+            history.extend(missing.pass(of_then(range))?);
         }
+        missing.end()?;
         Ok(Evidence::Scan { catalog, rows, history: Some(history), moment: Some(moment) })
     }
 
@@ -788,6 +819,15 @@ struct What<'a> {
     /// Rows that pass, those that OFFSET skips among them.
     wanted: Option<u64>,
     counts: bool,
+}
+
+/// Rows that a scan looks at.
+struct Scanned<'a> {
+    tree: TreeRef,
+    table: &'a TableSchema,
+    filter: Option<&'a Filter>,
+    columns: &'a [ColumnId],
+    what: &'a What<'a>,
 }
 
 /// First and last key of a range of ranks.

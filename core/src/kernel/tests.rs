@@ -6,6 +6,7 @@ mod finding;
 mod indexes;
 mod jobs;
 mod proving;
+mod proving_shared;
 mod rebuilding;
 mod requests;
 mod rig;

@@ -12,16 +12,17 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use crate::crypto::merkle::{consistency_proof, verify_consistency};
 use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
 use crate::crypto::signature::SigningKey;
-use crate::ids::{IdempotencyId, Op, Position, PrincipalId, TenantId};
+use crate::ids::{IdempotencyId, Position, PrincipalId, TenantId};
 use crate::io::{Effect, Effects, IoId, KeyError, KeyPurpose, SecretKey};
 use crate::journal::{Operation as Prepared, PrepareHeader};
 use crate::kernel::{
-    Attestation, Operation, ProveStop, Proving, Reply, Request, RequestError, canonical_query,
-    history_query,
+    Attestation, Operation, ProveStop, Proving, Reply, Request, RequestError, SharedOfProofs,
+    canonical_query, history_query,
 };
 use crate::limits::{PROOF_HOLD_TURNS, PROOF_SQUEEZED_MAX};
 use crate::log::{LogFault, LogPins};
@@ -120,6 +121,8 @@ impl core::error::Error for ProofError {}
 pub struct ProofRead {
     tenant: TenantId,
     of: ProofOf,
+    /// What is asked of the state attested there.
+    query: Option<(Attestation, CanonicalQuery)>,
     /// Size of an older head that the proof must show to be continued.
     since: Option<u64>,
     pins: Pins,
@@ -134,7 +137,17 @@ impl ProofRead {
     #[must_use]
     pub fn new(tenant: TenantId, of: ProofOf) -> ProofRead {
         let (pins, log_pins) = (Pins::new(), LogPins::default());
-        ProofRead { tenant, of, since: None, pins, log_pins, counted: false, turn: 0, done: None }
+        ProofRead {
+            tenant,
+            of,
+            query: None,
+            since: None,
+            pins,
+            log_pins,
+            counted: false,
+            turn: 0,
+            done: None,
+        }
     }
 
     /// The proof also shows that its head continues the one of this size.
@@ -173,10 +186,19 @@ pub(super) struct Proofs {
     waiting: u32,
     /// Turns for which ops behind the attestation are still held back.
     hold: u32,
-    note: Option<(Op, String)>,
+    signed: Option<Signed>,
+    shared: RefCell<SharedOfProofs>,
     /// The one proof that holds pages: two could keep each other from ever having all of theirs.
     holder: u64,
     turns: u64,
+}
+
+/// A head that was signed, once for all proofs of its state.
+#[derive(Clone, Debug)]
+struct Signed {
+    of: Attestation,
+    note: String,
+    policy: String,
 }
 
 enum Stop {
@@ -359,40 +381,41 @@ impl Running {
         read: &mut ProofRead,
         effects: &mut Effects,
     ) -> Result<Proved, Stop> {
-        let note = self.signed_note(attestation, read, effects)?;
-        let query = match self.query_of(read) {
-            Ok(query) => query?,
-            Err(stop) => return Err(self.stopped_at(stop, read, effects)),
+        let Signed { note, policy, .. } = self.signed(attestation, read, effects)?;
+        let asked = read.query.take().filter(|(of, _)| of == attestation);
+        let query = match asked {
+            Some((_, query)) => query,
+            None => match self.query_of(read) {
+                Ok(query) => query?,
+                Err(stop) => return Err(self.stopped_at(stop, read, effects)),
+            },
         };
-        let Running { kernel, store, logs, keyring, .. } = self;
-        let proving = Proving { kernel, store, logs, keys: keyring };
+        let Running { kernel, store, logs, keyring, proofs, .. } = self;
+        let proving = Proving { kernel, store, logs, keys: keyring, shared: &proofs.shared };
         match proving.prove(&query, note, read.since) {
-            Ok(file) => {
-                Ok(Proved { file: file.encode(), query: query.encode(), policy: self.policy() })
+            Ok(file) => Ok(Proved { file: file.encode(), query: query.encode(), policy }),
+            Err(stop) => {
+                read.query = Some((*attestation, query));
+                Err(self.stopped_at(stop, read, effects))
             }
-            Err(stop) => Err(self.stopped_at(stop, read, effects)),
         }
     }
 
-    /// What is not here is fetched; the rest ends the proof.
+    /// All that was missed is fetched, of trees and of logs; other stops end the proof.
     fn stopped_at(&mut self, stop: ProveStop, read: &mut ProofRead, effects: &mut Effects) -> Stop {
-        let in_log = match stop {
-            ProveStop::Fault => false,
-            ProveStop::LogFault => true,
+        match stop {
+            ProveStop::Fault | ProveStop::LogFault => {}
             ProveStop::TooLarge | ProveStop::NotThere(_) | ProveStop::Damaged(_) => {
                 return ProofError::Prove(stop).into();
             }
-        };
+        }
         if read.turn == 0 {
             self.proofs.turns += 1;
             read.turn = self.proofs.turns;
             self.proofs.holder = read.turn;
         }
-        if in_log {
-            self.logs.fetch(&mut read.log_pins, effects);
-        } else {
-            self.store.fetch(&mut read.pins, effects);
-        }
+        self.logs.fetch(&mut read.log_pins, effects);
+        self.store.fetch(&mut read.pins, effects);
         if self.store.squeezed(&read.pins) > PROOF_SQUEEZED_MAX {
             return ProofError::Memory.into();
         }
@@ -405,16 +428,16 @@ impl Running {
     }
 
     /// The head of the cluster log, signed by the cluster and by this replica.
-    fn signed_note(
+    fn signed(
         &mut self,
         attestation: &Attestation,
         read: &mut ProofRead,
         effects: &mut Effects,
-    ) -> Result<String, Stop> {
-        if let Some((op, note)) = &self.proofs.note
-            && *op == attestation.op
+    ) -> Result<Signed, Stop> {
+        if let Some(signed) = &self.proofs.signed
+            && signed.of == *attestation
         {
-            return Ok(note.clone());
+            return Ok(signed.clone());
         }
         if let Some(error) = self.proofs.key_error {
             return Err(ProofError::Key(error).into());
@@ -456,8 +479,9 @@ impl Running {
         let log = head.sign(&keys.cluster_signing());
         let replica = head.cosign(&cosigner_name(&state), cosigner, time_s);
         let note = format!("{}\n{log}{replica}", head.text());
-        self.proofs.note = Some((attestation.op, note.clone()));
-        Ok(note)
+        let signed = Signed { of: *attestation, note, policy: self.policy() };
+        self.proofs.signed = Some(signed.clone());
+        Ok(signed)
     }
 
     /// Does the head continue the last one that was cosigned?

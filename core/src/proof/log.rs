@@ -14,15 +14,20 @@
 //! record, however long the log; the verdict does not depend on how the bytes came. Fault model: as
 //! of a proof, the file is a liar's.
 
+mod tree;
+
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+
+pub use tree::LogTree;
 
 use super::{
     Head, METADATA_SIZE, Policy, ProofFile, Reject, Seen, TenantHead, check_continued, signed_note,
     tenant_head, u32_at, u64_at,
 };
-use crate::crypto::{ChainHash, ChainHasher, Frontier};
+use crate::crypto::ChainHash;
 use crate::ids::{Position, TenantId};
 use crate::limits::{EXPORT_START_SIZE_MAX, LOG_RECORD_DATA_SIZE_MAX};
 use crate::stdx::cbor::{DecodeError, Decoder, Encoder};
@@ -185,8 +190,17 @@ pub struct LogVerifier {
     policy: Policy,
     tenant: TenantId,
     log: Option<Log>,
+    leaves: Leaves,
     /// The beginning of an item that is not whole yet.
     begun: Vec<u8>,
+}
+
+/// Where the hashes of records go.
+#[derive(Debug)]
+enum Leaves {
+    Tree(Box<LogTree>),
+    /// To a tree that is elsewhere, when they are asked for.
+    Kept(Vec<ChainHash>),
 }
 
 /// How long an item is, as far as its first bytes tell.
@@ -200,7 +214,26 @@ impl LogVerifier {
     /// Of the log of this tenant, and of no other.
     #[must_use]
     pub fn new(policy: Policy, tenant: TenantId) -> LogVerifier {
-        LogVerifier { policy, tenant, log: None, begun: Vec::new() }
+        let leaves = Leaves::Tree(Box::new(LogTree::new(policy.seen)));
+        LogVerifier { policy, tenant, log: None, leaves, begun: Vec::new() }
+    }
+
+    /// As [`LogVerifier::new`], and the tree of the log apart from its chain, for another thread:
+    /// after each push the caller brings [`LogVerifier::take_leaves`] to [`LogTree::extend`].
+    #[must_use]
+    pub fn apart(policy: Policy, tenant: TenantId) -> (LogVerifier, LogTree) {
+        let tree = LogTree::new(policy.seen);
+        let leaves = Leaves::Kept(Vec::new());
+        (LogVerifier { policy, tenant, log: None, leaves, begun: Vec::new() }, tree)
+    }
+
+    /// Hashes of the records that were pushed since; none while the tree is not apart.
+    #[must_use]
+    pub fn take_leaves(&mut self) -> Vec<ChainHash> {
+        match &mut self.leaves {
+            Leaves::Tree(_) => Vec::new(),
+            Leaves::Kept(leaves) => core::mem::take(leaves),
+        }
     }
 
     /// Records to come in all, once the start was read.
@@ -236,12 +269,20 @@ impl LogVerifier {
     }
 
     /// The verdict, when all bytes were pushed.
-    pub fn finish(self) -> Result<VerifiedLog, Reject> {
+    pub fn finish(mut self) -> Result<VerifiedLog, Reject> {
+        match core::mem::replace(&mut self.leaves, Leaves::Kept(Vec::new())) {
+            Leaves::Tree(tree) => self.finish_with(&tree),
+            Leaves::Kept(_) => unreachable!("a tree that is apart is brought to the end"),
+        }
+    }
+
+    /// The same with the tree that was apart, which took all leaves.
+    pub fn finish_with(self, tree: &LogTree) -> Result<VerifiedLog, Reject> {
         let Some(log) = self.log else { return Err(TRUNCATED_START) };
         if !self.begun.is_empty() {
             return Err(log.refuse("the file ends amid a record"));
         }
-        log.finish()
+        log.finish(tree)
     }
 
     /// Takes items as long as they lie whole in `bytes`; gives the rest.
@@ -264,7 +305,14 @@ impl LogVerifier {
 
     fn take(&mut self, item: &[u8]) -> Result<(), Reject> {
         match &mut self.log {
-            Some(log) => log.take(item),
+            Some(log) => {
+                log.take(item)?;
+                match &mut self.leaves {
+                    Leaves::Tree(tree) => tree.push(&log.chain),
+                    Leaves::Kept(leaves) => leaves.push(log.chain),
+                }
+                Ok(())
+            }
             None => {
                 let start = LogStart::of_file(item)?;
                 if start.tenant != self.tenant {
@@ -302,7 +350,8 @@ struct Log {
     size: u64,
     root: ChainHash,
     chain: ChainHash,
-    frontier: Frontier,
+    /// Records so far.
+    next: u64,
     last: Option<Last>,
 }
 
@@ -322,12 +371,11 @@ impl Log {
             Some((_, head)) => (head.size, head.root),
             None => (heads.size, heads.root),
         };
-        let (chain, frontier) = (ChainHash::ZERO, Frontier::new());
-        Log { tenant, heads, size, root, chain, frontier, last: None }
+        Log { tenant, heads, size, root, chain: ChainHash::ZERO, next: 0, last: None }
     }
 
     fn refuse(&self, reason: &'static str) -> Reject {
-        Reject::Log { position: Position::new(self.frontier.size()), reason }
+        Reject::Log { position: Position::new(self.next), reason }
     }
 
     fn size_of(&self, begun: &[u8]) -> Result<Length, Reject> {
@@ -345,7 +393,7 @@ impl Log {
         let Some(metadata) = record.first_chunk::<METADATA_SIZE>() else {
             unreachable!("it is whole")
         };
-        let at = self.frontier.size();
+        let at = self.next;
         if at == self.size {
             return Err(self.refuse("more records follow than were signed for"));
         }
@@ -363,35 +411,28 @@ impl Log {
             return Err(self.refuse("a transaction is not whole, or time goes back"));
         }
         self.last = Some(this);
-        let mut hasher = ChainHasher::new();
-        hasher.update(&self.chain.0).update(record);
-        self.chain = hasher.finish();
-        self.frontier.push(&self.chain);
-        self.check_seen()
+        self.chain = ChainHash::of(&[&self.chain.0, record]);
+        self.next += 1;
+        Ok(())
     }
 
-    /// The log went through the head that the reader has seen.
-    fn check_seen(&self) -> Result<(), Reject> {
-        match self.heads.seen {
-            Some(seen)
-                if seen.size == self.frontier.size() && seen.root != self.frontier.root() =>
-            {
-                Err(Reject::Fork { seen: seen.size, size: self.heads.size })
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn finish(self) -> Result<VerifiedLog, Reject> {
-        if self.frontier.size() < self.size {
+    fn finish(self, tree: &LogTree) -> Result<VerifiedLog, Reject> {
+        if self.next < self.size {
             return Err(self.refuse("the file ends before the last record that was signed for"));
+        }
+        assert_eq!(tree.size(), self.next, "the tree took the leaves of this very log");
+        // The log went through the head that the reader has seen.
+        if let Some(seen) = self.heads.seen
+            && !tree.passed(seen)
+        {
+            return Err(Reject::Fork { seen: seen.size, size: self.heads.size });
         }
         let of_tenant = self.heads.tenant.map(|(_, head)| head.chain);
         #[cfg(verity_zoo)]
         let unchecked = crate::zoo::is("log_root_unchecked");
         #[cfg(not(verity_zoo))]
         let unchecked = false;
-        let same = self.frontier.root() == self.root && of_tenant.is_none_or(|is| is == self.chain);
+        let same = tree.root() == self.root && of_tenant.is_none_or(|is| is == self.chain);
         if !same && !unchecked {
             return Err(self.refuse("the records are not those that were signed for"));
         }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde_json::json;
 use verity::proof::{
-    Checkpoint, LOG_MAGIC, LogStart, LogVerifier, Policy, ProofFile, ProofOf, QueryKind, Reject,
-    SignedHeads, VerifiedLog,
+    Checkpoint, LOG_MAGIC, LogStart, Policy, ProofFile, ProofOf, QueryKind, Reject, SignedHeads,
+    VerifiedLog,
 };
 use verity::verify::Progress;
 use verity::{Position, TenantId};
@@ -121,23 +121,10 @@ fn judge(
     let mut file = File::open(path).map_err(cannot)?;
     let mut progress = Bar::new(output);
     progress.part("log", file.metadata().map_err(cannot)?.len());
-    let mut verifier = LogVerifier::new(policy, tenant);
-    let mut chunk = vec![0; CHUNK];
-    let mut bytes = 0;
-    loop {
-        let count = file.read(&mut chunk).map_err(cannot)?;
-        if count == 0 {
-            break;
-        }
-        bytes += count as u64;
-        progress.bytes(count as u64);
-        if let Err(reject) = verifier.push(&chunk[..count]) {
-            progress.finish();
-            return Ok(Err(reject));
-        }
-    }
+    let bytes = file.metadata().map_err(cannot)?.len();
+    let verdict = verity::export::verify(&mut file, policy, tenant, &mut progress);
     progress.finish();
-    Ok(verifier.finish().map(|log| (log, bytes)))
+    Ok(verdict.map_err(cannot)?.map(|log| (log, bytes)))
 }
 
 fn tell(log: &VerifiedLog, bytes: u64, seconds: f64, output: &Output) {

@@ -30,6 +30,31 @@ fn nodes(leaves: &[ChainHash]) -> impl Fn(u8, u64) -> Result<ChainHash, Infallib
     }
 }
 
+/// Subtrees of any height where they may begin, single leaves between them.
+#[test]
+fn subtrees_are_appended_as_their_leaves_are() {
+    let leaves = leaves(200);
+    for height in 0..6 {
+        let width = 1 << height;
+        for first in (0..leaves.len() - width).step_by(width) {
+            let (mut one_by_one, mut at_once) = (Frontier::new(), Frontier::new());
+            for leaf in &leaves[..first] {
+                one_by_one.push_leaf_hash(*leaf);
+                at_once.push_leaf_hash(*leaf);
+            }
+            at_once.push_subtree(height, root_of(&leaves[first..first + width]));
+            for leaf in &leaves[first..first + width] {
+                one_by_one.push_leaf_hash(*leaf);
+            }
+            assert_eq!(at_once, one_by_one);
+            for leaf in &leaves[first + width..] {
+                at_once.push_leaf_hash(*leaf);
+            }
+            assert_eq!(at_once.root(), reference_root(&leaves), "height {height} at {first}");
+        }
+    }
+}
+
 #[test]
 fn frontier_equals_the_definition() {
     let leaves = leaves(130);

@@ -44,10 +44,16 @@ fn check(
     chunk: usize,
 ) -> Result<VerifiedLog, Reject> {
     let mut verifier = LogVerifier::new(policy.clone(), tenant);
+    let (mut chain, mut tree) = LogVerifier::apart(policy.clone(), tenant);
     for bytes in file.chunks(chunk) {
-        verifier.push(bytes)?;
+        let pushed = verifier.push(bytes);
+        assert_eq!(pushed, chain.push(bytes));
+        pushed?;
+        tree.extend(&chain.take_leaves());
     }
-    verifier.finish()
+    let verdict = verifier.finish();
+    assert_eq!(verdict, chain.finish_with(&tree), "a tree apart comes to the same verdict");
+    verdict
 }
 
 fn whole(start: &LogStart, records: &[Vec<u8>]) -> Vec<u8> {
@@ -162,25 +168,60 @@ fn a_log_says_if_its_head_is_the_newest_and_how_old() {
     }
 }
 
+/// A log of these sizes of data, of the cluster, and the roots after each record.
+fn cluster_log(sizes: impl Iterator<Item = usize>) -> (Vec<Vec<u8>>, Vec<ChainHash>) {
+    let (mut frontier, mut chain) = (Frontier::new(), ChainHash::ZERO);
+    let (mut records, mut roots) = (vec![], vec![frontier.root()]);
+    for (at, size) in (0_u64..).zip(sizes) {
+        let mut record = vec![0; 138 + size];
+        record[..8].copy_from_slice(&at.to_le_bytes());
+        for (bound, from) in [(at, 40), (at, 48)] {
+            record[from..from + 8].copy_from_slice(&u64::to_le_bytes(bound));
+        }
+        record[134..138].copy_from_slice(&(size as u32).to_le_bytes());
+        chain = ChainHash::of(&[&chain.0, &record]);
+        frontier.push(&chain);
+        roots.push(frontier.root());
+        records.push(record);
+    }
+    (records, roots)
+}
+
+/// The tree is made in batches: at their ends, before and after, the root is that of RFC 6962.
+#[test]
+fn logs_of_any_length_come_to_their_root_and_to_that_of_any_older_size() {
+    let (rig, _) = world(Memory::Ample, 8);
+    let mut policy = policy(&rig);
+    let (records, roots) = cluster_log((0..200).map(|at| at % 9));
+    for count in [1, 2, 63, 64, 65, 127, 128, 129, 200] {
+        let note = note_of(&rig, count as u64, roots[count]);
+        let start = LogStart { tenant: TenantId::SYSTEM, head: None, note };
+        let file = whole(&start, &records[..count]);
+        for seen in [0, 1, 2, 62, 63, 64, 65, 66, 127, 128, 129, 199, 200] {
+            policy.seen = Some(Seen { size: seen as u64, root: roots[seen] });
+            let verdict = check(&policy, TenantId::SYSTEM, &file, 4096);
+            assert_eq!(verdict.is_ok(), seen <= count, "{count} records, {seen} seen");
+            policy.seen =
+                Some(Seen { size: seen as u64, root: roots[seen.checked_sub(1).unwrap_or(1)] });
+            let verdict = check(&policy, TenantId::SYSTEM, &file, 4096);
+            assert_eq!(verdict.is_ok(), seen == 0, "{count} records, another {seen} seen");
+        }
+        policy.seen = None;
+        let mut lie = file.clone();
+        let last = lie.len() - 1;
+        lie[last] ^= 1;
+        assert!(check(&policy, TenantId::SYSTEM, &lie, 4096).is_err());
+    }
+}
+
 /// Sealed data are never empty; a verdict on such a record would be one on how bytes came.
 #[test]
 fn records_without_data_are_judged_alike_however_they_come() {
     let (rig, _) = world(Memory::Ample, 8);
     let policy = policy(&rig);
     for sizes in [&[5, 0][..], &[0, 0, 7, 0], &[0], &[0, 3]] {
-        let (mut frontier, mut chain, mut records) = (Frontier::new(), ChainHash::ZERO, vec![]);
-        for (at, &size) in (0_u64..).zip(sizes) {
-            let mut record = vec![0; 138 + size];
-            record[..8].copy_from_slice(&at.to_le_bytes());
-            for (bound, from) in [(at, 40), (at, 48)] {
-                record[from..from + 8].copy_from_slice(&u64::to_le_bytes(bound));
-            }
-            record[134..138].copy_from_slice(&(size as u32).to_le_bytes());
-            chain = ChainHash::of(&[&chain.0, &record]);
-            frontier.push(&chain);
-            records.push(record);
-        }
-        let note = note_of(&rig, frontier.size(), frontier.root());
+        let (records, roots) = cluster_log(sizes.iter().copied());
+        let note = note_of(&rig, sizes.len() as u64, roots[sizes.len()]);
         let start = LogStart { tenant: TenantId::SYSTEM, head: None, note };
         let file = whole(&start, &records);
         for chunk in 1..=file.len() {

@@ -72,8 +72,8 @@ fn prove_since(
     let (mut pins, mut log_pins) = (Pins::new(), LogPins::default());
     let note = note(rig);
     let result = loop {
-        let Rig { kernel, store, logs, keys, .. } = rig;
-        let proving = Proving { kernel, store, logs, keys };
+        let Rig { kernel, store, logs, keys, shared, .. } = rig;
+        let proving = Proving { kernel, store, logs, keys, shared };
         match proving.prove(query, note.clone(), since) {
             Err(ProveStop::Fault | ProveStop::LogFault) => {
                 rig.fetch_both(&mut pins, &mut log_pins);
@@ -232,7 +232,7 @@ fn corpus(rig: &mut Rig) -> Vec<(String, Option<AsOf>)> {
     corpus
 }
 
-fn canonical(rig: &mut Rig, sql: &str, as_of: Option<AsOf>) -> CanonicalQuery {
+pub(super) fn canonical(rig: &mut Rig, sql: &str, as_of: Option<AsOf>) -> CanonicalQuery {
     let prepared = prepare_one(&rig.catalog(T1), sql).unwrap();
     let parameters = match as_of {
         Some(AsOf::Timestamp(time)) => vec![Value::Timestamp(time.0 as i64)],

@@ -20,7 +20,7 @@ use crate::kernel::prepare::seal;
 use crate::kernel::{
     Applied, EntrySalts, FindStep, Finding, Found, Kernel, Keys, OpenedEvent, Operation, Prepare,
     PrepareError, PrepareKind, Rebuild, RebuildReport, RebuildStall, RecoveryEvidence,
-    RecoveryReason, Reply, Request, RequestError, Stall, World, open_event,
+    RecoveryReason, Reply, Request, RequestError, SharedOfProofs, Stall, World, open_event,
 };
 use crate::limits::ClusterConstants;
 use crate::log::{LogCheckpoint, LogHead, LogPins, Logs};
@@ -130,6 +130,8 @@ pub struct Rig {
     checkpointed: Op,
     nonce: u64,
     pub stalls: u64,
+    /// One for all proofs, as a node has it.
+    pub shared: RefCell<SharedOfProofs>,
     journal: Vec<Journaled>,
     superblock: Option<(StoreCheckpoint, Generation)>,
 }
@@ -154,6 +156,7 @@ impl Rig {
             checkpointed: Op::ZERO,
             nonce: 0,
             stalls: 0,
+            shared: RefCell::default(),
             journal: Vec::new(),
             superblock: None,
         };
