@@ -156,7 +156,7 @@ mod tests {
         }
         assert_eq!(overlay.used, 100, "written over in place");
         for number in 0..count {
-            let again = u64::from((count - 1 - number) % 3 == 0);
+            let again = u64::from((count - 1 - number).is_multiple_of(3));
             assert_eq!(read(&overlay, FileId::Grid, number), number + again);
         }
         let nothing = u64::from_le_bytes([7; 8]);
