@@ -21,8 +21,10 @@ mod core_zoo;
 
 use core_zoo::{BUGS, Bug, Catcher};
 
-/// Longest run of one seed or check.
+/// Longest run of one seed, of one check, and of all checks.
 const RUN_SECONDS_MAX: &str = "20";
+const CHECK_SECONDS_MAX: &str = "90";
+const CHECKS_SECONDS_MAX: &str = "400";
 
 /// Seeds to try for each bug before it counts as missed, and the time for that.
 const SEEDS: u64 = 120;
@@ -192,8 +194,14 @@ struct Keeper {
 
 impl Keeper {
     fn holds_without_bug(&self) -> Result<(), String> {
-        if let Ended::Failed { failure, .. } = self.once(&["--check", "all"])? {
-            return Err(format!("a directed check fails without a bug: {failure}"));
+        match self.once(CHECKS_SECONDS_MAX, &["--check", "all"])? {
+            Ended::Held => {}
+            Ended::Failed { failure, .. } => {
+                return Err(format!("a directed check fails without a bug: {failure}"));
+            }
+            Ended::NoVerdict => {
+                return Err(format!("the directed checks take more than {CHECKS_SECONDS_MAX} s"));
+            }
         }
         for seed in 1..=SEEDS_WITHOUT_BUG {
             if !self.holds_alone(seed)? {
@@ -209,7 +217,8 @@ impl Keeper {
         if let Some(held) = known {
             return Ok(held);
         }
-        let held = matches!(self.once(&["--seed", &seed.to_string()])?, Ended::Held);
+        let text = seed.to_string();
+        let held = matches!(self.once(RUN_SECONDS_MAX, &["--seed", &text])?, Ended::Held);
         if let Ok(mut known) = self.innocent.lock() {
             known.insert(seed, held);
         }
@@ -253,7 +262,7 @@ impl Keeper {
         match bug.catcher {
             Catcher::Check(check) => {
                 outcome.by = format!("check {check}");
-                let ended = self.once(&["--check", check, "--bug", bug.name])?;
+                let ended = self.once(CHECK_SECONDS_MAX, &["--check", check, "--bug", bug.name])?;
                 if let Ended::Failed { failure, .. } = ended {
                     (outcome.caught, outcome.failure) = (true, failure);
                 }
@@ -264,7 +273,9 @@ impl Keeper {
                         break;
                     }
                     outcome.seeds = Some(seed);
-                    let ended = self.once(&["--seed", &seed.to_string(), "--bug", bug.name])?;
+                    let text = seed.to_string();
+                    let arguments = ["--seed", &text, "--bug", bug.name];
+                    let ended = self.once(RUN_SECONDS_MAX, &arguments)?;
                     if let Ended::Failed { checker, failure } = ended
                         && self.holds_alone(seed)?
                     {
@@ -279,9 +290,9 @@ impl Keeper {
         Ok(outcome)
     }
 
-    fn once(&self, arguments: &[&str]) -> Result<Ended, String> {
+    fn once(&self, seconds_max: &str, arguments: &[&str]) -> Result<Ended, String> {
         let mut command = Command::new("timeout");
-        command.arg(RUN_SECONDS_MAX).arg(&self.binary).arg("--json").args(arguments);
+        command.arg(seconds_max).arg(&self.binary).arg("--json").args(arguments);
         let finished = capture(&mut command)?;
         let verdict = finished.output.lines().rev().find(|line| line.starts_with('{'));
         let verdict = verdict.and_then(|line| serde_json::from_str::<Verdict>(line).ok());
