@@ -115,7 +115,8 @@ fn truncated_and_missing_files_are_told() {
     }
 }
 
-/// What is written meanwhile is in the journal; it must not follow a hole as if nothing were missing.
+/// What is written meanwhile is in the journal; it must not follow a hole as if nothing were
+/// missing.
 #[test]
 fn a_log_that_was_cut_is_not_written_on_in_silence() {
     let database = filled();
@@ -142,8 +143,8 @@ fn a_segment_of_another_tenant_in_its_place_is_found() {
     assert_eq!(verified.code, Some(1), "{verified:#?}");
 }
 
-/// Acknowledged rows that only the journal holds: no checkpoint came, and the process was killed. And
-/// how many a copy of it gives.
+/// Acknowledged rows that only the journal holds: no checkpoint came, and the process was killed.
+/// And how many a copy of it gives.
 fn killed() -> (Database, i64) {
     use std::io::{BufRead, BufReader};
     let database = Database::new();
@@ -261,8 +262,8 @@ fn a_damaged_newest_write_is_never_taken_for_whole_or_for_none() {
         file.write_all_at(&[found[0] ^ 0x10], at).unwrap();
         let path = copy.to_str().unwrap();
         let verified = verity(&["verify", "--json", "--data", path]);
-        // Its redundant header may have reached the disk. Then a damaged header is put back from it,
-        // and a damaged body is known to be rotten.
+        // Its redundant header may have reached the disk. Then a damaged header is put back from
+        // it, and a damaged body is known to be rotten.
         let restored = verified.stdout.contains("the next open restores it");
         let code = verified.code;
         let told = if restored { code == Some(0) } else { matches!(code, Some(1 | 2)) };
