@@ -352,6 +352,9 @@ fn take_job_statement(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>, 
     Ok(tokens)
 }
 
+const NO_SAVEPOINTS: &str =
+    "a transaction is one request, all or nothing: send what may fail as a transaction of its own";
+
 fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     let place = tokens.first().and_then(|token| offset(sql, token.span.start)).unwrap_or(0);
     let first = word(tokens.first()).unwrap_or_default();
@@ -365,7 +368,13 @@ fn refuse_by_first_word(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), SqlEr
         ("select" | "insert" | "update" | "delete", _)
         | ("create" | "drop", "table" | "index" | "unique")
         | ("alter", "table") => Ok(()),
-        ("begin" | "start" | "commit" | "end" | "rollback" | "savepoint" | "release", _) => refuse(
+        ("savepoint" | "release", _) => refuse(&first.to_ascii_uppercase(), NO_SAVEPOINTS),
+        ("rollback", _)
+            if tokens.iter().any(|token| word(Some(token)).as_deref() == Some("to")) =>
+        {
+            refuse("ROLLBACK TO", NO_SAVEPOINTS)
+        }
+        ("begin" | "start" | "commit" | "end" | "rollback" | "abort", _) => refuse(
             "transaction control",
             "the statements of one request are one transaction: send them together",
         ),

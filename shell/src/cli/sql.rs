@@ -3,8 +3,10 @@
 //!
 //! Each statement is a transaction of its own, unless it stands between BEGIN and COMMIT: those run
 //! as one atomic request at COMMIT. The first error ends the run with exit code 1; what committed
-//! before it stays.
+//! before it stays. With `--json` every statement prints one object, those of a transaction when it
+//! has committed; BEGIN, COMMIT and ROLLBACK print none (`control`).
 
+mod control;
 mod input;
 mod interactive;
 mod running;
@@ -18,6 +20,7 @@ use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value};
 use super::args::{Global, SqlArgs};
 use super::session::Session;
 use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
+use control::{Control, control, joined, place_in};
 
 /// Standard input is read whole, up to this.
 const INPUT_BYTES_MAX: u64 = 256 << 20;
@@ -96,31 +99,63 @@ fn read_input() -> Result<String, Failure> {
 fn run_all(session: &Session, statements: &[&str], output: &Output) -> Outcome {
     let mut transaction: Option<Vec<&str>> = None;
     for statement in statements {
-        match (keyword(statement).as_str(), &mut transaction) {
-            ("BEGIN" | "START", None) => transaction = Some(Vec::new()),
-            ("BEGIN" | "START", Some(_)) => {
+        let control = control(statement)
+            .map_err(|error| tell_error(&verity::Error::from(error), statement, output))?;
+        match (control, &mut transaction) {
+            (Control::Begin, None) => transaction = Some(Vec::new()),
+            (Control::Begin, Some(_)) => {
                 return Err(Failure::failed("BEGIN within a transaction; COMMIT it first"));
             }
-            ("COMMIT" | "END", Some(gathered)) => {
-                let text = gathered.join(";\n");
+            (Control::Commit, Some(gathered)) => {
+                commit(session, gathered, output)?;
                 transaction = None;
-                if !text.is_empty() {
-                    let reply = session.execute(&text);
-                    let reply = reply.map_err(|error| tell_error(&error, &text, output))?;
-                    show_reply(&reply, output);
-                }
             }
-            ("ROLLBACK", Some(_)) => transaction = None,
-            ("COMMIT" | "END" | "ROLLBACK", None) => {
+            (Control::Rollback, Some(_)) => transaction = None,
+            (Control::Commit | Control::Rollback, None) => {
                 return Err(Failure::failed("there is no transaction; BEGIN starts one"));
             }
-            (_, Some(gathered)) => gathered.push(statement),
-            (_, None) => run_one(session, statement, output)?,
+            (Control::None, Some(gathered)) => gathered.push(statement),
+            // The database refuses a savepoint in its own words.
+            (Control::Savepoint, _) | (Control::None, None) => {
+                run_one(session, statement, output)?;
+            }
         }
     }
     match transaction {
         None => Ok(()),
         Some(_) => Err(Failure::failed("the transaction has no COMMIT; nothing of it was done")),
+    }
+}
+
+/// Sends what stood between BEGIN and COMMIT as one request.
+fn commit(session: &Session, statements: &[&str], output: &Output) -> Outcome {
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let text = joined(statements);
+    match session.execute(&text) {
+        Ok(reply) if output.is_json() => {
+            for nth in 0..statements.len() {
+                let rows = reply.results.get(nth).map_or(0, |result| result.rows_affected);
+                output.object(&reply_object(&reply, rows));
+            }
+            Ok(())
+        }
+        Ok(reply) => {
+            show_reply(&reply, output);
+            Ok(())
+        }
+        Err(error) => {
+            let mut object = error_object(&error);
+            if let Some(offset) = error.sql().and_then(|sql| sql.position) {
+                let (nth, place) = place_in(statements, offset as usize);
+                object["statement"] = json!(nth + 1);
+                object["offset"] = json!(place);
+            }
+            output.object(&object);
+            output.note(&error.render(&text));
+            Err(Failure::Told(1))
+        }
     }
 }
 
@@ -195,16 +230,20 @@ pub fn show_rows(rows: &Rows, output: &Output) {
 fn show_reply(reply: &Reply, output: &Output) {
     let count = reply.rows_affected();
     if output.is_json() {
-        output.object(&json!({
-            "columns": [],
-            "rows": [],
-            "rows_affected": count,
-            "position": reply.position.map(|position| position.get()),
-        }));
+        output.object(&reply_object(reply, count));
         return;
     }
     let at = reply.position.map_or(String::new(), |position| format!(" at position {position}"));
     output.line(format!("ok: {count} row{} changed{at}", plural(count)));
+}
+
+fn reply_object(reply: &Reply, rows_affected: u64) -> Json {
+    json!({
+        "columns": [],
+        "rows": [],
+        "rows_affected": rows_affected,
+        "position": reply.position.map(|position| position.get()),
+    })
 }
 
 pub fn plural(count: u64) -> &'static str {

@@ -145,6 +145,64 @@ fn transactions_are_all_or_nothing() {
 }
 
 #[test]
+fn statements_of_a_transaction_print_one_object_each() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, n BIGINT)").ok();
+    let run = database
+        .sql(
+            "BEGIN; INSERT INTO t VALUES (1, 1), (2, 2), (3, 3); UPDATE t SET n = 9 WHERE id > 1; \
+             CREATE TABLE u (a BIGINT); DELETE FROM t WHERE id = 2; COMMIT; SELECT COUNT(*) FROM t",
+        )
+        .ok();
+    let objects = run.objects();
+    assert_eq!(objects.len(), 5, "{run:#?}");
+    let affected: Vec<u64> =
+        objects[..4].iter().map(|object| object["rows_affected"].as_u64().unwrap()).collect();
+    assert_eq!(affected, [3, 2, 0, 1]);
+    for object in &objects[..4] {
+        assert_eq!(object["columns"], serde_json::json!([]));
+        assert_eq!(object["rows"], serde_json::json!([]));
+        assert_eq!(object["position"], objects[0]["position"], "one transaction, one position");
+    }
+    assert_eq!(objects[4]["position"], objects[0]["position"], "what the next read sees");
+    assert_eq!(objects[4]["rows"], serde_json::json!([[2]]));
+    // Nothing of these has happened, so they print nothing.
+    let run = database.sql("BEGIN; INSERT INTO t VALUES (7, 7); ROLLBACK; BEGIN; COMMIT").ok();
+    assert_eq!(run.stdout, "");
+    // An error has its place in its statement.
+    let run = database
+        .sql("BEGIN; INSERT INTO t VALUES (8, 8); DELETE FROM t WHERE nope = 1; COMMIT")
+        .fails(1, "42703");
+    let object = &run.objects()[0];
+    assert_eq!((&object["statement"], &object["offset"]), (&2.into(), &20.into()), "{run:#?}");
+    assert_eq!(run.objects().len(), 1);
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
+}
+
+#[test]
+fn savepoints_and_options_of_transactions_are_refused_at_their_place() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)").ok();
+    for (sql, place) in [
+        ("BEGIN; INSERT INTO t VALUES (1); SAVEPOINT a; COMMIT", 0),
+        ("BEGIN; INSERT INTO t VALUES (1); RELEASE SAVEPOINT a; COMMIT", 0),
+        ("BEGIN; INSERT INTO t VALUES (1); ROLLBACK TO a; COMMIT", 0),
+        ("BEGIN; INSERT INTO t VALUES (1); ROLLBACK WORK TO SAVEPOINT a; COMMIT", 0),
+        ("SAVEPOINT a", 0),
+        ("ROLLBACK TO a", 0),
+        ("BEGIN READ ONLY; INSERT INTO t VALUES (1); COMMIT", 6),
+        ("BEGIN; INSERT INTO t VALUES (1); COMMIT AND CHAIN", 7),
+    ] {
+        let run = database.sql(sql).fails(1, "^");
+        let object = &run.objects()[0];
+        assert_eq!(object["sqlstate"], "0A000", "{run:#?}");
+        assert_eq!(object["offset"], place, "{run:#?}");
+        assert!(object["hint"].as_str().unwrap().contains("one request"), "{run:#?}");
+        assert_eq!(database.number("SELECT COUNT(*) FROM t"), 0, "{sql}");
+    }
+}
+
+#[test]
 fn bad_sql_is_an_error_with_a_place() {
     let database = Database::new();
     database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)").ok();

@@ -208,6 +208,24 @@ fn deliberately_missing() {
     "#]],
     );
     check(
+        "SAVEPOINT a",
+        &expect![[r#"
+        error 0A000: SAVEPOINT is not supported
+        line 1: SAVEPOINT a
+                ^
+        hint: a transaction is one request, all or nothing: send what may fail as a transaction of its own
+    "#]],
+    );
+    check(
+        "ROLLBACK TO SAVEPOINT a",
+        &expect![[r#"
+        error 0A000: ROLLBACK TO is not supported
+        line 1: ROLLBACK TO SAVEPOINT a
+                ^
+        hint: a transaction is one request, all or nothing: send what may fail as a transaction of its own
+    "#]],
+    );
+    check(
         "CREATE TABLE t (a BIGINT REFERENCES p (id))",
         &expect![[r#"
         error 0A000: FOREIGN KEY is not supported

@@ -10,6 +10,7 @@ use std::time::Instant;
 use verity::{Outcome as SqlOutcome, Rows, Verity};
 use verity_core::query::parse::with_as_of;
 
+use super::control::{Control, control, joined};
 use super::input::{Input, Line};
 use super::running::{Ended, Interrupt, run as run_statement};
 use super::schema::create_table;
@@ -129,14 +130,21 @@ impl Shell<'_> {
     }
 
     fn statement(&mut self, statement: &str) -> bool {
-        match (keyword(statement).as_str(), &mut self.transaction) {
-            ("BEGIN" | "START", None) => self.transaction = Some(Vec::new()),
-            ("BEGIN" | "START", Some(_)) => {
+        let control = match control(statement) {
+            Ok(control) => control,
+            Err(error) => {
+                self.output.note(&error.render(statement));
+                return false;
+            }
+        };
+        match (control, &mut self.transaction) {
+            (Control::Begin, None) => self.transaction = Some(Vec::new()),
+            (Control::Begin, Some(_)) => {
                 self.output.note("error: BEGIN within a transaction; COMMIT or ROLLBACK it first");
                 return false;
             }
-            ("COMMIT" | "END", Some(gathered)) => {
-                let text = gathered.join(";\n");
+            (Control::Commit, Some(gathered)) => {
+                let text = joined(gathered);
                 self.transaction = None;
                 if text.is_empty() {
                     self.output.note("the transaction was empty");
@@ -144,16 +152,17 @@ impl Shell<'_> {
                 }
                 return self.execute(&text);
             }
-            ("ROLLBACK", Some(_)) => {
+            (Control::Rollback, Some(_)) => {
                 self.transaction = None;
                 self.output.note("nothing of the transaction was done");
             }
-            ("COMMIT" | "END" | "ROLLBACK", None) => {
+            (Control::Commit | Control::Rollback, None) => {
                 self.output.note("error: there is no transaction; BEGIN starts one");
                 return false;
             }
-            (_, Some(gathered)) => gathered.push(statement.to_string()),
-            (_, None) => return self.run_one(statement),
+            (Control::None, Some(gathered)) => gathered.push(statement.to_string()),
+            // The database refuses a savepoint in its own words.
+            (Control::Savepoint, _) | (Control::None, None) => return self.run_one(statement),
         }
         true
     }
