@@ -259,7 +259,7 @@ fn problem_of(report: &verify::Report) -> Problem {
 }
 
 /// Opens and closes a node over the overlay: its last checkpoint then covers everything.
-fn replay(files: &mut Offline) -> Result<(), Error> {
+pub(crate) fn replay(files: &mut Offline) -> Result<(), Error> {
     let seed = Seed(master_key::random().map_err(Error::MasterKey)?);
     let mut effects = Effects::new();
     let mut node = Node::open(&Config::new(ReplicaId::new(0)), &seed, &mut effects);

@@ -16,6 +16,7 @@
 pub(crate) mod grid;
 pub(crate) mod logs;
 pub(crate) mod parts;
+mod record;
 mod roots;
 
 use std::fmt;
@@ -30,6 +31,7 @@ use crate::disk::lock::{DirectoryLock, LockError};
 use crate::disk::master_key::MasterKey;
 use crate::offline::Offline;
 
+pub use record::{RecordRead, VerifiedRecord, read_record};
 pub(crate) use roots::Roots;
 
 /// How bad one finding is.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use verity::{ClusterId, IoBackend, MasterKeySource, Options};
+use verity::{ClusterId, IoBackend, MasterKeySource, Options, Position, TenantId};
 
 use super::Failure;
 
@@ -118,7 +118,11 @@ pub enum Command {
     Redact(RedactArgs),
     /// Cosign heads of logs that continue those seen before (C2SP tlog-witness)
     Witness(WitnessArgs),
-    /// Show what a data directory holds
+    /// Show what a data directory holds, or one record of it
+    #[command(long_about = "Shows what a data directory holds, and what is wrong with it; with \
+        --record one record, read through its chain from the nearest checkpoint records. Changes \
+        nothing.\n\n\
+        Exit codes: 0 holds, 1 damage was found, 2 could not tell.")]
     Inspect(InspectArgs),
     /// Derive all state again from the logs: in place of a damaged one, or to compare
     #[command(long_about = "Derives all state again from the logs alone.\n\n\
@@ -378,6 +382,9 @@ pub struct RedactArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub data: Directory,
+    /// One record by its position in a tenant's log, believed only when its chain holds
+    #[arg(long, value_name = "TENANT:POSITION", value_parser = parse_place)]
+    pub record: Option<(TenantId, Position)>,
 }
 
 #[derive(Debug, Args)]
@@ -509,6 +516,14 @@ pub struct TenantCreateArgs {
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     pub data: PathBuf,
+}
+
+/// `1:4711`.
+fn parse_place(text: &str) -> Result<(TenantId, Position), String> {
+    let parsed = text.split_once(':').and_then(|(tenant, position)| {
+        Some((TenantId::new(tenant.parse().ok()?), Position::new(position.parse().ok()?)))
+    });
+    parsed.ok_or_else(|| "a tenant and a position, such as 1:4711".to_string())
 }
 
 /// A size that a machine may have.

@@ -1,27 +1,43 @@
 //! `verity inspect`: what a data directory holds, read from its files without changing them.
 
 use serde_json::json;
-use verity::verify::{self as engine, Silent};
-use verity::{MasterKey, paths};
+use verity::verify::{self as engine, RecordRead, Silent, VerifiedRecord};
+use verity::{MasterKey, Position, TenantId, Value, paths};
+use verity_core::crypto::ChainHash;
 use verity_core::io::FileId;
 
 use super::args::{Global, InspectArgs};
+use super::rebuild::hex;
+use super::verify::{exit, findings, tell_findings, verdict};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
     let data = &args.data.path()?;
-    let key = MasterKey::load(&global.master_key(), data).ok();
+    let key = MasterKey::load(&global.master_key(), data);
+    if let Some((tenant, position)) = args.record {
+        let key = key.map_err(Failure::cannot_tell)?;
+        return record(data, key, tenant, position, output);
+    }
+    let key = key.ok();
     let has_key = key.is_some();
     let report = engine::check(data, key, &mut Silent).map_err(Failure::cannot_tell)?;
     let files = files(data)?;
     let total: u64 = files.iter().map(|(_, size)| size).sum();
     let Some(state) = &report.superblock else {
-        let reasons: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
-        return Err(Failure::Failed(reasons.join("\n")));
+        output.object(&json!({
+            "data": data.display().to_string(),
+            "verdict": verdict(&report),
+            "bytes": total,
+            "master_key": has_key,
+            "findings": findings(&report),
+        }));
+        tell_findings(&report, output);
+        return exit(report.verdict());
     };
     let checkpoint = &state.checkpoint;
     output.object(&json!({
         "data": data.display().to_string(),
+        "verdict": verdict(&report),
         "cluster": format!("{:032x}", state.cluster.get()),
         "origin": format!("{:032x}", state.origin.get()),
         "replica": state.replica.get(),
@@ -56,6 +72,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
         })).collect::<Vec<_>>(),
         "bytes": total,
         "master_key": has_key,
+        "findings": findings(&report),
     }));
     output.line(format!("{}  {} in {} files", data.display(), human(total), files.len()));
     output.line(format!("cluster     {:032x}", state.cluster.get()));
@@ -84,10 +101,87 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
     if !has_key {
         output.line("no master key was given: pages were not looked at");
     }
-    for finding in &report.findings {
-        output.line(format!("{finding}"));
+    tell_findings(&report, output);
+    exit(report.verdict())
+}
+
+/// One record, through its chain.
+fn record(
+    data: &std::path::Path,
+    key: MasterKey,
+    tenant: TenantId,
+    position: Position,
+    output: &Output,
+) -> Outcome {
+    match engine::read_record(data, key, tenant, position).map_err(Failure::cannot_tell)? {
+        RecordRead::Holds(found) => {
+            show_record(&found, output);
+            Ok(())
+        }
+        RecordRead::Damaged { position: damaged, reason } => {
+            output.object(&json!({
+                "verdict": "broken",
+                "tenant": tenant.get(),
+                "position": position.get(),
+                "damaged_position": damaged.get(),
+                "reason": reason,
+            }));
+            output.note(&format!("record {tenant}:{position} does not verify: {reason}"));
+            Err(Failure::Told(1))
+        }
+        RecordRead::NoSuchPosition { next } => Err(Failure::cannot_tell(format!(
+            "the log of tenant {tenant} has no position {position}: it has {next} records"
+        ))),
+        RecordRead::CouldNotTell(why) => Err(Failure::cannot_tell(format!(
+            "record {tenant}:{position} cannot be read: {why}; `verity verify` tells what else is \
+             wrong"
+        ))),
     }
-    Ok(())
+}
+
+fn show_record(found: &VerifiedRecord, output: &Output) {
+    let VerifiedRecord { record, plain, records_read } = found;
+    let metadata = &record.metadata;
+    let (first, last) = (metadata.transaction_first, metadata.transaction_last);
+    let time = i64::try_from(metadata.timestamp.0).unwrap_or(i64::MAX);
+    let time = Value::Timestamp(time).to_string();
+    let commitment = Some(metadata.commitment).filter(|hash| *hash != ChainHash::ZERO);
+    let idempotency = Some(metadata.idempotency).filter(|id| !id.is_none());
+    output.object(&json!({
+        "verdict": "holds",
+        "tenant": metadata.tenant.get(),
+        "position": metadata.position.get(),
+        "kind": metadata.kind.name(),
+        "time": time,
+        "op": metadata.op.get(),
+        "generation": metadata.generation.get(),
+        "transaction_first": first.get(),
+        "transaction_last": last.get(),
+        "stream": metadata.stream.get(),
+        "caused_by": metadata.caused_by.map(|position| position.get()),
+        "idempotency_id": idempotency.map(|id| id.to_string()),
+        "schema_version": metadata.schema_version.get(),
+        "commitment": commitment.map(|hash| hex(&hash.0)),
+        "hash": hex(&record.hash().0),
+        "prev_hash": hex(&record.prev_hash.0),
+        "data_bytes": record.data.len(),
+        "data_hex": plain.as_ref().map(|bytes| hex(bytes)),
+        "records_read": records_read,
+    }));
+    output.line(format!("record      {}:{}", metadata.tenant, metadata.position));
+    output.line(format!("kind        {}, {} bytes", metadata.kind.name(), record.data.len()));
+    output.line(format!("time        {time}, op {}", metadata.op));
+    output.line(format!("transaction positions {first} to {last}"));
+    if let Some(id) = idempotency {
+        output.line(format!("id          {id}"));
+    }
+    output.line(format!("hash        {}", hex(&record.hash().0)));
+    output.line(format!("before it   {}", hex(&record.prev_hash.0)));
+    let opens = if plain.is_some() { "opens" } else { "has no key any more" };
+    output.line(format!(
+        "{}: its chain was followed over {records_read} records, its data {opens}",
+        output.green("holds")
+    ));
 }
 
 /// Files and their sizes, those of the logs included.

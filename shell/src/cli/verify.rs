@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use verity::MasterKey;
 use verity::proof::{Checkpoint, PROOF_SIZE_MAX, Reject, SignedHeads};
-use verity::verify::{self as engine, Report, Severity, Verdict};
+use verity::verify::{self as engine, Finding, Report, Severity, Verdict};
 
 use super::args::{Global, VerifyArgs};
 use super::prove::{pin, policy_of};
@@ -47,9 +47,7 @@ pub fn run(args: &VerifyArgs, global: &Global, output: &Output) -> Outcome {
             let SignedHeads { origin, size, root, .. } = signed;
             pin(args, Checkpoint { origin, size, root })
         }
-        (Verdict::Holds, None) => Ok(()),
-        (Verdict::Broken, _) => Err(Failure::Told(1)),
-        (Verdict::CouldNotTell, _) => Err(Failure::Told(2)),
+        (verdict, _) => exit(verdict),
     }
 }
 
@@ -159,18 +157,7 @@ impl Checked {
         for tenant in &report.signed_states {
             output.line(format!("   signed for: state of tenant {tenant}, every page of it"));
         }
-        for (shown, finding) in report.findings.iter().enumerate() {
-            if shown == SHOWN_MAX {
-                output.line(format!("   … and {} more", report.findings.len() - shown));
-                break;
-            }
-            let label = match finding.severity {
-                Severity::Note => output.dim("note"),
-                Severity::Unknown => output.bold("unknown"),
-                Severity::Damage => output.red("damage"),
-            };
-            output.line(format!("   {label}  {finding}"));
-        }
+        tell_findings(report, output);
         let seconds = self.seconds;
         let amount = format!(
             "{} records, {} pages, {} prepares checked in {seconds:.2} s",
@@ -187,28 +174,6 @@ impl Checked {
 
     pub fn to_json(&self, data: &Path) -> serde_json::Value {
         let report = &self.report;
-        let verdict = match report.verdict() {
-            Verdict::Holds => "holds",
-            Verdict::Broken => "broken",
-            Verdict::CouldNotTell => "could_not_tell",
-        };
-        let findings: Vec<_> = report
-            .findings
-            .iter()
-            .map(|finding| {
-                json!({
-                    "severity": match finding.severity {
-                        Severity::Note => "note",
-                        Severity::Unknown => "unknown",
-                        Severity::Damage => "damage",
-                    },
-                    "part": finding.part,
-                    "tenant": finding.place.map(|(tenant, _)| tenant.get()),
-                    "position": finding.place.map(|(_, position)| position.get()),
-                    "reason": finding.what,
-                })
-            })
-            .collect();
         let logs: Vec<_> = report
             .logs
             .iter()
@@ -226,7 +191,7 @@ impl Checked {
             .collect();
         json!({
             "data": data.display().to_string(),
-            "verdict": verdict,
+            "verdict": verdict(report),
             "checkpoint_op": report.checkpoint().map(|op| op.get()),
             "records": report.records(),
             "pages": report.pages,
@@ -238,8 +203,57 @@ impl Checked {
             }).collect::<Vec<_>>(),
             "signed_states": report.signed_states.iter().map(|tenant| tenant.get())
                 .collect::<Vec<_>>(),
-            "findings": findings,
+            "findings": findings(report),
             "seconds": self.seconds,
         })
+    }
+}
+
+pub fn verdict(report: &Report) -> &'static str {
+    match report.verdict() {
+        Verdict::Holds => "holds",
+        Verdict::Broken => "broken",
+        Verdict::CouldNotTell => "could_not_tell",
+    }
+}
+
+pub fn exit(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Holds => Ok(()),
+        Verdict::Broken => Err(Failure::Told(1)),
+        Verdict::CouldNotTell => Err(Failure::Told(2)),
+    }
+}
+
+pub fn findings(report: &Report) -> Vec<serde_json::Value> {
+    let of = |finding: &Finding| {
+        json!({
+            "severity": match finding.severity {
+                Severity::Note => "note",
+                Severity::Unknown => "unknown",
+                Severity::Damage => "damage",
+            },
+            "part": finding.part,
+            "tenant": finding.place.map(|(tenant, _)| tenant.get()),
+            "position": finding.place.map(|(_, position)| position.get()),
+            "reason": finding.what,
+        })
+    };
+    report.findings.iter().map(of).collect()
+}
+
+/// For people: the first of them, and how many more there are.
+pub fn tell_findings(report: &Report, output: &Output) {
+    for (shown, finding) in report.findings.iter().enumerate() {
+        if shown == SHOWN_MAX {
+            output.line(format!("   … and {} more", report.findings.len() - shown));
+            break;
+        }
+        let label = match finding.severity {
+            Severity::Note => output.dim("note"),
+            Severity::Unknown => output.bold("unknown"),
+            Severity::Damage => output.red("damage"),
+        };
+        output.line(format!("   {label}  {finding}"));
     }
 }

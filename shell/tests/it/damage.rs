@@ -90,6 +90,116 @@ fn flipped_bits_are_found() {
     assert!(grid_found > 0, "no page of the grid that is in use was hit");
 }
 
+/// Flips bits of one byte of a file.
+fn flip(path: &Path, offset: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+}
+
+#[test]
+fn inspect_tells_what_it_found_by_its_exit_code() {
+    let database = filled();
+    let inspect = |data: &Path| verity(&["inspect", "--json", data.to_str().unwrap()]);
+    let told = inspect(&database.data()).ok().objects().remove(0);
+    assert_eq!(told["verdict"], "holds");
+    assert!(told["findings"].is_array(), "{told}");
+    for (name, offset) in [("log/1/00000000.segment", 4096 + 30), ("superblock", 40)] {
+        let copy = fresh_copy(&database);
+        flip(&copy.join(name), offset);
+        let run = inspect(&copy).fails(1, "");
+        let told = run.objects().remove(0);
+        assert_eq!(told["verdict"], "broken");
+        let findings = told["findings"].as_array().unwrap();
+        let damage: Vec<_> = findings.iter().filter(|one| one["severity"] == "damage").collect();
+        assert!(damage.iter().any(|one| one["reason"].is_string()), "{run:#?}");
+        let text = verity(&["inspect", copy.to_str().unwrap()]).fails(1, "");
+        assert!(text.stdout.contains("damage"), "{text:#?}");
+    }
+    // Nothing of a superblock is left: that is damage, too.
+    let copy = fresh_copy(&database);
+    std::fs::write(copy.join("superblock"), [7; 16384]).unwrap();
+    let run = inspect(&copy).fails(1, "");
+    assert_eq!(run.objects()[0]["findings"][0]["part"], "superblock", "{run:#?}");
+    // Without the key the pages are not looked at: it could not be told.
+    let copy = fresh_copy(&database);
+    std::fs::remove_file(database.path("copy.master-key")).unwrap();
+    let run = inspect(&copy).fails(2, "");
+    assert_eq!(run.objects()[0]["verdict"], "could_not_tell", "{run:#?}");
+}
+
+#[test]
+fn one_record_is_read_through_its_chain() {
+    let database = filled();
+    let data = database.data();
+    let read = |data: &Path, place: &str| {
+        verity(&["inspect", "--json", "--record", place, data.to_str().unwrap()])
+    };
+    let all = database.sql("SELECT position FROM __events").ok();
+    let count = all.objects()[0]["rows"].as_array().unwrap().len() as u64;
+    let mut kinds = std::collections::BTreeSet::new();
+    for position in [0, 1, count / 2, count - 1] {
+        let run = read(&data, &format!("1:{position}")).ok();
+        let told = &run.objects()[0];
+        assert_eq!(told["position"], position, "{run:#?}");
+        assert!(told["data_hex"].is_string(), "{run:#?}");
+        // From one checkpoint record to the next: 1,000 records, and what is left of a batch.
+        assert!(told["records_read"].as_u64().unwrap() <= 1_600, "{run:#?}");
+        kinds.insert(told["kind"].as_str().unwrap().to_string());
+    }
+    assert!(kinds.contains("row_put"), "{kinds:?}");
+    read(&data, "0:0").ok();
+    read(&data, "1:1000000").fails(2, "has no position 1000000");
+    read(&data, "9:0").fails(2, "has no position 0");
+    read(&data, "1").fails(2, "1:4711");
+    let text = verity(&["inspect", "--record", "1:1", data.to_str().unwrap()]).ok();
+    assert!(text.stdout.contains("its chain was followed"), "{text:#?}");
+
+    // A record that is damaged, and one that is whole beside it.
+    let copy = fresh_copy(&database);
+    flip(&copy.join("log/1/00000000.segment"), 4096 * 3 + 40);
+    let verified = verity(&["verify", "--json", "--data", copy.to_str().unwrap()]).fails(1, "");
+    let findings = verified.objects()[0]["findings"].clone();
+    let mut damaged = findings.as_array().unwrap().iter().filter(|one| one["severity"] == "damage");
+    let position = damaged.next().unwrap()["position"].as_u64().unwrap();
+    let run = read(&copy, &format!("1:{position}")).fails(1, "does not verify");
+    let told = &run.objects()[0];
+    assert_eq!(
+        (&told["position"], &told["damaged_position"]),
+        (&position.into(), &position.into())
+    );
+    assert!(told["reason"].as_str().unwrap().contains(&format!("position {position}")), "{told}");
+    // Its own checksum is right, but the chain between it and the checkpoint records is not.
+    read(&copy, &format!("1:{}", position - 1)).fails(1, "does not verify");
+    read(&copy, &format!("1:{}", count - 1)).ok();
+    std::fs::remove_file(database.path("copy.master-key")).unwrap();
+    read(&copy, "1:1").fails(2, "master key");
+}
+
+#[test]
+fn a_record_that_only_the_journal_has_is_read_without_replaying_on_disk() {
+    let (database, _) = killed();
+    let newest = {
+        let copy = fresh_copy(&database);
+        let sql = "SELECT MAX(position) FROM __events WHERE table_name = 'rows'";
+        let run = verity(&["sql", "--json", "--data", copy.to_str().unwrap(), "-c", sql]).ok();
+        run.objects()[0]["rows"][0][0].as_i64().unwrap()
+    };
+    let copy = fresh_copy(&database);
+    let before = bytes_of(&copy);
+    let path = copy.to_str().unwrap();
+    let read =
+        |position: i64| verity(&["inspect", "--json", "--record", &format!("1:{position}"), path]);
+    let run = read(newest).ok();
+    assert_eq!(run.objects()[0]["kind"], "row_put", "{run:#?}");
+    // The record that closing the replay appends is on no disk.
+    for position in newest + 1..newest + 3 {
+        read(position).fails(2, "has no position");
+    }
+    assert!(bytes_of(&copy) == before, "something was written");
+}
+
 #[test]
 fn truncated_and_missing_files_are_told() {
     let database = filled();
