@@ -182,8 +182,8 @@ impl core::fmt::Display for JournalError {
             JournalError::SuperblockStale { op, view, checkpoint_durable } => write!(
                 f,
                 "journal: op {op} knows view {view} and durable checkpoint {checkpoint_durable}, \
-                 newer than the superblock: its newest copies are lost. Restore this directory \
-                 from a backup",
+                 newer than the superblock: an older superblock was put back, or its newest copies \
+                 are lost. Restore this directory as a whole from a backup",
             ),
             JournalError::NewerRelease { op, found, known } => write!(
                 f,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use verity_core::ids::IdempotencyId;
+use verity_core::journal::JournalError;
 use verity_core::kernel::RequestError;
 use verity_core::node::Halt;
 use verity_core::query::{SqlError, SqlState};
@@ -32,6 +33,8 @@ pub enum Error {
     SuperblockLost {
         path: PathBuf,
     },
+    /// The superblock is of an older moment than what lies beside it.
+    SuperblockStale(JournalError),
     /// The journal is not as long as it was made.
     JournalCut(JournalCut),
     /// The directory holds other files; a database is made in an empty one only.
@@ -87,6 +90,7 @@ impl Error {
             | Error::AlreadyFormatted { .. }
             | Error::NotEmpty { .. }
             | Error::SuperblockLost { .. }
+            | Error::SuperblockStale(_)
             | Error::JournalCut(_)
             | Error::Lock(_)
             | Error::MasterKey(_)
@@ -122,7 +126,10 @@ impl Error {
             Error::MasterKey(_) => "28000",
             Error::Options(_) => "22023",
             Error::Halted { .. } => "57P01",
-            Error::Unreadable(_) | Error::SuperblockLost { .. } | Error::JournalCut(_) => "XX001",
+            Error::Unreadable(_)
+            | Error::SuperblockLost { .. }
+            | Error::SuperblockStale(_)
+            | Error::JournalCut(_) => "XX001",
             Error::WrongKind(_) => "42809",
             Error::Unreachable { .. } => "08001",
             Error::OutcomeUnknown { .. } => "08007",
@@ -172,6 +179,7 @@ impl fmt::Display for Error {
                  database was ever finished here, remove it",
                 path.display()
             ),
+            Error::SuperblockStale(error) => write!(f, "{error}; nothing was changed"),
             Error::JournalCut(cut) => write!(f, "{cut}"),
             Error::Lock(error) => write!(f, "{error}"),
             Error::MasterKey(error) => write!(f, "{error}"),

@@ -160,7 +160,7 @@ impl Options {
         let driver = Arc::new(Driver::new(node, disk, effects));
         driver.start().map_err(|error| match error {
             Error::Halted { halt: halt @ Halt::Memory(_), .. } => Error::Options(halt.to_string()),
-            error => error,
+            error => format::found::stale_superblock(path, error),
         })?;
         Verity::start(driver, lock)
     }

@@ -198,7 +198,8 @@ fn derive(
     }
     let _lock = DirectoryLock::shared(root).map_err(|e| Problem::Open(Error::Lock(e)))?;
     let mut files = Offline::new(root, Some(master_key));
-    replay(&mut files).map_err(Problem::Open)?;
+    replay(&mut files)
+        .map_err(|error| Problem::Open(crate::format::found::stale_superblock(root, error)))?;
     let (state, keyring) = roots(&mut files)?;
     let mut effects = Effects::new();
     let config =

@@ -6,7 +6,7 @@
 //! Fault model: whatever `docs/NETWORK.md` lists; a node that halts ends the process, and says why.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +53,7 @@ pub struct Server {
     listener: Listener,
     background: Option<JoinHandle<()>>,
     replica: Hello,
+    path: PathBuf,
     /// Released last.
     _lock: DirectoryLock,
 }
@@ -120,8 +121,15 @@ impl Server {
         };
         driver.serve();
         // From here on its end ends all of them.
-        let mut server =
-            Server { driver, links, listener, background: None, replica: hello, _lock: lock };
+        let mut server = Server {
+            driver,
+            links,
+            listener,
+            background: None,
+            replica: hello,
+            path: path.to_path_buf(),
+            _lock: lock,
+        };
         let background = Arc::clone(&server.driver);
         let background = std::thread::Builder::new()
             .name("verity".to_string())
@@ -160,7 +168,8 @@ impl Server {
     /// Why it serves no more, when it does not.
     #[must_use]
     pub fn halted(&self) -> Option<Error> {
-        self.driver.halted()
+        let error = self.driver.halted()?;
+        Some(format::found::stale_superblock(&self.path, error))
     }
 
     /// Answers what was asked and ends. `Ok(false)`: it could not end in time, so it ended as in a

@@ -22,9 +22,10 @@ pub fn run(args: &RebuildArgs, global: &Global, output: &Output) -> Outcome {
 fn failure(problem: Problem) -> Failure {
     match problem {
         // The state that was to be compared with is damaged: that is an answer.
-        Problem::Open(Error::Halted {
-            halt: Halt::Data { what: "grid" | "journal", .. }, ..
-        }) => Failure::failed(problem),
+        Problem::Open(
+            Error::Halted { halt: Halt::Data { what: "grid" | "journal", .. }, .. }
+            | Error::SuperblockStale(_),
+        ) => Failure::failed(problem),
         Problem::Open(_) | Problem::Key(_) | Problem::CannotTell(_) => {
             Failure::cannot_tell(problem)
         }

@@ -11,8 +11,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use verity_core::io::{Address, FileId};
-use verity_core::journal::Ring;
+use verity_core::journal::{JournalError, Ring};
 use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
+use verity_core::node::Halt;
 use verity_core::superblock::{
     CopiesReport, CopyVerdict, SuperblockError, SuperblockState, copy_offset, decode_copies,
 };
@@ -20,6 +21,7 @@ use verity_core::superblock::{
 use crate::disk::paths;
 use crate::error::Error;
 use crate::offline::Offline;
+use crate::verify::{Silent, parts};
 
 /// There while a format is under way.
 pub const MARK: &str = "formatting";
@@ -158,5 +160,23 @@ pub(crate) fn check_before_open(path: &Path) -> Result<(), Error> {
         },
         // The node says what is wrong with it.
         Err(_) => Ok(()),
+    }
+}
+
+/// Why an open failed, when what it stumbled over is only what follows: pages that an older
+/// superblock names have been used again since, so such a one looks like a damaged grid.
+pub(crate) fn stale_superblock(path: &Path, error: Error) -> Error {
+    let Error::Halted { halt: Halt::Data { what: "grid" | "keys" | "journal", .. }, .. } = &error
+    else {
+        return error;
+    };
+    // Replicas of a cluster lag behind their primary, whose checkpoint the journal names.
+    let Ok(state) = superblock(path) else { return error };
+    if state.replica_count > 1 {
+        return error;
+    }
+    match parts::walk(&mut Offline::new(path, None), &state, &mut Silent) {
+        Ok(Err(stale @ JournalError::SuperblockStale { .. })) => Error::SuperblockStale(stale),
+        Ok(Ok(_) | Err(_)) | Err(_) => error,
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use verity_core::io::{Address, Effects, FileId, Input};
-use verity_core::journal::{self, JournalError, JournalStart};
+use verity_core::io::{Address, Effects, FileId, Input, IoError};
+use verity_core::journal::{self, JournalError, JournalStart, Recovered};
 use verity_core::keyring::format::{Image, extent_offset, image_size};
 use verity_core::keyring::{CopyFault, Keyring, KeyringError, KeyringEvent};
 use verity_core::limits::{KEYS_MAX, PAGE_SIZE, SUPERBLOCK_COPIES};
@@ -164,17 +164,12 @@ fn open_keyring(files: &mut Offline, state: &SuperblockState) -> Result<Keyring,
     }
 }
 
-/// What is in the journal after the checkpoint.
-pub fn journal(
-    root: &Path,
+/// Reads the journal as an open would; the outer error: it cannot be read.
+pub fn walk(
     files: &mut Offline,
     state: &SuperblockState,
-    report: &mut Report,
     progress: &mut dyn Progress,
-) {
-    if let Some(cut) = journal_cut(root, state) {
-        report.damage("journal", cut);
-    }
+) -> Result<Result<Recovered, JournalError>, IoError> {
     let checkpoint = &state.checkpoint;
     let start = JournalStart {
         cluster: state.cluster,
@@ -187,10 +182,24 @@ pub fn journal(
         committed: state.committed,
     };
     progress.part("journal", state.constants.journal_ring_bytes);
-    let walked = journal::walk(start, |offset, bytes| {
+    journal::walk(start, |offset, bytes| {
         progress.bytes(bytes.len() as u64);
         files.read(Address::new(FileId::Journal, offset), bytes)
-    });
+    })
+}
+
+/// What is in the journal after the checkpoint.
+pub fn journal(
+    root: &Path,
+    files: &mut Offline,
+    state: &SuperblockState,
+    report: &mut Report,
+    progress: &mut dyn Progress,
+) {
+    if let Some(cut) = journal_cut(root, state) {
+        report.damage("journal", cut);
+    }
+    let walked = walk(files, state, progress);
     match walked {
         Err(error) => report.unknown("journal", format!("cannot be read: {error}")),
         Ok(Err(error @ JournalError::NewerRelease { .. })) => report.unknown("journal", error),

@@ -337,6 +337,33 @@ fn a_journal_that_was_cut_is_no_empty_journal() {
 }
 
 #[test]
+fn an_older_superblock_that_was_put_back_is_told_as_what_it_is() {
+    let database = filled();
+    let old = std::fs::read(database.data().join("superblock")).unwrap();
+    for round in 0..3 {
+        let sql = format!("UPDATE rows SET name = 'round {round}' WHERE id < 2000");
+        database.sql(&sql).ok();
+    }
+    let copy = fresh_copy(&database);
+    std::fs::write(copy.join("superblock"), &old).unwrap();
+    let words = "an older superblock was put back";
+    let verified = verity(&["verify", "--json", "--data", copy.to_str().unwrap()]).fails(1, "");
+    assert!(verified.stdout.contains(words), "{verified:#?}");
+    refused_untouched(&copy, 1, words);
+    let path = copy.to_str().unwrap();
+    let before = bytes_of(&copy);
+    let run = verity(&["start", "--addresses", "127.0.0.1:0", path]).fails(1, words);
+    assert!(run.stderr.contains("nothing was changed"), "{run:#?}");
+    verity(&["rebuild", "--check", path]).fails(1, words);
+    verity(&["rebuild", path]).fails(1, words);
+    assert!(bytes_of(&copy) == before, "something was written");
+    // As a program sees it.
+    let error = verity::Verity::open(&copy).unwrap_err();
+    assert!(matches!(error, verity::Error::SuperblockStale(_)), "{error}");
+    assert_eq!(error.sqlstate(), "XX001");
+}
+
+#[test]
 fn what_is_left_without_a_superblock_is_not_formatted_over() {
     let (database, rows) = killed();
     for how in 0..3 {
