@@ -81,6 +81,20 @@ impl Statement {
 
     /// Runs an INSERT for many rows of parameters, as one transaction.
     pub fn execute_batch(&self, rows: Vec<Vec<Value>>) -> Result<Reply, Error> {
+        self.send(vec![self.batch(rows)?])
+    }
+
+    /// As [`Statement::execute_batch`], without blocking. The request is on its way when this
+    /// returns.
+    pub fn execute_batch_async(
+        &self,
+        rows: Vec<Vec<Value>>,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
+        let sent = self.batch(rows).map(|batch| self.database.transaction_async(vec![batch]));
+        async move { sent?.await }
+    }
+
+    fn batch(&self, rows: Vec<Vec<Value>>) -> Result<Operation, Error> {
         let Some(insert) = self.plan().insert else {
             return Err(Error::WrongKind(
                 "only INSERT INTO table (columns) VALUES (?, …) takes many rows of parameters",
@@ -93,8 +107,7 @@ impl Statement {
                 short.len()
             )));
         }
-        let operation = insert.rows_operation(rows);
-        self.send(vec![operation])
+        Ok(insert.rows_operation(rows))
     }
 
     fn send(&self, operations: Vec<Operation>) -> Result<Reply, Error> {

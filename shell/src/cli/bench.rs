@@ -111,6 +111,12 @@ fn create_table(name: &str) -> String {
     )
 }
 
+/// What is prepared to fill it.
+fn insert_into(name: &str) -> String {
+    let parameters = vec!["?"; COLUMNS.len()].join(", ");
+    format!("INSERT INTO {name} ({}) VALUES ({parameters})", COLUMNS.join(", "))
+}
+
 /// A number that looks random, another for each key.
 fn mixed(id: u64) -> u64 {
     id.wrapping_mul(0x9E37_79B9_7F4A_7C15)

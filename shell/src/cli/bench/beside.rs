@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use verity::{Options, Value, Verity};
+use verity::{Options, Statement, Value, Verity};
 
 use super::point_read::{TABLE as LARGE, filled};
-use super::{BenchArgs, COLUMNS, TEXT_BYTES, create_table, first_free_id, percentile_us, row};
+use super::{BenchArgs, TEXT_BYTES, create_table, first_free_id, insert_into, percentile_us, row};
 use crate::cli::{Failure, Output, interrupt};
 
 const TABLE: &str = "bench_beside";
@@ -19,16 +19,16 @@ const BESIDE_FOR: Duration = Duration::from_secs(8);
 const LOOK_EVERY: u64 = 500;
 
 /// One client that inserts row after row.
-struct Client<'a> {
-    database: &'a Verity,
+struct Client {
+    insert: Statement,
     next: AtomicU64,
 }
 
-impl<'a> Client<'a> {
-    fn new(database: &'a Verity) -> Result<Client<'a>, Failure> {
+impl Client {
+    fn new(database: &Verity) -> Result<Client, Failure> {
         database.execute(&create_table(TABLE), &[])?;
         let next = AtomicU64::new(first_free_id(database, TABLE)?);
-        Ok(Client { database, next })
+        Ok(Client { insert: database.prepare(&insert_into(TABLE))?, next })
     }
 
     /// Sorted latencies of commits, one after the other, until `done`.
@@ -40,7 +40,7 @@ impl<'a> Client<'a> {
         while !done(latencies.len() as u64)? {
             let rows = vec![row(self.next.fetch_add(1, Ordering::Relaxed), TEXT_BYTES)];
             let started = Instant::now();
-            self.database.insert_rows(TABLE, COLUMNS, rows)?;
+            self.insert.execute_batch(rows)?;
             latencies.push(started.elapsed());
         }
         latencies.sort_unstable();

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use verity::{Options, Value, Verity};
 
 use super::insert::Load;
-use super::{BenchArgs, create_table, first_free_id, open, percentile_us};
+use super::{BenchArgs, create_table, first_free_id, insert_into, open, percentile_us};
 use crate::cli::{Failure, Output, interrupt};
 
 const TABLE: &str = "bench_checkpoints";
@@ -25,8 +25,8 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let first = first_free_id(&database, TABLE)?;
     let next = std::sync::atomic::AtomicU64::new(first);
     if first <= args.rows {
-        let (database, next) = (&database, &next);
-        Load { database, table: TABLE, next, end: args.rows + 1, batch: 1_000 }.run(1, 1)?;
+        let insert = &database.prepare(&insert_into(TABLE))?;
+        Load { insert, next: &next, end: args.rows + 1, batch: 1_000 }.run(1, 1)?;
     }
     let (all, across, checkpoints) = update(&database, args.rows)?;
     database.close()?;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use verity::hardware::DurableWrites;
-use verity::{Error, Options, Value, Verity};
+use verity::{Error, Options, Statement, Value};
 
 use super::{
-    BenchArgs, COLUMNS, TEXT_BYTES, create_table, first_free_id, open, percentile_us, row,
+    BenchArgs, TEXT_BYTES, create_table, first_free_id, insert_into, open, percentile_us, row,
 };
 use crate::cli::{Failure, Output, interrupt};
 
@@ -23,6 +23,7 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let _watch = interrupt::watch(&database);
     database.execute(&create_table(TABLE), &[])?;
     let next = AtomicU64::new(first_free_id(&database, TABLE)?);
+    let insert = database.prepare(&insert_into(TABLE))?;
     // A disk is not the same from one second to the next: what it can do is measured between pieces
     // of the work, with the clock of the work stopped.
     let mut writes = DurableWrites::open(&args.data, options)?;
@@ -32,7 +33,7 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     for piece in 1..=PIECES {
         let end = first + args.rows * piece / PIECES;
         next.store(first + args.rows * (piece - 1) / PIECES, Ordering::Relaxed);
-        let load = Load { database: &database, table: TABLE, next: &next, end, batch: args.batch };
+        let load = Load { insert: &insert, next: &next, end, batch: args.batch };
         let (calls, time) = load.run(args.clients, args.threads)?;
         latencies.extend(calls);
         elapsed += time;
@@ -41,6 +42,7 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let seconds = elapsed.as_secs_f64();
     let durable_write_us = writes.mean_us();
     drop(writes);
+    drop(insert);
     database.close()?;
     let mut sorted = latencies;
     sorted.sort_unstable();
@@ -88,8 +90,8 @@ const ROW_BYTES: u64 = 512;
 /// What clients do together: they insert the keys from `next` to `end`.
 #[derive(Debug)]
 pub struct Load<'a> {
-    pub database: &'a Verity,
-    pub table: &'a str,
+    /// Prepared once for all clients; rows are its parameters.
+    pub insert: &'a Statement,
     pub next: &'a AtomicU64,
     pub end: u64,
     /// Rows of a call.
@@ -153,7 +155,7 @@ impl Load<'_> {
         let mut made = made.into_iter();
         while let Some(rows) = made.next().or_else(|| self.next_rows()) {
             let started = Instant::now();
-            self.database.insert_rows(self.table, COLUMNS, rows)?;
+            self.insert.execute_batch(rows)?;
             latencies.push(started.elapsed());
         }
         Ok(latencies)
@@ -164,7 +166,7 @@ impl Load<'_> {
         let mut made = made.into_iter();
         while let Some(rows) = made.next().or_else(|| self.next_rows()) {
             let started = Instant::now();
-            self.database.insert_rows_async(self.table, COLUMNS, rows).await?;
+            self.insert.execute_batch_async(rows).await?;
             latencies.push(started.elapsed());
         }
         Ok(latencies)

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use verity::{Options, Value, Verity};
 
 use super::insert::Load;
-use super::{BenchArgs, create_table, first_free_id, open, percentile_us};
+use super::{BenchArgs, create_table, first_free_id, insert_into, open, percentile_us};
 use crate::cli::{Failure, Output};
 
 pub const TABLE: &str = "bench_read";
@@ -26,8 +26,8 @@ pub fn filled(
     let have = first_free_id(&database, TABLE)? - 1;
     if have < args.rows {
         let next = AtomicU64::new(have + 1);
-        let (database, next) = (&database, &next);
-        Load { database, table: TABLE, next, end: args.rows + 1, batch: FILL_BATCH }.run(1, 1)?;
+        let insert = &database.prepare(&insert_into(TABLE))?;
+        Load { insert, next: &next, end: args.rows + 1, batch: FILL_BATCH }.run(1, 1)?;
     }
     Ok((database, args.rows.max(have)))
 }
