@@ -38,7 +38,7 @@ use crate::io::{Effects, Input};
 use crate::kernel::{Reply, Request, RequestError, RetryReason, SealedRequest, Sealer};
 use crate::limits::REQUEST_QUEUE_MAX;
 use crate::query::{PointScratch, Prepared, Value};
-use crate::time::{Clock, Instant};
+use crate::time::{Clock, Instant, Timestamp};
 
 pub use api::{CURRENT_RELEASE, Config, GridStatus, Halt, Progress, Seed, Status, Ticket};
 pub use format::{Format, FormatOptions};
@@ -323,6 +323,16 @@ impl Node {
                 running.vsr.deadline().into_iter().chain(own).min()
             }
             State::Opening(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// The time of the newest op: what judges idempotency ids, and never goes back, whatever the
+    /// clock of the machine does. Zero while it is not running.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        match &self.state {
+            State::Running(running) => running.vsr.status().timestamp,
+            State::Opening(..) | State::Halted(_) => Timestamp(0),
         }
     }
 

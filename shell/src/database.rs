@@ -189,10 +189,11 @@ impl Verity {
         self.driver().call(request)
     }
 
-    /// A new idempotency id, good for a day.
+    /// A new idempotency id, good for a day by the node's time: that of its newest transaction,
+    /// where the clock of this machine was set back behind it.
     pub fn new_id(&self) -> Result<IdempotencyId, Error> {
         let random = self.shared.random.draw().map_err(Error::MasterKey)?;
-        let now_ms = self.driver().now().wall.as_ms();
+        let now_ms = self.driver().now_for_ids().as_ms();
         Ok(IdempotencyId::new(now_ms + ID_VALID_MS, random))
     }
 
@@ -336,5 +337,24 @@ impl Drop for Shared {
         if let Err(error) = self.close() {
             tracing::error!("closing the database: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_made_by_the_later_of_two_clocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().cluster_constants(crate::ClusterConstants::SMALL);
+        let database = options.open(dir.path().join("data")).unwrap();
+        database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", &[]).unwrap();
+        let node = database.driver().with_node(verity_core::node::Node::time);
+        assert!(database.driver().now_for_ids() >= node && node.0 > 0);
+        // As where the clock of the machine was set back by ten days.
+        let later = node.as_ms() + 10 * ID_VALID_MS;
+        database.driver().see_time(verity_core::time::Timestamp(later * 1_000_000));
+        assert_eq!(database.new_id().unwrap().not_after_ms(), later + ID_VALID_MS);
     }
 }

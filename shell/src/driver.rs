@@ -23,7 +23,7 @@ mod sealers;
 mod serve;
 mod slot;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
@@ -48,6 +48,8 @@ pub struct Driver {
     inner: Mutex<Inner>,
     /// Left here by callers that would have had to wait for the lock only to submit.
     gathered: Gathered,
+    /// The newest time of the node's that was seen, in nanoseconds.
+    node_time: Arc<AtomicU64>,
     sealers: Arc<Sealers>,
     bell: Doorbell,
     background: Condvar,
@@ -69,6 +71,7 @@ impl Driver {
     pub fn new(node: Node, disk: Disk, effects: Effects) -> Driver {
         let bell = disk.doorbell();
         let sealers = Arc::new(Sealers::default());
+        let node_time = Arc::default();
         let inner = Inner {
             node,
             disk,
@@ -80,6 +83,7 @@ impl Driver {
             proofs_ended: 0,
             confirming: Vec::new(),
             taken: Vec::new(),
+            node_time: Arc::clone(&node_time),
             sealers: Arc::clone(&sealers),
             unsealed: None,
             answered: Vec::new(),
@@ -93,6 +97,7 @@ impl Driver {
         Driver {
             inner: Mutex::new(inner),
             gathered: Gathered::default(),
+            node_time,
             sealers,
             bell,
             background: Condvar::new(),
@@ -135,6 +140,16 @@ impl Driver {
         Clock { monotonic: time::Instant(ns(self.started.elapsed())), wall: Timestamp(ns(wall)) }
     }
 
+    /// Now, as the node judges ids: its own time never goes back, though this machine's clock may.
+    pub fn now_for_ids(&self) -> Timestamp {
+        self.now().wall.max(Timestamp(self.node_time.load(Ordering::Relaxed)))
+    }
+
+    #[cfg(test)]
+    pub fn see_time(&self, time: Timestamp) {
+        self.node_time.fetch_max(time.0, Ordering::Relaxed);
+    }
+
     /// Runs the node from open to ready.
     pub fn start(&self) -> Result<(), Error> {
         let mut inner = self.lock();
@@ -151,7 +166,7 @@ impl Driver {
 
     /// Submits and waits for the reply.
     pub fn call(&self, request: Request) -> Result<Reply, Error> {
-        let asked = self.sealers.seal(request, self.now().wall);
+        let asked = self.sealers.seal(request, self.now_for_ids());
         match self.gathered.leave(asked, Sleeper::Thread) {
             Ok(slot) => {
                 self.after_unlock();
@@ -249,7 +264,7 @@ impl Driver {
 
     /// Submits; the reply is fetched with [`Driver::poll_reply`].
     pub fn call_async(&self, request: Request) -> Result<Arc<Slot>, Error> {
-        let asked = self.sealers.seal(request, self.now().wall);
+        let asked = self.sealers.seal(request, self.now_for_ids());
         let asked = match self.gathered.leave(asked, Sleeper::Task) {
             Ok(slot) => {
                 self.after_unlock();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use verity_core::ids::TenantId;
 use verity_core::io::{Effects, Input};
@@ -40,6 +41,8 @@ pub(super) struct Inner {
     pub confirming: Vec<(LeadAsked, Arc<Slot>)>,
     /// Buffer of `Driver::take_left`.
     pub taken: Vec<(Asked, Arc<Slot>)>,
+    /// As the driver has it.
+    pub node_time: Arc<AtomicU64>,
     pub sealers: Arc<Sealers>,
     /// Whose request came unsealed: the next ones need not.
     pub unsealed: Option<TenantId>,
@@ -214,8 +217,9 @@ impl Inner {
 
     /// Replies to their slots.
     fn deliver(&mut self) {
-        // Whoever is answered below may seal at once.
+        // Whoever is answered below may seal at once, under an id that was just made.
         self.sealers.check(&self.node);
+        self.node_time.fetch_max(self.node.time().0, Ordering::Relaxed);
         while let Some((ticket, reply)) = self.node.next_reply() {
             let slot = self.waiting.remove(ticket);
             slot.answer(Answer::Reply(reply));

@@ -222,6 +222,30 @@ fn bad_sql_is_an_error_with_a_place() {
     database.verify().ok();
 }
 
+/// The node's time does not go back: ids that are made by the machine's would have expired.
+#[test]
+fn a_clock_that_was_set_back_refuses_no_writes() {
+    let database = Database::new();
+    let data = database.data();
+    let mut ahead = std::process::Command::new("faketime");
+    let create = "CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)";
+    ahead.args(["-f", "+40d", env!("CARGO_BIN_EXE_verity"), "sql", "--data"]);
+    ahead.arg(&data).args(["-c", create]);
+    match ahead.output() {
+        Ok(output) => Run::new(output).ok(),
+        Err(error) => {
+            eprintln!("skipped: faketime: {error}");
+            return;
+        }
+    };
+    database.sql("INSERT INTO t VALUES (2); INSERT INTO t VALUES (3); DELETE FROM t").ok();
+    let csv = database.path("rows.csv");
+    std::fs::write(&csv, "id\n7\n8\n").unwrap();
+    database.run(&["import", csv.to_str().unwrap(), "--table", "t"]).ok();
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
+    database.verify().ok();
+}
+
 #[test]
 fn tenants_are_apart() {
     let database = Database::new();
