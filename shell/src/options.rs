@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use verity_core::ids::ReplicaId;
 use verity_core::io::Effects;
 use verity_core::limits::ClusterConstants;
@@ -19,6 +20,10 @@ use crate::{Verity, format};
 
 /// How long after a write its state is attested when nothing is said.
 const ATTEST_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Address space that a process takes and does not use: code that is never run, stacks and arenas
+/// as they are reserved.
+const UNCOUNTED_BYTES: u64 = 128 << 20;
 
 /// Builder of an open database.
 ///
@@ -144,6 +149,7 @@ impl Options {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Verity, Error> {
         let path = path.as_ref();
         self.validate()?;
+        self.check_address_space()?;
         if !format::is_formatted(path)? {
             if !self.create {
                 return Err(Error::NotFormatted { path: path.to_path_buf() });
@@ -167,10 +173,34 @@ impl Options {
 
     /// Is the memory enough for a directory that is formatted with these options?
     pub fn check_memory(&self) -> Result<(), Error> {
+        self.check_address_space()?;
         match MemoryPlan::new(self.memory, &self.constants) {
             Ok(_) => Ok(()),
             Err(error) => Err(Error::Options(error.to_string())),
         }
+    }
+
+    /// Does this process get as much memory as it is to use? An allocation that is refused later
+    /// would abort it.
+    pub(crate) fn check_address_space(&self) -> Result<(), Error> {
+        let Memory::Process(bytes) = self.memory else { return Ok(()) };
+        let limits = [(Resource::As, "address space", 'v'), (Resource::Data, "data", 'd')];
+        for (resource, name, letter) in limits {
+            let Some(limit) = getrlimit(resource).current else { continue };
+            let least = bytes.saturating_add(UNCOUNTED_BYTES);
+            if limit >= least {
+                continue;
+            }
+            let (limit_mib, mib) = (limit >> 20, bytes >> 20);
+            let most_mib = limit.saturating_sub(UNCOUNTED_BYTES) >> 20;
+            return Err(Error::Options(format!(
+                "this process may have {limit_mib} MiB of {name} (ulimit -{letter}), too little \
+                 for a memory of {mib} MiB: raise the limit (ulimit -{letter} {}), or give at \
+                 most {most_mib} MiB of memory",
+                least.div_ceil(1 << 10),
+            )));
+        }
+        Ok(())
     }
 
     /// Makes a new database in a missing or empty directory.

@@ -67,6 +67,7 @@ impl Server {
         at: &ServerOptions,
     ) -> Result<Server, Error> {
         let path = path.as_ref();
+        options.check_address_space()?;
         if !format::is_formatted(path)? {
             return Err(Error::NotFormatted { path: path.to_path_buf() });
         }

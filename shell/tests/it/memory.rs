@@ -8,7 +8,7 @@ use std::process::Command;
 use verity::{ClusterConstants, Options, Value, Verity};
 use verity_core::node::MemoryPlan;
 
-use crate::run::Database;
+use crate::run::{Database, Run};
 
 /// Says that this process is the child: what to do, where, with how much memory, which constants.
 const CHILD: &str = "VERITY_MEMORY_CHILD";
@@ -45,6 +45,39 @@ fn too_little_memory_is_refused_and_the_least_is_named() {
     let enough = format!("{}MiB", least(ring_of_16));
     database.run(&["sql", "--memory", &enough, "-c", "SELECT COUNT(*) FROM t"]).ok();
     database.verify().ok();
+}
+
+#[test]
+fn a_limit_below_the_memory_is_refused_and_not_an_abort() {
+    let database = Database::new();
+    let csv = database.path("rows.csv");
+    let rows: String = (0..20_000).map(|n| format!("{n},person number {n}\n")).collect();
+    std::fs::write(&csv, format!("id,name\n{rows}")).unwrap();
+    let limited = |limit: &str, command: &str, data: &Path| {
+        let script = format!("ulimit {limit}; exec \"$@\"");
+        let verity = env!("CARGO_BIN_EXE_verity");
+        let mut all = Command::new("bash");
+        all.args(["-c", &script, "bash", verity, command, "--memory", "1GiB", "--data"]).arg(data);
+        match command {
+            "import" => all.arg(&csv).args(["--table", "rows"]),
+            "start" => all.args(["--addresses", "127.0.0.1:0"]),
+            _ => all.args(["-c", "SELECT 1"]),
+        };
+        Run::new(all.output().unwrap())
+    };
+    let data = database.data();
+    for command in ["sql", "import", "start"] {
+        let told = limited("-v 600000", command, &data).fails(2, "ulimit -v 1179648");
+        assert!(told.stderr.contains("at most 457 MiB"), "{told:#?}");
+        limited("-d 600000", command, &data).fails(2, "ulimit -d");
+    }
+    // A directory that is not there is not made first.
+    let new = database.path("new");
+    limited("-v 600000", "sql", &new).fails(2, "ulimit -v");
+    assert!(!new.exists());
+    // What it names is enough.
+    limited("-v 1179648", "import", &data).ok();
+    assert_eq!(database.number("SELECT COUNT(*) FROM rows"), 20_000);
 }
 
 fn check(profile: &str, memory: u64) {
