@@ -24,7 +24,7 @@ mod threads;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -324,13 +324,7 @@ fn choose(backend: IoBackend) -> Result<Backend, DiskError> {
 
 /// Keeps the first problem: what follows from it only confuses.
 fn note(problem: &mut Option<String>, path: &Path, what: &str, error: Errno) {
-    let path = PathBuf::from(path).display().to_string();
-    let text = match error {
-        Errno::NODATA => format!(
-            "{path} is shorter than what was written to it: somebody cut it; restore it from a copy"
-        ),
-        error => format!("cannot {what} {path}: {}", std::io::Error::from(error)),
-    };
+    let text = files::words(path, what, error);
     tracing::error!("{text}");
     problem.get_or_insert(text);
 }

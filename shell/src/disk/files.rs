@@ -9,6 +9,7 @@
 //! Fault model: the file system may refuse O_DIRECT (then I/O is buffered, said once, with the same
 //! durability), be full, be read-only, or lose files behind our back.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ use super::paths;
 const OPEN_FILES_MAX: usize = 128;
 /// How long writes of a process that was killed may still be on their way.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(30);
+/// How long they are waited for without a word.
+const IN_FLIGHT_SILENT: Duration = Duration::from_secs(1);
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(2);
 
 /// An open file of the data directory.
@@ -39,6 +42,8 @@ pub struct FileTable {
     open: BTreeMap<FileId, Entry>,
     clock: u64,
     direct: bool,
+    /// A file stayed held for as long as is waited: for the others nobody waits again.
+    gave_up: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -50,7 +55,13 @@ struct Entry {
 impl FileTable {
     #[must_use]
     pub fn new(root: &Path) -> FileTable {
-        FileTable { root: root.to_path_buf(), open: BTreeMap::new(), clock: 0, direct: true }
+        FileTable {
+            root: root.to_path_buf(),
+            open: BTreeMap::new(),
+            clock: 0,
+            direct: true,
+            gave_up: Cell::new(false),
+        }
     }
 
     #[must_use]
@@ -144,8 +155,32 @@ impl FileTable {
             Err(Errno::INVAL) => (open(path, flags, mode)?, false),
             Err(error) => return Err(error),
         };
-        wait_for_the_killed(&fd)?;
+        self.wait_for_the_killed(&fd, path)?;
         Ok((fd, direct))
+    }
+
+    /// Locks the file. The directory's lock keeps other processes away, so who still has this one
+    /// is a process that was killed: its descriptor lives until its last write is done.
+    fn wait_for_the_killed(&self, fd: &OwnedFd, path: &Path) -> Result<(), Errno> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            match flock(fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if !self.gave_up.get() => {}
+                done => return done,
+            }
+            if !told && began.elapsed() >= IN_FLIGHT_SILENT {
+                told = true;
+                tracing::warn!(
+                    "waiting for {}: a process that was killed still holds it, as its last writes \
+                     are not done; gives up after {} s",
+                    path.display(),
+                    IN_FLIGHT_WAIT.as_secs()
+                );
+            }
+            self.gave_up.set(began.elapsed() >= IN_FLIGHT_WAIT);
+            std::thread::sleep(IN_FLIGHT_PAUSE);
+        }
     }
 
     fn insert(&mut self, file: FileId, fd: OwnedFd) -> Arc<OpenFile> {
@@ -162,17 +197,21 @@ impl FileTable {
     }
 }
 
-/// Locks the file. The directory's lock keeps other processes away, so who still has this one is a
-/// process that was killed: its descriptor lives until its last write is done.
-fn wait_for_the_killed(fd: &OwnedFd) -> Result<(), Errno> {
-    let began = Instant::now();
-    loop {
-        match flock(fd, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if began.elapsed() < IN_FLIGHT_WAIT => {
-                std::thread::sleep(IN_FLIGHT_PAUSE);
-            }
-            done => return done,
-        }
+/// Why [`FileTable::get`] and [`FileTable::create`] failed, in words.
+#[must_use]
+pub fn words(path: &Path, what: &str, error: Errno) -> String {
+    let path = path.display();
+    match error {
+        Errno::NODATA => format!(
+            "{path} is shorter than what was written to it: somebody cut it; restore it from a copy"
+        ),
+        Errno::WOULDBLOCK if matches!(what, "open" | "create") => format!(
+            "{path} is still held after {} s, by a process that was killed and whose last writes \
+             the disk has not done, or by a program that locks it: see who holds it (`fuser -v \
+             {path}`), look at the disk, and start again when it is free",
+            IN_FLIGHT_WAIT.as_secs()
+        ),
+        error => format!("cannot {what} {path}: {}", std::io::Error::from(error)),
     }
 }
 

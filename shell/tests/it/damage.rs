@@ -434,3 +434,29 @@ fn what_cannot_be_read_is_not_called_broken() {
     assert!(small.code == Some(1) && small.stderr.contains("error"), "{small:#?}");
     database.verify().ok();
 }
+
+/// As by the kernel for a process that was killed, whose last writes the disk does not finish.
+#[test]
+fn a_file_that_stays_held_is_waited_for_and_named() {
+    use std::io::{BufRead, BufReader};
+    let database = Database::new();
+    let held = std::fs::File::open(database.data().join("superblock")).unwrap();
+    held.lock().unwrap();
+    let mut child = crate::run::command()
+        .args(["sql", "-c", "SELECT 1", "--data"])
+        .arg(database.data())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let told = lines.next().unwrap();
+    assert!(told.contains("waiting for") && told.contains("superblock"), "{told}");
+    assert!(child.try_wait().unwrap().is_none(), "told while it waits");
+    let rest: Vec<String> = lines.collect();
+    let rest = rest.join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("still held after 30 s") && rest.contains("fuser"), "{rest}");
+    assert!(!rest.contains("temporarily unavailable"), "{rest}");
+    drop(held);
+    database.sql("SELECT 1").ok();
+}
