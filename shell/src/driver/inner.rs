@@ -54,7 +54,8 @@ pub(super) struct Inner {
     pub background_idles: bool,
     /// Turns in which a completion came in.
     pub progress: u64,
-    pub space_told: Option<time::Instant>,
+    /// When, and whether the node was ready then.
+    pub space_told: Option<(time::Instant, bool)>,
     pub stop: bool,
 }
 
@@ -200,9 +201,13 @@ impl Inner {
         for input in self.inputs.drain(..) {
             self.node.step(now, input, &mut self.effects);
         }
-        let due = |told: time::Instant| now.monotonic.since_ns(told) >= SPACE_EVERY_NS;
+        // What it is told while it opens is lost: once more before it takes its first request.
+        let ready = self.node.is_ready();
+        let due = |(told, was_ready): (time::Instant, bool)| {
+            was_ready != ready || now.monotonic.since_ns(told) >= SPACE_EVERY_NS
+        };
         if self.space_told.is_none_or(due) {
-            self.space_told = Some(now.monotonic);
+            self.space_told = Some((now.monotonic, ready));
             if let Some(free_bytes) = self.disk.free_bytes() {
                 self.node.step(now, Input::Space { free_bytes }, &mut self.effects);
             }

@@ -1,11 +1,23 @@
 //! A disk that is full: a clear error, nothing acknowledged is lost, and it goes on with more room.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::run::{Run, verity};
+use crate::run::{Run, command, verity};
 
 #[test]
 fn a_full_disk_stops_and_more_room_goes_on() {
+    on_a_small_disk("48M", fill);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_waited_for_aloud() {
+    on_a_small_disk("96M", wait);
+}
+
+/// A file system of its own, where mounting is allowed.
+fn on_a_small_disk(size: &str, test: fn(&Path, &str)) {
     let dir = tempfile::tempdir().unwrap();
     let mount = dir.path().join("small");
     std::fs::create_dir(&mount).unwrap();
@@ -13,18 +25,30 @@ fn a_full_disk_stops_and_more_room_goes_on() {
     let run = |program: &str, args: &[&str]| {
         Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
     };
-    if !run("mount", &["-t", "tmpfs", "-o", "size=24M", "tmpfs", target]) {
+    if !run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", target]) {
         eprintln!("skipped: mounting is not allowed here");
         return;
     }
-    let result = std::panic::catch_unwind(|| fill(dir.path(), target));
+    let result = std::panic::catch_unwind(|| test(dir.path(), target));
     assert!(run("umount", &[target]));
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
 }
 
-fn fill(dir: &std::path::Path, target: &str) {
+fn resize(target: &str, size: &str) {
+    let option = format!("remount,size={size}");
+    let remounted = Command::new("mount").args(["-o", &option, target]).output().unwrap();
+    assert!(remounted.status.success(), "{remounted:?}");
+}
+
+fn write_rows(csv: &Path, rows: u32) {
+    let mut text = "id,filler\n".to_string();
+    (0..rows).for_each(|n| text.push_str(&format!("{n},{}\n", "x".repeat(200))));
+    std::fs::write(csv, text).unwrap();
+}
+
+fn fill(dir: &Path, target: &str) {
     let data = format!("{target}/data");
     let key = dir.join("key");
     std::fs::write(&key, "5".repeat(64)).unwrap();
@@ -33,9 +57,7 @@ fn fill(dir: &std::path::Path, target: &str) {
     let with = |args: &[&str]| -> Run { verity(&[args, &common[..]].concat()) };
     with(&["format", "--journal", "8MiB"]).ok();
     let csv = dir.join("rows.csv");
-    let mut text = "id,filler\n".to_string();
-    (0..40_000).for_each(|n| text.push_str(&format!("{n},{}\n", "x".repeat(200))));
-    std::fs::write(&csv, text).unwrap();
+    write_rows(&csv, 80_000);
     let csv = csv.to_str().unwrap();
     let import = ["import", csv, "--table", "rows", "--primary-key", "id"];
     let full = with(&import);
@@ -43,11 +65,45 @@ fn fill(dir: &std::path::Path, target: &str) {
     // The kernel's word, or ours: a slow machine looks at the free space before a write fails.
     let words = full.stderr.to_lowercase();
     assert!(words.contains("no space") || words.contains("disk is nearly full"), "{full:#?}");
-    let remounted =
-        Command::new("mount").args(["-o", "remount,size=200M", target]).output().unwrap();
-    assert!(remounted.status.success());
+    resize(target, "400M");
     with(&import).ok();
     let counted = with(&["sql", "--json", "-c", "SELECT COUNT(*) FROM rows"]).ok();
-    assert_eq!(counted.objects()[0]["rows"][0][0], 40_000);
+    assert_eq!(counted.objects()[0]["rows"][0][0], 80_000);
     with(&["verify"]).ok();
+}
+
+fn wait(dir: &Path, target: &str) {
+    let data = format!("{target}/data");
+    let key = dir.join("key");
+    std::fs::write(&key, "5".repeat(64)).unwrap();
+    let common = ["--data", &data, "--master-key", key.to_str().unwrap()];
+    let with = |args: &[&str]| -> Run { verity(&[args, &common[..]].concat()) };
+    with(&["format", "--journal", "8MiB"]).ok();
+    with(&["sql", "-c", "CREATE TABLE rows (id BIGINT PRIMARY KEY, filler TEXT)"]).ok();
+    let csv = dir.join("rows.csv");
+    write_rows(&csv, 5_000);
+    // Less than what is kept for a checkpoint.
+    resize(target, "32M");
+    let mut child = command()
+        .args(["import", "--table", "rows"])
+        .arg(&csv)
+        .args(common)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut told: Vec<String> = Vec::new();
+    while !told.iter().any(|line| line.contains("waiting: ")) {
+        told.push(lines.next().unwrap_or_else(|| panic!("it ended without a word: {told:?}")));
+    }
+    let word = told.concat();
+    assert!(word.contains("disk is nearly full") && word.contains("after 60 s"), "{word}");
+    assert!(child.try_wait().unwrap().is_none(), "told while it waits");
+    // With room it goes on by itself.
+    resize(target, "400M");
+    told.extend(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{told:?}");
+    assert_eq!(told.iter().filter(|line| line.contains("waiting: ")).count(), 1, "{told:?}");
+    let counted = with(&["sql", "--json", "-c", "SELECT COUNT(*) FROM rows"]).ok();
+    assert_eq!(counted.objects()[0]["rows"][0][0], 5_000);
 }

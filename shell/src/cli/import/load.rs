@@ -26,6 +26,8 @@ use crate::cli::{Failure, Output};
 /// How long a request is sent again when the node asks for it: a disk may be slow, a checkpoint
 /// long.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long it is sent again without a word.
+const RETRY_SILENT: Duration = Duration::from_secs(1);
 /// The node knows best when to ask again; this only keeps a busy one from being asked in a loop.
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
@@ -33,6 +35,7 @@ struct Loader<'a> {
     session: &'a Session,
     target: &'a Target,
     record: Record<'a>,
+    output: Output,
 }
 
 /// A row on its way in, with the line it came from.
@@ -56,7 +59,7 @@ pub fn load(
 ) -> Result<Summary, Failure> {
     // By the table's own name, however the command line spelled it.
     let record = Record::new(session, &target.table, &survey.hash);
-    let mut loader = Loader { session, target, record };
+    let mut loader = Loader { session, target, record, output: *output };
     // Batches below this were committed by an earlier run.
     let version = loader.version(&loader.record.stream.clone())?;
     let recorded = loader.version(&loader.record.rejected.clone())?;
@@ -253,7 +256,8 @@ impl Loader<'_> {
     }
 
     fn send_operations(&self, operations: Vec<Operation>) -> Result<Sent, Failure> {
-        let deadline = Instant::now() + RETRY_TIME_MAX;
+        let began = Instant::now();
+        let mut told = false;
         let mut pause = Duration::from_millis(1);
         // One id for all tries: what an earlier one did is not done again, and not denied.
         let id = self.session.new_id()?;
@@ -272,7 +276,15 @@ impl Loader<'_> {
                         "the row takes {size} bytes, at most {max} fit"
                     )));
                 }
-                Err(error) if may_go_again(&error) && Instant::now() < deadline => {
+                Err(error) if may_go_again(&error) && began.elapsed() < RETRY_TIME_MAX => {
+                    if !told && began.elapsed() >= RETRY_SILENT {
+                        told = true;
+                        self.output.note(&format!(
+                            "waiting: {error}. The import goes on by itself then; it gives up \
+                             after {} s, and can be run again",
+                            RETRY_TIME_MAX.as_secs()
+                        ));
+                    }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
