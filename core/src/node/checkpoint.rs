@@ -107,12 +107,15 @@ impl Running {
         }
         let CheckpointProgress { pages, hashed, sealed, writes } = self.store.checkpoint_progress();
         let due = self.checkpoint_pages_due(pages);
-        let least = match (busy || !self.is_idle(), writes) {
+        let crowded = self.is_crowded();
+        // The completion of a crowd's prepare brings a turn, too: no page need go alone for that.
+        let brought = writes > 0 || (crowded && self.vsr.status().in_flight > 0);
+        let least = match (busy || !self.is_idle(), brought) {
             (false, _) => IDLE,
-            (true, 0) => ALIVE,
-            (true, _) => Pace { hashed: 0, sealed: 0 },
+            (true, false) => ALIVE,
+            (true, true) => Pace { hashed: 0, sealed: 0 },
         };
-        let batch = if self.is_crowded() { CROWDED_PAGES } else { 1 };
+        let batch = if crowded { CROWDED_PAGES } else { 1 };
         let late = |done: usize| match due.saturating_sub(done) {
             few if few < batch && due < pages => 0,
             late => late.min(LATE_PAGES_MAX),

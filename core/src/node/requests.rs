@@ -72,6 +72,12 @@ pub(super) struct Queued {
     sealed: SealedRequest,
 }
 
+/// What gathered goes out in a hurry when it is at least this part of what is being written.
+const HURRY_SHARE: usize = 4;
+
+/// Fewer requests are not worth two prepares.
+const CROWD_MIN: usize = 8;
+
 /// Tries to seal one request in one turn.
 const SEAL_TRIES_MAX: usize = 16;
 
@@ -292,12 +298,13 @@ impl Running {
             return false;
         }
         let Some(mut buffer) = self.vsr.buffer() else { return false };
-        let mut tickets = Vec::with_capacity(self.queue.len().min(PREPARE_REQUESTS_MAX));
+        let most = self.share_of_queue();
+        let mut tickets = Vec::with_capacity(most);
         let size_first = self.queue.front().map_or(0, |queued| queued.sealed.size());
         let mut last = None;
         while let Some(queued) = self.queue.front() {
             let size = queued.sealed.size();
-            let fits = tickets.len() < PREPARE_REQUESTS_MAX
+            let fits = tickets.len() < most
                 && buffer.room() >= size
                 && self.vsr.can_propose(PrepareOperation::Requests, buffer.len() + size);
             if !fits {
@@ -331,13 +338,31 @@ impl Running {
         true
     }
 
+    /// Of requests that were proposed, how many are not applied yet.
+    fn requests_proposed(&self) -> usize {
+        self.proposed.values().map(Vec::len).sum()
+    }
+
+    /// How many of the queue the next prepare takes. Many clients that were answered at once come
+    /// back at once; in one prepare they would leave the disk idle while they are applied, and the
+    /// processor while they are written. So no prepare takes more than half of those on their way.
+    fn share_of_queue(&self) -> usize {
+        let waiting = self.queue.len();
+        let half = (waiting + self.requests_proposed()).div_ceil(2);
+        let most = if waiting < CROWD_MIN { waiting } else { waiting.min(half) };
+        most.min(PREPARE_REQUESTS_MAX)
+    }
+
     /// Proposes what has gathered, although a prepare counts as in flight: its write is known to be
     /// done, and applying it can overlap with the next write.
     pub(super) fn hurry(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         self.seal_waiting(now, effects)?;
-        self.hurry = true;
-        self.propose(now, effects);
-        self.hurry = false;
+        // A few that are ahead of a crowd wait for it: else the crowd waits for their write.
+        if self.queue.len() * HURRY_SHARE >= self.requests_proposed() {
+            self.hurry = true;
+            self.propose(now, effects);
+            self.hurry = false;
+        }
         Ok(())
     }
 

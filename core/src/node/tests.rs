@@ -17,6 +17,8 @@ use crate::limits::ClusterConstants;
 use crate::query::{PointScratch, SqlState, Value};
 use crate::time::{Instant, Timestamp};
 
+mod crowd;
+
 struct Disk {
     files: BTreeMap<FileId, Vec<u8>>,
     master: MasterKey,

@@ -144,13 +144,15 @@ impl Slot {
 pub(super) fn wake_all(slots: Vec<Arc<Slot>>) {
     let mut groups: Vec<Arc<Group>> = Vec::new();
     for slot in slots {
-        match &slot.lock().wake {
+        // Whoever is woken takes this lock at once, on this processor perhaps: it is not held.
+        let wake = std::mem::replace(&mut slot.lock().wake, Wake::Nobody);
+        match wake {
             Wake::Nobody => {}
             Wake::Thread(thread) => thread.unpark(),
-            Wake::Task(waker) => waker.wake_by_ref(),
+            Wake::Task(waker) => waker.wake(),
             Wake::Group(group) => {
-                if !groups.iter().any(|other| Arc::ptr_eq(other, group)) {
-                    groups.push(Arc::clone(group));
+                if !groups.iter().any(|other| Arc::ptr_eq(other, &group)) {
+                    groups.push(group);
                 }
             }
         }
