@@ -64,6 +64,16 @@ events! {
     PrepareRepaired { op: Op },
     /// A frame of a peer that could not be understood.
     FrameRefused,
+    // state sync
+    /// This checkpoint of a peer is being fetched.
+    SyncStarted { op: Op },
+    /// Its pages changed hands meanwhile: a newer one is fetched.
+    SyncGivenUp { op: Op },
+    /// A page or block of a peer was not the one that was asked for.
+    SyncRefused { op: Op },
+    SyncPageFetched { page: u32 },
+    SyncBlocksFetched { tenant: TenantId, number: u32, block: u64 },
+    SyncFinished { op: Op },
     // store
     PageFault { page: u32 },
     PageCorrupt { page: u32 },

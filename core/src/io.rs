@@ -280,6 +280,38 @@ pub enum Effect {
     Event(Event),
 }
 
+impl Effect {
+    /// Whether an input will answer it.
+    #[must_use]
+    pub fn completes(&self) -> bool {
+        match self {
+            Effect::Read { .. }
+            | Effect::Write { .. }
+            | Effect::Sync { .. }
+            | Effect::Create { .. }
+            | Effect::Remove { .. }
+            | Effect::Wrap { .. }
+            | Effect::Unwrap { .. } => true,
+            Effect::Send { .. } | Effect::Event(_) => false,
+        }
+    }
+}
+
+impl Input {
+    /// Whether it answers an effect.
+    #[must_use]
+    pub fn is_completion(&self) -> bool {
+        match self {
+            Input::ReadDone { .. }
+            | Input::WriteDone { .. }
+            | Input::Done { .. }
+            | Input::Wrapped { .. }
+            | Input::Unwrapped { .. } => true,
+            Input::Tick | Input::Space { .. } | Input::Received { .. } => false,
+        }
+    }
+}
+
 /// The queue of effects of one turn, in order of issue.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -302,6 +334,13 @@ impl Effects {
 
     pub fn drain(&mut self) -> alloc::vec::Drain<'_, Effect> {
         self.queue.drain(..)
+    }
+
+    /// Effects from this place in the queue on that will have a completion.
+    #[must_use]
+    pub fn completions_from(&self, place: usize) -> u64 {
+        let queue = self.queue.get(place..).unwrap_or(&[]);
+        queue.iter().filter(|effect| effect.completes()).count() as u64
     }
 
     #[must_use]

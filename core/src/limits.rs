@@ -348,6 +348,26 @@ pub const VSR_ABDICATE_NS: u64 = crate::time::SECOND_NS;
 pub const VSR_EVIDENCE_NS: u64 = crate::time::SECOND_NS;
 /// How long a replica below a quorum's checkpoint tries to repair before it fetches the checkpoint.
 pub const VSR_SYNC_NS: u64 = 2 * crate::time::SECOND_NS;
+/// A checkpoint as one replica tells another of it.
+pub const SYNC_CHECKPOINT_SIZE: usize = 216;
+/// Pages, and blocks of a segment, in one message.
+pub const SYNC_PAGES_MAX: usize = 32;
+pub const SYNC_BLOCKS_MAX: usize = 64;
+/// Requests for pages on their way to a peer.
+pub const SYNC_REQUESTS_MAX: usize = 4;
+/// Pages of the own grid that are being looked at, and pages that wait to be asked for.
+pub const SYNC_READS_MAX: usize = 32;
+pub const SYNC_WANTED_MAX: usize = 4 * SYNC_PAGES_MAX;
+/// Blocks of the own segments that are looked at in one read.
+pub const SYNC_READ_BLOCKS: usize = 16;
+/// What a peer asks for that is being read; more is dropped, and asked for again.
+pub const SYNC_SERVED_MAX: usize = 8;
+/// How often peers are asked for their newest checkpoint.
+pub const SYNC_ASK_NS: u64 = 200 * crate::time::MILLISECOND_NS;
+/// How long an answer is waited for before another peer is asked.
+pub const SYNC_ANSWER_NS: u64 = 500 * crate::time::MILLISECOND_NS;
+/// Nothing was overwritten yet and nobody offers a checkpoint: the replica opens as it was.
+pub const SYNC_PATIENCE_NS: u64 = 5 * crate::time::SECOND_NS;
 /// Headers held until they join the log that is being installed.
 pub const VSR_HEADERS_HELD_MAX: usize = 4 * MESSAGE_HEADERS_MAX;
 /// Prepares that are asked for, or held until those before them are there.

@@ -22,6 +22,8 @@ mod proofs;
 mod reads;
 mod requests;
 mod running;
+mod serving;
+mod syncing;
 #[cfg(test)]
 mod tests;
 
@@ -36,8 +38,10 @@ use crate::event::Event;
 use crate::ids::{Generation, Op, TenantId, View};
 use crate::io::{Effects, Input};
 use crate::kernel::{Reply, Request, RequestError, RetryReason, SealedRequest, Sealer};
+use crate::keyring::Keyring;
 use crate::limits::REQUEST_QUEUE_MAX;
 use crate::query::{PointScratch, Prepared, Value};
+use crate::superblock::{Superblock, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
 
 pub use api::{CURRENT_RELEASE, Config, GridStatus, Halt, Progress, Seed, Status, Ticket};
@@ -50,6 +54,7 @@ pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};
 use opening::Opening;
 use requests::Work;
 use running::{Phase, Running};
+use syncing::Syncing;
 
 /// One replica of a Verity database.
 #[derive(Debug)]
@@ -61,6 +66,12 @@ pub struct Node {
     early: VecDeque<(Ticket, Request)>,
     /// Replies that no running part gives: it is not there yet, or no more.
     replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
+    /// Names boots, the first and those after a sync.
+    boots: ChaCha20Rng,
+    /// Effects without a completion yet.
+    in_flight: u64,
+    /// Grows when a running part ends and another may follow: what reads hold is of one.
+    incarnation: u64,
 }
 
 #[derive(Debug)]
@@ -68,7 +79,19 @@ pub struct Node {
 enum State {
     Opening(Box<Opening>, ChaCha20Rng),
     Running(Box<Running>),
+    /// A running part, or a sync, is over; what it had in flight is waited for.
+    Draining(Draining),
+    Syncing(Box<Syncing>, ChaCha20Rng),
     Halted(Halt),
+}
+
+/// Between two parts.
+#[derive(Debug)]
+struct Draining {
+    state: SuperblockState,
+    random: ChaCha20Rng,
+    /// A checkpoint is to be fetched; else the directory is opened as it is.
+    sync: bool,
 }
 
 impl Node {
@@ -79,25 +102,34 @@ impl Node {
         // A stream of its own: what a single replica draws does not depend on it.
         let mut boots = ChaCha20Rng::from_seed(seed.0);
         boots.set_stream(1);
-        let opening = Box::new(Opening::start(config, boots.next_u64() | 1, effects));
+        let before = effects.len();
+        let opening = Box::new(Opening::start(config, boots.next_u64() | 1, false, effects));
         Node {
             config: config.clone(),
             state: State::Opening(opening, ChaCha20Rng::from_seed(seed.0)),
             next_ticket: 0,
             early: VecDeque::new(),
             replies: VecDeque::new(),
+            boots,
+            in_flight: effects.completions_from(before),
+            incarnation: 1,
         }
     }
 
     /// Takes one input and does all that can be done.
     pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) {
+        let before = effects.len();
+        if input.is_completion() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
         let outcome = match &mut self.state {
             State::Opening(opening, _) => opening.step(now, &self.config, input, effects),
             State::Running(running) => running.step(now, input, effects),
-            // Completions of what was in flight when it halted.
-            State::Halted(_) => Ok(()),
+            State::Syncing(syncing, _) => syncing.step(now, input, effects),
+            // Completions of what was in flight when it ended.
+            State::Draining(_) | State::Halted(_) => Ok(()),
         };
-        self.settle(outcome, now, effects);
+        self.settle(outcome, now, before, effects);
     }
 
     /// Asks for a transaction. The reply comes with [`Node::next_reply`]; a node that halts gives
@@ -120,6 +152,10 @@ impl Node {
                 let error = RequestError::Retry(RetryReason::QueueFull);
                 self.replies.push_back((ticket, Err(error)));
             }
+            State::Draining(_) | State::Syncing(..) => {
+                let error = RequestError::Retry(RetryReason::NotPrimary);
+                self.replies.push_back((ticket, Err(error)));
+            }
             State::Running(running) => running.submit(ticket, Work::Request(request)),
             State::Halted(_) => {
                 let error = RequestError::Retry(RetryReason::NotReady);
@@ -135,7 +171,7 @@ impl Node {
         let ticket = Ticket(self.next_ticket);
         match &mut self.state {
             State::Running(running) => running.submit(ticket, Work::Sealed(sealed)),
-            State::Opening(..) | State::Halted(_) => {
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
                 let error = RequestError::Retry(RetryReason::NotReady);
                 self.replies.push_back((ticket, Err(error)));
             }
@@ -151,7 +187,11 @@ impl Node {
             State::Running(running) if running.phase == Phase::Serving => {
                 running.kernel.sealer(&running.keyring, tenant)
             }
-            State::Running(_) | State::Opening(..) | State::Halted(_) => None,
+            State::Running(_)
+            | State::Opening(..)
+            | State::Draining(_)
+            | State::Syncing(..)
+            | State::Halted(_) => None,
         }
     }
 
@@ -161,7 +201,9 @@ impl Node {
     pub fn sealer_holds(&self, sealer: &Sealer) -> bool {
         match &self.state {
             State::Running(running) => running.kernel.sealer_holds(&running.keyring, sealer),
-            State::Opening(..) | State::Halted(_) => false,
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
+                false
+            }
         }
     }
 
@@ -171,15 +213,18 @@ impl Node {
     pub fn gathers(&self) -> bool {
         match &self.state {
             State::Running(running) => running.vsr.status().in_flight > 0,
-            State::Opening(..) | State::Halted(_) => false,
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
+                false
+            }
         }
     }
 
     /// Does what can be done without a new input.
     pub fn run(&mut self, now: Clock, effects: &mut Effects) {
         if let State::Running(running) = &mut self.state {
+            let before = effects.len();
             let outcome = running.turn(now, effects);
-            self.settle(outcome, now, effects);
+            self.settle(outcome, now, before, effects);
         }
     }
 
@@ -190,7 +235,7 @@ impl Node {
         }
         match &mut self.state {
             State::Running(running) => running.replies.pop_front(),
-            State::Opening(..) | State::Halted(_) => None,
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
         }
     }
 
@@ -199,8 +244,9 @@ impl Node {
     /// and their write overlaps with applying what has just become durable. Never needed.
     pub fn hurry(&mut self, now: Clock, effects: &mut Effects) {
         if let State::Running(running) = &mut self.state {
+            let before = effects.len();
             let outcome = running.hurry(now, effects);
-            self.settle(outcome, now, effects);
+            self.settle(outcome, now, before, effects);
         }
     }
 
@@ -227,17 +273,31 @@ impl Node {
             State::Running(running) if running.serves_reads() => {
                 running.read_point(tenant, prepared, parameters, scratch, out)
             }
-            State::Running(_) | State::Opening(..) | State::Halted(_) => None,
+            State::Running(_)
+            | State::Opening(..)
+            | State::Draining(_)
+            | State::Syncing(..)
+            | State::Halted(_) => None,
         }
     }
 
     /// Does a slice of a read. [`Progress::Waiting`]: call again after the next completion.
     /// A read that is given up must be given to [`Node::cancel`].
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
-        match &mut self.state {
-            State::Running(running) if running.serves_reads() => running.read(now, read, effects),
-            State::Running(_) | State::Opening(..) | State::Halted(_) => read.refuse(),
+        if !read.is_of(self.incarnation) {
+            return read.forget();
         }
+        let before = effects.len();
+        let progress = match &mut self.state {
+            State::Running(running) if running.serves_reads() => running.read(now, read, effects),
+            State::Running(_)
+            | State::Opening(..)
+            | State::Draining(_)
+            | State::Syncing(..)
+            | State::Halted(_) => read.refuse(),
+        };
+        self.in_flight += effects.completions_from(before);
+        progress
     }
 
     /// Looks up what an idempotency id remembers, as [`Node::read`] reads rows.
@@ -246,12 +306,22 @@ impl Node {
         read: &mut CommitmentRead,
         effects: &mut Effects,
     ) -> Progress {
-        match &mut self.state {
+        if !read.is_of(self.incarnation) {
+            return read.forget();
+        }
+        let before = effects.len();
+        let progress = match &mut self.state {
             State::Running(running) if running.serves_reads() => {
                 running.read_commitment(read, effects)
             }
-            State::Running(_) | State::Opening(..) | State::Halted(_) => read.refuse(),
-        }
+            State::Running(_)
+            | State::Opening(..)
+            | State::Draining(_)
+            | State::Syncing(..)
+            | State::Halted(_) => read.refuse(),
+        };
+        self.in_flight += effects.completions_from(before);
+        progress
     }
 
     /// Does a slice of a proof, as [`Node::read`] does of a read. A proof that is given up must be
@@ -262,18 +332,30 @@ impl Node {
         read: &mut ProofRead,
         effects: &mut Effects,
     ) -> Progress {
+        if !read.is_of(self.incarnation) {
+            return read.forget();
+        }
+        let before = effects.len();
         let (progress, outcome) = match &mut self.state {
             State::Running(running) if running.serves_reads() => {
                 running.read_proof(now, read, effects)
             }
-            State::Running(_) | State::Opening(..) | State::Halted(_) => return read.refuse(),
+            State::Running(_)
+            | State::Opening(..)
+            | State::Draining(_)
+            | State::Syncing(..)
+            | State::Halted(_) => return read.refuse(),
         };
-        self.settle(outcome, now, effects);
+        self.settle(outcome, now, before, effects);
         progress
     }
 
     /// Gives back what an unfinished proof holds.
     pub fn cancel_proof(&mut self, read: &mut ProofRead) {
+        if !read.is_of(self.incarnation) {
+            read.forget();
+            return;
+        }
         if let State::Running(running) = &mut self.state {
             running.end_proof(read, Err(ProofError::NotReady));
         }
@@ -281,6 +363,10 @@ impl Node {
 
     /// Gives back what an unfinished read holds.
     pub fn cancel(&mut self, read: &mut Read) {
+        if !read.is_of(self.incarnation) {
+            read.forget();
+            return;
+        }
         if let State::Running(running) = &mut self.state {
             running.end_read(read, Err(ReadError::NotReady));
         }
@@ -301,7 +387,9 @@ impl Node {
     pub fn is_ready(&self) -> bool {
         match &self.state {
             State::Running(running) => running.phase == Phase::Serving,
-            State::Opening(..) | State::Halted(_) => false,
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
+                false
+            }
         }
     }
 
@@ -310,7 +398,9 @@ impl Node {
     pub fn halted(&self) -> Option<&Halt> {
         match &self.state {
             State::Halted(halt) => Some(halt),
-            State::Opening(..) | State::Running(_) => None,
+            State::Opening(..) | State::Running(_) | State::Draining(_) | State::Syncing(..) => {
+                None
+            }
         }
     }
 
@@ -322,7 +412,8 @@ impl Node {
                 let own = running.attestation_due().into_iter().chain(running.search_due());
                 running.vsr.deadline().into_iter().chain(own).min()
             }
-            State::Opening(..) | State::Halted(_) => None,
+            State::Syncing(syncing, _) => syncing.deadline(),
+            State::Opening(..) | State::Draining(_) | State::Halted(_) => None,
         }
     }
 
@@ -332,7 +423,9 @@ impl Node {
     pub fn time(&self) -> Timestamp {
         match &self.state {
             State::Running(running) => running.vsr.status().timestamp,
-            State::Opening(..) | State::Halted(_) => Timestamp(0),
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
+                Timestamp(0)
+            }
         }
     }
 
@@ -340,28 +433,11 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Option<Status> {
         match &self.state {
-            State::Opening(opening, _) => {
-                let state = opening.state()?;
-                Some(Status {
-                    cluster: state.cluster,
-                    origin: state.origin,
-                    replica: state.replica,
-                    release: state.release,
-                    view: state.view,
-                    generation: state.generation,
-                    op: Op::ZERO,
-                    commit: state.committed,
-                    applied: Op::ZERO,
-                    checkpoint: state.checkpoint.op,
-                    checkpoint_begun: state.checkpoint.op,
-                    journal_used_bytes: 0,
-                    journal_ring_bytes: state.constants.journal_ring_bytes,
-                    grid: GridStatus::default(),
-                    free_bytes: None,
-                    ready: false,
-                    replica_status: None,
-                    halted: None,
-                })
+            State::Opening(opening, _) => Some(not_running(opening.state()?, None)),
+            State::Draining(draining) => Some(not_running(&draining.state, None)),
+            State::Syncing(syncing, _) => {
+                let target = syncing.target().unwrap_or(Op::ZERO);
+                Some(not_running(syncing.state(), Some(target)))
             }
             State::Running(running) => {
                 let (state, vsr) = (running.superblock_state(), running.vsr.status());
@@ -387,6 +463,7 @@ impl Node {
                     free_bytes: running.free_bytes,
                     ready: running.phase == Phase::Serving,
                     replica_status: running.vsr.replica_status(),
+                    syncing: None,
                     halted: None,
                 })
             }
@@ -408,6 +485,7 @@ impl Node {
                 free_bytes: None,
                 ready: false,
                 replica_status: None,
+                syncing: None,
                 halted: Some(halt.clone()),
             }),
         }
@@ -418,7 +496,9 @@ impl Node {
     pub fn jobs_idle(&self) -> bool {
         match &self.state {
             State::Running(running) => running.jobs_idle(),
-            State::Opening(..) | State::Halted(_) => false,
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
+                false
+            }
         }
     }
 
@@ -427,7 +507,7 @@ impl Node {
     pub fn memory_plan(&self) -> Option<MemoryPlan> {
         match &self.state {
             State::Running(running) => Some(running.memory),
-            State::Opening(..) | State::Halted(_) => None,
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
         }
     }
 
@@ -436,36 +516,105 @@ impl Node {
     pub fn memory_use(&self) -> MemoryUse {
         match &self.state {
             State::Running(running) => running.memory_use(),
-            State::Opening(..) | State::Halted(_) => MemoryUse::default(),
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
+                MemoryUse::default()
+            }
         }
     }
 
-    /// After every call: from opening to running, or to a halt.
-    fn settle(&mut self, outcome: Result<(), Halt>, now: Clock, effects: &mut Effects) {
+    /// After every call: on to the next part, or to a halt.
+    fn settle(
+        &mut self,
+        outcome: Result<(), Halt>,
+        now: Clock,
+        before: usize,
+        effects: &mut Effects,
+    ) {
+        self.in_flight += effects.completions_from(before);
         if let Err(halt) = outcome {
             self.halt(halt, effects);
             return;
         }
-        if let State::Opening(opening, random) = &mut self.state
-            && let Some(opened) = opening.finish()
-        {
-            let mut running = Running::new(&self.config, random.clone(), opened);
-            for (ticket, request) in self.early.drain(..) {
-                running.submit(ticket, Work::Request(request));
+        match &mut self.state {
+            State::Opening(opening, random) => {
+                if let Some((superblock, keyring, nonce)) = opening.finish_to_sync() {
+                    let random = random.clone();
+                    self.begin_sync(now, superblock, keyring, nonce, random, effects);
+                } else if let Some(opened) = opening.finish() {
+                    let running = Running::new(&self.config, random.clone(), opened);
+                    self.begin_running(now, running, effects);
+                }
             }
-            let status = running.vsr.status();
-            if let Some(to) = status.replaying_to {
-                effects.event(Event::ReplayStarted { from: status.applied, to });
+            State::Running(running) if running.phase == Phase::Stopped => {
+                self.halt(Halt::Shutdown, effects);
             }
-            self.state = State::Running(Box::new(running));
-            self.run(now, effects);
-            return;
+            State::Running(running) if running.sync_offered => {
+                let (state, random) = (running.superblock_state(), running.random.clone());
+                running.refuse_all(RetryReason::NotReady);
+                running.interrupt_proposed();
+                self.replies.append(&mut running.replies);
+                self.drain(Draining { state, random, sync: true }, effects);
+            }
+            State::Syncing(syncing, random) if syncing.outcome().is_some() => {
+                let (state, random) = (*syncing.state(), random.clone());
+                self.drain(Draining { state, random, sync: false }, effects);
+            }
+            State::Draining(_) if self.in_flight == 0 => self.open_again(effects),
+            State::Running(_) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {}
         }
-        if let State::Running(running) = &self.state
-            && running.phase == Phase::Stopped
-        {
-            self.halt(Halt::Shutdown, effects);
+    }
+
+    fn begin_running(&mut self, now: Clock, mut running: Running, effects: &mut Effects) {
+        for (ticket, request) in self.early.drain(..) {
+            running.submit(ticket, Work::Request(request));
         }
+        let status = running.vsr.status();
+        if let Some(to) = status.replaying_to {
+            effects.event(Event::ReplayStarted { from: status.applied, to });
+        }
+        self.state = State::Running(Box::new(running));
+        self.run(now, effects);
+    }
+
+    fn begin_sync(
+        &mut self,
+        now: Clock,
+        superblock: Superblock,
+        keyring: Keyring,
+        nonce: u64,
+        random: ChaCha20Rng,
+        effects: &mut Effects,
+    ) {
+        let before = effects.len();
+        let started = Syncing::start(&self.config, superblock, keyring, nonce, effects);
+        let outcome = started.and_then(|mut syncing| {
+            let outcome = syncing.run(now, effects);
+            self.state = State::Syncing(Box::new(syncing), random);
+            outcome
+        });
+        self.in_flight += effects.completions_from(before);
+        if let Err(halt) = outcome {
+            self.halt(halt, effects);
+        }
+    }
+
+    /// What is in flight must end before anything else touches the same places.
+    fn drain(&mut self, draining: Draining, effects: &mut Effects) {
+        self.incarnation += 1;
+        self.state = State::Draining(draining);
+        if self.in_flight == 0 {
+            self.open_again(effects);
+        }
+    }
+
+    fn open_again(&mut self, effects: &mut Effects) {
+        let State::Draining(Draining { random, sync, .. }) = &self.state else {
+            unreachable!("asked by the caller")
+        };
+        let (before, nonce) = (effects.len(), self.boots.next_u64() | 1);
+        let opening = Opening::start(&self.config, nonce, *sync, effects);
+        self.state = State::Opening(Box::new(opening), random.clone());
+        self.in_flight += effects.completions_from(before);
     }
 
     fn halt(&mut self, halt: Halt, effects: &mut Effects) {
@@ -476,5 +625,38 @@ impl Node {
         }
         effects.event(Event::Halted);
         self.state = State::Halted(halt);
+    }
+}
+
+/// A read is of the part of the node that it was first driven with. False: of another one.
+fn bind_to(of: &mut u64, incarnation: u64) -> bool {
+    if *of == 0 {
+        *of = incarnation;
+    }
+    *of == incarnation
+}
+
+/// Of a replica that has no running part: what its superblock says.
+fn not_running(state: &SuperblockState, syncing: Option<Op>) -> Status {
+    Status {
+        cluster: state.cluster,
+        origin: state.origin,
+        replica: state.replica,
+        release: state.release,
+        view: state.view,
+        generation: state.generation,
+        op: Op::ZERO,
+        commit: state.committed,
+        applied: Op::ZERO,
+        checkpoint: state.checkpoint.op,
+        checkpoint_begun: state.checkpoint.op,
+        journal_used_bytes: 0,
+        journal_ring_bytes: state.constants.journal_ring_bytes,
+        grid: GridStatus::default(),
+        free_bytes: None,
+        ready: false,
+        replica_status: None,
+        syncing,
+        halted: None,
     }
 }

@@ -37,6 +37,7 @@ mod overflow;
 mod page;
 mod read;
 mod scan;
+mod serve;
 #[cfg(test)]
 mod tests;
 pub mod walk;
@@ -191,6 +192,8 @@ pub struct Store {
     fetches: fetch::Fetches,
     checkpoints: checkpoint::Checkpoints,
     opening: Option<checkpoint::Opening>,
+    /// Pages that are being read for peers.
+    served: BTreeMap<u64, PageNumber>,
     /// Marks that arose where no `Effects` was at hand.
     events: Vec<Event>,
     next_io: u64,
@@ -246,6 +249,7 @@ impl Store {
             fetches: fetch::Fetches::default(),
             checkpoints: checkpoint::Checkpoints::default(),
             opening: None,
+            served: BTreeMap::new(),
             events: Vec::with_capacity(EVENTS_MAX),
             next_io: 0,
             looked_at: Cell::new(0),

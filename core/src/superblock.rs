@@ -59,7 +59,7 @@ use crate::limits::{
 };
 use crate::time::Timestamp;
 
-pub use layout::FORMAT_VERSION;
+pub use layout::{FORMAT_VERSION, decode_checkpoint, encode_checkpoint};
 pub use quorum::{CopiesReport, CopyVerdict, Decision, decode_copies};
 
 /// How a parent names and checks a page: where it is, at which checkpoint it was written (together
@@ -153,6 +153,9 @@ pub struct SuperblockState {
     pub origin: OriginId,
     /// Whose keys seal the pages of the checkpoint.
     pub grid: GridId,
+    /// A peer's checkpoint is being fetched: what the grid and the segments hold is no checkpoint,
+    /// and this replica neither votes nor serves until one is whole.
+    pub syncing: bool,
     pub replica: ReplicaId,
     pub replica_count: u8,
     /// The newest release that wrote here.
@@ -322,7 +325,7 @@ impl Superblock {
     pub fn format(state: SuperblockState, effects: &mut Effects) -> Superblock {
         let mut superblock = Superblock { phase: Phase::Idle, state: None, sequence_max: 0 };
         let state = SuperblockState {
-            format_version: FORMAT_VERSION,
+            format_version: layout::version_of(state.syncing),
             sequence: 1,
             previous: InternalHash::ZERO,
             ..state
@@ -375,8 +378,9 @@ impl Superblock {
         assert!(state.checkpoint.op <= state.committed, "only what is committed is checkpointed");
         assert!(state.checkpoint.journal_offset >= last.checkpoint.journal_offset);
         assert!(state.generation >= last.generation);
+        assert!(!state.syncing || state.replica_count > 1, "one replica alone has no peers");
         let state = SuperblockState {
-            format_version: FORMAT_VERSION,
+            format_version: layout::version_of(state.syncing),
             sequence: self.sequence_max + 1,
             previous: last.checksum(),
             ..state

@@ -348,6 +348,9 @@ fn trace(event: &Event) {
         | Event::ReplayStarted { .. }
         | Event::ReplayFinished { .. }
         | Event::SegmentRotated { .. }
+        | Event::SyncStarted { .. }
+        | Event::SyncGivenUp { .. }
+        | Event::SyncFinished { .. }
         | Event::ShutdownComplete => tracing::info!("{event:?}"),
         Event::CheckpointStarted { .. } | Event::CheckpointDurable { .. } | Event::Halted => {
             tracing::debug!("{event:?}");

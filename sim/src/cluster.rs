@@ -13,8 +13,10 @@
 //! Disks: writes and syncs fail, which ends a process; crashes tear what was in flight; of fewer
 //! than a quorum of the nodes, journals and copies of the superblock rot while they are down.
 //!
-//! Not drawn here, because nodes do not repair it from peers yet: rot of grids and segments, and a
-//! node that stays away until nobody's journal reaches back to what it has.
+//! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
+//! peer's checkpoint, and is stopped amid that too.
+//!
+//! Not drawn here, because nodes do not repair it from peers yet: rot of grids and segments.
 //!
 //! Start reading at [`run`], then [`Cluster::turn`].
 
@@ -24,7 +26,7 @@ mod people;
 use std::collections::BTreeMap;
 
 use verity_core::ids::Op;
-use verity_core::io::Input;
+use verity_core::io::{Input, Page};
 use verity_core::kernel::RebuildReport;
 use verity_core::limits::ClusterConstants;
 use verity_core::superblock::CheckpointState;
@@ -34,7 +36,7 @@ use crate::keys::MasterKey;
 use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::rebuild;
-use crate::report::{Failure, FailureKind};
+use crate::report::{Failure, FailureKind, Report};
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
 use members::Member;
@@ -62,11 +64,25 @@ pub struct Seen {
     pub rebuilds: u64,
     /// Processes that ended because their disk refused a write.
     pub disk_stops: u64,
+    /// Nodes that stayed away for longer than any ring; checkpoints that were fetched whole, and
+    /// processes that ended amid that.
+    pub absences: u64,
+    pub syncs: u64,
+    pub sync_crashes: u64,
     /// Of all frames, replies and faults, in order.
     pub trace: [u8; 32],
     /// Marks of the core, by name.
     pub events: BTreeMap<&'static str, u64>,
     pub sim_ns: u64,
+    pub lines: Vec<String>,
+}
+
+impl Seen {
+    /// How often a mark of the core was seen.
+    #[must_use]
+    pub fn event(&self, name: &str) -> u64 {
+        self.events.get(name).copied().unwrap_or(0)
+    }
 }
 
 /// What the network does, in a million.
@@ -110,6 +126,7 @@ pub struct Cluster {
     tickets: BTreeMap<(usize, u64), u64>,
     /// The member that answered last.
     favourite: usize,
+    ring_bytes: u64,
     quota: u64,
     next_client_ns: u64,
     next_trouble_ns: Option<u64>,
@@ -123,6 +140,9 @@ pub struct Cluster {
     last_progress_ns: u64,
     /// Members whose disks may lose what was durable: fewer than a quorum.
     rotten: Vec<usize>,
+    /// It stays away until it is called.
+    away: Option<usize>,
+    sync_crash_ppm: u64,
     trace: Trace,
     seen: Seen,
 }
@@ -132,21 +152,64 @@ const TROUBLE_NS: u64 = 60_000_000;
 /// Without an answer for so long, while somebody waits and faults have stopped, the run is stuck.
 const STUCK_NS: u64 = 120_000_000_000;
 const TURNS_MAX: u64 = 30_000_000;
+/// Rounds of requests for which a node stays away at most.
+const ABSENCE_ROUNDS_MAX: u64 = 30;
 
 /// One run. A failed assertion of the core panics.
 pub fn run(seed: u64) -> Result<Seen, Failure> {
-    let mut cluster = Cluster::new(seed)?;
-    cluster.life().map_err(|failure| {
+    let (seen, outcome) = run_and_tell(seed, false);
+    outcome.map(|()| seen)
+}
+
+/// One run, and what it saw whatever became of it. `lines`: with the trace as text.
+pub fn run_and_tell(seed: u64, lines: bool) -> (Seen, Result<(), Failure>) {
+    let mut cluster = match Cluster::new(seed, lines) {
+        Ok(cluster) => cluster,
+        Err(failure) => return (Seen::default(), Err(failure)),
+    };
+    let outcome = cluster.life().map_err(|failure| {
         let detail = format!("seed {seed}: {}\n{}", failure.detail, cluster.describe());
         Failure::new(failure.kind, detail)
-    })?;
+    });
     cluster.seen.sim_ns = cluster.now_ns;
     cluster.seen.trace = cluster.trace.hash();
-    Ok(cluster.seen)
+    cluster.seen.lines = cluster.trace.lines().to_vec();
+    (cluster.seen, outcome)
+}
+
+/// One run as a report, as `vopr` prints it.
+#[must_use]
+pub fn report(seed: u64, lines: bool) -> Report {
+    let (seen, outcome) = run_and_tell(seed, lines);
+    let faults = [
+        ("messages lost", seen.messages_lost),
+        ("cuts", seen.cuts),
+        ("isolations", seen.isolations),
+        ("absences", seen.absences),
+        ("rots", seen.rots),
+        ("disk stops", seen.disk_stops),
+    ];
+    Report {
+        seed,
+        failure: outcome.err(),
+        trace_hash: seen.trace,
+        ticks: seen.messages,
+        sim_ns: seen.sim_ns,
+        faults: faults.into_iter().filter(|(_, count)| *count > 0).collect(),
+        crashes: seen.crashes,
+        crashes_in_flight: seen.crashes_in_flight,
+        commits: seen.acknowledged,
+        requests: seen.acknowledged,
+        rebuilds: seen.rebuilds,
+        events_seen: seen.events.keys().copied().collect(),
+        event_counts: seen.events,
+        lines: seen.lines,
+        ..Report::default()
+    }
 }
 
 impl Cluster {
-    fn new(seed: u64) -> Result<Cluster, Failure> {
+    fn new(seed: u64, lines: bool) -> Result<Cluster, Failure> {
         let root = Random::new(seed).stream("cluster");
         let mut random = root.stream("plan");
         let count = if random.chance(700_000) { 3 } else { 5 };
@@ -161,7 +224,6 @@ impl Cluster {
             ..ClusterConstants::SMALL
         };
         let mut mix = Mix::draw(&mut random);
-        // Nobody may fall behind the ring: see the header.
         mix.huge_ppm = 0;
         mix.rows_per_bulk_max = mix.rows_per_bulk_max.min(60);
         let mut master = MasterKey::new(root.stream("master key"));
@@ -187,6 +249,7 @@ impl Cluster {
             pending: BTreeMap::new(),
             tickets: BTreeMap::new(),
             favourite: 0,
+            ring_bytes: constants.journal_ring_bytes,
             quota: 0,
             next_client_ns: 0,
             next_trouble_ns: None,
@@ -202,7 +265,9 @@ impl Cluster {
             } else {
                 Vec::new()
             },
-            trace: Trace::new(false),
+            away: None,
+            sync_crash_ppm: *random.pick(&[0, 100_000, 300_000]),
+            trace: Trace::new(lines),
             seen: Seen { nodes: count as u64, ..Seen::default() },
             members,
             random,
@@ -215,10 +280,12 @@ impl Cluster {
         }
         self.next_trouble_ns = Some(TROUBLE_NS);
         let rounds = self.random.range(3, 8);
-        for _ in 0..rounds {
-            self.quota = self.random.range(60, 240);
-            self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
-            self.settle()?;
+        let absence = self.random.chance(600_000).then(|| self.random.below(rounds));
+        for round in 0..rounds {
+            if absence == Some(round) {
+                self.long_absence()?;
+            }
+            self.round()?;
         }
         self.end_trouble();
         self.quota = 20;
@@ -230,10 +297,48 @@ impl Cluster {
         self.compare_logs()
     }
 
+    fn round(&mut self) -> Result<(), Failure> {
+        self.quota = self.random.range(60, 240);
+        self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
+        self.settle()
+    }
+
+    /// A node stays away until the others' rings have gone round since.
+    fn long_absence(&mut self) -> Result<(), Failure> {
+        let who = self.random.index(self.members.len());
+        let end = |cluster: &Cluster| {
+            let checkpoints = cluster.members.iter().filter_map(|member| member.checkpoint);
+            checkpoints.map(|checkpoint| checkpoint.journal_offset).max().unwrap_or(0)
+        };
+        if self.members[who].node.is_some() {
+            self.crash(who);
+        }
+        self.members[who].boot_at_ns = None;
+        self.away = Some(who);
+        let round = self.ring_bytes + self.random.range(0, self.ring_bytes);
+        let until = end(self) + round;
+        for _ in 0..ABSENCE_ROUNDS_MAX {
+            if end(self) >= until || self.away.is_none() {
+                break;
+            }
+            self.round()?;
+        }
+        self.seen.absences += u64::from(end(self) >= until);
+        self.call_back();
+        Ok(())
+    }
+
+    fn call_back(&mut self) {
+        if let Some(who) = self.away.take() {
+            self.members[who].boot_at_ns = Some(self.now_ns + 1);
+        }
+    }
+
     /// Faults stop: everybody is up and can be reached.
     fn end_trouble(&mut self) {
         self.next_trouble_ns = None;
         self.isolated = None;
+        self.away = None;
         self.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         self.cut.iter_mut().flatten().for_each(|cut| *cut = false);
         for member in &mut self.members {
@@ -346,6 +451,13 @@ impl Cluster {
                 self.crash(index);
             }
         }
+        for index in 0..self.members.len() {
+            let syncs = self.members[index].is_syncing();
+            if syncs && self.random.chance(self.sync_crash_ppm) {
+                self.seen.sync_crashes += 1;
+                self.crash(index);
+            }
+        }
         if self.crash_ppm > 0 && self.random.chance(8_000) {
             for index in 0..self.members.len() {
                 if self.members[index].node.is_some() {
@@ -420,24 +532,32 @@ impl Cluster {
         primaries == 1 && places[0].is_some() && places.iter().all(|other| *other == places[0])
     }
 
-    /// The same checkpoint is the same bytes everywhere.
-    fn compare_grids(&self) -> Result<(), Failure> {
-        let mut grids: BTreeMap<Op, (usize, Vec<u8>)> = BTreeMap::new();
+    /// The same checkpoint is the same pages everywhere, byte by byte. What no page names is of no
+    /// account: a node that fetched its checkpoint never wrote it.
+    fn compare_grids(&mut self) -> Result<(), Failure> {
+        let mut grids: BTreeMap<Op, (usize, BTreeMap<u32, Page>)> = BTreeMap::new();
         for (index, member) in self.members.iter().enumerate() {
             let Some(checkpoint) = &member.checkpoint else { continue };
-            let grid = member.grid(checkpoint.grid_pages);
+            let disk = member.disk.fork(self.random.stream("grid"), DiskFaults::NONE);
+            let grid = rebuild::pages_of(disk, self.master.clone()).map_err(|text| {
+                Failure::new(FailureKind::Twin, format!("the grid of node {index}: {text}"))
+            })?;
+            let same = |known: &BTreeMap<u32, Page>| {
+                let pages = known.iter().zip(&grid);
+                known.len() == grid.len()
+                    && pages.into_iter().all(|(a, b)| a.0 == b.0 && a.1.0 == b.1.0)
+            };
             match grids.get(&checkpoint.op) {
-                None => drop(grids.insert(checkpoint.op, (index, grid))),
-                Some((_, known)) if *known == grid => {}
-                Some((other, known)) => {
-                    let at = known.iter().zip(&grid).position(|(a, b)| a != b);
+                Some((_, known)) if same(known) => {}
+                Some((other, _)) => {
                     let detail = format!(
-                        "the grids of nodes {other} and {index} differ at byte {at:?} after the \
-                         checkpoint of op {}",
+                        "the grids of nodes {other} and {index} differ after the checkpoint of op \
+                         {}",
                         checkpoint.op
                     );
                     return Err(Failure::new(FailureKind::Twin, detail));
                 }
+                None => drop(grids.insert(checkpoint.op, (index, grid))),
             }
         }
         Ok(())
@@ -514,7 +634,8 @@ mod tests {
                 Ok(Ok(seen)) => eprintln!(
                     "seed {seed}: {} nodes, {} acknowledged, {} views, {} crashes, {} isolations, \
                      {} rots, {} disk stops, {} checkpoints, {} rebuilds, {} truncations, \
-                     {} interrupted, {} of {} messages lost",
+                     {} interrupted, {} of {} messages lost, {} absences, {} syncs, {} crashes in \
+                     them, {} pages and {} blocks fetched, {} refused, {} given up, {:.1} s",
                     seen.nodes,
                     seen.acknowledged,
                     seen.views,
@@ -527,7 +648,15 @@ mod tests {
                     seen.truncations,
                     seen.interrupted,
                     seen.messages_lost,
-                    seen.messages
+                    seen.messages,
+                    seen.absences,
+                    seen.syncs,
+                    seen.sync_crashes,
+                    seen.event("SyncPageFetched"),
+                    seen.event("SyncBlocksFetched"),
+                    seen.event("SyncRefused"),
+                    seen.event("SyncGivenUp"),
+                    seen.sim_ns as f64 / 1e9,
                 ),
                 Ok(Err(failure)) => {
                     eprintln!("seed {seed} fails: {failure}");

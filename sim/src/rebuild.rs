@@ -6,12 +6,13 @@
 //! grid holds. Invariants: works on a copy of the disk; nothing in the world changes. Start reading
 //! at [`check`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use verity_core::io::{Address, Effect, Effects, FileId, Input, Pages};
+use verity_core::io::{Address, Effect, Effects, FileId, Input, Page, Pages};
 use verity_core::kernel::{Kernel, RebuildReport, Sides};
 use verity_core::keyring::{Keyring, KeyringEvent};
 use verity_core::limits::{ClusterConstants, PAGE_SIZE, SUPERBLOCK_COPIES};
+use verity_core::store::walk::Walker;
 use verity_core::store::{Store, StoreCheckpoint, StoreConfig};
 use verity_core::superblock::{SuperblockState, copy_offset, decode_copies};
 
@@ -50,6 +51,31 @@ pub fn check(disk: Disk, master: MasterKey) -> Result<RebuildReport, String> {
         };
     }
     Err("the rebuild never ends".to_owned())
+}
+
+/// Every page that a disk's checkpoint reaches, as it lies there; each is checked against its
+/// parent.
+pub fn pages_of(disk: Disk, master: MasterKey) -> Result<BTreeMap<u32, Page>, String> {
+    let mut files = Files { disk, master };
+    let state = files.superblock()?;
+    let keyring = files.keyring(&state)?;
+    let checkpoint = &state.checkpoint;
+    let mut walker = Walker::new(&StoreCheckpoint {
+        op: checkpoint.op,
+        system_forest: checkpoint.system_forest,
+        free_set: checkpoint.free_set,
+        grid_pages: checkpoint.grid_pages,
+    });
+    let mut found = BTreeMap::new();
+    while let Some(wanted) = walker.wanted() {
+        let number = wanted.at.page.get();
+        let mut pages = Pages::zeroed(1);
+        files.read(Address::new(FileId::Grid, u64::from(number) * PAGE_SIZE as u64), &mut pages);
+        let [page] = pages.as_mut_slice() else { unreachable!("one page was asked for") };
+        found.insert(number, page.clone());
+        walker.give(&keyring, &wanted, page).map_err(words)?;
+    }
+    Ok(found)
 }
 
 /// The state that the checkpoint holds.

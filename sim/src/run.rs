@@ -1,8 +1,9 @@
 //! From a seed to a report, whatever happens on the way: also a failed assertion is a verdict.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 
+use crate::cluster;
 use crate::report::{Failure, FailureKind, Report};
 use crate::swarm::Options;
 use crate::world::{SharedProgress, World};
@@ -10,6 +11,8 @@ use crate::world::{SharedProgress, World};
 thread_local! {
     /// The run of this thread, for a panic that cannot be unwound.
     static CURRENT: RefCell<Option<SharedProgress>> = const { RefCell::new(None) };
+    /// The seed of a cluster that runs on this thread.
+    static CLUSTER: Cell<Option<u64>> = const { Cell::new(None) };
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -32,14 +35,40 @@ pub fn run(seed: u64, options: &Options) -> Report {
     world.finish(outcome)
 }
 
+/// As [`run`], of a cluster of nodes.
+#[must_use]
+pub fn run_cluster(seed: u64, options: &Options) -> Report {
+    CLUSTER.set(Some(seed));
+    let outcome = catch_unwind(|| cluster::report(seed, options.lines));
+    CLUSTER.set(None);
+    outcome.unwrap_or_else(|_| {
+        let text = LAST_PANIC.with(|last| last.borrow_mut().take());
+        panicked(seed, text.as_deref().unwrap_or("no message"))
+    })
+}
+
+fn panicked(seed: u64, text: &str) -> Report {
+    let failure = Some(Failure::new(FailureKind::Panic, text));
+    Report { seed, failure, ..Report::default() }
+}
+
+/// As [`run_twice`], of a cluster of nodes.
+#[must_use]
+pub fn run_cluster_twice(seed: u64, options: &Options) -> Report {
+    compare(run_cluster(seed, options), || run_cluster(seed, options))
+}
+
 /// Runs a seed twice; a difference between the traces is a failure of its own.
 #[must_use]
 pub fn run_twice(seed: u64, options: &Options) -> Report {
-    let first = run(seed, options);
+    compare(run(seed, options), || run(seed, options))
+}
+
+fn compare(first: Report, again: impl FnOnce() -> Report) -> Report {
     if !first.ok() {
         return first;
     }
-    let mut second = run(seed, options);
+    let mut second = again();
     if second.ok() && second.trace_hash != first.trace_hash {
         let detail = format!("{} then {}", first.trace_hash_hex(), second.trace_hash_hex());
         second.failure = Some(Failure::new(FailureKind::Nondeterminism, detail));
@@ -68,6 +97,9 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
 }
 
 fn partial_report(text: &str) -> Option<Report> {
+    if let Some(seed) = CLUSTER.get() {
+        return Some(panicked(seed, text));
+    }
     let progress = CURRENT.with(|current| current.borrow().clone())?;
     let progress = progress.try_borrow().ok()?;
     let mut report = progress.report.clone();

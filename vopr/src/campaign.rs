@@ -198,6 +198,9 @@ fn start(
     if arguments.twice {
         command.arg("--twice");
     }
+    if arguments.cluster {
+        command.arg("--cluster");
+    }
     if let Some(bug) = &arguments.bug {
         command.arg("--bug").arg(bug);
     }

@@ -40,6 +40,9 @@ pub struct Arguments {
     /// Multiply the work of a run.
     #[arg(long, default_value_t = 1)]
     pub scale: u64,
+    /// Several nodes over a hostile network, in place of one.
+    #[arg(long, conflicts_with = "check")]
+    pub cluster: bool,
     /// Print results as JSON.
     #[arg(long)]
     pub json: bool,
@@ -121,7 +124,12 @@ fn check(name: &str, json: bool) -> ExitCode {
 
 pub fn run_seed(seed: u64, arguments: &Arguments) -> verity_sim::report::Report {
     let options = Options { lines: arguments.trace, scale: arguments.scale };
-    if arguments.twice { run::run_twice(seed, &options) } else { run::run(seed, &options) }
+    match (arguments.cluster, arguments.twice) {
+        (false, false) => run::run(seed, &options),
+        (false, true) => run::run_twice(seed, &options),
+        (true, false) => run::run_cluster(seed, &options),
+        (true, true) => run::run_cluster_twice(seed, &options),
+    }
 }
 
 #[cfg(verity_zoo)]

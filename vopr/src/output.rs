@@ -120,8 +120,10 @@ pub fn replay_command(seed: u64, arguments: &Arguments) -> String {
         }
         None => ("", String::new()),
     };
+    let cluster = if arguments.cluster { "--cluster " } else { "" };
     format!(
-        "git checkout {commit} && {flags}cargo run --release -p vopr -- --seed {seed}{scale}{bug}"
+        "git checkout {commit} && {flags}cargo run --release -p vopr -- {cluster}--seed \
+         {seed}{scale}{bug}"
     )
 }
 

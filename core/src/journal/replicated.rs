@@ -12,6 +12,7 @@
 //! - Erasing zeroes redundant header and first page, durably, before anything is written there
 //!   again: an erased prepare cannot come back, also when one of the two rots.
 //! - Ring content above the durable checkpoint is never overwritten by an append.
+//! - Nothing is written or erased where a prepare is being read, for a peer that is behind.
 //! - Damaged slots keep their damage until they are replaced or erased on purpose: a crash in the
 //!   middle of healing is seen again.
 //!
@@ -218,11 +219,26 @@ impl ReplicaJournal {
     }
 
     /// Ring bytes that stay free when a prepare of `size` bytes is written; `None` if it does not
-    /// fit above the durable checkpoint.
+    /// fit above the durable checkpoint, or what lies there is being read.
     #[must_use]
     pub fn free_after(&self, size: usize) -> Option<u64> {
-        let end = self.place(size) + padded(size);
-        (self.checkpoint_end + self.ring.bytes()).checked_sub(end)
+        let (place, padded) = (self.place(size), padded(size));
+        if self.is_being_read(place, padded) {
+            return None;
+        }
+        (self.checkpoint_end + self.ring.bytes()).checked_sub(place + padded)
+    }
+
+    /// Whether a read in flight is of these bytes of the ring.
+    fn is_being_read(&self, offset: u64, bytes: u64) -> bool {
+        let from = self.ring.position(offset);
+        self.in_flight.iter().flatten().any(|what| match what {
+            InFlight::Read(header) => {
+                let at = self.ring.position(header.journal_offset);
+                at < from + bytes && from < at + header.padded_bytes()
+            }
+            InFlight::Prepare(_) | InFlight::Sector(_) | InFlight::Erase => false,
+        })
     }
 
     #[must_use]
@@ -242,6 +258,7 @@ impl ReplicaJournal {
             && header.parent == self.head_checksum()
             && header.journal_offset == self.place(header.size as usize)
             && header.journal_end() <= self.checkpoint_end + self.ring.bytes()
+            && !self.is_being_read(header.journal_offset, header.padded_bytes())
             && self.prepares_in_flight + self.waiting.len() < PIPELINE_MAX
             && !self.erasing()
     }
@@ -393,7 +410,11 @@ impl ReplicaJournal {
 
     fn issue_erases(&mut self, effects: &mut Effects) {
         while self.erases_in_flight < JOURNAL_ERASES_MAX {
-            let Some(offset) = self.erase_queue.pop_front() else { return };
+            let Some(&offset) = self.erase_queue.front() else { return };
+            if self.is_being_read(offset, PAGE_SIZE as u64) {
+                return;
+            }
+            self.erase_queue.pop_front();
             self.erases_in_flight += 1;
             let io = self.io_of(InFlight::Erase);
             let at = self.ring.address(offset);
@@ -493,6 +514,7 @@ impl ReplicaJournal {
             entry.state = State::Rotten;
             effects.event(Event::JournalRottenPrepare { op: header.op });
         }
+        self.issue_erases(effects);
         self.read.push_back(ReadBack { header, outcome });
         Ok(())
     }

@@ -286,6 +286,24 @@ impl Logs {
         self.cache.get(file, offset / PAGE_SIZE as u64).map(|page| page.0.as_slice())
     }
 
+    /// Whether blocks of a segment are on the disk as they will stay, so that they may be read for
+    /// a peer, whose checkpoint goes so far.
+    #[must_use]
+    pub fn are_on_disk(
+        &self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        block: u64,
+        count: u64,
+    ) -> bool {
+        let Some(log) = self.open.get(&tenant) else { return true };
+        let size = PAGE_SIZE as u64;
+        let end = (block + count) * size;
+        let ends = segment < log.head.segment
+            || (segment == log.head.segment && end <= log.head.segment_offset);
+        ends && (block..block + count).all(|block| log.block(segment, block * size).is_none())
+    }
+
     /// Reads what the last stage missed, and pins it.
     pub fn fetch(&mut self, pins: &mut LogPins, effects: &mut Effects) {
         let Misses { blocks, rebuilds, events } = self.misses.take();

@@ -103,7 +103,7 @@ impl RecordView<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SegmentVerifier {
     tenant: TenantId,
     number: SegmentNumber,
@@ -116,6 +116,8 @@ pub struct SegmentVerifier {
     /// Bytes not yet taken, from `offset` of the segment on.
     buffer: Vec<u8>,
     offset: u64,
+    /// Bytes of the next block that were taken already.
+    skip: usize,
     done: bool,
 }
 
@@ -140,6 +142,7 @@ impl SegmentVerifier {
             stop: Position::ZERO,
             buffer: Vec::new(),
             offset: 0,
+            skip: 0,
             done: false,
         }
     }
@@ -148,6 +151,20 @@ impl SegmentVerifier {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Forgets what is not verified yet, so that it can be pushed again, from the block that this
+    /// gives on. What that block holds of verified records is not looked at again.
+    pub fn forget_unverified(&mut self) -> u64 {
+        self.buffer.clear();
+        self.skip = (self.offset % PAGE_SIZE as u64) as usize;
+        self.offset / PAGE_SIZE as u64
+    }
+
+    /// Bytes of the segment that are verified.
+    #[must_use]
+    pub fn verified_bytes(&self) -> u64 {
+        self.offset
     }
 
     #[must_use]
@@ -165,7 +182,10 @@ impl SegmentVerifier {
         if self.done {
             return Ok(());
         }
-        self.buffer.extend_from_slice(blocks);
+        self.buffer.extend_from_slice(&blocks[self.skip.min(blocks.len())..]);
+        if !blocks.is_empty() {
+            self.skip = 0;
+        }
         let mut taken = 0;
         let result = loop {
             match self.step(&mut taken, &mut each) {
@@ -206,7 +226,9 @@ impl SegmentVerifier {
         each: &mut impl FnMut(&RecordView<'_>) -> Result<(), DamageReason>,
     ) -> Result<Step, DamageReason> {
         let available = self.buffer.len() - *taken;
-        if self.done || available == 0 {
+        let complete =
+            self.header.is_some() && self.end.as_ref().is_some_and(|end| end.next >= self.stop);
+        if self.done || (available == 0 && !complete) {
             return Ok(Step::NeedBytes);
         }
         if self.offset == 0 {

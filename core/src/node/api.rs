@@ -186,5 +186,7 @@ pub struct Status {
     pub ready: bool,
     /// Of a replica among others.
     pub replica_status: Option<ReplicaStatus>,
+    /// The checkpoint of a peer that is being fetched; 0: none is offered yet.
+    pub syncing: Option<Op>,
     pub halted: Option<Halt>,
 }

@@ -39,6 +39,11 @@ impl Running {
         if let Some(applying) = &mut self.applying {
             applying.disown();
         }
+        self.interrupt_proposed();
+    }
+
+    /// What became of them is not known here.
+    pub(super) fn interrupt_proposed(&mut self) {
         let proposed: Vec<_> =
             core::mem::take(&mut self.proposed).into_values().flatten().collect();
         for ticket in proposed {
@@ -92,6 +97,7 @@ impl Running {
             self.superblock.update(state, effects);
             self.superblock_use = SuperblockUse::View;
         }
+        self.ask_for_checkpoints(now);
         for (to, frame) in self.vsr.take_outbox() {
             effects.push(Effect::Send { to, frame });
         }

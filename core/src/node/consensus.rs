@@ -8,12 +8,14 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::crypto::InternalHash;
 use crate::ids::{Generation, Op, Release, ReplicaId, View};
 use crate::io::{Effects, IoError, IoId, Pages};
 use crate::journal::{Operation, Prepare, PrepareBuffer, PrepareHeader};
 use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
-use crate::superblock::SuperblockState;
+use crate::superblock::{PeerEvidence, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
+use crate::vsr::message::{Message, Payload};
 use crate::vsr::replica::{
     Discarded, Lead, MessageError, Replica, ReplicaStatus, SuperblockWanted,
 };
@@ -58,16 +60,56 @@ impl Consensus {
 
     // ---- what only a cluster has
 
-    /// A frame of a peer; one that cannot be understood is refused and changes nothing.
+    /// A frame of a peer; one that cannot be understood is refused and changes nothing. What is for
+    /// the node itself is given back.
     pub fn on_frame(
         &mut self,
         now: Clock,
         frame: &[u8],
         effects: &mut Effects,
-    ) -> Result<(), MessageError> {
+    ) -> Result<Option<Message>, MessageError> {
         match self {
-            Consensus::One(_) => Ok(()),
+            Consensus::One(_) => Ok(None),
             Consensus::Cluster(replica) => replica.on_frame(now, frame, effects),
+        }
+    }
+
+    /// Sends what the node itself has to say to a peer.
+    pub fn say(&mut self, to: ReplicaId, payload: Payload) {
+        match self {
+            Consensus::One(_) => {}
+            Consensus::Cluster(replica) => replica.say(to, payload),
+        }
+    }
+
+    pub fn ask_for_checkpoints(&mut self) {
+        match self {
+            Consensus::One(_) => {}
+            Consensus::Cluster(replica) => replica.ask_for_checkpoints(),
+        }
+    }
+
+    /// A peer has a checkpoint that we are below, and nothing has moved for a while.
+    pub fn sync_wanted(&self, now: Clock) -> Option<Op> {
+        match self {
+            Consensus::One(_) => None,
+            Consensus::Cluster(replica) => replica.sync_wanted(now),
+        }
+    }
+
+    /// Whether the journal has all that a checkpoint covers.
+    pub fn holds_all_to(&self, op: Op, checksum: InternalHash) -> bool {
+        match self {
+            Consensus::One(_) => true,
+            Consensus::Cluster(replica) => replica.holds_all_to(op, checksum),
+        }
+    }
+
+    /// What the superblock must say of this replica when it takes that checkpoint from a peer.
+    pub fn erasure_by_sync(&self, op: Op, checksum: InternalHash) -> Option<PeerEvidence> {
+        match self {
+            Consensus::One(_) => None,
+            Consensus::Cluster(replica) => Some(replica.erasure_by_sync(op, checksum)),
         }
     }
 

@@ -269,6 +269,7 @@ impl Format {
             cluster: self.cluster,
             origin: self.origin,
             grid: GridId::ZERO,
+            syncing: false,
             replica: self.options.replica,
             replica_count: self.options.replica_count,
             release: self.options.release,

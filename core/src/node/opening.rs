@@ -4,6 +4,8 @@
 //! origin (keys), the checkpoint (grid) and where the journal begins. Nothing is written here but
 //! damaged copies of superblock and keys that are good elsewhere. Any error ends the open.
 
+use alloc::string::ToString;
+
 use crate::io::{Effects, FileId, Input, IoId, Owner};
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::node::api::{Config, Halt};
@@ -15,6 +17,9 @@ use crate::superblock::{
     OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState,
 };
 use crate::time::Clock;
+
+/// Of a directory whose sync was cut short.
+const SYNCING: &str = "this replica was fetching a checkpoint from its peers: start it among them";
 
 /// What a running node is made of.
 #[derive(Debug)]
@@ -35,10 +40,14 @@ pub(super) struct Opening {
     /// Names this boot.
     nonce: u64,
     memory: Option<MemoryPlan>,
+    /// Grid and segments are to be fetched from a peer.
+    sync: bool,
+    keys_open: bool,
 }
 
 impl Opening {
-    pub fn start(config: &Config, nonce: u64, effects: &mut Effects) -> Opening {
+    /// `sync`: a peer has a checkpoint that this replica needs.
+    pub fn start(config: &Config, nonce: u64, sync: bool, effects: &mut Effects) -> Opening {
         let options = OpenOptions {
             cluster: config.cluster,
             replica: Some(config.replica),
@@ -52,6 +61,8 @@ impl Opening {
             vsr: None,
             nonce,
             memory: None,
+            sync,
+            keys_open: false,
         }
     }
 
@@ -65,13 +76,27 @@ impl Opening {
         if !self.vsr.as_ref()?.is_open() {
             return None;
         }
-        let Opening { superblock, keyring, store, vsr, memory, nonce: _ } = self;
+        let Opening { superblock, keyring, store, vsr, memory, nonce: _, sync: _, keys_open: _ } =
+            self;
         let (Some(superblock), Some(keyring), Some(store), Some(vsr), Some(memory)) =
             (superblock.take(), keyring.take(), store.take(), vsr.take(), memory.take())
         else {
             unreachable!("the journal is opened last")
         };
         Some(Opened { superblock, keyring, store, vsr, memory })
+    }
+
+    /// Superblock and keys are open, and what the grid holds is not for opening: they are given
+    /// away, with the nonce of this boot.
+    pub fn finish_to_sync(&mut self) -> Option<(Superblock, Keyring, u64)> {
+        if !self.keys_open || !self.sync {
+            return None;
+        }
+        let (Some(superblock), Some(keyring)) = (self.superblock.take(), self.keyring.take())
+        else {
+            unreachable!("they are opened first")
+        };
+        Some((superblock, keyring, self.nonce))
     }
 
     pub fn step(
@@ -87,7 +112,7 @@ impl Opening {
             Input::ReadDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock().on_read_done(io, pages, result, effects);
-                    self.on_superblock(event, effects)
+                    self.on_superblock(config, event, effects)
                 }
                 Owner::Keyring => {
                     let event = self.keyring(io).on_read_done(io, pages, result, effects);
@@ -109,7 +134,7 @@ impl Opening {
             Input::WriteDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock().on_write_done(io, pages, result, effects);
-                    self.on_superblock(event, effects)
+                    self.on_superblock(config, event, effects)
                 }
                 Owner::Keyring => {
                     let event = self.keyring(io).on_write_done(io, pages, result, effects);
@@ -167,6 +192,7 @@ impl Opening {
 
     fn on_superblock(
         &mut self,
+        config: &Config,
         event: Result<Option<SuperblockEvent>, SuperblockError>,
         effects: &mut Effects,
     ) -> Result<(), Halt> {
@@ -174,6 +200,10 @@ impl Opening {
             None => Ok(()),
             Some(SuperblockEvent::Opened) => {
                 let state = self.opened_state();
+                if state.syncing && !config.serves_cluster {
+                    return Err(Halt::Data { what: "checkpoint", detail: SYNCING.to_string() });
+                }
+                self.sync |= state.syncing;
                 // Keys of the generation to come are derived when the recovery op is applied.
                 let generation = state.checkpoint.generation;
                 let keyring = Keyring::open(state.cluster, state.origin, generation, effects);
@@ -197,6 +227,10 @@ impl Opening {
                 Ok(())
             }
             KeyringEvent::Opened { heal_wanted: false } | KeyringEvent::Healed => {
+                self.keys_open = true;
+                if self.sync {
+                    return Ok(());
+                }
                 self.open_store(config, effects)
             }
             KeyringEvent::Created | KeyringEvent::Minted { .. } => {

@@ -130,6 +130,7 @@ pub struct ProofRead {
     counted: bool,
     /// Its turn to hold pages; 0: it holds none.
     turn: u64,
+    incarnation: u64,
     done: Option<Result<Proved, ProofError>>,
 }
 
@@ -144,6 +145,7 @@ impl ProofRead {
             since: None,
             pins,
             log_pins,
+            incarnation: 0,
             counted: false,
             turn: 0,
             done: None,
@@ -160,6 +162,18 @@ impl ProofRead {
     /// After [`Progress::Ready`].
     pub fn finish(self) -> Result<Proved, ProofError> {
         self.done.unwrap_or(Err(ProofError::NotReady))
+    }
+
+    /// Whether what it holds is of this part of the node.
+    pub(super) fn is_of(&mut self, incarnation: u64) -> bool {
+        super::bind_to(&mut self.incarnation, incarnation)
+    }
+
+    /// What it holds went with the part of the node that it was of.
+    pub(super) fn forget(&mut self) -> Progress {
+        (self.pins, self.log_pins) = (Pins::new(), LogPins::default());
+        (self.counted, self.turn) = (false, 0);
+        self.refuse()
     }
 
     pub(super) fn refuse(&mut self) -> Progress {

@@ -93,6 +93,8 @@ pub struct Read {
     bytes: usize,
     pins: Pins,
     log_pins: LogPins,
+    /// Of the node's part that it reads from; 0: none yet.
+    incarnation: u64,
 }
 
 #[derive(Debug)]
@@ -118,18 +120,30 @@ pub struct CommitmentRead {
     tenant: TenantId,
     id: IdempotencyId,
     pins: Pins,
+    incarnation: u64,
     found: Option<Result<Option<Commitment>, ReadError>>,
 }
 
 impl CommitmentRead {
     #[must_use]
     pub fn new(tenant: TenantId, id: IdempotencyId) -> CommitmentRead {
-        CommitmentRead { tenant, id, pins: Pins::new(), found: None }
+        CommitmentRead { tenant, id, pins: Pins::new(), incarnation: 0, found: None }
     }
 
     /// The answer, after [`Progress::Ready`]: `None` when nothing is remembered.
     pub fn finish(self) -> Result<Option<Commitment>, ReadError> {
         self.found.unwrap_or(Err(ReadError::NotReady))
+    }
+
+    /// Whether what it holds is of this part of the node.
+    pub(super) fn is_of(&mut self, incarnation: u64) -> bool {
+        super::bind_to(&mut self.incarnation, incarnation)
+    }
+
+    /// What it holds went with the part of the node that it was of.
+    pub(super) fn forget(&mut self) -> Progress {
+        self.pins = Pins::new();
+        self.refuse()
     }
 
     pub(super) fn refuse(&mut self) -> Progress {
@@ -220,6 +234,7 @@ impl Read {
             bytes: 0,
             pins: Pins::new(),
             log_pins: LogPins::default(),
+            incarnation: 0,
         }
     }
 
@@ -239,6 +254,17 @@ impl Read {
                 Err(ReadError::NotReady)
             }
         }
+    }
+
+    /// Whether what it holds is of this part of the node.
+    pub(super) fn is_of(&mut self, incarnation: u64) -> bool {
+        super::bind_to(&mut self.incarnation, incarnation)
+    }
+
+    /// What it holds went with the part of the node that it was of.
+    pub(super) fn forget(&mut self) -> Progress {
+        (self.pins, self.log_pins, self.bytes) = (Pins::new(), LogPins::default(), 0);
+        self.refuse()
     }
 
     pub(super) fn refuse(&mut self) -> Progress {

@@ -30,6 +30,7 @@ use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
 use crate::node::proofs::Proofs;
 use crate::node::requests::{Queued, Waiting, Work};
+use crate::node::serving::Serving;
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
@@ -111,6 +112,10 @@ pub(super) struct Running {
     pub jobs: Jobs,
     pub free_bytes: Option<u64>,
     pub proofs: Proofs,
+    /// What peers ask for.
+    pub serving: Serving,
+    /// A peer has a checkpoint that this replica needs: the node is to fetch it.
+    pub sync_offered: bool,
 }
 
 impl Running {
@@ -152,6 +157,8 @@ impl Running {
             jobs: Jobs::default(),
             free_bytes: None,
             proofs: Proofs::default(),
+            serving: Serving::default(),
+            sync_offered: false,
         }
     }
 
@@ -278,8 +285,10 @@ impl Running {
         match input {
             Input::Tick => Ok(()),
             Input::Received { from: _, frame } => {
-                if self.vsr.on_frame(now, &frame, effects).is_err() {
-                    effects.event(Event::FrameRefused);
+                match self.vsr.on_frame(now, &frame, effects) {
+                    Ok(None) => {}
+                    Ok(Some(message)) => self.on_peer(now, message, effects),
+                    Err(_) => effects.event(Event::FrameRefused),
                 }
                 Ok(())
             }
@@ -296,15 +305,20 @@ impl Running {
                     let event = self.keyring.on_read_done(io, pages, result, effects);
                     self.on_keyring(event)
                 }
-                Owner::Store => self
-                    .store
-                    .on_read_done(&self.keyring, io, pages, result, effects)
-                    .map_err(store_halt),
+                Owner::Store => {
+                    if self.on_served_page(io, &pages, result)? {
+                        return Ok(());
+                    }
+                    let store = &mut self.store;
+                    store
+                        .on_read_done(&self.keyring, io, pages, result, effects)
+                        .map_err(store_halt)
+                }
                 Owner::Journal => {
                     self.vsr.on_read_done(now, io, pages, result, effects).map_err(vsr_halt)
                 }
                 Owner::Log => self.logs.on_read_done(io, pages, result, effects).map_err(log_halt),
-                Owner::Node => unreachable!("the node itself reads nothing"),
+                Owner::Node => self.on_served_blocks(io, pages, result),
             },
             Input::WriteDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {

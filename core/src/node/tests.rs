@@ -688,7 +688,7 @@ fn changes_wait_for_the_writes_of_a_checkpoint() {
 fn attested(node: &Node) -> Option<u64> {
     match &node.state {
         State::Running(running) => running.kernel.attestation().map(|last| last.size),
-        State::Opening(..) | State::Halted(_) => None,
+        State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
     }
 }
 

@@ -163,6 +163,15 @@ impl Checkpoints {
         self.hashes_before.remove(&page);
     }
 
+    /// Part of a checkpoint under way, and without a frame or being written: a page of the free
+    /// set's chain, or one whose write is in flight.
+    pub(super) fn is_to_be_written(&self, page: PageNumber) -> bool {
+        let writes = self.writes.values();
+        let mut writing = writes.map(|&(first, count)| first.get()..first.get() + count as u32);
+        writing.any(|pages| pages.contains(&page.get()))
+            || (self.under_way && self.chain[..self.chain_left].contains(&page))
+    }
+
     pub(super) fn take_buffer(&mut self, pages: usize) -> Pages {
         let found = self.buffers.iter().position(|buffer| buffer.count() == pages);
         let Some(at) = found else { return Pages::zeroed(pages) };
@@ -320,6 +329,9 @@ impl Store {
             && self.checkpoints.writes_pages < STORE_WRITES_IN_FLIGHT_MAX
             && self.checkpoints.writes.len() < STORE_WRITE_CALLS_IN_FLIGHT_MAX
         {
+            if self.next_is_being_served() {
+                break;
+            }
             let done = if self.checkpoints.next < self.checkpoints.hashed {
                 self.seal_run(keys, budget, effects)?
             } else if self.checkpoints.next < self.checkpoints.order.len() {
@@ -334,6 +346,17 @@ impl Store {
         Ok(())
     }
 
+    fn next_is_being_served(&self) -> bool {
+        let Checkpoints { order, next, hashed, chain, chain_left, .. } = &self.checkpoints;
+        let page = if next < hashed {
+            PageNumber::new(order[*next] as u32)
+        } else {
+            let Some(last) = chain_left.checked_sub(1) else { return false };
+            chain[last]
+        };
+        self.is_being_served(page)
+    }
+
     /// Neighbours that follow each other in the order, in one write.
     fn seal_run(
         &mut self,
@@ -344,8 +367,9 @@ impl Store {
         let order = &self.checkpoints.order[self.checkpoints.next..self.checkpoints.hashed];
         let limit = budget.min(STORE_IO_PAGES_MAX).min(order.len());
         let follow = order[..limit].windows(2).take_while(|pair| pair[0] + 1 == pair[1]).count();
-        let run = follow + 1;
         let first = PageNumber::new(order[0] as u32);
+        let free = |nth: &usize| !self.is_being_served(PageNumber::new(order[*nth] as u32));
+        let run = 1 + (1..=follow).take_while(free).count();
         let mut pages = self.checkpoints.take_buffer(run);
         for (at, into) in pages.as_mut_slice().iter_mut().enumerate() {
             self.seal_page(keys, PageNumber::new(first.get() + at as u32), into)?;

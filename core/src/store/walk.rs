@@ -110,6 +110,12 @@ impl Walker {
         self.stack.pop()
     }
 
+    /// Every page that was reached was given out.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stack.is_empty()
+    }
+
     /// Pages and entries that held so far.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
@@ -120,6 +126,13 @@ impl Walker {
     #[must_use]
     pub fn reached(&self, page: PageNumber) -> bool {
         (page.get() as usize) < self.seen.len() && self.seen.get(page.get() as usize)
+    }
+
+    /// Whether a page, as it is on a disk, is the one that its parent names. Changes nothing.
+    #[must_use]
+    pub fn holds(keys: &dyn PageKeys, wanted: &Wanted, page: &Page) -> bool {
+        let mut copy = page.clone();
+        open_page(keys, wanted.tree, &wanted.at, &mut copy).is_ok()
     }
 
     /// Checks a page as read from disk; decrypts it in place. Damage hides what is below the page;

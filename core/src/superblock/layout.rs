@@ -40,10 +40,12 @@
 //! | 504 | 128 | 8 peers: log view u64, acknowledged op u64; our own place: an erasure |
 //! | 632 | 8 | segment positions |
 //! | 640 | 16 | grid; zeros for the one of format |
-//! | 656 | 3440 | zeros |
+//! | 656 | 1 | 1: a checkpoint is being fetched from peers; format version 2, else 1 |
+//! | 657 | 3439 | zeros |
 //!
 //! Invariants: bytes marked zeros are zero; decode and encode are inverse. The first 52 bytes keep
-//! their meaning in every later format, so that an older release can name what it refuses.
+//! their meaning in every later format, so that an older release can name what it refuses. A state
+//! is of the lowest format version that can say it.
 
 use static_assertions::const_assert_eq;
 use zerocopy::little_endian::{U32, U64, U128};
@@ -60,10 +62,14 @@ use crate::ids::{
 use crate::io::{Pages, WrappedKey};
 use crate::limits::{
     ClusterConstants, PAGE_SIZE, REPLICA_COUNTS, REPLICA_PEERS_MAX, SUPERBLOCK_COPIES,
+    SYNC_CHECKPOINT_SIZE,
 };
 use crate::time::Timestamp;
 
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest that this release knows.
+pub const FORMAT_VERSION: u32 = 2;
+/// Of a state that fetches no checkpoint.
+const FORMAT_VERSION_WHOLE: u32 = 1;
 const MAGIC: [u8; 8] = *b"VERITYSB";
 /// Where the checksum's coverage begins.
 const COVERED_FROM: usize = 40;
@@ -133,7 +139,8 @@ struct RawSuperblock {
     peers: [RawPeer; REPLICA_PEERS_MAX],
     segment_positions: U64,
     grid: U128,
-    zeros_656: [u8; 3440],
+    syncing: u8,
+    zeros_657: [u8; 3439],
 }
 
 const_assert_eq!(size_of::<RawSuperblock>(), PAGE_SIZE);
@@ -143,6 +150,53 @@ const_assert_eq!(core::mem::offset_of!(RawSuperblock, checkpoint_op), 200);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, forest_root), 272);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, signing_key), 400);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, peers), 504);
+
+/// The format version of a state.
+pub(super) fn version_of(syncing: bool) -> u32 {
+    if syncing { FORMAT_VERSION } else { FORMAT_VERSION_WHOLE }
+}
+
+/// Where the checkpoint is in a copy.
+const CHECKPOINT_FROM: usize = 200;
+const CHECKPOINT_TO: usize = 400;
+const_assert_eq!(CHECKPOINT_TO - CHECKPOINT_FROM + 16, SYNC_CHECKPOINT_SIZE);
+
+/// A checkpoint as replicas tell one another of it: bytes 200..400 of the superblock, and its grid.
+#[must_use]
+pub fn encode_checkpoint(state: &SuperblockState) -> [u8; SYNC_CHECKPOINT_SIZE] {
+    let raw = raw_of(state);
+    let mut bytes = [0; SYNC_CHECKPOINT_SIZE];
+    let (checkpoint, grid) = bytes.split_at_mut(CHECKPOINT_TO - CHECKPOINT_FROM);
+    checkpoint.copy_from_slice(&raw.as_bytes()[CHECKPOINT_FROM..CHECKPOINT_TO]);
+    grid.copy_from_slice(raw.grid.as_bytes());
+    bytes
+}
+
+/// What a peer says of its checkpoint; an error in words when it cannot be one.
+pub fn decode_checkpoint(
+    bytes: &[u8; SYNC_CHECKPOINT_SIZE],
+) -> Result<(CheckpointState, GridId), &'static str> {
+    let mut raw = RawSuperblock::new_zeroed();
+    let (checkpoint, grid) = bytes.split_at(CHECKPOINT_TO - CHECKPOINT_FROM);
+    raw.as_mut_bytes()[CHECKPOINT_FROM..CHECKPOINT_TO].copy_from_slice(checkpoint);
+    raw.grid.as_mut_bytes().copy_from_slice(grid);
+    if check_zeros(&raw).is_err() {
+        return Err("reserved bytes are not zero");
+    }
+    let checkpoint = checkpoint_of(&raw);
+    let inside = |at: &PageRef| at.page.get() < checkpoint.grid_pages;
+    let (forest, free_set) = (&checkpoint.system_forest.root, &checkpoint.free_set.root);
+    if !checkpoint.journal_offset.is_multiple_of(PAGE_SIZE as u64) {
+        return Err("journal offset is not a multiple of 4096");
+    }
+    if checkpoint.op == Op::ZERO || forest.is_none() || free_set.is_none() {
+        return Err("a checkpoint without pages");
+    }
+    if !inside(forest) || !inside(free_set) || checkpoint.free_set.pages >= checkpoint.grid_pages {
+        return Err("a root past the end of the grid");
+    }
+    Ok((checkpoint, GridId::new(raw.grid.get())))
+}
 
 /// Why bytes are no copy of a superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +237,9 @@ pub(super) fn decode(bytes: &[u8], copy: u8) -> Result<SuperblockState, DecodeEr
         return Err(DecodeError::Misplaced { found: raw.copy });
     }
     check_zeros(raw)?;
+    if raw.syncing > 1 {
+        return Err(DecodeError::Malformed("syncing is neither 0 nor 1"));
+    }
     let state = state_of(raw);
     check_values(&state)?;
     Ok(state)
@@ -198,7 +255,7 @@ fn check_zeros(raw: &RawSuperblock) -> Result<(), DecodeError> {
         &raw.zeros_130,
         &raw.zeros_305,
         &raw.zeros_460,
-        &raw.zeros_656,
+        &raw.zeros_657,
         &raw.forest_root.zeros,
         &raw.free_set_root.zeros,
     ];
@@ -212,6 +269,9 @@ fn check_zeros(raw: &RawSuperblock) -> Result<(), DecodeError> {
 fn check_values(state: &SuperblockState) -> Result<(), DecodeError> {
     if state.format_version == 0 {
         return Err(DecodeError::Malformed("format version 0"));
+    }
+    if state.format_version != version_of(state.syncing) {
+        return Err(DecodeError::Malformed("another format version than its content has"));
     }
     if !REPLICA_COUNTS.contains(&state.replica_count) {
         return Err(DecodeError::Malformed("replica count is not 1, 3 or 5"));
@@ -279,6 +339,7 @@ fn raw_of(state: &SuperblockState) -> RawSuperblock {
         }),
         segment_positions: U64::new(constants.segment_positions),
         grid: U128::new(state.grid.get()),
+        syncing: u8::from(state.syncing),
         ..RawSuperblock::new_zeroed()
     };
     raw.checksum = covered_hash(&raw).0;
@@ -293,6 +354,7 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
         cluster: ClusterId::new(raw.cluster.get()),
         origin: OriginId::new(raw.origin.get()),
         grid: GridId::new(raw.grid.get()),
+        syncing: raw.syncing == 1,
         replica: ReplicaId::new(raw.replica),
         replica_count: raw.replica_count,
         release: Release::new(raw.release.get()),
@@ -310,26 +372,7 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
         log_view: View::new(raw.log_view.get()),
         generation: Generation::new(raw.generation.get()),
         committed: Op::new(raw.committed.get()),
-        checkpoint: CheckpointState {
-            op: Op::new(raw.checkpoint_op.get()),
-            prepare_checksum: InternalHash(raw.checkpoint_prepare_checksum),
-            journal_offset: raw.checkpoint_journal_offset.get(),
-            timestamp: Timestamp(raw.checkpoint_timestamp.get()),
-            generation: Generation::new(raw.checkpoint_generation.get()),
-            recovery_count: raw.checkpoint_recovery_count.get(),
-            system_forest: ForestRoot {
-                root: page_ref(&raw.forest_root),
-                height: raw.forest_height,
-                count: raw.forest_count.get(),
-                hash: ChainHash(raw.forest_hash),
-            },
-            free_set: FreeSetRoot {
-                root: page_ref(&raw.free_set_root),
-                pages: raw.free_set_pages.get(),
-                runs: raw.free_set_runs.get(),
-            },
-            grid_pages: raw.grid_pages.get(),
-        },
+        checkpoint: checkpoint_of(raw),
         signing_key: WrappedKey(raw.signing_key),
         cosigned: CosignedHead {
             size: raw.cosigned_size.get(),
@@ -339,6 +382,29 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
             log_view: View::new(raw.peers[peer].log_view.get()),
             op: Op::new(raw.peers[peer].op.get()),
         }),
+    }
+}
+
+fn checkpoint_of(raw: &RawSuperblock) -> CheckpointState {
+    CheckpointState {
+        op: Op::new(raw.checkpoint_op.get()),
+        prepare_checksum: InternalHash(raw.checkpoint_prepare_checksum),
+        journal_offset: raw.checkpoint_journal_offset.get(),
+        timestamp: Timestamp(raw.checkpoint_timestamp.get()),
+        generation: Generation::new(raw.checkpoint_generation.get()),
+        recovery_count: raw.checkpoint_recovery_count.get(),
+        system_forest: ForestRoot {
+            root: page_ref(&raw.forest_root),
+            height: raw.forest_height,
+            count: raw.forest_count.get(),
+            hash: ChainHash(raw.forest_hash),
+        },
+        free_set: FreeSetRoot {
+            root: page_ref(&raw.free_set_root),
+            pages: raw.free_set_pages.get(),
+            runs: raw.free_set_runs.get(),
+        },
+        grid_pages: raw.grid_pages.get(),
     }
 }
 

@@ -4,16 +4,27 @@
 //! whose numbers and hash mean here what the field order of each variant says. Invariant: what was
 //! decoded could have been encoded; values that cannot be are a typed refusal.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::crypto::hash::InternalHash;
-use crate::ids::{ClusterId, Op, Release, ReplicaId, View};
-use crate::io::Pages;
+use crate::ids::{
+    ClusterId, GridId, Op, PageNumber, Release, ReplicaId, SegmentNumber, TenantId, View,
+};
+use crate::io::{Page, Pages};
 use crate::journal::{Prepare, PrepareHeader};
-use crate::limits::{MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE};
-use crate::superblock::PeerEvidence;
+use crate::limits::{
+    MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE, SYNC_BLOCKS_MAX, SYNC_CHECKPOINT_SIZE,
+};
+use crate::superblock::{
+    CheckpointState, PeerEvidence, SuperblockState, decode_checkpoint, encode_checkpoint,
+};
 use crate::time::{Instant, Timestamp};
-use crate::wire::replica::{self, Kind, MessageError, NUMBERS, ReplicaMessage};
+use crate::wire::replica::{self, Kind, MessageError, NUMBERS, PAGE_NAME_SIZE, ReplicaMessage};
+use zerocopy::FromZeros;
+
+#[cfg(test)]
+mod tests;
 
 /// Where a replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -55,7 +66,8 @@ pub struct StartView {
     pub headers: Vec<PrepareHeader>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What replicas tell one another.
+#[derive(Clone, Debug)]
 pub enum Payload {
     Ping {
         monotonic: Instant,
@@ -108,9 +120,76 @@ pub enum Payload {
         op: Op,
         checksum: InternalHash,
     },
+    /// Your newest durable checkpoint.
+    RequestCheckpoint,
+    Checkpoint(Box<Offer>),
+    /// Pages of the grid, as they are on the disk; `serial` comes back with the answer.
+    RequestPages {
+        serial: u64,
+        pages: Vec<PageName>,
+    },
+    /// Those of them that the sender has, sealed as they are; its durable checkpoint.
+    Pages {
+        serial: u64,
+        checkpoint_durable: Op,
+        pages: Vec<(PageName, Page)>,
+    },
+    /// Blocks of a segment, of a log as it was at a checkpoint that the receiver has too.
+    RequestBlocks {
+        serial: u64,
+        checkpoint: Op,
+        place: BlockPlace,
+        count: u64,
+    },
+    /// The blocks, or none; the durable checkpoint of the sender.
+    Blocks {
+        serial: u64,
+        checkpoint_durable: Op,
+        blocks: Vec<u8>,
+    },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A page of the grid, by what its parent says of it but for the tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageName {
+    pub page: PageNumber,
+    pub checkpoint_op: Op,
+}
+
+/// A block of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlockPlace {
+    pub tenant: TenantId,
+    pub segment: SegmentNumber,
+    /// Number of the block in its segment.
+    pub block: u64,
+}
+
+/// A checkpoint that a replica has durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub checkpoint: CheckpointState,
+    /// Whose keys seal its pages.
+    pub grid: GridId,
+    /// As it travels.
+    bytes: [u8; SYNC_CHECKPOINT_SIZE],
+}
+
+impl Offer {
+    /// What the superblock says.
+    #[must_use]
+    pub fn of(state: &SuperblockState) -> Offer {
+        let bytes = encode_checkpoint(state);
+        Offer { checkpoint: state.checkpoint, grid: state.grid, bytes }
+    }
+
+    pub fn parse(bytes: &[u8; SYNC_CHECKPOINT_SIZE]) -> Result<Offer, &'static str> {
+        let (checkpoint, grid) = decode_checkpoint(bytes)?;
+        Ok(Offer { checkpoint, grid, bytes: *bytes })
+    }
+}
+
+#[derive(Clone, Debug)]
 pub struct Message {
     pub from: ReplicaId,
     pub view: View,
@@ -134,6 +213,16 @@ impl Message {
                 headers = encode_headers(list);
                 &headers
             }
+            Payload::Checkpoint(offer) => &offer.bytes,
+            Payload::RequestPages { pages, .. } => {
+                headers = pages.iter().flat_map(PageName::encode).collect();
+                &headers
+            }
+            Payload::Pages { pages, .. } => {
+                headers = encode_pages(pages);
+                &headers
+            }
+            Payload::Blocks { blocks, .. } => blocks,
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::PrepareOk { .. }
@@ -141,7 +230,9 @@ impl Message {
             | Payload::StartViewChange
             | Payload::RequestStartView { .. }
             | Payload::RequestHeaders { .. }
-            | Payload::RequestPrepare { .. } => &[],
+            | Payload::RequestPrepare { .. }
+            | Payload::RequestCheckpoint
+            | Payload::RequestBlocks { .. } => &[],
         };
         replica::encode(&ReplicaMessage {
             kind,
@@ -168,6 +259,31 @@ impl Message {
 }
 
 impl Payload {
+    /// Checkpoints, their pages and segments: consensus has no part in them.
+    #[must_use]
+    pub fn is_for_the_node(&self) -> bool {
+        match self {
+            Payload::RequestCheckpoint
+            | Payload::Checkpoint(_)
+            | Payload::RequestPages { .. }
+            | Payload::Pages { .. }
+            | Payload::RequestBlocks { .. }
+            | Payload::Blocks { .. } => true,
+            Payload::Ping { .. }
+            | Payload::Pong { .. }
+            | Payload::Prepare { .. }
+            | Payload::PrepareOk { .. }
+            | Payload::Commit { .. }
+            | Payload::StartViewChange
+            | Payload::DoViewChange(_)
+            | Payload::StartView(_)
+            | Payload::RequestStartView { .. }
+            | Payload::RequestHeaders { .. }
+            | Payload::Headers(_)
+            | Payload::RequestPrepare { .. } => false,
+        }
+    }
+
     fn fields(&self) -> (Kind, InternalHash, Vec<u64>) {
         use alloc::vec;
         let none = InternalHash::ZERO;
@@ -210,6 +326,23 @@ impl Payload {
             Payload::Headers(_) => (Kind::Headers, none, vec![]),
             Payload::RequestPrepare { op, checksum } => {
                 (Kind::RequestPrepare, *checksum, vec![op.get()])
+            }
+            Payload::RequestCheckpoint => (Kind::RequestCheckpoint, none, vec![]),
+            Payload::Checkpoint(_) => (Kind::Checkpoint, none, vec![]),
+            Payload::RequestPages { serial, .. } => (Kind::RequestPages, none, vec![*serial]),
+            Payload::Pages { serial, checkpoint_durable, .. } => {
+                (Kind::Pages, none, vec![*serial, checkpoint_durable.get()])
+            }
+            Payload::RequestBlocks { serial, checkpoint, place, count } => {
+                let BlockPlace { tenant, segment, block } = *place;
+                let place = [tenant.get(), u64::from(segment.get()), block];
+                let mut numbers = vec![*serial, checkpoint.get()];
+                numbers.extend(place);
+                numbers.push(*count);
+                (Kind::RequestBlocks, none, numbers)
+            }
+            Payload::Blocks { serial, checkpoint_durable, .. } => {
+                (Kind::Blocks, none, vec![*serial, checkpoint_durable.get()])
             }
         }
     }
@@ -274,8 +407,119 @@ impl Payload {
             Kind::RequestPrepare => {
                 Payload::RequestPrepare { op: Op::new(numbers[0]), checksum: raw.hash }
             }
+            Kind::RequestCheckpoint
+            | Kind::Checkpoint
+            | Kind::RequestPages
+            | Kind::Pages
+            | Kind::RequestBlocks
+            | Kind::Blocks => Payload::parse_for_the_node(raw)?,
         })
     }
+
+    fn parse_for_the_node(raw: &ReplicaMessage<'_>) -> Result<Payload, MessageError> {
+        let numbers = &raw.numbers;
+        Ok(match raw.kind {
+            Kind::RequestCheckpoint => Payload::RequestCheckpoint,
+            Kind::Checkpoint => {
+                let value = |what| MessageError::Value { kind: raw.kind, what };
+                let bytes = raw.body.first_chunk().ok_or(value("too short"))?;
+                Payload::Checkpoint(Box::new(Offer::parse(bytes).map_err(value)?))
+            }
+            Kind::RequestPages => {
+                let names = raw.body.chunks_exact(PAGE_NAME_SIZE);
+                let pages = names.map(|name| PageName::parse(raw, name));
+                Payload::RequestPages {
+                    serial: numbers[0],
+                    pages: pages.collect::<Result<Vec<PageName>, MessageError>>()?,
+                }
+            }
+            Kind::Pages => Payload::Pages {
+                serial: numbers[0],
+                checkpoint_durable: Op::new(numbers[1]),
+                pages: parse_pages(raw)?,
+            },
+            Kind::RequestBlocks => {
+                let what = |what| MessageError::Value { kind: raw.kind, what };
+                let segment = u32::try_from(numbers[3]).map_err(|_| what("no such segment"))?;
+                let (block, count) = (numbers[4], numbers[5]);
+                if count == 0 || count > SYNC_BLOCKS_MAX as u64 || block > BLOCK_MAX {
+                    return Err(what("no such blocks"));
+                }
+                Payload::RequestBlocks {
+                    serial: numbers[0],
+                    checkpoint: Op::new(numbers[1]),
+                    place: BlockPlace {
+                        tenant: TenantId::new(numbers[2]),
+                        segment: SegmentNumber::new(segment),
+                        block,
+                    },
+                    count,
+                }
+            }
+            Kind::Blocks => Payload::Blocks {
+                serial: numbers[0],
+                checkpoint_durable: Op::new(numbers[1]),
+                blocks: raw.body.to_vec(),
+            },
+            Kind::Ping
+            | Kind::Pong
+            | Kind::Prepare
+            | Kind::PrepareOk
+            | Kind::Commit
+            | Kind::StartViewChange
+            | Kind::DoViewChange
+            | Kind::StartView
+            | Kind::RequestStartView
+            | Kind::RequestHeaders
+            | Kind::Headers
+            | Kind::RequestPrepare => unreachable!("consensus has its own"),
+        })
+    }
+}
+
+/// No segment has a block beyond it.
+const BLOCK_MAX: u64 = 1 << 40;
+
+impl PageName {
+    fn encode(&self) -> [u8; PAGE_NAME_SIZE] {
+        let mut bytes = [0; PAGE_NAME_SIZE];
+        bytes[..4].copy_from_slice(&self.page.get().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.checkpoint_op.get().to_le_bytes());
+        bytes
+    }
+
+    fn parse(raw: &ReplicaMessage<'_>, bytes: &[u8]) -> Result<PageName, MessageError> {
+        let what = |what| MessageError::Value { kind: raw.kind, what };
+        let (Some(page), Some(op)) = (bytes.first_chunk(), bytes.last_chunk()) else {
+            return Err(what("too short"));
+        };
+        let page = u32::from_le_bytes(*page);
+        if page == 0 || bytes[4..8] != [0; 4] {
+            return Err(what("no such page"));
+        }
+        let checkpoint_op = Op::new(u64::from_le_bytes(*op));
+        Ok(PageName { page: PageNumber::new(page), checkpoint_op })
+    }
+}
+
+fn encode_pages(pages: &[(PageName, Page)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(pages.len() * (PAGE_NAME_SIZE + PAGE_SIZE));
+    for (name, page) in pages {
+        bytes.extend_from_slice(&name.encode());
+        bytes.extend_from_slice(&page.0);
+    }
+    bytes
+}
+
+fn parse_pages(raw: &ReplicaMessage<'_>) -> Result<Vec<(PageName, Page)>, MessageError> {
+    let mut pages = Vec::with_capacity(raw.body.len() / (PAGE_NAME_SIZE + PAGE_SIZE));
+    for bytes in raw.body.chunks_exact(PAGE_NAME_SIZE + PAGE_SIZE) {
+        let (name, bytes) = bytes.split_at(PAGE_NAME_SIZE);
+        let mut page = Page::new_zeroed();
+        page.0.copy_from_slice(bytes);
+        pages.push((PageName::parse(raw, name)?, page));
+    }
+    Ok(pages)
 }
 
 impl Standing {

@@ -293,16 +293,31 @@ impl Replica {
         }
     }
 
-    /// A frame from a peer.
+    /// A frame from a peer. Some messages are not for consensus but for the node: they are given
+    /// back.
     pub fn on_frame(
         &mut self,
         now: Clock,
         frame: &[u8],
         effects: &mut Effects,
-    ) -> Result<(), MessageError> {
+    ) -> Result<Option<Message>, MessageError> {
         let message = Message::decode(frame, self.cluster, self.replica_count)?;
+        if message.payload.is_for_the_node() {
+            return Ok(Some(message).filter(|message| message.from != self.me));
+        }
         self.on_message(now, message, effects);
-        Ok(())
+        Ok(None)
+    }
+
+    /// Sends what the node has to say.
+    pub fn say(&mut self, to: ReplicaId, payload: Payload) {
+        assert!(payload.is_for_the_node());
+        self.send(to, payload);
+    }
+
+    /// Asks everybody for the newest checkpoint.
+    pub fn ask_for_checkpoints(&mut self) {
+        self.broadcast(&Payload::RequestCheckpoint);
     }
 
     /// A message from a peer.
@@ -346,6 +361,12 @@ impl Replica {
             Payload::RequestPrepare { op, checksum } => {
                 self.on_request_prepare(from, view, op, checksum, effects);
             }
+            Payload::RequestCheckpoint
+            | Payload::Checkpoint(_)
+            | Payload::RequestPages { .. }
+            | Payload::Pages { .. }
+            | Payload::RequestBlocks { .. }
+            | Payload::Blocks { .. } => return,
         }
         self.go_on(now, effects);
     }

@@ -27,8 +27,9 @@ use super::frame::{self, FrameError};
 use crate::crypto::hash::{InternalDomain, InternalHash};
 use crate::ids::{ClusterId, Release, ReplicaId, View};
 use crate::limits::{
-    FRAME_PAYLOAD_SIZE_MAX, MESSAGE_HEADERS_MAX, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX,
-    REPLICA_COUNT_MAX, REPLICA_MESSAGE_HEADER_SIZE,
+    FRAME_PAYLOAD_SIZE_MAX, MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX,
+    REPLICA_COUNT_MAX, REPLICA_MESSAGE_HEADER_SIZE, SYNC_BLOCKS_MAX, SYNC_CHECKPOINT_SIZE,
+    SYNC_PAGES_MAX,
 };
 
 /// Numbers in the header of a message.
@@ -49,6 +50,12 @@ pub enum Kind {
     RequestHeaders,
     Headers,
     RequestPrepare,
+    RequestCheckpoint,
+    Checkpoint,
+    RequestPages,
+    Pages,
+    RequestBlocks,
+    Blocks,
 }
 
 /// What the body of a kind must be.
@@ -59,7 +66,18 @@ pub enum BodyShape {
     Prepare,
     /// Prepare headers, one after the other; perhaps none.
     Headers,
+    /// One checkpoint, as `superblock::encode_checkpoint` makes it.
+    Checkpoint,
+    /// Names of pages, one after the other, at least one: page u32, zeros u32, checkpoint op u64.
+    PageNames,
+    /// Each page behind its name; perhaps none.
+    Pages,
+    /// Blocks of a segment, one after the other; perhaps none.
+    Blocks,
 }
+
+/// Bytes of a page's name.
+pub const PAGE_NAME_SIZE: usize = 16;
 
 /// Which fields of the header a kind uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +89,7 @@ pub struct Shape {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Ping,
         Kind::Pong,
         Kind::Prepare,
@@ -84,6 +102,12 @@ impl Kind {
         Kind::RequestHeaders,
         Kind::Headers,
         Kind::RequestPrepare,
+        Kind::RequestCheckpoint,
+        Kind::Checkpoint,
+        Kind::RequestPages,
+        Kind::Pages,
+        Kind::RequestBlocks,
+        Kind::Blocks,
     ];
 
     #[must_use]
@@ -101,6 +125,12 @@ impl Kind {
             Kind::RequestHeaders => 10,
             Kind::Headers => 11,
             Kind::RequestPrepare => 12,
+            Kind::RequestCheckpoint => 13,
+            Kind::Checkpoint => 14,
+            Kind::RequestPages => 15,
+            Kind::Pages => 16,
+            Kind::RequestBlocks => 17,
+            Kind::Blocks => 18,
         }
     }
 
@@ -124,6 +154,12 @@ impl Kind {
             Kind::RequestHeaders => (2, true, BodyShape::Empty),
             Kind::Headers => (0, false, BodyShape::Headers),
             Kind::RequestPrepare => (1, true, BodyShape::Empty),
+            Kind::RequestCheckpoint => (0, false, BodyShape::Empty),
+            Kind::Checkpoint => (0, false, BodyShape::Checkpoint),
+            Kind::RequestPages => (1, false, BodyShape::PageNames),
+            Kind::Pages => (2, false, BodyShape::Pages),
+            Kind::RequestBlocks => (6, false, BodyShape::Empty),
+            Kind::Blocks => (2, false, BodyShape::Blocks),
         };
         Shape { numbers, hash, body }
     }
@@ -342,8 +378,16 @@ fn check_shape(message: &ReplicaMessage<'_>) -> Result<(), MessageError> {
             size.is_multiple_of(PREPARE_HEADER_SIZE)
                 && size / PREPARE_HEADER_SIZE <= MESSAGE_HEADERS_MAX
         }
+        BodyShape::Checkpoint => size == SYNC_CHECKPOINT_SIZE,
+        BodyShape::PageNames => size > 0 && fits_units(size, PAGE_NAME_SIZE, SYNC_PAGES_MAX),
+        BodyShape::Pages => fits_units(size, PAGE_NAME_SIZE + PAGE_SIZE, SYNC_PAGES_MAX),
+        BodyShape::Blocks => fits_units(size, PAGE_SIZE, SYNC_BLOCKS_MAX),
     };
     if fits { Ok(()) } else { Err(MessageError::BodyShape { kind }) }
+}
+
+fn fits_units(size: usize, unit: usize, max: usize) -> bool {
+    size.is_multiple_of(unit) && size / unit <= max
 }
 
 fn covered_hash(raw: &RawMessage) -> InternalHash {

@@ -4,12 +4,15 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::frame::{self, FRAME_HEADER_SIZE, FrameError};
-use super::replica::{self, BodyShape, Kind, MessageError, NUMBERS, ReplicaMessage};
+use super::replica::{
+    self, BodyShape, Kind, MessageError, NUMBERS, PAGE_NAME_SIZE, ReplicaMessage,
+};
 use crate::crypto::hash::{InternalDomain, InternalHash};
 use crate::ids::{ClusterId, Release, ReplicaId, View};
 use crate::journal::fake_disk::Random;
 use crate::limits::{
-    FRAME_PAYLOAD_SIZE_MAX, MESSAGE_HEADERS_MAX, PREPARE_HEADER_SIZE, REPLICA_MESSAGE_HEADER_SIZE,
+    FRAME_PAYLOAD_SIZE_MAX, MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE,
+    REPLICA_MESSAGE_HEADER_SIZE, SYNC_CHECKPOINT_SIZE,
 };
 
 const CLUSTER: ClusterId = ClusterId::new(7);
@@ -19,6 +22,10 @@ fn body_of(kind: Kind) -> Vec<u8> {
         BodyShape::Empty => Vec::new(),
         BodyShape::Prepare => vec![3; PREPARE_HEADER_SIZE + 100],
         BodyShape::Headers => vec![4; 3 * PREPARE_HEADER_SIZE],
+        BodyShape::Checkpoint => vec![5; SYNC_CHECKPOINT_SIZE],
+        BodyShape::PageNames => vec![6; 2 * PAGE_NAME_SIZE],
+        BodyShape::Pages => vec![7; PAGE_NAME_SIZE + PAGE_SIZE],
+        BodyShape::Blocks => vec![8; PAGE_SIZE],
     }
 }
 
@@ -48,7 +55,7 @@ fn every_kind_comes_back_as_it_was() {
         assert_eq!(bytes.len(), FRAME_HEADER_SIZE + REPLICA_MESSAGE_HEADER_SIZE + body.len());
     }
     assert_eq!(Kind::from_code(0), None);
-    assert_eq!(Kind::from_code(13), None);
+    assert_eq!(Kind::from_code(19), None);
 }
 
 #[test]

@@ -123,6 +123,7 @@ fn phase_of(status: &Status, ready: bool) -> &'static str {
     }
     match status.replica_status {
         None if ready => "primary",
+        None if status.syncing.is_some() => "fetching a checkpoint",
         None => "opening",
         Some(replica) => match replica.phase {
             Phase::Recovering => "recovering",

@@ -1,6 +1,7 @@
 //! Three real processes on loopback: killed, stopped, ended and lied to, under writes. Nothing that
 //! was acknowledged is lost, nothing is done twice, and all three answer the same at the end.
 
+mod away;
 mod hostile;
 mod net;
 mod processes;

@@ -111,6 +111,12 @@ impl Member {
         self.node.as_ref().is_some_and(Replica::is_ready)
     }
 
+    /// Whether it is fetching a checkpoint.
+    pub fn is_syncing(&self) -> bool {
+        let status = self.node.as_ref().and_then(Replica::status);
+        status.is_some_and(|status| status.syncing.is_some_and(|op| op.get() > 0))
+    }
+
     pub fn clock(&self, now_ns: u64) -> Clock {
         Clock {
             monotonic: Instant(now_ns - self.booted_ns + 1),
@@ -120,12 +126,6 @@ impl Member {
 
     pub fn true_time_of(&self, deadline: Instant) -> u64 {
         deadline.0 + self.booted_ns - 1
-    }
-
-    pub fn grid(&self, pages: u32) -> Vec<u8> {
-        let mut bytes = self.disk.contents(FileId::Grid);
-        bytes.resize(pages as usize * PAGE_SIZE, 0);
-        bytes
     }
 
     /// Hands a request to the node that runs here; its ticket.
@@ -192,7 +192,8 @@ impl Cluster {
         member.node = None;
         member.effects = Effects::new();
         member.keys.clear();
-        member.boot_at_ns = Some(self.now_ns + 1 + pause_ns);
+        let away = self.away == Some(index);
+        member.boot_at_ns = (!away).then_some(self.now_ns + 1 + pause_ns);
         self.seen.crashes += 1;
         self.seen.crashes_in_flight += u64::from(report.writes_in_flight > 0);
         self.trace.note(self.now_ns, || format!("{index} crashes"));
@@ -282,7 +283,8 @@ impl Cluster {
                     self.seen.views += u64::from(name == "ViewStarted");
                     self.seen.truncations += u64::from(name == "LogTruncated");
                     self.seen.checkpoints += u64::from(name == "CheckpointDurable");
-                    if name == "CheckpointDurable" {
+                    self.seen.syncs += u64::from(name == "SyncFinished");
+                    if name == "CheckpointDurable" || name == "SyncFinished" {
                         self.members[index].checkpoint = None; // to be read again
                     }
                 }

@@ -337,6 +337,36 @@ fn old_prepares_stay_readable_until_the_ring_needs_their_place() {
     assert_eq!((back.header.op, back.outcome.is_ok()), (first, true));
 }
 
+/// Seed 43 of the clusters: a peer that was away is given old prepares while new ones come round.
+#[test]
+fn what_is_being_read_is_not_written_over() {
+    let mut bench = Bench::with(20);
+    let (mut checked, mut refused) = (0, 0);
+    for _ in 0..900 {
+        let head = bench.journal().head_op();
+        let (first, ring) = (bench.journal().first_op(), bench.journal().ring_bytes());
+        let oldest = bench.journal().header(first).map(|header| header.journal_offset % ring);
+        let next = bench.prepare(9_000, 7);
+        let over = oldest == Some(next.header().journal_offset % ring);
+        if over && bench.journal().head_op() > first {
+            let Some(journal) = &mut bench.journal else { panic!("open") };
+            assert!(journal.takes(next.header()) && journal.free_after(9_256).is_some());
+            assert!(journal.read(first, Pages::default(), &mut bench.effects));
+            refused +=
+                u64::from(!journal.takes(next.header()) && journal.free_after(9_256).is_none());
+            bench.disk.submit(&mut bench.effects);
+            bench.run();
+            let journal = bench.journal();
+            assert!(journal.next_read().is_some() && journal.takes(next.header()));
+            checked += 1;
+        }
+        bench.append(9_000);
+        bench.run();
+        bench.journal().checkpoint_durable(head.next());
+    }
+    assert!(checked > 10 && refused == checked, "{refused} of {checked}");
+}
+
 #[test]
 fn old_prepares_stay_readable_after_a_restart() {
     let mut bench = Bench::with(20);

@@ -36,6 +36,15 @@ impl Replica {
         (stalled && self.applied < newest).then_some(newest)
     }
 
+    /// Whether our own journal holds every op that a checkpoint covers and we have not applied, and
+    /// they are the same: then there is nothing to fetch.
+    #[must_use]
+    pub fn holds_all_to(&self, op: Op, checksum: InternalHash) -> bool {
+        let journal = self.journal();
+        let from = self.applied.max(journal.checkpoint_op());
+        journal.whole_to(from) >= op && journal.checksum(op) == Some(checksum)
+    }
+
     pub(super) fn repair_tick(&mut self, now: Clock) {
         let at = (self.journal().head_op(), self.applied);
         if self.progress.is_none_or(|(head, applied, _)| (head, applied) != at) {

@@ -26,6 +26,7 @@ pub(in crate::vsr) fn formatted() -> SuperblockState {
         cluster,
         origin: OriginId::new(9),
         grid: GridId::ZERO,
+        syncing: false,
         replica: ReplicaId::ZERO,
         replica_count: 1,
         release: RELEASE,

@@ -18,6 +18,7 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     addresses: Vec<String>,
     children: Vec<Option<Child>>,
+    journal: &'static str,
 }
 
 pub fn report(address: &str) -> Result<ReplicaReport, Error> {
@@ -43,19 +44,24 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl Cluster {
     /// Formatted, not started. Only one at a time.
     pub fn new() -> Cluster {
-        Cluster::of(3, Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
+        Cluster::with_journal("64MiB")
+    }
+
+    /// The same, with rings of this size.
+    pub fn with_journal(journal: &'static str) -> Cluster {
+        Cluster::of(3, journal, Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Another one, beside the one of this test.
     pub fn another() -> Cluster {
-        Cluster::of(3, None)
+        Cluster::of(3, "64MiB", None)
     }
 
-    fn of(count: usize, alone: Option<MutexGuard<'static, ()>>) -> Cluster {
+    fn of(count: usize, journal: &'static str, alone: Option<MutexGuard<'static, ()>>) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let addresses = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let children = (0..count).map(|_| None).collect();
-        let cluster = Cluster { _alone: alone, dir, addresses, children };
+        let cluster = Cluster { _alone: alone, dir, addresses, children, journal };
         for replica in 0..count {
             cluster.format(replica).ok();
         }
@@ -69,7 +75,8 @@ impl Cluster {
         let count = self.addresses.len().to_string();
         let mut args = vec!["format", "--replica", &number, "--secret", secret.to_str().unwrap()];
         if replica == 0 {
-            args.extend(["--replica-count", &count, "--profile", "compact", "--journal", "64MiB"]);
+            args.extend(["--replica-count", &count, "--profile", "compact"]);
+            args.extend(["--journal", self.journal]);
         }
         args.push(data.to_str().unwrap());
         verity(&args)

@@ -1,0 +1,244 @@
+//! What peers ask of this node's disk: its newest checkpoint, pages of the grid, blocks of
+//! segments (`docs/VSR.md`, "State sync").
+//!
+//! Purpose: answers are read from the disk as they are, and checked by whoever asked. Invariants:
+//! at most [`SYNC_SERVED_MAX`] requests are worked on at a time, the rest is dropped and asked for
+//! again; a page is not written while it is read for a peer; of a segment only blocks that will
+//! never be written again are read.
+//!
+//! Fault model: messages come late, twice or never. A device error stops the replica.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::ids::{Op, ReplicaId};
+use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Page, Pages};
+use crate::limits::{PAGE_SIZE, SYNC_ASK_NS, SYNC_SERVED_MAX};
+use crate::node::api::Halt;
+use crate::node::halt::store_halt;
+use crate::node::running::{Phase, Running};
+use crate::time::{Clock, Instant};
+use crate::vsr::message::{BlockPlace, Message, Offer, PageName, Payload};
+
+/// The node's own effects have smaller slots.
+const FIRST_SLOT: u64 = 1 << 32;
+
+/// Requests of peers that are being worked on.
+#[derive(Debug, Default)]
+pub(super) struct Serving {
+    served: BTreeMap<u64, Served>,
+    /// Reads in flight: for which request, and which page of it.
+    reads: BTreeMap<IoId, (u64, usize)>,
+    next: u64,
+    /// Peers were last asked for their checkpoints.
+    asked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Served {
+    to: ReplicaId,
+    /// As the peer counts its requests.
+    serial: u64,
+    what: What,
+    left: usize,
+}
+
+#[derive(Debug)]
+enum What {
+    Pages(Vec<(PageName, Option<Page>)>),
+    Blocks(Option<Pages>),
+}
+
+impl Running {
+    /// A message that is not for consensus.
+    pub(super) fn on_peer(&mut self, now: Clock, message: Message, effects: &mut Effects) {
+        let Message { from, payload, .. } = message;
+        match payload {
+            Payload::RequestCheckpoint => self.offer_checkpoint(from),
+            Payload::Checkpoint(offer) => self.on_offer(now, &offer),
+            Payload::RequestPages { serial, pages } => {
+                self.serve_pages(from, serial, pages, effects);
+            }
+            Payload::RequestBlocks { serial, checkpoint, place, count } => {
+                self.serve_blocks(from, serial, checkpoint, place, count, effects);
+            }
+            // Late answers to what an earlier process asked.
+            Payload::Pages { .. } | Payload::Blocks { .. } => {}
+            Payload::Ping { .. }
+            | Payload::Pong { .. }
+            | Payload::Prepare { .. }
+            | Payload::PrepareOk { .. }
+            | Payload::Commit { .. }
+            | Payload::StartViewChange
+            | Payload::DoViewChange(_)
+            | Payload::StartView(_)
+            | Payload::RequestStartView { .. }
+            | Payload::RequestHeaders { .. }
+            | Payload::Headers(_)
+            | Payload::RequestPrepare { .. } => unreachable!("consensus keeps its own messages"),
+        }
+    }
+
+    fn offer_checkpoint(&mut self, to: ReplicaId) {
+        let state = self.superblock_state();
+        if !state.checkpoint.free_set.root.is_none() {
+            self.vsr.say(to, Payload::Checkpoint(Box::new(Offer::of(&state))));
+        }
+    }
+
+    /// A replica that needs ops which are in nobody's ring any more asks for checkpoints; with the
+    /// first that helps, the node stops what it does and fetches.
+    pub(super) fn ask_for_checkpoints(&mut self, now: Clock) {
+        if self.vsr.sync_wanted(now).is_none() {
+            return;
+        }
+        let asked = self.serving.asked_at;
+        if asked.is_none_or(|at| now.monotonic.since_ns(at) >= SYNC_ASK_NS) {
+            self.serving.asked_at = Some(now.monotonic);
+            self.vsr.ask_for_checkpoints();
+        }
+    }
+
+    fn on_offer(&mut self, now: Clock, offer: &Offer) {
+        let wanted = match self.phase {
+            Phase::ShuttingDown { .. } | Phase::Stopped => None,
+            Phase::Replay
+            | Phase::View
+            | Phase::Following
+            | Phase::Recovery { .. }
+            | Phase::Serving => self.vsr.sync_wanted(now),
+        };
+        let checkpoint = &offer.checkpoint;
+        let newer = wanted.is_some() && checkpoint.op > self.vsr.status().applied;
+        if newer && !self.vsr.holds_all_to(checkpoint.op, checkpoint.prepare_checksum) {
+            self.sync_offered = true;
+        }
+    }
+
+    fn serve_pages(
+        &mut self,
+        to: ReplicaId,
+        serial: u64,
+        names: Vec<PageName>,
+        effects: &mut Effects,
+    ) {
+        if self.serving.served.len() >= SYNC_SERVED_MAX {
+            return;
+        }
+        let request = self.serving.number();
+        let mut left = 0;
+        for (nth, name) in names.iter().enumerate() {
+            if let Some(io) = self.store.serve_page(name.page, effects) {
+                self.serving.reads.insert(io, (request, nth));
+                left += 1;
+            }
+        }
+        let what = What::Pages(names.into_iter().map(|name| (name, None)).collect());
+        self.serving.served.insert(request, Served { to, serial, what, left });
+        self.answer_peer(request);
+    }
+
+    fn serve_blocks(
+        &mut self,
+        to: ReplicaId,
+        serial: u64,
+        checkpoint: Op,
+        place: BlockPlace,
+        count: u64,
+        effects: &mut Effects,
+    ) {
+        if self.serving.served.len() >= SYNC_SERVED_MAX {
+            return;
+        }
+        let BlockPlace { tenant, segment, block } = place;
+        let has = self.superblock_state().checkpoint.op >= checkpoint
+            && self.logs.are_on_disk(tenant, segment, block, count);
+        let request = self.serving.number();
+        let left = usize::from(has);
+        let what = What::Blocks(None);
+        self.serving.served.insert(request, Served { to, serial, what, left });
+        if has {
+            let io = IoId { owner: Owner::Node, slot: FIRST_SLOT + request };
+            self.serving.reads.insert(io, (request, 0));
+            let at =
+                Address::new(FileId::Segment { tenant, number: segment }, block * PAGE_SIZE as u64);
+            effects.push(Effect::Read { io, at, pages: Pages::zeroed(count as usize) });
+        }
+        self.answer_peer(request);
+    }
+
+    /// A page of the grid was read; false: not for a peer.
+    pub(super) fn on_served_page(
+        &mut self,
+        io: IoId,
+        pages: &Pages,
+        result: Result<(), IoError>,
+    ) -> Result<bool, Halt> {
+        if !self.store.is_served(io) {
+            return Ok(false);
+        }
+        self.store.served(io, result).map_err(store_halt)?;
+        let Some((request, nth)) = self.serving.reads.remove(&io) else {
+            unreachable!("each read is of a request")
+        };
+        let Some(served) = self.serving.served.get_mut(&request) else {
+            unreachable!("a request stays until its last read")
+        };
+        if let (What::Pages(all), Some(page)) = (&mut served.what, pages.as_slice().first()) {
+            all[nth].1 = Some(page.clone());
+        }
+        served.left -= 1;
+        self.answer_peer(request);
+        Ok(true)
+    }
+
+    /// Blocks of a segment were read.
+    pub(super) fn on_served_blocks(
+        &mut self,
+        io: IoId,
+        pages: Pages,
+        result: Result<(), IoError>,
+    ) -> Result<(), Halt> {
+        result.map_err(|error| Halt::Io { error, what: "log" })?;
+        let Some((request, _)) = self.serving.reads.remove(&io) else {
+            unreachable!("each read is of a request")
+        };
+        let Some(served) = self.serving.served.get_mut(&request) else {
+            unreachable!("a request stays until its last read")
+        };
+        served.what = What::Blocks(Some(pages));
+        served.left -= 1;
+        self.answer_peer(request);
+        Ok(())
+    }
+
+    /// Once all that a request needs was read.
+    fn answer_peer(&mut self, request: u64) {
+        let whole = self.serving.served.get(&request).is_some_and(|served| served.left == 0);
+        if !whole {
+            return;
+        }
+        let Some(served) = self.serving.served.remove(&request) else { return };
+        let (serial, checkpoint_durable) = (served.serial, self.superblock_state().checkpoint.op);
+        let payload = match served.what {
+            What::Pages(pages) => {
+                let read = |(name, page): (PageName, Option<Page>)| Some((name, page?));
+                let pages = pages.into_iter().filter_map(read).collect();
+                Payload::Pages { serial, checkpoint_durable, pages }
+            }
+            What::Blocks(pages) => {
+                let blocks = pages.map_or(Vec::new(), |pages| pages.as_bytes().to_vec());
+                Payload::Blocks { serial, checkpoint_durable, blocks }
+            }
+        };
+        self.vsr.say(served.to, payload);
+    }
+}
+
+impl Serving {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}

@@ -1,0 +1,345 @@
+//! The segments of the logs, up to the heads that the checkpoint holds.
+//!
+//! Each segment is verified from its first block on: what the own disk has, as far as the chain
+//! holds, and from there on a peer's blocks. Indexes are removed: they are made anew from the
+//! segments when they are needed, because slots of positions that were never replayed here may be
+//! empty, or stale.
+//!
+//! Invariant: a log is done only when its chain and tree end at the head. Blocks are written when
+//! they verify; the last record of a run of blocks may end in the next one, so what is written last
+//! may have to be fetched again.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::{Purpose, Stage, Syncing, damaged, is_late};
+use crate::event::Event;
+use crate::ids::{Position, SegmentNumber, TenantId};
+use crate::io::{Address, Effect, Effects, FileId, Page, Pages};
+use crate::limits::{PAGE_SIZE, SYNC_BLOCKS_MAX, SYNC_READ_BLOCKS, VSR_REPAIR_NS};
+use crate::log::{LogHead, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
+use crate::node::api::Halt;
+use crate::time::{Clock, Instant};
+use crate::vsr::message::{BlockPlace, Payload};
+
+/// What an effect of a segment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SegmentStep {
+    RemoveIndex,
+    Create,
+    LookAt,
+    /// The verified part of the block that a peer's blocks begin with.
+    Prefix,
+    Write,
+    Sync,
+}
+
+#[derive(Debug)]
+pub(super) struct Segments {
+    logs: VecDeque<(TenantId, LogHead)>,
+    at: Option<Box<Segment>>,
+}
+
+/// The segment being made whole.
+#[derive(Debug)]
+struct Segment {
+    tenant: TenantId,
+    head: LogHead,
+    number: SegmentNumber,
+    verifier: SegmentVerifier,
+    /// The next block to be verified.
+    block: u64,
+    /// Of the first block that a peer sends, what is verified already.
+    prefix: Option<Box<Page>>,
+    waits: Waits,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// For the disk.
+    Disk,
+    /// To ask a peer; not before this moment.
+    Peer { from: Option<Instant> },
+    /// A peer gave what is no use.
+    Refused,
+    /// For the answer to this request.
+    Answer { serial: u64, at: Instant },
+}
+
+impl Segment {
+    /// Blocks that the checkpoint may have of it; of a full segment the end shows by itself.
+    fn blocks_max(&self) -> u64 {
+        if self.number == self.head.segment {
+            self.head.segment_offset / PAGE_SIZE as u64
+        } else {
+            u64::MAX
+        }
+    }
+
+    fn file(&self) -> FileId {
+        FileId::Segment { tenant: self.tenant, number: self.number }
+    }
+}
+
+impl Syncing {
+    pub(super) fn begin_segments(
+        &mut self,
+        heads: Vec<(TenantId, LogHead)>,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        let begun = |(_, head): &(TenantId, LogHead)| head.next > Position::ZERO;
+        let logs = heads.into_iter().filter(begun).collect();
+        self.stage = Stage::Segments(Segments { logs, at: None });
+        self.next_log(effects);
+        Ok(())
+    }
+
+    fn segment(&mut self) -> &mut Segment {
+        let Stage::Segments(Segments { at: Some(segment), .. }) = &mut self.stage else {
+            unreachable!("a segment is being fetched")
+        };
+        segment
+    }
+
+    fn next_log(&mut self, effects: &mut Effects) {
+        let Stage::Segments(segments) = &mut self.stage else { unreachable!("just set") };
+        match segments.logs.pop_front() {
+            Some((tenant, head)) => self.begin_segment(tenant, head, None, effects),
+            None => self.stage = Stage::Weighing,
+        }
+    }
+
+    fn begin_segment(
+        &mut self,
+        tenant: TenantId,
+        head: LogHead,
+        before: Option<(SegmentNumber, SegmentEnd)>,
+        effects: &mut Effects,
+    ) {
+        let (number, before) = match before {
+            None => (SegmentNumber::ZERO, None),
+            Some((number, end)) => (SegmentNumber::new(number.get() + 1), Some(end)),
+        };
+        let start = SegmentStart { tenant, number, before };
+        let verifier = SegmentVerifier::new(start, SegmentExtent::To(head.next));
+        let segment =
+            Segment { tenant, head, number, verifier, block: 0, prefix: None, waits: Waits::Disk };
+        let Stage::Segments(segments) = &mut self.stage else {
+            unreachable!("asked by the caller")
+        };
+        segments.at = Some(Box::new(segment));
+        let io = self.io(Purpose::Segment(SegmentStep::RemoveIndex));
+        effects.push(Effect::Remove { io, file: FileId::Index { tenant, number } });
+    }
+
+    /// Creates, writes and the like are done.
+    pub(super) fn on_segment_done(
+        &mut self,
+        step: SegmentStep,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        match step {
+            SegmentStep::RemoveIndex => {
+                let file = self.segment().file();
+                let io = self.io(Purpose::Segment(SegmentStep::Create));
+                effects.push(Effect::Create { io, file });
+                Ok(())
+            }
+            SegmentStep::Create => {
+                self.look_at_blocks(effects);
+                Ok(())
+            }
+            SegmentStep::Write => {
+                self.go_on(effects);
+                Ok(())
+            }
+            SegmentStep::Sync => self.segment_synced(effects),
+            SegmentStep::LookAt | SegmentStep::Prefix => unreachable!("these are reads"),
+        }
+    }
+
+    fn look_at_blocks(&mut self, effects: &mut Effects) {
+        let segment = self.segment();
+        let left = segment.blocks_max().saturating_sub(segment.block);
+        let count = left.min(SYNC_READ_BLOCKS as u64);
+        if count == 0 {
+            self.ask_from_here(effects);
+            return;
+        }
+        let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
+        let io = self.io(Purpose::Segment(SegmentStep::LookAt));
+        effects.push(Effect::Read { io, at, pages: Pages::zeroed(count as usize) });
+    }
+
+    pub(super) fn on_segment_read(
+        &mut self,
+        step: SegmentStep,
+        pages: &Pages,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        let segment = self.segment();
+        match step {
+            SegmentStep::LookAt => {
+                let pushed = segment.verifier.push(pages.as_bytes(), |_| Ok(()));
+                segment.block += pages.count() as u64;
+                match pushed {
+                    Ok(()) if segment.verifier.is_done() => self.sync_segment(effects),
+                    Ok(()) => self.look_at_blocks(effects),
+                    Err(_) => self.ask_from_here(effects),
+                }
+            }
+            SegmentStep::Prefix => {
+                segment.prefix = pages.as_slice().first().map(|page| Box::new(page.clone()));
+                segment.waits = Waits::Peer { from: None };
+            }
+            SegmentStep::RemoveIndex
+            | SegmentStep::Create
+            | SegmentStep::Write
+            | SegmentStep::Sync => unreachable!("these are no reads"),
+        }
+        Ok(())
+    }
+
+    /// What is not verified yet comes from a peer, from the block where it begins.
+    fn ask_from_here(&mut self, effects: &mut Effects) {
+        let segment = self.segment();
+        segment.block = segment.verifier.forget_unverified();
+        segment.prefix = None;
+        if segment.verifier.verified_bytes().is_multiple_of(PAGE_SIZE as u64) {
+            if segment.waits != Waits::Refused {
+                segment.waits = Waits::Peer { from: None };
+            }
+            return;
+        }
+        segment.waits = Waits::Disk;
+        let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
+        let io = self.io(Purpose::Segment(SegmentStep::Prefix));
+        effects.push(Effect::Read { io, at, pages: Pages::zeroed(1) });
+    }
+
+    pub(super) fn run_segments(&mut self, now: Clock) -> Result<(), Halt> {
+        let (to, checkpoint) = {
+            let target = self.fetched();
+            (target.from, target.offer.checkpoint.op)
+        };
+        let mut doubt = self.doubt;
+        let serial = self.serial + 1;
+        let Stage::Segments(Segments { at: Some(segment), .. }) = &mut self.stage else {
+            return Ok(());
+        };
+        match segment.waits {
+            Waits::Disk => return Ok(()),
+            Waits::Answer { at, .. } if is_late(now, at) => doubt = true,
+            Waits::Answer { .. } => return Ok(()),
+            Waits::Refused => {
+                doubt = true;
+                let from = Some(now.monotonic.plus_ns(VSR_REPAIR_NS));
+                segment.waits = Waits::Peer { from };
+            }
+            Waits::Peer { .. } => {}
+        }
+        self.doubt = doubt;
+        if let Waits::Peer { from: Some(from) } = segment.waits
+            && now.monotonic < from
+        {
+            return Ok(());
+        }
+        let left = segment.blocks_max().saturating_sub(segment.block);
+        let count = left.min(SYNC_BLOCKS_MAX as u64);
+        if count == 0 {
+            return Err(damaged("log", "a log ends before the head that its checkpoint holds"));
+        }
+        let (tenant, number, block) = (segment.tenant, segment.number, segment.block);
+        segment.waits = Waits::Answer { serial, at: now.monotonic };
+        self.serial = serial;
+        let place = BlockPlace { tenant, segment: number, block };
+        self.outbox.push((to, Payload::RequestBlocks { serial, checkpoint, place, count }));
+        Ok(())
+    }
+
+    /// Blocks of a peer.
+    pub(super) fn on_blocks(
+        &mut self,
+        serial: u64,
+        blocks: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        let checkpoint = self.target();
+        let Stage::Segments(Segments { at: Some(segment), .. }) = &mut self.stage else {
+            return Ok(());
+        };
+        if !matches!(segment.waits, Waits::Answer { serial: asked, .. } if asked == serial) {
+            return Ok(()); // late, or twice
+        }
+        let left = segment.blocks_max().saturating_sub(segment.block);
+        let count = ((blocks.len() / PAGE_SIZE) as u64).min(left) as usize;
+        let mut pages = Pages::from_bytes(&blocks[..count * PAGE_SIZE]);
+        if let Some(prefix) = &segment.prefix
+            && let Some(first) = pages.as_mut_slice().first_mut()
+        {
+            let verified = (segment.verifier.verified_bytes() % PAGE_SIZE as u64) as usize;
+            first.0[..verified].copy_from_slice(&prefix.0[..verified]);
+        }
+        let mut verifier = segment.verifier.clone();
+        let good = count > 0 && verifier.push(pages.as_bytes(), |_| Ok(())).is_ok();
+        if !good {
+            if let Some(op) = checkpoint {
+                effects.event(Event::SyncRefused { op });
+            }
+            segment.waits = Waits::Refused;
+            self.doubt = true;
+            // What came before may not have been right to its end.
+            self.ask_from_here(effects);
+            return Ok(());
+        }
+        segment.verifier = verifier;
+        segment.prefix = None;
+        // Of a segment that ends here, no block beyond its end.
+        if segment.verifier.is_done() {
+            let end = segment.verifier.verified_bytes().div_ceil(PAGE_SIZE as u64);
+            pages.resize((end - segment.block) as usize);
+        }
+        let (tenant, number, block) = (segment.tenant, segment.number, segment.block);
+        effects.event(Event::SyncBlocksFetched { tenant, number: number.get(), block });
+        segment.waits = Waits::Disk;
+        segment.block += pages.count() as u64;
+        let at = Address::new(segment.file(), block * PAGE_SIZE as u64);
+        let io = self.io(Purpose::Segment(SegmentStep::Write));
+        effects.push(Effect::Write { io, at, pages, durable: false });
+        Ok(())
+    }
+
+    fn go_on(&mut self, effects: &mut Effects) {
+        let segment = self.segment();
+        if segment.verifier.is_done() {
+            self.sync_segment(effects);
+        } else {
+            segment.waits = Waits::Peer { from: None };
+        }
+    }
+
+    fn sync_segment(&mut self, effects: &mut Effects) {
+        let file = self.segment().file();
+        let io = self.io(Purpose::Segment(SegmentStep::Sync));
+        effects.push(Effect::Sync { io, file });
+    }
+
+    fn segment_synced(&mut self, effects: &mut Effects) -> Result<(), Halt> {
+        let Stage::Segments(segments) = &mut self.stage else {
+            unreachable!("a segment was synced")
+        };
+        let Some(segment) = segments.at.take() else { unreachable!("a segment was synced") };
+        let Segment { tenant, head, number, verifier, .. } = *segment;
+        let end = verifier.finish().map_err(|damage| damaged("log", damage))?;
+        if number < head.segment {
+            self.begin_segment(tenant, head, Some((number, end)), effects);
+            return Ok(());
+        }
+        if !end.matches(&head) {
+            return Err(damaged("log", "a log is not the one that the checkpoint's head ends"));
+        }
+        self.next_log(effects);
+        Ok(())
+    }
+}
