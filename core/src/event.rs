@@ -77,6 +77,8 @@ events! {
     // store
     PageFault { page: u32 },
     PageCorrupt { page: u32 },
+    /// Written again, with a peer's copy.
+    PageRepaired { page: u32 },
     PageSplit { level: u8 },
     PageMerged { level: u8 },
     OverflowWritten { pages: u32 },

@@ -366,6 +366,10 @@ pub const SYNC_SERVED_MAX: usize = 8;
 pub const SYNC_ASK_NS: u64 = 200 * crate::time::MILLISECOND_NS;
 /// How long an answer is waited for before another peer is asked.
 pub const SYNC_ANSWER_NS: u64 = 500 * crate::time::MILLISECOND_NS;
+/// Damaged pages that are being repaired from peers at once.
+pub const STORE_REPAIRS_MAX: usize = 64;
+/// How long a page is waited for that no peer gives.
+pub const REPAIR_PATIENCE_NS: u64 = 5 * crate::time::SECOND_NS;
 /// Nothing was overwritten yet and nobody offers a checkpoint: the replica opens as it was.
 pub const SYNC_PATIENCE_NS: u64 = 5 * crate::time::SECOND_NS;
 /// Headers held until they join the log that is being installed.

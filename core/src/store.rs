@@ -36,6 +36,7 @@ mod merkle;
 mod overflow;
 mod page;
 mod read;
+mod repair;
 mod scan;
 mod serve;
 #[cfg(test)]
@@ -192,6 +193,7 @@ pub struct Store {
     fetches: fetch::Fetches,
     checkpoints: checkpoint::Checkpoints,
     opening: Option<checkpoint::Opening>,
+    repairs: repair::Repairs,
     /// Pages that are being read for peers.
     served: BTreeMap<u64, PageNumber>,
     /// Marks that arose where no `Effects` was at hand.
@@ -249,6 +251,7 @@ impl Store {
             fetches: fetch::Fetches::default(),
             checkpoints: checkpoint::Checkpoints::default(),
             opening: None,
+            repairs: repair::Repairs::default(),
             served: BTreeMap::new(),
             events: Vec::with_capacity(EVENTS_MAX),
             next_io: 0,
@@ -343,6 +346,8 @@ impl Store {
         assert!(matches!(state, None | Some(cache::State::Clean)), "{page:?} is still {state:?}");
         self.cache.drop_page(page);
         self.fetches.abandon(page);
+        let waiting = self.repairs.abandon(page);
+        self.fetches.run_again(&waiting);
         self.checkpoints.forget(page);
         page
     }

@@ -11,22 +11,23 @@
 //! checkpoint, and all logs are one; the cluster answers again when faults have stopped.
 //!
 //! Disks: writes and syncs fail, which ends a process; crashes tear what was in flight; of fewer
-//! than a quorum of the nodes, journals and copies of the superblock rot while they are down.
+//! than a quorum of the nodes, journals, grids and copies of the superblock rot while they are
+//! down. A damaged page that is read is repaired; one that nobody reads may stay.
 //!
 //! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
 //! peer's checkpoint, and is stopped amid that too.
 //!
-//! Not drawn here, because nodes do not repair it from peers yet: rot of grids and segments.
+//! Not drawn here, because nodes do not repair it from peers yet: rot of segments.
 //!
 //! Start reading at [`run`], then [`Cluster::turn`].
 
 mod members;
 mod people;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use verity_core::ids::Op;
-use verity_core::io::{Input, Page};
+use verity_core::io::{FileId, Input, Page};
 use verity_core::kernel::RebuildReport;
 use verity_core::limits::ClusterConstants;
 use verity_core::superblock::CheckpointState;
@@ -58,8 +59,10 @@ pub struct Seen {
     pub checkpoints: u64,
     pub truncations: u64,
     pub interrupted: u64,
-    /// Damaged sectors of journals and superblocks.
+    /// Damaged sectors of journals, grids and superblocks.
     pub rots: u64,
+    /// Pages of grids among them.
+    pub pages_rotten: u64,
     /// Logs that gave the state of their checkpoint again.
     pub rebuilds: u64,
     /// Processes that ended because their disk refused a write.
@@ -93,6 +96,9 @@ struct Net {
     corrupt_ppm: u64,
     delay_ns_mean: u64,
 }
+
+/// A grid for each checkpoint, and whose it is.
+type Grids = BTreeMap<Op, (usize, BTreeMap<u32, Page>)>;
 
 /// What is due next; the order breaks ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +144,8 @@ pub struct Cluster {
     /// Every checkpoint that any node made durable.
     checkpoints: BTreeMap<Op, CheckpointState>,
     last_progress_ns: u64,
+    /// Pages that rotted, of which node.
+    damaged: BTreeSet<(usize, u32)>,
     /// Members whose disks may lose what was durable: fewer than a quorum.
     rotten: Vec<usize>,
     /// It stays away until it is called.
@@ -259,6 +267,7 @@ impl Cluster {
             isolated: None,
             checkpoints: BTreeMap::new(),
             last_progress_ns: 0,
+            damaged: BTreeSet::new(),
             rotten: if random.coin() {
                 let first = random.index(count);
                 (0..(count - 1) / 2).map(|more| (first + more) % count).collect()
@@ -293,8 +302,8 @@ impl Cluster {
         self.drive(Cluster::converged)?;
         self.final_reads()?;
         self.settle()?;
-        self.compare_grids()?;
-        self.compare_logs()
+        let grids = self.compare_grids()?;
+        self.compare_logs(&grids)
     }
 
     fn round(&mut self) -> Result<(), Failure> {
@@ -533,45 +542,61 @@ impl Cluster {
     }
 
     /// The same checkpoint is the same pages everywhere, byte by byte. What no page names is of no
-    /// account: a node that fetched its checkpoint never wrote it.
-    fn compare_grids(&mut self) -> Result<(), Failure> {
-        let mut grids: BTreeMap<Op, (usize, BTreeMap<u32, Page>)> = BTreeMap::new();
-        for (index, member) in self.members.iter().enumerate() {
+    /// account: a node that fetched its checkpoint never wrote it. Of a node whose disk rots, a
+    /// damaged page that nobody has read may still be there.
+    fn compare_grids(&mut self) -> Result<Grids, Failure> {
+        let mut grids = Grids::new();
+        let rots = |index: &usize| self.rotten.contains(index);
+        let (last, first): (Vec<usize>, Vec<usize>) = (0..self.members.len()).partition(rots);
+        for index in first.into_iter().chain(last) {
+            let member = &self.members[index];
             let Some(checkpoint) = &member.checkpoint else { continue };
             let disk = member.disk.fork(self.random.stream("grid"), DiskFaults::NONE);
-            let grid = rebuild::pages_of(disk, self.master.clone()).map_err(|text| {
-                Failure::new(FailureKind::Twin, format!("the grid of node {index}: {text}"))
-            })?;
-            let same = |known: &BTreeMap<u32, Page>| {
-                let pages = known.iter().zip(&grid);
-                known.len() == grid.len()
-                    && pages.into_iter().all(|(a, b)| a.0 == b.0 && a.1.0 == b.1.0)
-            };
-            match grids.get(&checkpoint.op) {
-                Some((_, known)) if same(known) => {}
-                Some((other, _)) => {
-                    let detail = format!(
-                        "the grids of nodes {other} and {index} differ after the checkpoint of op \
-                         {}",
-                        checkpoint.op
-                    );
-                    return Err(Failure::new(FailureKind::Twin, detail));
+            let Some((other, known)) = grids.get(&checkpoint.op) else {
+                let grid = rebuild::pages_of(disk, self.master.clone());
+                match grid {
+                    Ok(grid) => drop(grids.insert(checkpoint.op, (index, grid))),
+                    Err(_) if self.rotten.contains(&index) => {}
+                    Err(text) => {
+                        let detail = format!("the grid of node {index}: {text}");
+                        return Err(Failure::new(FailureKind::Twin, detail));
+                    }
                 }
-                None => drop(grids.insert(checkpoint.op, (index, grid))),
+                continue;
+            };
+            let differs = known.iter().find(|(number, page)| {
+                let here = disk.newest((FileId::Grid, u64::from(**number)));
+                here.is_none_or(|here| here[..] != page.0)
+                    && !self.damaged.contains(&(index, **number))
+            });
+            if let Some((page, _)) = differs {
+                let detail = format!(
+                    "the grids of nodes {other} and {index} differ in page {page} after the \
+                     checkpoint of op {}",
+                    checkpoint.op
+                );
+                return Err(Failure::new(FailureKind::Twin, detail));
             }
         }
-        Ok(())
+        Ok(grids)
     }
 
     /// Every node's log, chain, tree and all, gives the state that its checkpoint holds, and it is
     /// the same log everywhere.
-    fn compare_logs(&mut self) -> Result<(), Failure> {
+    fn compare_logs(&mut self, grids: &Grids) -> Result<(), Failure> {
         let mut first: Option<RebuildReport> = None;
         for (index, member) in self.members.iter().enumerate() {
             if member.checkpoint.is_none_or(|checkpoint| checkpoint.op == Op::ZERO) {
                 continue;
             }
-            let disk = member.disk.fork(self.random.stream("copy"), DiskFaults::NONE);
+            let mut disk = member.disk.fork(self.random.stream("copy"), DiskFaults::NONE);
+            // Pages that nobody has read are not repaired.
+            let known = member.checkpoint.and_then(|checkpoint| grids.get(&checkpoint.op));
+            for (_, number) in self.damaged.range((index, 0)..=(index, u32::MAX)) {
+                if let Some(page) = known.and_then(|(_, grid)| grid.get(number)) {
+                    disk.put((FileId::Grid, u64::from(*number)), page.0.into());
+                }
+            }
             let report = rebuild::check(disk, self.master.clone()).map_err(|text| {
                 Failure::new(FailureKind::Rebuild, format!("node {index}: {text}"))
             })?;
@@ -635,7 +660,8 @@ mod tests {
                     "seed {seed}: {} nodes, {} acknowledged, {} views, {} crashes, {} isolations, \
                      {} rots, {} disk stops, {} checkpoints, {} rebuilds, {} truncations, \
                      {} interrupted, {} of {} messages lost, {} absences, {} syncs, {} crashes in \
-                     them, {} pages and {} blocks fetched, {} refused, {} given up, {:.1} s",
+                     them, {} pages and {} blocks fetched, {} refused, {} given up, {} pages rotten, {} met, \
+                     {} repaired, {:.1} s",
                     seen.nodes,
                     seen.acknowledged,
                     seen.views,
@@ -656,6 +682,9 @@ mod tests {
                     seen.event("SyncBlocksFetched"),
                     seen.event("SyncRefused"),
                     seen.event("SyncGivenUp"),
+                    seen.pages_rotten,
+                    seen.event("PageCorrupt"),
+                    seen.event("PageRepaired"),
                     seen.sim_ns as f64 / 1e9,
                 ),
                 Ok(Err(failure)) => {

@@ -98,6 +98,7 @@ impl Running {
             self.superblock_use = SuperblockUse::View;
         }
         self.ask_for_checkpoints(now);
+        self.repair_pages(now);
         for (to, frame) in self.vsr.take_outbox() {
             effects.push(Effect::Send { to, frame });
         }

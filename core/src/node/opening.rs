@@ -12,7 +12,7 @@ use crate::node::api::{Config, Halt};
 use crate::node::consensus::Consensus;
 use crate::node::halt::{keyring_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::memory::MemoryPlan;
-use crate::store::{Store, StoreCheckpoint, StoreConfig};
+use crate::store::{Store, StoreCheckpoint, StoreConfig, StoreError};
 use crate::superblock::{
     OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState,
 };
@@ -123,6 +123,12 @@ impl Opening {
                         unreachable!("the grid opens after the keys")
                     };
                     let read = store.on_read_done(keyring, io, pages, result, effects);
+                    let several = self.opened_state().replica_count > 1 && config.serves_cluster;
+                    if several && matches!(read, Err(StoreError::Corrupt { .. })) {
+                        // Peers have what is damaged: all of it is looked through.
+                        (self.store, self.sync) = (None, true);
+                        return Ok(());
+                    }
                     read.map_err(store_halt)?;
                     self.open_journal(config, effects)
                 }

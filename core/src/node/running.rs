@@ -120,7 +120,10 @@ pub(super) struct Running {
 
 impl Running {
     pub fn new(config: &Config, random: ChaCha20Rng, opened: Opened) -> Running {
-        let Opened { superblock, keyring, store, vsr, memory } = opened;
+        let Opened { superblock, keyring, mut store, vsr, memory } = opened;
+        if vsr.is_cluster() {
+            store.repair_from_peers();
+        }
         let Some(state) = superblock.state() else { unreachable!("it was opened") };
         let kernel = Kernel::new(state.constants, state.checkpoint.generation);
         Running {

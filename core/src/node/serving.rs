@@ -1,5 +1,6 @@
 //! What peers ask of this node's disk: its newest checkpoint, pages of the grid, blocks of
-//! segments (`docs/VSR.md`, "State sync").
+//! segments (`docs/VSR.md`, "State sync"); and what this node asks of them: pages that do not
+//! verify.
 //!
 //! Purpose: answers are read from the disk as they are, and checked by whoever asked. Invariants:
 //! at most [`SYNC_SERVED_MAX`] requests are worked on at a time, the rest is dropped and asked for
@@ -14,10 +15,13 @@ use alloc::vec::Vec;
 
 use crate::ids::{Op, ReplicaId};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Page, Pages};
-use crate::limits::{PAGE_SIZE, SYNC_ASK_NS, SYNC_SERVED_MAX};
+use crate::limits::{
+    PAGE_SIZE, REPAIR_PATIENCE_NS, SYNC_ANSWER_NS, SYNC_ASK_NS, SYNC_PAGES_MAX, SYNC_SERVED_MAX,
+};
 use crate::node::api::Halt;
 use crate::node::halt::store_halt;
 use crate::node::running::{Phase, Running};
+use crate::superblock::PageRef;
 use crate::time::{Clock, Instant};
 use crate::vsr::message::{BlockPlace, Message, Offer, PageName, Payload};
 
@@ -33,6 +37,10 @@ pub(super) struct Serving {
     next: u64,
     /// Peers were last asked for their checkpoints.
     asked_at: Option<Instant>,
+    /// Damaged pages were asked of so many peers.
+    turns: u8,
+    /// One of them has not what is missing here.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -63,8 +71,9 @@ impl Running {
             Payload::RequestBlocks { serial, checkpoint, place, count } => {
                 self.serve_blocks(from, serial, checkpoint, place, count, effects);
             }
-            // Late answers to what an earlier process asked.
-            Payload::Pages { .. } | Payload::Blocks { .. } => {}
+            Payload::Pages { pages, .. } => self.on_pages(&pages, effects),
+            // A late answer to what an earlier part of the node asked.
+            Payload::Blocks { .. } => {}
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::Prepare { .. }
@@ -77,6 +86,45 @@ impl Running {
             | Payload::RequestHeaders { .. }
             | Payload::Headers(_)
             | Payload::RequestPrepare { .. } => unreachable!("consensus keeps its own messages"),
+        }
+    }
+
+    /// Asks for pages that did not verify, of one peer after the other. One that nobody has any
+    /// more takes a whole checkpoint to mend.
+    pub(super) fn repair_pages(&mut self, now: Clock) {
+        self.serving.refused &= self.store.is_repairing();
+        let wanted = self.store.repairs_wanted(now.monotonic, SYNC_ANSWER_NS);
+        let state = self.superblock_state();
+        for pages in wanted.chunks(SYNC_PAGES_MAX) {
+            self.serving.turns = self.serving.turns.wrapping_add(1);
+            let further = 1 + self.serving.turns % (state.replica_count - 1);
+            let to = ReplicaId::new((state.replica.get() + further) % state.replica_count);
+            let name = |at: &PageRef| PageName { page: at.page, checkpoint_op: at.checkpoint_op };
+            let pages = pages.iter().map(name).collect();
+            self.vsr.say(to, Payload::RequestPages { serial: 0, pages });
+        }
+        let overdue = self.store.repairs_overdue(now.monotonic, REPAIR_PATIENCE_NS);
+        if overdue && self.serving.refused && !self.is_ending() {
+            self.sync_offered = true;
+        }
+    }
+
+    fn on_pages(&mut self, pages: &[(PageName, Page)], effects: &mut Effects) {
+        let mut good = !pages.is_empty();
+        for (name, page) in pages {
+            good &= self.store.repair(&self.keyring, name.page, page, effects);
+        }
+        self.serving.refused |= !good;
+    }
+
+    fn is_ending(&self) -> bool {
+        match self.phase {
+            Phase::ShuttingDown { .. } | Phase::Stopped => true,
+            Phase::Replay
+            | Phase::View
+            | Phase::Following
+            | Phase::Recovery { .. }
+            | Phase::Serving => false,
         }
     }
 
@@ -101,14 +149,7 @@ impl Running {
     }
 
     fn on_offer(&mut self, now: Clock, offer: &Offer) {
-        let wanted = match self.phase {
-            Phase::ShuttingDown { .. } | Phase::Stopped => None,
-            Phase::Replay
-            | Phase::View
-            | Phase::Following
-            | Phase::Recovery { .. }
-            | Phase::Serving => self.vsr.sync_wanted(now),
-        };
+        let wanted = self.vsr.sync_wanted(now).filter(|_| !self.is_ending());
         let checkpoint = &offer.checkpoint;
         let newer = wanted.is_some() && checkpoint.op > self.vsr.status().applied;
         if newer && !self.vsr.holds_all_to(checkpoint.op, checkpoint.prepare_checksum) {

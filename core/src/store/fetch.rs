@@ -39,9 +39,9 @@ impl Pins {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Miss {
-    at: PageRef,
-    tree: TreeRef,
+pub(super) struct Miss {
+    pub at: PageRef,
+    pub tree: TreeRef,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +85,13 @@ impl Fetches {
             if read.miss.at.page == page {
                 read.abandoned = true;
             }
+        }
+    }
+
+    /// What these tasks waited for is needed no more.
+    pub(super) fn run_again(&mut self, tasks: &[u32]) {
+        for &task in tasks {
+            self.tasks[task as usize].waiting -= 1;
         }
     }
 
@@ -154,6 +161,10 @@ impl Store {
             let page = miss.at.page;
             if let Some(pin) = self.cache.pin(page) {
                 self.fetches.tasks[task as usize].pins.push_back(pin);
+                continue;
+            }
+            if self.repairs.join(page, task) {
+                self.fetches.tasks[task as usize].waiting += 1;
                 continue;
             }
             if let Some(slot) = self.fetches.by_page.get(&page) {
@@ -251,6 +262,7 @@ impl Store {
             for read in self.fetches.reads.values_mut().flatten() {
                 read.tasks.retain(|&task| task != id);
             }
+            self.repairs.leave(id);
         }
         task.live = false;
         task.waiting = 0;
@@ -289,6 +301,9 @@ impl Store {
             }
             if let Err(StoreError::Corrupt { page, .. }) = outcome {
                 effects.event(Event::PageCorrupt { page: page.get() });
+                if self.repairs.take(read.miss, &read.tasks) {
+                    continue;
+                }
             }
             for &task in &read.tasks {
                 let task = &mut self.fetches.tasks[task as usize];

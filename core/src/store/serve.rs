@@ -17,12 +17,15 @@ use crate::store::StoreError;
 impl Store {
     /// Starts to read a page for a peer. `None`: it is free, or its content is not on the disk.
     pub fn serve_page(&mut self, page: PageNumber, effects: &mut Effects) -> Option<IoId> {
+        if page == PageNumber::ZERO || !self.free_set.is_acquired(page) {
+            return None;
+        }
         let in_memory_only = match self.cache.state(page) {
             Some(State::Dirty | State::Frozen | State::Writing) => true,
             Some(State::Clean | State::Free) | None => false,
         };
-        let used = page != PageNumber::ZERO && self.free_set.is_acquired(page);
-        if !used || in_memory_only || self.checkpoints.is_to_be_written(page) {
+        let busy = self.checkpoints.is_to_be_written(page) || self.repairs.is_writing(page);
+        if in_memory_only || busy {
             return None;
         }
         let io = self.take_io();
@@ -45,8 +48,8 @@ impl Store {
         result.map_err(StoreError::Io)
     }
 
-    /// A page that is to be written is being read: its write waits.
+    /// A page that is to be written is being read, or written by a repair: its write waits.
     pub(super) fn is_being_served(&self, page: PageNumber) -> bool {
-        self.served.values().any(|served| *served == page)
+        self.served.values().any(|served| *served == page) || self.repairs.is_writing(page)
     }
 }

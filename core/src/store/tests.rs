@@ -11,8 +11,10 @@ mod hashing;
 
 use super::walk::{Damage, Walker};
 use super::*;
-use crate::io::{Address, Effect, IoId, Pages};
+use crate::io::{Address, Effect, IoId, Page, Pages};
 use crate::limits::PAGE_SIZE;
+use crate::time::Instant;
+use zerocopy::FromZeros;
 
 type Keys = BTreeMap<TenantId, PageKey>;
 
@@ -797,6 +799,109 @@ fn a_damaged_page_is_named_and_never_believed() {
     let (_, damages) = walk(&world.disk, &second);
     assert_eq!(damages, []);
     assert!(stale.pages.len() >= whole.pages.len());
+}
+
+/// A damaged page is asked of a peer; what does not open it is refused, what does is written, and
+/// whoever waits goes on.
+#[test]
+fn a_damaged_page_is_repaired_and_whoever_waits_goes_on() {
+    let mut world = World::new(habits(1, 64, true, 0));
+    create_trees(&mut world);
+    for key in 0..2_000u32 {
+        world.run(|store| store.put(TREE, &key.to_be_bytes(), &[7; 100]));
+    }
+    let done = world.checkpoint(1);
+    let peer = world.disk.clone();
+    world.store.repair_from_peers();
+    for page in 1..done.grid_pages as usize {
+        world.disk.pages[page][100] ^= 4;
+    }
+    let mut repaired = 0;
+    let now = |ms: u64| Instant(ms * 1_000_000);
+    for key in (0..2_000u32).step_by(97) {
+        let get = |store: &Store| {
+            Ok::<_, Fault>(store.get(TREE, &key.to_be_bytes())?.map(|value| value.to_vec()))
+        };
+        let value = loop {
+            match get(&world.store) {
+                Ok(value) => break value,
+                Err(_) => world.store.fetch(&mut world.pins, &mut world.effects),
+            }
+            while !world.store.ready(&world.pins).unwrap() {
+                world.complete().unwrap();
+                let wanted = world.store.repairs_wanted(now(repaired), 1);
+                for at in wanted {
+                    let number = at.page.get() as usize;
+                    let mut page = Page::new_zeroed();
+                    page.0 = world.disk.pages[number];
+                    let World { store, keys, effects, .. } = &mut world;
+                    assert!(!store.repair(keys, at.page, &page, effects), "damaged there too");
+                    page.0 = peer.pages[number];
+                    assert!(store.repair(keys, at.page, &page, effects));
+                    assert!(!store.repair(keys, at.page, &page, effects), "once");
+                    repaired += 1;
+                }
+            }
+        };
+        assert_eq!(value, Some(vec![7; 100]));
+        world.store.unpin(&mut world.pins);
+        world.store.evict_all();
+    }
+    assert!(repaired > 20, "{repaired}");
+    assert!(!world.store.is_repairing());
+    let (_, damages) = walk(&world.disk, &done);
+    assert!(damages.len() < done.grid_pages as usize - repaired as usize);
+}
+
+/// What a peer is given is on the disk, and stays as it is while it is read.
+#[test]
+fn a_page_is_not_written_while_it_is_read_for_a_peer() {
+    let mut world = World::new(habits(1, 64, false, 0));
+    create_trees(&mut world);
+    for key in 0..500u32 {
+        world.run(|store| store.put(TREE, &key.to_be_bytes(), &[7; 100]));
+    }
+    let serve = |world: &mut World, page: u32| {
+        world.store.serve_page(PageNumber::new(page), &mut world.effects)
+    };
+    assert_eq!(serve(&mut world, 3), None, "only in memory");
+    let first = world.checkpoint(1);
+    assert_eq!(serve(&mut world, 0), None);
+    assert_eq!(serve(&mut world, first.grid_pages), None, "free");
+    // Every page of the checkpoint changes, so its pages are given out again two checkpoints later.
+    for op in 2..5 {
+        for key in 0..500u32 {
+            world.run(|store| store.put(TREE, &key.to_be_bytes(), &[op as u8; 100]));
+        }
+        let reads: Vec<IoId> =
+            (1..first.grid_pages).filter_map(|page| serve(&mut world, page)).collect();
+        world.drain();
+        let held: Vec<Effect> = world.in_flight.drain(..).collect();
+        let reading = |effect: &Effect| match effect {
+            Effect::Read { at, .. } => at.offset / PAGE_SIZE as u64,
+            other => panic!("{other:?}"),
+        };
+        let being_read: BTreeSet<u64> = held.iter().map(reading).collect();
+        world.store.checkpoint_begin(Op::new(op));
+        for _ in 0..200 {
+            world.store.checkpoint_step(&world.keys, &mut world.effects).unwrap();
+            world.drain();
+            for effect in &world.in_flight {
+                let Effect::Write { at, pages, .. } = effect else { panic!("{effect:?}") };
+                let first = at.offset / PAGE_SIZE as u64;
+                let written = first..first + pages.count() as u64;
+                assert!(written.into_iter().all(|page| !being_read.contains(&page)));
+            }
+            world.complete().unwrap();
+        }
+        for io in reads {
+            assert!(world.store.is_served(io));
+            world.store.served(io, Ok(())).unwrap();
+        }
+        let done = world.finish_checkpoint();
+        world.store.checkpoint_durable_applied(done.op);
+    }
+    check_checkpoint(&world, &world.done.unwrap());
 }
 
 #[test]

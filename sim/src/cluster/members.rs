@@ -203,7 +203,8 @@ impl Cluster {
         self.lose_copies(index);
     }
 
-    /// A stopped node's journal rots in a few places, and at most one sector of its superblock.
+    /// A stopped node's journal and grid rot in a few places, and at most one sector of its
+    /// superblock.
     fn rot(&mut self, index: usize) {
         let disk = &mut self.members[index].disk;
         let blank = [0; PAGE_SIZE];
@@ -217,6 +218,17 @@ impl Cluster {
         for _ in 0..self.random.range(1, 4) {
             if !written.is_empty() {
                 victims.push(written[self.random.index(written.len())]);
+            }
+        }
+        // Pages of any age: some are read soon, some never.
+        let pages: Vec<SectorId> =
+            disk.sectors_of(FileId::Grid).map(|(number, _)| (FileId::Grid, number)).collect();
+        for _ in 0..self.random.range(0, 12) {
+            if !pages.is_empty() {
+                let victim = pages[self.random.index(pages.len())];
+                victims.push(victim);
+                self.damaged.insert((index, victim.1 as u32));
+                self.seen.pages_rotten += 1;
             }
         }
         for victim in victims {
