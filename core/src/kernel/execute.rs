@@ -33,7 +33,8 @@ use super::trees::{self, TENANTS_TREE};
 use crate::crypto::KekHash;
 use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
 use crate::limits::{
-    ClusterConstants, OPERATIONS_MAX, PAGE_SIZE, ROW_SIZE_MAX, TABLES_MAX, TENANTS_MAX,
+    ClusterConstants, JOB_SLICE_ROWS, OPERATIONS_MAX, PAGE_SIZE, ROW_SIZE_MAX, TABLES_MAX,
+    TENANTS_MAX,
 };
 use crate::query::bind_index::duplicate_index;
 use crate::query::command::Command;
@@ -147,6 +148,8 @@ pub struct Execution {
     built: BTreeSet<TreeId>,
     /// Bound of the pages that freeing leaves touches.
     pages_freed: u64,
+    /// Rows that a slice of a job may take on.
+    slice_rows_max: usize,
 }
 
 impl Execution {
@@ -171,6 +174,7 @@ impl Execution {
             changes: BTreeMap::new(),
             built: BTreeSet::new(),
             pages_freed: 0,
+            slice_rows_max: JOB_SLICE_ROWS,
         }
     }
 
@@ -180,11 +184,39 @@ impl Execution {
         context: &ExecutionContext<'_>,
         work: &[(u32, Work)],
     ) -> Result<Result<(), RequestError>, Fault> {
-        match self.run_to_stop(context, work) {
-            Ok(()) => Ok(Ok(())),
-            Err(Stop::Refused(error)) => Ok(Err(error)),
-            Err(Stop::Fault(fault)) => Err(fault),
+        loop {
+            let error = match self.run_to_stop(context, work) {
+                Ok(()) => return Ok(Ok(())),
+                Err(Stop::Fault(fault)) => return Err(fault),
+                Err(Stop::Refused(error)) => error,
+            };
+            if !self.shrinks(work, &error) {
+                return Ok(Err(error));
+            }
         }
+    }
+
+    /// A slice of a job may be smaller: beside its rows it changes the catalog, and that takes as
+    /// many pages as the schemas are large. True: everything begins again.
+    fn shrinks(&mut self, work: &[(u32, Work)], error: &RequestError) -> bool {
+        let too_many_pages = matches!(
+            error,
+            RequestError::LimitExceeded { limit: Limit::TransactionPagesDirtied, .. }
+        );
+        let slice = matches!(work, [(_, Work::JobStep { .. })]);
+        if !too_many_pages || !slice || self.slice_rows_max == 1 {
+            return false;
+        }
+        self.slice_rows_max /= 2;
+        self.drafts.clear();
+        self.results.clear();
+        self.catalog = None;
+        self.changes.clear();
+        self.built.clear();
+        self.pages_freed = 0;
+        self.bytes_scanned = 0;
+        (self.at, self.step) = (0, Step::Begin);
+        true
     }
 
     fn run_to_stop(

@@ -3,9 +3,10 @@
 //! The node asks for a slice when the last one is applied (`node/jobs.rs`); what a slice does is a
 //! function of state and of the cluster's constants, so it does not matter who asks, or how often.
 //!
-//! Invariants: a slice keeps within half of what a transaction may dirty and read, whatever the
-//! rows; a build that meets what cannot be indexed ends as `Failed` and its index is dropped, in
-//! the same transaction; a job that is not there any more is no error, for it was cancelled.
+//! Invariants: the rows of a slice keep within half of what a transaction may dirty and read, and
+//! are fewer where the rest of the slice leaves less (`Execution::shrinks`); a build that meets what
+//! cannot be indexed ends as `Failed` and its index is dropped, in the same transaction; a job that
+//! is not there any more is no error, for it was cancelled.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -16,7 +17,7 @@ use crate::ids::TreeId;
 use crate::kernel::payload::{Payload, STREAM_SYSTEM, TableChange};
 use crate::kernel::record::whole_row;
 use crate::kernel::request::{RequestError, ResultDetail};
-use crate::limits::{JOB_SLICE_LEAVES, JOB_SLICE_ROWS, PAGE_SIZE};
+use crate::limits::{JOB_SLICE_LEAVES, PAGE_SIZE};
 use crate::query::index::{ENTRY_SIZE, Index};
 use crate::query::job::{Job, JobWork};
 use crate::query::{SqlError, SqlState, TableSchema, Value};
@@ -81,7 +82,7 @@ impl Execution {
     fn slice_rows(&self, context: &ExecutionContext<'_>, index: &Index) -> Result<usize, Stop> {
         let tree = TreeRef::new(context.drafts.tenant, index.entries);
         let most = u64::from(context.constants.transaction_pages_dirtied_max / 2);
-        let mut rows = JOB_SLICE_ROWS;
+        let mut rows = self.slice_rows_max;
         while rows > 1 && context.store.pages_at_most(tree, rows as u64, 0)? > most {
             rows /= 2;
         }

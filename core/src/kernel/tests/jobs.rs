@@ -217,3 +217,34 @@ fn on_conflict_does_not_use_an_index_that_is_being_built() {
     assert_eq!(run(&mut rig, text).unwrap().rows_affected(), 1);
     assert_eq!(query(&mut rig, "SELECT id FROM t WHERE b = 'b899' AND a = 77"), ["899"]);
 }
+
+/// The slice that ends a build changes the catalog, too: with rows for half of what a transaction
+/// may dirty and a wide table it would be refused, for ever.
+#[test]
+fn a_build_ends_however_little_a_transaction_may_dirty() {
+    let mut ended = 0;
+    for transaction_pages_dirtied_max in (60..170).step_by(4) {
+        let constants =
+            ClusterConstants { transaction_pages_dirtied_max, ..ClusterConstants::SMALL };
+        let mut rig = Rig::with(Memory::None, constants);
+        let columns: Vec<String> =
+            (0..120).map(|at| format!("a_column_with_a_long_name_{at:04} BIGINT")).collect();
+        for other in 0..40 {
+            let text = format!("CREATE TABLE o{other} (id BIGINT PRIMARY KEY)");
+            let _may_be_too_large = run(&mut rig, &text);
+        }
+        let create = format!("CREATE TABLE t (id BIGINT PRIMARY KEY, {})", columns.join(", "));
+        let inserted =
+            |rig: &mut Rig, id: i32| run(rig, &format!("INSERT INTO t (id) VALUES ({id})")).is_ok();
+        if run(&mut rig, &create).is_err() || !(0..150).all(|id| inserted(&mut rig, id)) {
+            continue;
+        }
+        match run(&mut rig, "CREATE INDEX by_a ON t (a_column_with_a_long_name_0000)") {
+            Ok(reply) if matches!(reply.results[0].detail, ResultDetail::Job(_)) => {}
+            Ok(_) | Err(_) => continue,
+        }
+        rig.finish_jobs();
+        ended += 1;
+    }
+    assert!(ended > 5, "{ended}");
+}
