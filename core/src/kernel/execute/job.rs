@@ -4,9 +4,9 @@
 //! function of state and of the cluster's constants, so it does not matter who asks, or how often.
 //!
 //! Invariants: the rows of a slice keep within half of what a transaction may dirty and read, and
-//! are fewer where the rest of the slice leaves less (`Execution::shrinks`); a build that meets what
-//! cannot be indexed ends as `Failed` and its index is dropped, in the same transaction; a job that
-//! is not there any more is no error, for it was cancelled.
+//! are fewer where the rest of the slice leaves less (`Execution::shrinks`); a build that meets
+//! what cannot be indexed ends as `Failed` and its index is dropped, in the same transaction; a job
+//! that is not there any more is no error, for it was cancelled.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
