@@ -179,6 +179,36 @@ pub const BUGS: &[Bug] = &[
         "cluster_deposed_silent",
         "node: who waits for an op when the lead is lost is never answered",
     ),
+    by_check(
+        "cluster_sync_killed",
+        "sync_unmarked",
+        "node: pages of a peer's checkpoint are written before the superblock says so",
+    ),
+    by_check(
+        "cluster_sync_killed",
+        "sync_mark_ignored",
+        "node: a directory with half of a checkpoint is opened as if it were whole",
+    ),
+    by_check(
+        "cluster_sync_moves_on",
+        "sync_keeps_target",
+        "node: a checkpoint is fetched for ever whose pages peers have written over",
+    ),
+    by_check(
+        "cluster_sync_killed",
+        "sync_forgets_logs",
+        "node: a checkpoint of a peer is installed without the segments of its logs",
+    ),
+    by_check(
+        "cluster_ring_read",
+        "ring_read_over",
+        "journal: a prepare is written where an older one is being read for a peer",
+    ),
+    by_check(
+        "cluster_pages_repaired",
+        "repair_to_nobody",
+        "store: who waits for a page that was repaired is not told",
+    ),
     // Query.
     by_check(
         "ranges_and_unions",

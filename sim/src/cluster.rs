@@ -22,12 +22,13 @@
 //! Start reading at [`run`], then [`Cluster::turn`].
 
 mod agreement;
+pub(crate) mod directed;
 mod members;
 mod people;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use verity_core::ids::Op;
+use verity_core::ids::{ClusterId, Op};
 use verity_core::io::{Input, Page};
 use verity_core::limits::ClusterConstants;
 use verity_core::superblock::CheckpointState;
@@ -149,10 +150,13 @@ pub struct Cluster {
     /// It stays away until it is called.
     away: Option<usize>,
     sync_crash_ppm: u64,
+    /// What a node did that none may do.
+    complaint: Option<String>,
     trace: Trace,
     seen: Seen,
 }
 
+const CLUSTER: ClusterId = ClusterId::new(77);
 const CLIENTS: usize = 6;
 const TROUBLE_NS: u64 = 60_000_000;
 /// Without an answer for so long, while somebody waits and faults have stopped, the run is stuck.
@@ -214,28 +218,45 @@ pub fn report(seed: u64, lines: bool) -> Report {
     }
 }
 
+/// Of rings of so many MiB, and of checkpoints that are due after so many large transactions.
+fn constants(ring_mib: u64, transactions: u32) -> ClusterConstants {
+    let dirtied = 128;
+    ClusterConstants {
+        journal_ring_bytes: ring_mib << 20,
+        dirty_pages_max: dirtied * transactions,
+        grid_pages_max: dirtied * 200,
+        transaction_events_max: 300,
+        transaction_pages_read_max: 256,
+        transaction_pages_dirtied_max: dirtied,
+        ..ClusterConstants::SMALL
+    }
+}
+
 impl Cluster {
     fn new(seed: u64, lines: bool) -> Result<Cluster, Failure> {
         let root = Random::new(seed).stream("cluster");
         let mut random = root.stream("plan");
         let count = if random.chance(700_000) { 3 } else { 5 };
-        let dirtied = 128;
-        let constants = ClusterConstants {
-            journal_ring_bytes: *random.pick(&[4, 4, 8]) << 20,
-            dirty_pages_max: dirtied * random.range(4, 6) as u32,
-            grid_pages_max: dirtied * 200,
-            transaction_events_max: 300,
-            transaction_pages_read_max: 256,
-            transaction_pages_dirtied_max: dirtied,
-            ..ClusterConstants::SMALL
-        };
+        let ring_mib = *random.pick(&[4, 4, 8]);
+        let constants = constants(ring_mib, random.range(4, 6) as u32);
+        Cluster::of(seed, count, constants, lines, &root, random)
+    }
+
+    fn of(
+        seed: u64,
+        count: usize,
+        constants: ClusterConstants,
+        lines: bool,
+        root: &Random,
+        mut random: Random,
+    ) -> Result<Cluster, Failure> {
         let mut mix = Mix::draw(&mut random);
         mix.huge_ppm = 0;
         mix.rows_per_bulk_max = mix.rows_per_bulk_max.min(60);
         let mut master = MasterKey::new(root.stream("master key"));
         let format = random.seed_bytes();
         let members = (0..count)
-            .map(|index| Member::format(index, count, constants, &root, format, &mut master))
+            .map(|index| Member::format(index, count, constants, root, format, &mut master))
             .collect::<Result<Vec<Member>, Failure>>()?;
         Ok(Cluster {
             seed,
@@ -274,6 +295,7 @@ impl Cluster {
             },
             away: None,
             sync_crash_ppm: *random.pick(&[0, 100_000, 300_000]),
+            complaint: None,
             trace: Trace::new(lines),
             seen: Seen { nodes: count as u64, ..Seen::default() },
             members,
@@ -297,6 +319,11 @@ impl Cluster {
         self.end_trouble();
         self.quota = 20;
         self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
+        self.agree()
+    }
+
+    /// In the end all have the same, and answer.
+    fn agree(&mut self) -> Result<(), Failure> {
         self.drive(Cluster::converged)?;
         self.final_reads()?;
         self.settle()?;
@@ -313,26 +340,34 @@ impl Cluster {
     /// A node stays away until the others' rings have gone round since.
     fn long_absence(&mut self) -> Result<(), Failure> {
         let who = self.random.index(self.members.len());
-        let end = |cluster: &Cluster| {
-            let checkpoints = cluster.members.iter().filter_map(|member| member.checkpoint);
-            checkpoints.map(|checkpoint| checkpoint.journal_offset).max().unwrap_or(0)
-        };
-        if self.members[who].node.is_some() {
-            self.crash(who);
-        }
-        self.members[who].boot_at_ns = None;
-        self.away = Some(who);
+        self.send_away(who)?;
         let round = self.ring_bytes + self.random.range(0, self.ring_bytes);
-        let until = end(self) + round;
+        let until = self.checkpoints_end() + round;
         for _ in 0..ABSENCE_ROUNDS_MAX {
-            if end(self) >= until || self.away.is_none() {
+            if self.checkpoints_end() >= until || self.away.is_none() {
                 break;
             }
             self.round()?;
         }
-        self.seen.absences += u64::from(end(self) >= until);
+        self.seen.absences += u64::from(self.checkpoints_end() >= until);
         self.call_back();
         Ok(())
+    }
+
+    /// It stops, and stays away until it is called back.
+    fn send_away(&mut self, who: usize) -> Result<(), Failure> {
+        if self.members[who].node.is_some() {
+            self.crash(who)?;
+        }
+        self.members[who].boot_at_ns = None;
+        self.away = Some(who);
+        Ok(())
+    }
+
+    /// Where in the log of prepares the newest checkpoint of all ends.
+    fn checkpoints_end(&self) -> u64 {
+        let checkpoints = self.members.iter().filter_map(|member| member.checkpoint);
+        checkpoints.map(|checkpoint| checkpoint.journal_offset).max().unwrap_or(0)
     }
 
     fn call_back(&mut self) {
@@ -455,20 +490,20 @@ impl Cluster {
         self.next_trouble_ns = Some(self.now_ns + 1 + self.random.exponential(TROUBLE_NS));
         for index in 0..self.members.len() {
             if self.members[index].node.is_some() && self.random.chance(self.crash_ppm) {
-                self.crash(index);
+                self.crash(index)?;
             }
         }
         for index in 0..self.members.len() {
             let syncs = self.members[index].is_syncing();
             if syncs && self.random.chance(self.sync_crash_ppm) {
                 self.seen.sync_crashes += 1;
-                self.crash(index);
+                self.crash(index)?;
             }
         }
         if self.crash_ppm > 0 && self.random.chance(8_000) {
             for index in 0..self.members.len() {
                 if self.members[index].node.is_some() {
-                    self.crash(index);
+                    self.crash(index)?;
                 }
             }
         }

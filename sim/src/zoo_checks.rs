@@ -14,6 +14,8 @@ mod proofs;
 mod requests;
 mod solo;
 
+use crate::cluster::directed;
+
 /// One situation, and what must hold in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Check {
@@ -101,6 +103,27 @@ pub const CHECKS: &[Check] = &[
         demands: "nodes of a cluster agree, lose nothing and answer everybody, whatever happens to \
                   network, processes and disks",
         run: cluster::runs,
+    },
+    Check {
+        name: "cluster_sync_killed",
+        demands: "a node that is killed amid a state sync, again and again, says nothing before it \
+                  has a whole checkpoint with its logs, and has one in the end",
+        run: directed::sync_killed,
+    },
+    Check {
+        name: "cluster_sync_moves_on",
+        demands: "a node whose peers wrote over what it fetches, fetches what they have now",
+        run: directed::sync_moves_on,
+    },
+    Check {
+        name: "cluster_ring_read",
+        demands: "no prepare is written where an older one is being read for a peer",
+        run: directed::ring_read,
+    },
+    Check {
+        name: "cluster_pages_repaired",
+        demands: "a node whose pages all rotted has them from its peers, and answers",
+        run: directed::pages_repaired,
     },
     Check {
         name: "ranges_and_unions",

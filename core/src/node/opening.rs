@@ -209,7 +209,10 @@ impl Opening {
                 if state.syncing && !config.serves_cluster {
                     return Err(Halt::Data { what: "checkpoint", detail: SYNCING.to_string() });
                 }
-                self.sync |= state.syncing;
+                let syncing = state.syncing;
+                #[cfg(verity_zoo)]
+                let syncing = syncing && !crate::zoo::is("sync_mark_ignored");
+                self.sync |= syncing;
                 // Keys of the generation to come are derived when the recovery op is applied.
                 let generation = state.checkpoint.generation;
                 let keyring = Keyring::open(state.cluster, state.origin, generation, effects);

@@ -316,6 +316,10 @@ impl Syncing {
         if !self.doubt || !fits {
             return;
         }
+        #[cfg(verity_zoo)]
+        if self.target.is_some() && crate::zoo::is("sync_keeps_target") {
+            return;
+        }
         match (&mut self.target, &self.stage) {
             (None, _) => {
                 self.doubt = false;
@@ -351,7 +355,10 @@ impl Syncing {
         effects.event(Event::SyncStarted { op: next.offer.checkpoint.op });
         self.target = Some(next);
         self.keyring = self.keyring.take().map(|keyring| keyring.of_grid(next.offer.grid));
-        if self.state().syncing {
+        let marked = self.state().syncing;
+        #[cfg(verity_zoo)]
+        let marked = marked || crate::zoo::is("sync_unmarked");
+        if marked {
             self.begin_pages();
             return;
         }

@@ -14,6 +14,15 @@ use crate::report::{Failure, FailureKind};
 impl Cluster {
     /// All nodes follow one view, have applied the same ops and written the same checkpoint.
     pub(super) fn converged(&self) -> bool {
+        self.have_converged(None)
+    }
+
+    /// All nodes but this one.
+    pub(super) fn converged_without(&self, who: usize) -> bool {
+        self.have_converged(Some(who))
+    }
+
+    fn have_converged(&self, but: Option<usize>) -> bool {
         let place = |member: &Member| {
             let status = member.node.as_ref()?.status()?;
             let replica = status.replica_status?;
@@ -21,7 +30,8 @@ impl Cluster {
             let settled = status.op == status.applied && replica.certain && written;
             settled.then_some((status.view, status.applied, status.checkpoint))
         };
-        let places: Vec<_> = self.members.iter().map(place).collect();
+        let members = self.members.iter().enumerate().filter(|(index, _)| Some(*index) != but);
+        let places: Vec<_> = members.map(|(_, member)| place(member)).collect();
         let primaries = self.members.iter().filter(|member| member.is_primary()).count();
         primaries == 1 && places[0].is_some() && places.iter().all(|other| *other == places[0])
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use verity_core::ids::{ClusterId, ReplicaId};
+use verity_core::ids::ReplicaId;
 use verity_core::io::{Effect, Effects, FileId, Input};
 use verity_core::kernel::Request;
 use verity_core::limits::{
@@ -10,14 +10,16 @@ use verity_core::limits::{
     SUPERBLOCK_COPY_SPACING,
 };
 use verity_core::node::{CURRENT_RELEASE, Format, FormatOptions, Halt, Progress, Read, Seed};
-use verity_core::superblock::{CheckpointState, decode_copies};
+use verity_core::superblock::{CheckpointState, CopiesReport, SuperblockState, decode_copies};
 use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
+use verity_core::vsr::message::{Message, Payload};
 
-use super::Cluster;
+use super::{CLUSTER, Cluster};
 use crate::atlas::{Atlas, Layout, Mode};
 use crate::disk::{Disk, DiskFaults, FaultKind, Keep, Request as DiskRequest, SectorId};
 use crate::keys::MasterKey;
 use crate::random::Random;
+use crate::rebuild;
 use crate::replica::{BootOptions, Place, Replica};
 use crate::report::{Failure, FailureKind};
 
@@ -36,6 +38,8 @@ pub(super) struct Member {
     pub boot_at_ns: Option<u64>,
     /// What its superblock said last.
     pub checkpoint: Option<CheckpointState>,
+    /// Grid and segments are being fetched: it has nothing to say, and nothing to serve.
+    fetches: bool,
 }
 
 impl Member {
@@ -73,9 +77,10 @@ impl Member {
             wall_offset_ns: random.range(0, 200_000_000),
             boot_at_ns: None,
             checkpoint: None,
+            fetches: false,
         };
         let options = FormatOptions {
-            cluster: Some(ClusterId::new(77)),
+            cluster: Some(CLUSTER),
             replica: member.replica(),
             replica_count: count as u8,
             release: CURRENT_RELEASE,
@@ -178,13 +183,15 @@ impl Cluster {
         assert!(member.node.is_none(), "one process at a time");
         member.boot_at_ns = None;
         member.booted_ns = self.now_ns;
+        member.fetches = superblock_of(&member.disk).is_some_and(|state| state.syncing);
         let place = Place { replica: member.replica(), serves_cluster: true };
         member.node = Some(Replica::open_at(place, options, seed, &mut member.effects));
         self.execute(index);
     }
 
-    pub(super) fn crash(&mut self, index: usize) {
+    pub(super) fn crash(&mut self, index: usize) -> Result<(), Failure> {
         let keep = *self.random.pick(&[Keep::Process, Keep::Nothing, Keep::Any, Keep::Any]);
+        let syncs = self.members[index].is_syncing();
         let mean_ns = *self.random.pick(&[20_000_000, 400_000_000, 2_000_000_000]);
         let pause_ns = self.random.exponential(mean_ns);
         let member = &mut self.members[index];
@@ -201,6 +208,27 @@ impl Cluster {
             self.rot(index);
         }
         self.lose_copies(index);
+        if syncs { self.check_cut_short(index) } else { Ok(()) }
+    }
+
+    /// What a sync that was cut short leaves: the checkpoint that the superblock names, whole, or
+    /// the word that there is none.
+    fn check_cut_short(&self, index: usize) -> Result<(), Failure> {
+        let member = &self.members[index];
+        let disk = member.disk.fork(self.random.stream("cut short"), DiskFaults::NONE);
+        let Some(state) = superblock_of(&disk) else { return Ok(()) };
+        let none = state.syncing || state.checkpoint.free_set.root.is_none();
+        if none || self.rotten.contains(&index) {
+            return Ok(());
+        }
+        rebuild::pages_of(disk, self.master.clone()).map(drop).map_err(|text| {
+            let op = state.checkpoint.op;
+            let detail = format!(
+                "a sync of node {index} was cut short, its superblock names the checkpoint of op \
+                 {op}, and the grid is not that: {text}"
+            );
+            Failure::new(FailureKind::Twin, detail)
+        })
     }
 
     /// A stopped node's journal and grid rot in a few places, and at most one sector of its
@@ -263,6 +291,9 @@ impl Cluster {
         self.execute(index);
         self.check_superblock(index)?;
         self.take_replies(index)?;
+        if let Some(complaint) = self.complaint.take() {
+            return Err(Failure::new(FailureKind::Wrong, complaint));
+        }
         let member = &self.members[index];
         if let Some(complaint) = member.disk.misuse() {
             return Err(Failure::new(FailureKind::Misuse, complaint));
@@ -272,8 +303,7 @@ impl Cluster {
             // A disk that refuses a write ends the process; no outcome changes.
             Some(Halt::Io { .. }) => {
                 self.seen.disk_stops += 1;
-                self.crash(index);
-                Ok(())
+                self.crash(index)
             }
             Some(halt) => {
                 let detail = format!("node {index} halted on a good disk: {halt}");
@@ -288,7 +318,13 @@ impl Cluster {
         let mut frames = Vec::new();
         for effect in effects.drain() {
             match effect {
-                Effect::Send { to, frame } => frames.push((usize::from(to.get()), frame)),
+                Effect::Send { to, frame } => {
+                    if self.members[index].fetches && !self.asks_for_pages_or_blocks(&frame) {
+                        let detail = "has no checkpoint, and talks as if it had one";
+                        self.complaint = Some(format!("node {index} {detail}"));
+                    }
+                    frames.push((usize::from(to.get()), frame));
+                }
                 Effect::Event(event) => {
                     let name = event.name();
                     *self.seen.events.entry(name).or_default() += 1;
@@ -296,6 +332,11 @@ impl Cluster {
                     self.seen.truncations += u64::from(name == "LogTruncated");
                     self.seen.checkpoints += u64::from(name == "CheckpointDurable");
                     self.seen.syncs += u64::from(name == "SyncFinished");
+                    match name {
+                        "SyncStarted" => self.members[index].fetches = true,
+                        "SyncFinished" => self.members[index].fetches = false,
+                        _ => {}
+                    }
                     if name == "CheckpointDurable" || name == "SyncFinished" {
                         self.members[index].checkpoint = None; // to be read again
                     }
@@ -309,18 +350,26 @@ impl Cluster {
         }
     }
 
+    /// All that may be said by who fetches a checkpoint.
+    fn asks_for_pages_or_blocks(&self, frame: &[u8]) -> bool {
+        let message = Message::decode(frame, CLUSTER, self.members.len() as u8);
+        message.is_ok_and(|message| {
+            matches!(
+                message.payload,
+                Payload::RequestCheckpoint
+                    | Payload::RequestPages { .. }
+                    | Payload::RequestBlocks { .. }
+            )
+        })
+    }
+
     /// A checkpoint of an op is the same everywhere, and for ever.
     fn check_superblock(&mut self, index: usize) -> Result<(), Failure> {
         let member = &mut self.members[index];
         if member.checkpoint.is_some() {
             return Ok(());
         }
-        let bytes = member.disk.contents(FileId::Superblock);
-        let copy = |number: usize| {
-            let start = number * SUPERBLOCK_COPY_SPACING as usize;
-            bytes.get(start..start + PAGE_SIZE).unwrap_or(&[])
-        };
-        let report = decode_copies(&[copy(0), copy(1), copy(2), copy(3)]);
+        let report = superblock_copies(&member.disk);
         let Some(state) = report.states.iter().flatten().max_by_key(|state| state.sequence) else {
             return Ok(());
         };
@@ -336,4 +385,18 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// What whoever opens this disk finds in the superblock.
+fn superblock_of(disk: &Disk) -> Option<SuperblockState> {
+    superblock_copies(disk).decide(true).ok().map(|decision| decision.state)
+}
+
+fn superblock_copies(disk: &Disk) -> CopiesReport {
+    let bytes = disk.contents(FileId::Superblock);
+    let copy = |number: usize| {
+        let start = number * SUPERBLOCK_COPY_SPACING as usize;
+        bytes.get(start..start + PAGE_SIZE).unwrap_or(&[])
+    };
+    decode_copies(&[copy(0), copy(1), copy(2), copy(3)])
 }

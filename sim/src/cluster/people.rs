@@ -46,6 +46,11 @@ impl Cluster {
         self.quota -= 1;
         self.next_client_ns = self.now_ns + 1 + self.random.exponential(400_000);
         let statements = self.workload.transaction(0, &self.ledger.model);
+        self.ask(statements);
+    }
+
+    /// A new request of these statements.
+    pub(super) fn ask(&mut self, statements: Vec<Statement>) {
         let always = self.random.coin();
         let mut random_bytes = [0; 10];
         self.random.fill(&mut random_bytes);
