@@ -95,6 +95,9 @@ pub enum Halt {
     /// The wall clock is too far ahead of what is recorded to be believed without the operator's
     /// word; `last` is none before the first prepare. Nothing was written but a view number.
     Clock { last: Option<Timestamp>, wall: Timestamp },
+    /// The directory was fetching a checkpoint of a peer when its last process ended: there is none
+    /// in it, and only peers have one. Nothing was changed.
+    Syncing,
     /// The memory given does not suffice for this directory's constants. Nothing was written.
     Memory(MemoryTooSmall),
     /// A graceful shutdown is complete.
@@ -114,6 +117,10 @@ impl core::fmt::Display for Halt {
             }
             Halt::Data { what, detail } => write!(f, "{what}: {detail}"),
             Halt::Clock { last, wall } => write_clock(f, *last, *wall),
+            Halt::Syncing => f.write_str(
+                "this replica was fetching a checkpoint from its peers and has none until that is \
+                 done: start it among them",
+            ),
             Halt::Memory(error) => error.fmt(f),
             Halt::Shutdown => f.write_str("shut down"),
         }

@@ -4,8 +4,6 @@
 //! origin (keys), the checkpoint (grid) and where the journal begins. Nothing is written here but
 //! damaged copies of superblock and keys that are good elsewhere. Any error ends the open.
 
-use alloc::string::ToString;
-
 use crate::io::{Effects, FileId, Input, IoId, Owner};
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::node::api::{Config, Halt};
@@ -17,9 +15,6 @@ use crate::superblock::{
     OpenOptions, Superblock, SuperblockError, SuperblockEvent, SuperblockState,
 };
 use crate::time::Clock;
-
-/// Of a directory whose sync was cut short.
-const SYNCING: &str = "this replica was fetching a checkpoint from its peers: start it among them";
 
 /// What a running node is made of.
 #[derive(Debug)]
@@ -207,7 +202,7 @@ impl Opening {
             Some(SuperblockEvent::Opened) => {
                 let state = self.opened_state();
                 if state.syncing && !config.serves_cluster {
-                    return Err(Halt::Data { what: "checkpoint", detail: SYNCING.to_string() });
+                    return Err(Halt::Syncing);
                 }
                 let syncing = state.syncing;
                 #[cfg(verity_zoo)]

@@ -46,6 +46,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
         "format_version": state.format_version,
         "superblock_sequence": state.sequence,
         "view": state.view.get(),
+        "syncing": state.syncing,
         "checkpoint": {
             "op": checkpoint.op.get(),
             "timestamp_ns": checkpoint.timestamp.0,
@@ -80,10 +81,14 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
         "replica     {} of {}, release {}, format {}",
         state.replica, state.replica_count, state.release, state.format_version
     ));
-    output.line(format!(
-        "checkpoint  op {}, generation {}, view {}, {} of {} grid pages in use",
-        checkpoint.op, checkpoint.generation, state.view, report.pages, checkpoint.grid_pages
-    ));
+    output.line(if state.syncing {
+        "checkpoint  none: one is being fetched from peers".to_string()
+    } else {
+        format!(
+            "checkpoint  op {}, generation {}, view {}, {} of {} grid pages in use",
+            checkpoint.op, checkpoint.generation, state.view, report.pages, checkpoint.grid_pages
+        )
+    });
     output.line(format!(
         "journal     ring of {}, {} prepare(s) after the checkpoint",
         human(state.constants.journal_ring_bytes),

@@ -16,6 +16,7 @@ use verity_core::keyring::Keyring;
 use verity_core::log::{
     CheckpointRecord, LogFault, LogHead, LogPins, Logs, Metadata, Record, VerifiedRead, open_record,
 };
+use verity_core::node::Halt;
 
 use super::{CannotCheck, Report, Silent, grid, parts};
 use crate::disk::lock::DirectoryLock;
@@ -115,6 +116,9 @@ impl Checkpoint {
             let worst = report.findings.iter().max_by_key(|finding| finding.severity);
             return Err(worst.map(ToString::to_string).unwrap_or_default());
         };
+        if state.syncing {
+            return Err(Halt::Syncing.to_string());
+        }
         let heads = grid::heads(files, &state, &keyring).map_err(|what| {
             format!("grid: {what}; how far the logs go cannot be told without it")
         })?;

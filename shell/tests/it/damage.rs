@@ -1,7 +1,12 @@
 //! Files that are cut short or have a bit flipped: told, never believed, never a panic.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use verity_core::io::{Effect, Effects};
+use verity_core::node::CURRENT_RELEASE;
+use verity_core::superblock::{OpenOptions, Superblock, SuperblockEvent, SuperblockState};
 
 use crate::run::{Database, Run, copy_directory, verity};
 
@@ -459,4 +464,81 @@ fn a_file_that_stays_held_is_waited_for_and_named() {
     assert!(!rest.contains("temporarily unavailable"), "{rest}");
     drop(held);
     database.sql("SELECT 1").ok();
+}
+
+/// Makes it a replica of three that was stopped while it fetched a checkpoint: the mark is in the
+/// superblock, half of the grid and of a log is of another moment.
+fn cut_sync_short(data: &Path) {
+    let open = |name: &str| File::options().read(true).write(true).open(data.join(name)).unwrap();
+    let file = open("superblock");
+    let options = OpenOptions {
+        cluster: None,
+        replica: None,
+        release: CURRENT_RELEASE,
+        accept_single_copy: false,
+    };
+    let mut effects = Effects::new();
+    let mut superblock = Superblock::open(options, &mut effects);
+    let mut marked = false;
+    while !marked {
+        for effect in effects.drain().collect::<Vec<Effect>>() {
+            let event = match effect {
+                Effect::Read { io, at, mut pages } => {
+                    file.read_exact_at(pages.as_bytes_mut(), at.offset).unwrap();
+                    superblock.on_read_done(io, pages, Ok(()), &mut effects)
+                }
+                Effect::Write { io, at, pages, durable: _ } => {
+                    file.write_all_at(pages.as_bytes(), at.offset).unwrap();
+                    superblock.on_write_done(io, pages, Ok(()), &mut effects)
+                }
+                Effect::Event(_) => continue,
+                other => panic!("a superblock reads and writes: {other:?}"),
+            };
+            match event.unwrap() {
+                None => {}
+                Some(SuperblockEvent::Opened) => {
+                    let state = *superblock.state().unwrap();
+                    let state = SuperblockState { syncing: true, replica_count: 3, ..state };
+                    superblock.update(state, &mut effects);
+                }
+                Some(SuperblockEvent::Updated) => marked = true,
+            }
+        }
+    }
+    for name in ["grid", "log/1/00000000.segment"] {
+        let file = open(name);
+        let half = file.metadata().unwrap().len() / 2;
+        file.write_all_at(&vec![0x5A; usize::try_from(half).unwrap()], half).unwrap();
+    }
+}
+
+#[test]
+fn of_a_replica_that_was_fetching_a_checkpoint_nothing_can_be_told() {
+    let database = filled();
+    let copy = fresh_copy(&database);
+    cut_sync_short(&copy);
+    let path = copy.to_str().unwrap();
+    let before = std::fs::read(copy.join("superblock")).unwrap();
+    let words = "fetching a checkpoint from its peers";
+    for command in ["verify", "inspect"] {
+        let run = verity(&[command, "--json", "--data", path]);
+        assert_eq!(run.code, Some(2), "{run:#?}");
+        let told = &run.objects()[0];
+        let findings = told["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["part"] == "checkpoint");
+        assert!(found.unwrap()["reason"].as_str().unwrap().contains(words), "{run:#?}");
+        // The checkpoint of before is none any more.
+        match command {
+            "verify" => assert!(told["checkpoint_op"].is_null(), "{run:#?}"),
+            _ => assert_eq!(told["syncing"], true, "{run:#?}"),
+        }
+        let said = verity(&[command, "--data", path]);
+        assert!(said.code == Some(2) && format!("{said:?}").contains(words), "{said:#?}");
+    }
+    let record = ["inspect", "--record", "1:0", "--data", path];
+    verity(&record).fails(2, words);
+    verity(&["rebuild", "--check", "--data", path]).fails(2, words);
+    verity(&["rebuild", "--data", path]).fails(2, "Start the replica, its peers repair it");
+    verity(&["sql", "--data", path, "-c", "SELECT COUNT(*) FROM rows"]).fails(1, words);
+    assert_eq!(std::fs::read(copy.join("superblock")).unwrap(), before, "something was written");
 }
