@@ -327,6 +327,10 @@ impl World {
             Halt::Memory(error) => {
                 return Err(Failure::new(FailureKind::Halted, error.to_string()));
             }
+            Halt::Syncing => {
+                let detail = "one replica alone has no peers to fetch a checkpoint from";
+                return Err(Failure::new(FailureKind::Halted, detail));
+            }
             Halt::Io { .. } | Halt::Data { .. } => {}
         }
         let fatal: Vec<String> =
