@@ -41,6 +41,7 @@ use crate::kernel::{Reply, Request, RequestError, RetryReason, SealedRequest, Se
 use crate::keyring::Keyring;
 use crate::limits::REQUEST_QUEUE_MAX;
 use crate::query::{PointScratch, Prepared, Value};
+use crate::store::Chunk;
 use crate::superblock::{Superblock, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
 
@@ -255,6 +256,23 @@ impl Node {
     pub fn work_ahead(&mut self) {
         if let State::Running(running) = &mut self.state {
             running.work_ahead();
+        }
+    }
+
+    /// Memory for the page cache that will be used soon, in pages: worth making where nobody waits,
+    /// and handing in by [`Node::give_chunk`]. Never needed, changes no result.
+    #[must_use]
+    pub fn chunk_wanted(&self) -> Option<usize> {
+        match &self.state {
+            State::Running(running) => running.store.chunk_wanted(),
+            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
+        }
+    }
+
+    /// What [`Node::chunk_wanted`] asked for.
+    pub fn give_chunk(&mut self, chunk: Chunk) {
+        if let State::Running(running) = &mut self.state {
+            running.store.give_chunk(chunk);
         }
     }
 

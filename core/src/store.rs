@@ -31,6 +31,7 @@ mod checkpoint;
 mod estimate;
 mod fetch;
 mod forest;
+mod frames;
 mod free_set;
 mod merkle;
 mod overflow;
@@ -63,6 +64,7 @@ pub use checkpoint::{CheckpointProgress, RoomError, StoreCheckpoint};
 pub use estimate::{TreeChange, overflow_pages};
 pub use fetch::Pins;
 pub use forest::{FOREST, FORESTS, TreeRoot};
+pub use frames::Chunk;
 pub use merkle::{HashStop, LeafSalts, PrunedItem, PrunedPage, TreeHash};
 pub use read::Value;
 pub use scan::{Cursor, DigestTask, Direction};
@@ -268,6 +270,17 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.cache.memory_bytes()
+    }
+
+    /// See [`frames`].
+    #[must_use]
+    pub fn chunk_wanted(&self) -> Option<usize> {
+        self.cache.chunk_wanted()
+    }
+
+    /// See [`frames`].
+    pub fn give_chunk(&mut self, chunk: Chunk) {
+        self.cache.give_chunk(chunk);
     }
 
     /// What is held beside the cache: pages on their way, buffers, tags.

@@ -15,6 +15,7 @@
 //! Fault model: the node halts (disk, keys, corruption); then every waiting and every later call
 //! gets the reason, with the file system's words where there are some.
 
+mod chunks;
 mod drive;
 mod gathered;
 mod inner;
@@ -36,6 +37,7 @@ use verity_core::time::{self, Clock, Timestamp};
 use crate::disk::{Disk, Doorbell};
 use crate::error::Error;
 
+use chunks::Chunks;
 use gathered::{Gathered, Sleeper};
 use inner::{Inner, Role, Waiters};
 use sealers::{Asked, Sealers};
@@ -51,6 +53,7 @@ pub struct Driver {
     /// The newest time of the node's that was seen, in nanoseconds.
     node_time: Arc<AtomicU64>,
     sealers: Arc<Sealers>,
+    chunks: Arc<Chunks>,
     bell: Doorbell,
     background: Condvar,
     /// A proof has ended: those behind it may go on.
@@ -72,6 +75,7 @@ impl Driver {
         let bell = disk.doorbell();
         let sealers = Arc::new(Sealers::default());
         let node_time = Arc::default();
+        let chunks = Arc::new(Chunks::default());
         let inner = Inner {
             node,
             disk,
@@ -85,6 +89,7 @@ impl Driver {
             taken: Vec::new(),
             node_time: Arc::clone(&node_time),
             sealers: Arc::clone(&sealers),
+            chunks: Arc::clone(&chunks),
             unsealed: None,
             answered: Vec::new(),
             role: Role::Nobody,
@@ -99,6 +104,7 @@ impl Driver {
             gathered: Gathered::default(),
             node_time,
             sealers,
+            chunks,
             bell,
             background: Condvar::new(),
             proof_ended: Condvar::new(),
@@ -323,6 +329,7 @@ impl Driver {
             inner.answered.push(slot);
         }
         wake_all(std::mem::take(&mut inner.answered));
+        self.chunks.end();
         self.background.notify_all();
         self.proof_ended.notify_all();
     }

@@ -6,6 +6,7 @@ use verity_core::kernel::{Reply, Request, RequestError};
 use verity_core::node::{
     CommitmentRead, Config, Halt, Memory, Node, Progress, ProofRead, Read, Seed, Status, Ticket,
 };
+use verity_core::store::Chunk;
 use verity_core::time::{Clock, Instant};
 
 /// What may differ from boot to boot.
@@ -79,6 +80,13 @@ impl Replica {
 
     pub fn work_ahead(&mut self) {
         self.node.work_ahead();
+    }
+
+    /// Memory that the node wants ahead of its use.
+    pub fn give_chunk(&mut self) {
+        if let Some(pages) = self.node.chunk_wanted() {
+            self.node.give_chunk(Chunk::zeroed(pages));
+        }
     }
 
     pub fn next_reply(&mut self) -> Option<(Ticket, Result<Reply, RequestError>)> {

@@ -1,6 +1,6 @@
 //! Frames: the pages that are in memory, in the clear, and which of them may leave.
 //!
-//! Invariants: memory is `frames_max` frames at most, reserved at open and touched only as used. A
+//! Invariants: memory is `frames_max` frames at most, taken in chunks as it is used (`frames`). A
 //! frame is *free*, *clean* (equal to its page on disk: may be evicted when nobody pins it),
 //! *dirty* (changed since the last checkpoint began, in memory only), *frozen* (part of the
 //! checkpoint under way, not yet sealed) or *writing* (sealed, its write not yet done). Only clean
@@ -15,11 +15,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::Cell;
-use zerocopy::FromZeros;
 
+use super::frames::{Chunk, Frames};
 use super::page::{self, Bytes};
 use crate::ids::PageNumber;
-use crate::io::Page;
 use crate::limits::{BUSY_PAGES_MARGIN, FRAME_BYTES};
 use crate::stdx::PageMap;
 
@@ -52,7 +51,7 @@ pub(super) struct Pin {
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    pages: Vec<Page>,
+    pages: Frames,
     frames: Vec<Frame>,
     referenced: Vec<Cell<bool>>,
     map: PageMap,
@@ -75,7 +74,7 @@ impl Cache {
         assert!(frames_max > busy, "the cache holds a dirty budget and clean pages besides");
         let clean = frames_max - busy;
         Cache {
-            pages: Vec::with_capacity(frames_max),
+            pages: Frames::new(frames_max),
             frames: Vec::with_capacity(frames_max),
             referenced: Vec::with_capacity(frames_max),
             map: PageMap::new(frames_max + frames_max / 4 + 1_024),
@@ -131,7 +130,7 @@ impl Cache {
     ) -> Option<(&mut Bytes, &Bytes)> {
         let change = self.map.get(change)? as usize;
         let read = self.map.get(read)? as usize;
-        let Ok([change, read]) = self.pages.get_disjoint_mut([change, read]) else {
+        let Some((change, read)) = self.pages.two_mut(change, read) else {
             unreachable!("two pages have two frames");
         };
         Some((&mut change.0, &read.0))
@@ -210,8 +209,8 @@ impl Cache {
     }
 
     fn grow(&mut self) -> u32 {
-        let frame = self.frames.len() as u32;
-        self.pages.push(Page::new_zeroed());
+        let frame = self.pages.grow() as u32;
+        assert_eq!(frame as usize, self.frames.len());
         self.frames.push(Frame {
             page: PageNumber::ZERO,
             state: State::Free,
@@ -328,7 +327,16 @@ impl Cache {
 
     pub(super) fn memory_bytes(&self) -> usize {
         // Reserved tables are memory only where they were written.
-        self.frames.len() * FRAME_BYTES as usize
+        self.pages.touched_max() * FRAME_BYTES as usize
+    }
+
+    /// Pages of the chunk of frames that should be handed in, if one should.
+    pub(super) fn chunk_wanted(&self) -> Option<usize> {
+        self.pages.chunk_wanted()
+    }
+
+    pub(super) fn give_chunk(&mut self, chunk: Chunk) {
+        self.pages.give(chunk);
     }
 }
 

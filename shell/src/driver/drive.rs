@@ -20,6 +20,17 @@ const IDLE_PAUSE: Duration = Duration::from_secs(1);
 impl Driver {
     /// What the background thread runs.
     pub fn run_background(&self) {
+        std::thread::scope(|scope| {
+            let chunks = std::thread::Builder::new().name("verity-memory".to_string());
+            if let Err(error) = chunks.spawn_scoped(scope, || self.make_chunks()) {
+                tracing::debug!("memory is not made ready ahead: {error}");
+            }
+            self.run_until_stopped();
+            self.chunks.end();
+        });
+    }
+
+    fn run_until_stopped(&self) {
         let mut inner = self.lock();
         let mut seen = 0;
         while !inner.stop {

@@ -9,6 +9,7 @@ use verity_core::io::{Effects, Input};
 use verity_core::node::{Halt, LeadAnswer, LeadAsked, Node, Progress, Ticket};
 use verity_core::time::{self, Clock};
 
+use super::chunks::Chunks;
 use super::sealers::{Asked, Sealers};
 use super::slot::{Answer, Slot};
 use crate::disk::Disk;
@@ -44,6 +45,7 @@ pub(super) struct Inner {
     /// As the driver has it.
     pub node_time: Arc<AtomicU64>,
     pub sealers: Arc<Sealers>,
+    pub chunks: Arc<Chunks>,
     /// Whose request came unsealed: the next ones need not.
     pub unsealed: Option<TenantId>,
     /// Answered in this turn; woken after the lock is released.
@@ -218,6 +220,9 @@ impl Inner {
         self.disk.execute(&mut self.effects);
         self.deliver();
         self.tell_confirmed();
+        if let Some(pages) = self.node.chunk_wanted() {
+            self.chunks.ask(pages);
+        }
     }
 
     /// Replies to their slots.

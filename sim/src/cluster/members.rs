@@ -281,6 +281,7 @@ impl Cluster {
         self.trace.input(now_ns, &input);
         if now_ns.is_multiple_of(3) {
             node.hurry(clock, &mut member.effects);
+            node.give_chunk();
         }
         node.step(clock, input, &mut member.effects);
         self.after(index)

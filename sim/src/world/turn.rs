@@ -170,6 +170,7 @@ impl World {
             && let Some(node) = &mut self.node
         {
             node.work_ahead();
+            node.give_chunk();
         }
         self.check_halt()
     }
