@@ -7,6 +7,7 @@
 
 pub mod api;
 mod apply;
+mod attesting;
 mod checkpoint;
 mod cluster;
 mod consensus;

@@ -37,6 +37,7 @@ use crate::keys::MasterKey;
 use crate::ledger::Ledger;
 use crate::random::Random;
 use crate::report::{Failure, FailureKind, Report};
+use crate::swarm::draw_attest_after;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
 use members::Member;
@@ -115,6 +116,7 @@ enum Due {
 #[derive(Debug)]
 pub struct Cluster {
     seed: u64,
+    attest_after_ns: Option<u64>,
     random: Random,
     now_ns: u64,
     members: Vec<Member>,
@@ -260,6 +262,7 @@ impl Cluster {
             .collect::<Result<Vec<Member>, Failure>>()?;
         Ok(Cluster {
             seed,
+            attest_after_ns: draw_attest_after(&mut root.stream("attest plan")),
             now_ns: 0,
             master,
             net: Net {

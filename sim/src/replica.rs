@@ -14,6 +14,15 @@ use verity_core::time::{Clock, Instant};
 pub struct BootOptions {
     pub cache_pages: u32,
     pub evict_everything: bool,
+    pub attest_after_ns: Option<u64>,
+}
+
+impl BootOptions {
+    /// Attests only when it is asked to.
+    #[must_use]
+    pub const fn new(cache_pages: u32, evict_everything: bool) -> BootOptions {
+        BootOptions { cache_pages, evict_everything, attest_after_ns: None }
+    }
 }
 
 /// Which one of how many it is.
@@ -46,6 +55,7 @@ impl Replica {
         config.serves_cluster = place.serves_cluster;
         config.memory = Memory::CleanPages(options.cache_pages);
         config.evict_everything = options.evict_everything;
+        config.attest_after_ns = options.attest_after_ns;
         // Jumps of the wall clock add up over a run; the directed tests know the refusal.
         config.accept_clock = true;
         Replica { node: Node::open(&config, &Seed(seed), effects) }

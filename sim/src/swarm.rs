@@ -51,6 +51,8 @@ pub struct Plan {
     pub ask_ppm: u64,
     /// Chance that a client's turn asks for a proof.
     pub prove_ppm: u64,
+    /// Time after news in which the state is attested; none: only when a proof is asked for.
+    pub attest_after_ns: Option<u64>,
     /// Chance, in a million, that a request has no idempotency id.
     pub anonymous_ppm: u64,
     /// Chance, in a million, that a request must follow another one.
@@ -122,16 +124,25 @@ impl Plan {
             reuse_ppm: if order.coin() { order.range(2_000, 60_000) } else { 0 },
             twin: random.chance(150_000),
             prove_ppm: 0,
+            attest_after_ns: draw_attest_after(&mut Random::new(seed).stream("attest plan")),
             oracle_ppm: oracle.range(2_000, 40_000),
         }
         .with_proofs(random)
     }
 
-    /// Twins are given the same requests and nothing else: nobody asks for proofs there.
+    /// Twins are given the same requests and nothing else: nobody asks for proofs there, and none
+    /// attests when its time has come.
     fn with_proofs(mut self, mut random: Random) -> Plan {
+        self.attest_after_ns = self.attest_after_ns.filter(|_| !self.twin);
         self.prove_ppm = if self.twin { 0 } else { random.range(2_000, 40_000) };
         self
     }
+}
+
+/// Often enough to meet most of what goes on in a run, or once in a while.
+#[must_use]
+pub fn draw_attest_after(random: &mut Random) -> Option<u64> {
+    random.chance(300_000).then(|| random.range(1_000_000, 1_000_000_000))
 }
 
 fn draw_constants(random: &mut Random) -> ClusterConstants {

@@ -38,10 +38,6 @@ const LATE_PAGES_MAX: usize = 256;
 const CROWDED_PAGES: usize = 32;
 /// Pages that are hashed while a lone caller's write is on its way.
 const HASHED_AHEAD: usize = 3;
-/// The same for an attestation that comes, and rarely: a page that changes all the time is hashed
-/// in vain.
-const HASHED_WHEN_IDLE: usize = 2;
-const IDLE_TURNS_PER_HASHING: u32 = 4;
 
 /// Pages of a checkpoint that one turn hashes and seals.
 #[derive(Clone, Copy, Debug)]
@@ -152,18 +148,12 @@ impl Running {
         parts.into_iter().map(due).max().unwrap_or(0) as usize
     }
 
-    /// Hashes pages while there is nothing else to do: of the checkpoint, else what the next
-    /// attestation would have to hash at once. A value that is not in memory is left to them.
+    /// Hashes pages of the checkpoint while there is nothing else to do. A value that is not in
+    /// memory is left to the checkpoint.
     pub(super) fn hash_ahead(&mut self) {
         if self.checkpoint.as_ref().is_some_and(|task| task.stage == Stage::Writing) {
             let _ = self.store.hash_frozen(&EntrySalts(&self.keyring), HASHED_AHEAD);
             self.store.forget_misses();
-        } else if self.config.attest_after_ns.is_some() {
-            self.idle_turns = self.idle_turns.wrapping_add(1);
-            if self.idle_turns.is_multiple_of(IDLE_TURNS_PER_HASHING) {
-                let _ = self.store.hash_step(&EntrySalts(&self.keyring), HASHED_WHEN_IDLE);
-                self.store.forget_misses();
-            }
         }
     }
 

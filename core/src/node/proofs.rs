@@ -17,24 +17,24 @@ use core::cell::RefCell;
 use crate::crypto::merkle::{consistency_proof, verify_consistency};
 use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
 use crate::crypto::signature::SigningKey;
-use crate::ids::{IdempotencyId, Position, PrincipalId, TenantId};
+use crate::ids::{Position, TenantId};
 use crate::io::{Effect, Effects, IoId, KeyError, KeyPurpose, SecretKey};
-use crate::journal::{Operation as Prepared, PrepareHeader};
 use crate::kernel::{
-    Attestation, Operation, ProveStop, Proving, Reply, Request, RequestError, SharedOfProofs,
-    canonical_query, history_query,
+    Attestation, ProveStop, Proving, Reply, RequestError, SharedOfProofs, canonical_query,
+    history_query,
 };
-use crate::limits::{PROOF_HOLD_TURNS, PROOF_SQUEEZED_MAX};
+use crate::limits::PROOF_SQUEEZED_MAX;
 use crate::log::{LogFault, LogPins};
 use crate::node::api::{Halt, Progress, Ticket};
+use crate::node::attesting::attest;
 use crate::node::format::own;
-use crate::node::requests::{Waiting, Work};
-use crate::node::running::{Phase, Running, SuperblockUse};
+use crate::node::requests::Work;
+use crate::node::running::{Running, SuperblockUse};
 use crate::proof::{CanonicalQuery, QueryKind};
 use crate::query::{SqlError, Value, prepare_one};
 use crate::store::{Pins, StoreError};
 use crate::superblock::SuperblockState;
-use crate::time::{Clock, Instant};
+use crate::time::Clock;
 
 /// Of the node's own attestations; callers' tickets begin at 1, and 0 is of jobs.
 pub(super) const TICKET: Ticket = Ticket(u64::MAX);
@@ -188,14 +188,7 @@ pub(super) struct Proofs {
     cosigner: Option<SigningKey>,
     unwrapping: bool,
     key_error: Option<KeyError>,
-    attesting: bool,
     failed: Option<RequestError>,
-    /// Requests were applied that no attestation covers.
-    news: bool,
-    /// When the next attestation by time is due.
-    due: Option<Instant>,
-    /// The last thing before a shutdown was tried.
-    at_shutdown: bool,
     /// Reads that wait, for an attestation or for pages.
     waiting: u32,
     /// Turns for which ops behind the attestation are still held back.
@@ -205,6 +198,19 @@ pub(super) struct Proofs {
     /// The one proof that holds pages: two could keep each other from ever having all of theirs.
     holder: u64,
     turns: u64,
+}
+
+impl Proofs {
+    /// The state was attested: ops behind that wait for this many turns while proofs are made.
+    pub fn hold(&mut self, turns: u32) {
+        self.hold = turns;
+    }
+
+    /// The node's request for an attestation was answered. Of those that wait for it one is told of
+    /// an error; nobody else hears of it, and it is tried again.
+    pub fn attested(&mut self, answer: Result<Reply, RequestError>) {
+        self.failed = answer.err().filter(|_| self.waiting > 0);
+    }
 }
 
 /// A head that was signed, once for all proofs of its state.
@@ -262,8 +268,7 @@ impl Running {
             },
             Err(Stop::Failed(error)) => self.end_proof(read, Err(error)),
             Err(Stop::Wait | Stop::Yield) => {
-                if !self.proofs.attesting {
-                    self.proofs.attesting = true;
+                if self.attesting.ask() {
                     self.submit(TICKET, Work::Request(attest()));
                     let outcome = self.turn(now, effects);
                     return (Progress::Waiting, outcome);
@@ -321,63 +326,6 @@ impl Running {
             self.proofs.hold -= 1;
         }
         holds
-    }
-
-    /// An op was applied: was it an attestation, or is it news?
-    pub(super) fn note_attested(&mut self, header: &PrepareHeader) {
-        if self.kernel.attestation().is_some_and(|last| last.op == header.op) {
-            self.proofs.hold = PROOF_HOLD_TURNS;
-            self.proofs.news = false;
-            self.proofs.due = None;
-        } else if header.operation == Prepared::Requests {
-            self.proofs.news = true;
-        }
-    }
-
-    /// Attests by time and before a shutdown, if the node is told to. True: something moved.
-    pub(super) fn attest_in_time(&mut self, now: Clock) -> bool {
-        let Some(after_ns) = self.config.attest_after_ns else { return false };
-        // A full disk is for a checkpoint: the news wait until there is room, or another open.
-        if !self.proofs.news || self.proofs.attesting || self.disk_is_full() {
-            return false;
-        }
-        match self.phase {
-            Phase::Serving => {
-                let due = *self.proofs.due.get_or_insert(now.monotonic.plus_ns(after_ns));
-                if now.monotonic < due {
-                    return false;
-                }
-                self.proofs.due = None;
-            }
-            // Once: a state that cannot be attested must not keep a node from its end.
-            Phase::ShuttingDown { op: None }
-                if !self.proofs.at_shutdown && self.is_idle() && self.may_propose_in_the_end() =>
-            {
-                self.proofs.at_shutdown = true;
-            }
-            Phase::Replay
-            | Phase::View
-            | Phase::Following
-            | Phase::Recovery { .. }
-            | Phase::ShuttingDown { .. }
-            | Phase::Stopped => return false,
-        }
-        self.proofs.attesting = true;
-        self.waiting.push_back(Waiting::new(TICKET, Work::Request(attest()), 0));
-        true
-    }
-
-    /// When an attestation by time is due.
-    pub(super) fn attestation_due(&self) -> Option<Instant> {
-        let waits = self.phase == Phase::Serving && !self.proofs.attesting && !self.disk_is_full();
-        self.proofs.due.filter(|_| waits)
-    }
-
-    /// The answer to the node's own request, which no caller may see.
-    pub(super) fn on_attest_answer(&mut self, answer: Result<Reply, RequestError>) {
-        self.proofs.attesting = false;
-        // Of those that wait one is told; nobody else hears of it, and it is tried again.
-        self.proofs.failed = answer.err().filter(|_| self.proofs.waiting > 0);
     }
 
     pub(super) fn on_cosigner(&mut self, io: IoId, key: Result<SecretKey, KeyError>) {
@@ -586,14 +534,4 @@ fn origin(state: &SuperblockState) -> String {
 
 fn cosigner_name(state: &SuperblockState) -> String {
     format!("{}/replica-{}", origin(state), state.replica)
-}
-
-fn attest() -> Request {
-    Request {
-        tenant: TenantId::SYSTEM,
-        principal: PrincipalId::ZERO,
-        idempotency: IdempotencyId::NONE,
-        after: None,
-        operations: alloc::vec![Operation::Attest],
-    }
 }

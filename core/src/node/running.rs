@@ -21,6 +21,7 @@ use crate::limits::{REQUEST_QUEUE_MAX, SEALED_BYTES_MAX, SPACE_RESERVE_BYTES, TI
 use crate::log::Logs;
 use crate::node::api::{Config, Halt, Ticket};
 use crate::node::apply::Applying;
+use crate::node::attesting::Attesting;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::consensus::Consensus;
 use crate::node::finding::Search;
@@ -85,8 +86,6 @@ pub(super) struct Running {
     pub recovery_point: Op,
     pub applying: Option<Applying>,
     pub checkpoint: Option<CheckpointTask>,
-    /// Turns in which there was nothing to do but to hash.
-    pub idle_turns: u32,
     #[cfg(verity_zoo)]
     pub checkpoint_due: Option<CheckpointTask>,
     /// Submitted, not in the queue yet: to be sealed, or pages or keys are missing for that.
@@ -111,6 +110,7 @@ pub(super) struct Running {
     pub replies: VecDeque<(Ticket, Result<Reply, RequestError>)>,
     pub jobs: Jobs,
     pub free_bytes: Option<u64>,
+    pub attesting: Attesting,
     pub proofs: Proofs,
     /// What peers ask for.
     pub serving: Serving,
@@ -142,7 +142,6 @@ impl Running {
             leading: None,
             applying: None,
             checkpoint: None,
-            idle_turns: 0,
             #[cfg(verity_zoo)]
             checkpoint_due: None,
             waiting: VecDeque::new(),
@@ -159,6 +158,7 @@ impl Running {
             replies: VecDeque::new(),
             jobs: Jobs::default(),
             free_bytes: None,
+            attesting: Attesting::default(),
             proofs: Proofs::default(),
             serving: Serving::default(),
             sync_offered: false,

@@ -17,6 +17,7 @@ use crate::limits::ClusterConstants;
 use crate::query::{PointScratch, SqlState, Value};
 use crate::time::{Instant, Timestamp};
 
+mod attesting;
 mod crowd;
 
 struct Disk {
@@ -682,88 +683,5 @@ fn changes_wait_for_the_writes_of_a_checkpoint() {
         refused += i64::from(reply.is_err());
     }
     assert_eq!((replies, refused), (next / 10, 0));
-    disk.shut_down(node);
-}
-
-fn attested(node: &Node) -> Option<u64> {
-    match &node.state {
-        State::Running(running) => running.kernel.attestation().map(|last| last.size),
-        State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
-    }
-}
-
-/// Records in the system's log.
-fn system_records(node: &Node) -> u64 {
-    let State::Running(running) = &node.state else { panic!("it runs") };
-    let (store, logs) = (&running.store, &running.logs);
-    running.kernel.log_head(store, logs, TenantId::SYSTEM).unwrap().next.get()
-}
-
-#[test]
-fn news_are_attested_in_time_and_before_the_end() {
-    let mut disk = Disk::new();
-    disk.format(ClusterConstants::SMALL);
-    let second = crate::time::SECOND_NS;
-    let config = Config { attest_after_ns: Some(second), ..config() };
-    let mut node = disk.open(&config);
-    assert_eq!((attested(&node), node.deadline()), (None, None), "there is no news");
-    let before = disk.now.monotonic;
-    disk.ask(&mut node, append("a", ExpectedVersion::Any, &["one"])).unwrap();
-    let first = attested(&node).expect("time went on until nothing was due");
-    assert!(disk.now.monotonic >= before.plus_ns(second));
-    assert_eq!(node.deadline(), None, "an attestation is no news");
-    disk.ask(&mut node, append("a", ExpectedVersion::Any, &["two"])).unwrap();
-    assert!(attested(&node).unwrap() > first);
-    // A request right before the end is attested, and the attestation is not the callers' affair.
-    let mut effects = Effects::new();
-    node.submit(disk.now, append("a", ExpectedVersion::Any, &["three"]), &mut effects);
-    disk.take(&mut effects);
-    let records = system_records(&node);
-    disk.shut_down(node);
-    let mut node = disk.open(&config);
-    // Head of the tenant, checkpoint of the attestation, recovery; the shutdown finds a log that
-    // ends with a checkpoint.
-    assert_eq!(system_records(&node), records + 3);
-    assert!(node.next_reply().is_none());
-    // On demand only.
-    disk.shut_down(node);
-    let mut node = disk.open(&Config { attest_after_ns: None, ..config });
-    disk.ask(&mut node, append("a", ExpectedVersion::Any, &["four"])).unwrap();
-    assert_eq!((attested(&node), node.deadline()), (None, None));
-}
-
-#[test]
-fn a_full_disk_is_not_attested_and_more_room_lets_it_go_on() {
-    let mut disk = Disk::new();
-    disk.format(ClusterConstants::SMALL);
-    let config = Config { attest_after_ns: Some(crate::time::SECOND_NS), ..config() };
-    let space = |free_bytes| Input::Space { free_bytes };
-    let mut node = disk.open(&config);
-    let mut effects = Effects::new();
-    node.submit(disk.now, append("a", ExpectedVersion::Any, &["one"]), &mut effects);
-    // The disk fills up between the write and its attestation: no deadline wakes the driver for it.
-    node.step(disk.now, space(1 << 20), &mut effects);
-    disk.take(&mut effects);
-    disk.settle(&mut node);
-    let records = system_records(&node);
-    assert_eq!((attested(&node), node.deadline()), (None, None));
-    disk.now.monotonic = disk.now.monotonic.plus_ns(10 * crate::time::SECOND_NS);
-    node.step(disk.now, Input::Tick, &mut effects);
-    disk.take(&mut effects);
-    disk.settle(&mut node);
-    assert_eq!((attested(&node), system_records(&node)), (None, records));
-    node.step(disk.now, space(1 << 40), &mut effects);
-    disk.take(&mut effects);
-    disk.settle(&mut node);
-    assert!(attested(&node).is_some(), "there is room again");
-    // And the end of a node on a full disk adds no attestation.
-    node.submit(disk.now, append("a", ExpectedVersion::Any, &["two"]), &mut effects);
-    node.step(disk.now, space(1 << 20), &mut effects);
-    disk.take(&mut effects);
-    let before = system_records(&node);
-    disk.shut_down(node);
-    let node = disk.open(&config);
-    // The recovery; the system's log ended with a checkpoint record already.
-    assert_eq!(system_records(&node), before + 1);
     disk.shut_down(node);
 }

@@ -177,6 +177,7 @@ impl Cluster {
         let options = BootOptions {
             cache_pages: self.random.range(300, 2_000) as u32,
             evict_everything: self.random.chance(150_000),
+            attest_after_ns: self.attest_after_ns,
         };
         let seed = self.random.seed_bytes();
         let member = &mut self.members[index];

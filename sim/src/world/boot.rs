@@ -87,6 +87,7 @@ impl World {
             cache_pages: self.random.range(self.plan.cache_pages_min, self.plan.cache_pages_max)
                 as u32,
             evict_everything: self.random.chance(self.plan.evict_everything_ppm),
+            attest_after_ns: self.plan.attest_after_ns,
         };
         self.faults_at_boot = self.blamable_faults();
         self.note(|| format!("boot {options:?}"));

@@ -27,7 +27,7 @@ impl World {
         let mut solo = Solo::new(disk, self.master.clone());
         solo.wall = self.clock.clock().wall;
         let evict_everything = self.random.coin();
-        let options = BootOptions { cache_pages: 512, evict_everything };
+        let options = BootOptions::new(512, evict_everything);
         let seed = self.random.seed_bytes();
         let halted = |halt| Failure::new(FailureKind::Halted, format!("copy of the disk: {halt}"));
         solo.open(options, seed).map_err(halted)?;

@@ -30,8 +30,8 @@ impl World {
         let wall = self.clock.clock().wall;
         let slow = DiskFaults { read_ns_mean: 900_000, write_ns_mean: 10_000, ..DiskFaults::NONE };
         let plans = [
-            (DiskFaults::NONE, BootOptions { cache_pages: 4_096, evict_everything: false }),
-            (slow, BootOptions { cache_pages: 160, evict_everything: true }),
+            (DiskFaults::NONE, BootOptions::new(4_096, false)),
+            (slow, BootOptions::new(160, true)),
         ];
         let mut ends: Vec<(Solo, Vec<String>)> = Vec::new();
         for (faults, options) in plans {

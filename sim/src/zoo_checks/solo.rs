@@ -114,8 +114,8 @@ pub(super) fn text(error: impl Display) -> String {
     error.to_string()
 }
 
-const WARM: BootOptions = BootOptions { cache_pages: 1_024, evict_everything: false };
-const COLD: BootOptions = BootOptions { cache_pages: 256, evict_everything: true };
+const WARM: BootOptions = BootOptions::new(1_024, false);
+const COLD: BootOptions = BootOptions::new(256, true);
 
 pub(super) fn warm() -> Result<Rig, String> {
     Rig::new(WARM)

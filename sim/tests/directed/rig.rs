@@ -16,8 +16,8 @@ use verity_sim::rebuild;
 use verity_sim::replica::BootOptions;
 use verity_sim::solo::Solo;
 
-pub const WARM: BootOptions = BootOptions { cache_pages: 1_024, evict_everything: false };
-pub const COLD: BootOptions = BootOptions { cache_pages: 160, evict_everything: true };
+pub const WARM: BootOptions = BootOptions::new(1_024, false);
+pub const COLD: BootOptions = BootOptions::new(160, true);
 
 pub const KEEPS: [Keep; 3] = [Keep::Nothing, Keep::Any, Keep::Process];
 
