@@ -116,6 +116,12 @@ pub const CHECKS: &[Check] = &[
         run: directed::sync_moves_on,
     },
     Check {
+        name: "cluster_sync_loses_peer",
+        demands: "a node that fetches a checkpoint has it from whoever is left, and then there is \
+                  a quorum again",
+        run: directed::sync_loses_peer,
+    },
+    Check {
         name: "cluster_ring_read",
         demands: "no prepare is written where an older one is being read for a peer",
         run: directed::ring_read,

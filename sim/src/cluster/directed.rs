@@ -7,7 +7,7 @@
 //! Start reading at [`Scene`].
 
 use verity_core::io::FileId;
-use verity_core::limits::PAGE_SIZE;
+use verity_core::limits::{ClusterConstants, PAGE_SIZE};
 use verity_core::time::{MILLISECOND_NS, SECOND_NS};
 
 use super::{Cluster, Due, Net, constants};
@@ -19,6 +19,8 @@ use crate::sql::{ColumnSpec, Conflict, Datum, DatumType, Expected, Statement, Ta
 
 const RING_MIB: u64 = 4;
 const NODES: usize = 3;
+/// So few that a log has several segments.
+const SEGMENT_POSITIONS: u64 = 400;
 const TABLE: &str = "t";
 /// Of a write: rows all over the table, so that each checkpoint changes most of it, and records
 /// that fill the ring and cost no page.
@@ -38,7 +40,9 @@ impl Scene {
     fn new() -> Result<Scene, Failure> {
         let root = Random::new(0).stream("directed cluster");
         let random = root.stream("plan");
-        let mut cluster = Cluster::of(0, NODES, constants(RING_MIB, 4), false, &root, random)?;
+        let constants =
+            ClusterConstants { segment_positions: SEGMENT_POSITIONS, ..constants(RING_MIB, 4) };
+        let mut cluster = Cluster::of(0, NODES, constants, false, &root, random)?;
         cluster.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         cluster.rotten.clear();
         for index in 0..NODES {
@@ -199,6 +203,30 @@ pub(crate) fn sync_moves_on() -> Result<(), String> {
     })
 }
 
+/// A node fetches a checkpoint, and one of its two peers is gone for good amid that. Until it has
+/// the checkpoint there is no quorum, and then there is one.
+pub(crate) fn sync_loses_peer() -> Result<(), String> {
+    Scene::play(|| {
+        for (nth, effects) in [(0, 1), (1, 1), (0, 40), (1, 40), (0, 200), (1, 200)] {
+            let mut scene = Scene::new()?;
+            let who = scene.miss_a_ring()?;
+            scene.cluster.call_back();
+            let sync_goes_on = scene.sync_for(who, effects)?;
+            let peer = (0..NODES).filter(|&index| index != who).nth(nth).unwrap_or(0);
+            scene.cluster.send_away(peer)?;
+            let before = scene.cluster.seen.syncs;
+            scene.write()?;
+            if !sync_goes_on || scene.cluster.seen.syncs == before {
+                let detail = format!("no sync went on without node {peer}");
+                return Err(Failure::new(FailureKind::Budget, detail));
+            }
+            scene.cluster.call_back();
+            scene.end(&["SyncFinished"])?;
+        }
+        Ok(())
+    })
+}
+
 /// A node reads an old prepare for a peer from a disk that takes its time; meanwhile the ring goes
 /// round to where that prepare is.
 pub(crate) fn ring_read() -> Result<(), String> {
@@ -215,7 +243,8 @@ pub(crate) fn ring_read() -> Result<(), String> {
         }
         scene.cluster.drive(|cluster| cluster.converged_without(who))?;
         for index in (0..NODES).filter(|&index| index != who) {
-            let slow = DiskFaults { read_ns_mean: 4 * SECOND_NS, ..DiskFaults::NONE };
+            // Slow beside a write, and no reason for another view.
+            let slow = DiskFaults { read_ns_mean: 300 * MILLISECOND_NS, ..DiskFaults::NONE };
             scene.cluster.members[index].disk.set_faults(slow);
         }
         scene.cluster.call_back();
