@@ -229,6 +229,11 @@ pub enum Input {
         from: ReplicaId,
         frame: Vec<u8>,
     },
+    /// That replica closed the link on which it sends to us, and has not dialled anew: perhaps its
+    /// process has ended. A hint, which may be false.
+    LinkClosed {
+        peer: ReplicaId,
+    },
 }
 
 /// All that the core does to the world.
@@ -307,7 +312,10 @@ impl Input {
             | Input::Done { .. }
             | Input::Wrapped { .. }
             | Input::Unwrapped { .. } => true,
-            Input::Tick | Input::Space { .. } | Input::Received { .. } => false,
+            Input::Tick
+            | Input::Space { .. }
+            | Input::Received { .. }
+            | Input::LinkClosed { .. } => false,
         }
     }
 }

@@ -332,6 +332,10 @@ pub const VSR_HEARTBEAT_NS: u64 = 50 * crate::time::MILLISECOND_NS;
 /// Silence of a primary after which a backup votes for the next view; replica i waits i eighths
 /// longer, so that not all vote at once. Long enough for a peer that shares its core with others.
 pub const VSR_SUSPECT_NS: u64 = 600 * crate::time::MILLISECOND_NS;
+/// A peer that closed its link to us and has said nothing since for so long has ended, as a primary
+/// it is voted against; replica i waits i eighths longer. A link that only broke is there again
+/// after 30 ms, and a heartbeat on it 50 ms later.
+pub const VSR_GONE_NS: u64 = 100 * crate::time::MILLISECOND_NS;
 /// How often a vote, or a log offered to a primary, is sent again.
 pub const VSR_VOTE_NS: u64 = 100 * crate::time::MILLISECOND_NS;
 /// How long a view change may take before the next is asked for; doubled each time, up to the
@@ -378,6 +382,7 @@ pub const VSR_HEADERS_HELD_MAX: usize = 4 * MESSAGE_HEADERS_MAX;
 pub const VSR_REPAIRS_MAX: usize = 2 * PIPELINE_MAX;
 
 const_assert!(VSR_SUSPECT_NS >= 8 * VSR_HEARTBEAT_NS);
+const_assert!(VSR_GONE_NS >= 2 * VSR_HEARTBEAT_NS && VSR_GONE_NS < VSR_SUSPECT_NS);
 const_assert!(
     OPERATIONS_MAX * RESULT_SIZE_MAX + 8 * 1024 <= LOG_RECORD_DATA_SIZE_MAX - ROW_SIZE_MAX
 );

@@ -344,6 +344,7 @@ fn trace(event: &Event) {
         | Event::IndexRebuilt { .. }
         | Event::BlockCorrupt { .. } => tracing::warn!("{event:?}"),
         Event::RecoveryRecorded { .. }
+        | Event::ViewStarted { .. }
         | Event::TenantCreated { .. }
         | Event::ReplayStarted { .. }
         | Event::ReplayFinished { .. }

@@ -17,6 +17,9 @@
 //! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
 //! peer's checkpoint, and is stopped amid that too.
 //!
+//! Nodes are told of links that close: of those of a process that ended, mostly, and now and then
+//! of those of one that lives.
+//!
 //! Not drawn here, because nodes do not repair it from peers yet: rot of segments.
 //!
 //! Start reading at [`run`], then [`Cluster::turn`].
@@ -52,6 +55,8 @@ pub struct Seen {
     pub crashes_in_flight: u64,
     pub cuts: u64,
     pub isolations: u64,
+    /// Links that closed, because a process ended or for nothing.
+    pub links_closed: u64,
     pub messages: u64,
     pub messages_lost: u64,
     /// Views that began, on any node.
@@ -113,6 +118,13 @@ enum Due {
     Trouble,
 }
 
+#[derive(Clone, Debug)]
+enum Packet {
+    Frame(Vec<u8>),
+    /// The sender's link to the receiver has closed.
+    Closed,
+}
+
 #[derive(Debug)]
 pub struct Cluster {
     seed: u64,
@@ -124,7 +136,7 @@ pub struct Cluster {
     net: Net,
     /// `cut[from][to]`: nothing gets through.
     cut: Vec<Vec<bool>>,
-    packets: BTreeMap<(u64, u64), (usize, usize, Vec<u8>)>,
+    packets: BTreeMap<(u64, u64), (usize, usize, Packet)>,
     serial: u64,
     workload: Workload,
     ledger: Ledger,
@@ -140,6 +152,9 @@ pub struct Cluster {
     crash_ppm: u64,
     cut_ppm: u64,
     isolate_ppm: u64,
+    close_ppm: u64,
+    /// When links close, which has a source of its own.
+    closes: Random,
     /// Who is cut off from all others, and until when.
     isolated: Option<(usize, u64)>,
     /// Every checkpoint that any node made durable.
@@ -197,6 +212,7 @@ pub fn report(seed: u64, lines: bool) -> Report {
         ("messages lost", seen.messages_lost),
         ("cuts", seen.cuts),
         ("isolations", seen.isolations),
+        ("links closed", seen.links_closed),
         ("absences", seen.absences),
         ("rots", seen.rots),
         ("disk stops", seen.disk_stops),
@@ -252,6 +268,7 @@ impl Cluster {
         root: &Random,
         mut random: Random,
     ) -> Result<Cluster, Failure> {
+        let mut closes = root.stream("closes");
         let mut mix = Mix::draw(&mut random);
         mix.huge_ppm = 0;
         mix.rows_per_bulk_max = mix.rows_per_bulk_max.min(60);
@@ -286,6 +303,8 @@ impl Cluster {
             crash_ppm: *random.pick(&[0, 20_000, 60_000]),
             cut_ppm: *random.pick(&[0, 20_000, 60_000]),
             isolate_ppm: *random.pick(&[0, 10_000, 40_000]),
+            close_ppm: *closes.pick(&[0, 20_000, 200_000]),
+            closes,
             isolated: None,
             checkpoints: BTreeMap::new(),
             last_progress_ns: 0,
@@ -421,12 +440,16 @@ impl Cluster {
         self.now_ns = self.now_ns.max(at_ns);
         match due {
             Due::Packet(key) => {
-                let Some((from, to, frame)) = self.packets.remove(&key) else {
+                let Some((from, to, packet)) = self.packets.remove(&key) else {
                     unreachable!("it was due")
                 };
                 if !self.cut[from][to] {
                     let from = self.members[from].replica();
-                    self.give(to, Input::Received { from, frame })?;
+                    let input = match packet {
+                        Packet::Frame(frame) => Input::Received { from, frame },
+                        Packet::Closed => Input::LinkClosed { peer: from },
+                    };
+                    self.give(to, input)?;
                 }
             }
             Due::Disk(index) => {
@@ -511,6 +534,7 @@ impl Cluster {
             }
         }
         self.isolate_somebody();
+        self.break_links();
         for from in 0..self.members.len() {
             for to in 0..self.members.len() {
                 let cut = if self.isolated.is_some_and(|(who, _)| who == from || who == to) {
@@ -559,7 +583,36 @@ impl Cluster {
         for _ in 0..copies {
             self.serial += 1;
             let at_ns = self.now_ns + 1 + self.random.exponential(self.net.delay_ns_mean);
-            self.packets.insert((at_ns, self.serial), (from, to, frame.clone()));
+            let packet = Packet::Frame(frame.clone());
+            self.packets.insert((at_ns, self.serial), (from, to, packet));
+        }
+    }
+
+    /// A process that ends closes its links; the others hear of it, or do not.
+    fn close_links_of(&mut self, from: usize) {
+        for to in 0..self.members.len() {
+            if to != from && self.closes.chance(900_000) {
+                self.close_link(from, to);
+            }
+        }
+    }
+
+    fn close_link(&mut self, from: usize, to: usize) {
+        self.serial += 1;
+        let at_ns = self.now_ns + 1 + self.closes.exponential(self.net.delay_ns_mean);
+        self.packets.insert((at_ns, self.serial), (from, to, Packet::Closed));
+        self.seen.links_closed += 1;
+    }
+
+    /// Links of living processes break, of one pair or of all at once, and are dialled anew.
+    fn break_links(&mut self) {
+        let all = self.closes.chance(self.close_ppm / 10);
+        for from in 0..self.members.len() {
+            for to in 0..self.members.len() {
+                if from != to && (all || self.closes.chance(self.close_ppm)) {
+                    self.close_link(from, to);
+                }
+            }
         }
     }
 

@@ -83,6 +83,7 @@ impl Trace {
                 self.number(7, u64::from(from.get()));
                 self.bytes(frame);
             }
+            Input::LinkClosed { peer } => self.number(8, u64::from(peer.get())),
         }
         self.line(now_ns, || format!("< {}", describe_input(input)));
     }
@@ -209,6 +210,7 @@ fn describe_input(input: &Input) -> String {
         Input::Unwrapped { io, key } => format!("unwrapped {io:?} {:?}", key.as_ref().err()),
         Input::Space { free_bytes } => format!("space {free_bytes}"),
         Input::Received { from, frame } => format!("from {from:?} {} bytes", frame.len()),
+        Input::LinkClosed { peer } => format!("{peer:?} closed its link"),
     }
 }
 

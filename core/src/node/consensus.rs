@@ -74,6 +74,14 @@ impl Consensus {
         }
     }
 
+    /// A peer closed its link to us.
+    pub fn on_link_closed(&mut self, now: Clock, peer: ReplicaId) {
+        match self {
+            Consensus::One(_) => {}
+            Consensus::Cluster(replica) => replica.on_link_closed(now, peer),
+        }
+    }
+
     /// Sends what the node itself has to say to a peer.
     pub fn say(&mut self, to: ReplicaId, payload: Payload) {
         match self {

@@ -131,7 +131,10 @@ impl Format {
     /// Takes one completion. An error ends the format; the directory is no database then.
     pub fn step(&mut self, input: Input, effects: &mut Effects) -> Result<(), Halt> {
         match input {
-            Input::Tick | Input::Space { .. } | Input::Received { .. } => Ok(()),
+            Input::Tick
+            | Input::Space { .. }
+            | Input::Received { .. }
+            | Input::LinkClosed { .. } => Ok(()),
             Input::Done { io, result } => self.on_done(io, result, effects),
             Input::WriteDone { io, pages, result } => match &mut self.phase {
                 Phase::Journal(journal) => {

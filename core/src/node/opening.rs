@@ -103,7 +103,10 @@ impl Opening {
     ) -> Result<(), Halt> {
         match input {
             // Peers say everything again.
-            Input::Tick | Input::Space { .. } | Input::Received { .. } => Ok(()),
+            Input::Tick
+            | Input::Space { .. }
+            | Input::Received { .. }
+            | Input::LinkClosed { .. } => Ok(()),
             Input::ReadDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
                     let event = self.superblock().on_read_done(io, pages, result, effects);

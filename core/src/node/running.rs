@@ -295,6 +295,10 @@ impl Running {
                 }
                 Ok(())
             }
+            Input::LinkClosed { peer } => {
+                self.vsr.on_link_closed(now, peer);
+                Ok(())
+            }
             Input::Space { free_bytes } => {
                 self.free_bytes = Some(free_bytes);
                 Ok(())

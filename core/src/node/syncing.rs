@@ -173,7 +173,7 @@ impl Syncing {
 
     pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) -> Result<(), Halt> {
         match input {
-            Input::Tick | Input::Space { .. } => {}
+            Input::Tick | Input::Space { .. } | Input::LinkClosed { .. } => {}
             Input::Received { from: _, frame } => self.on_frame(&frame, effects)?,
             Input::ReadDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {

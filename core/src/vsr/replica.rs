@@ -117,6 +117,8 @@ struct Peer {
     round: u64,
     /// Since when it says that it is in a later view than we are.
     ahead_since: Option<Instant>,
+    /// When it closed its link to us; nothing came of it since.
+    closed_at: Option<Instant>,
 }
 
 /// The checkpoint this replica started from, or took last: what the first op above is made from.
@@ -326,6 +328,13 @@ impl Replica {
         if from == self.me || matches!(self.phase, Phase::Recovering | Phase::Failed) {
             return;
         }
+        #[cfg(test)]
+        let believes = self.has_bug(tests::Bug::BelievesClosedLinks);
+        #[cfg(not(test))]
+        let believes = false;
+        if !believes {
+            self.peers[usize::from(from.get())].closed_at = None;
+        }
         match payload {
             Payload::Ping { monotonic, nonce, standing } => {
                 self.see(now, from, view, standing);
@@ -369,6 +378,14 @@ impl Replica {
             | Payload::Blocks { .. } => return,
         }
         self.go_on(now, effects);
+    }
+
+    /// A peer closed the link on which it sends to us: a hint that it has ended, until it says
+    /// something (rule 15). What follows from it waits for a tick.
+    pub fn on_link_closed(&mut self, now: Clock, peer: ReplicaId) {
+        if self.others().any(|other| other == peer) {
+            self.peers[usize::from(peer.get())].closed_at = Some(now.monotonic);
+        }
     }
 
     /// Time has passed.

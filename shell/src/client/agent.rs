@@ -32,6 +32,8 @@ const GREET_MAX: Duration = Duration::from_millis(500);
 /// A server that says nothing for so long, though it was asked, is not waited for: twice what it
 /// lets pass between two signs of life.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// Who could not be reached is not tried again on another's word for so long.
+const AVOIDED: Duration = Duration::from_millis(500);
 /// How often the agent looks at the time while it reads.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After all servers were tried in vain: doubled from the first to the last.
@@ -80,6 +82,26 @@ struct Route {
     /// Tries since the last one that brought an answer.
     in_vain: usize,
     known: BTreeMap<ReplicaId, usize>,
+    /// When one could last not be reached, or said nothing.
+    failed: BTreeMap<usize, Instant>,
+}
+
+impl Route {
+    /// Round the list, but for those that failed lately, if there are others.
+    fn go_on(&mut self, count: usize) {
+        let others = (1..=count).map(|step| (self.at + step) % count);
+        let worth = others.clone().find(|at| !self.has_failed_lately(*at));
+        self.at = worth.or_else(|| others.clone().next()).unwrap_or(0);
+    }
+
+    /// A refusal may name a primary whose loss nobody has noticed yet: it is not asked at once.
+    fn has_failed_lately(&self, at: usize) -> bool {
+        self.failed.get(&at).is_some_and(|failed| failed.elapsed() < AVOIDED)
+    }
+
+    fn has_failed(&mut self) {
+        self.failed.insert(self.at, Instant::now());
+    }
 }
 
 impl Agent {
@@ -150,12 +172,14 @@ impl Agent {
     }
 
     pub fn run(&self) {
-        let mut route = Route { at: 0, in_vain: 0, known: BTreeMap::new() };
+        let mut route =
+            Route { at: 0, in_vain: 0, known: BTreeMap::new(), failed: BTreeMap::new() };
         while self.wait_for_work() {
             let failure = match self.connect(&mut route) {
                 Ok((link, reader)) => self.converse(&link, reader, &mut route),
                 Err(why) => {
-                    route.at = (route.at + 1) % self.addresses.len();
+                    route.has_failed();
+                    route.go_on(self.addresses.len());
                     Some(why)
                 }
             };
@@ -235,7 +259,8 @@ impl Agent {
                 }
                 self.expire();
                 if self.is_unanswered_since(heard) {
-                    route.at = (route.at + 1) % self.addresses.len();
+                    route.has_failed();
+                    route.go_on(self.addresses.len());
                     return failed(Broken::Protocol("no answer"));
                 }
             }
@@ -244,11 +269,11 @@ impl Agent {
                     heard = Instant::now();
                     let decoded = Answer::decode(payload(frame));
                     let Ok((id, answer)) = decoded else {
-                        route.at = (route.at + 1) % self.addresses.len();
+                        route.go_on(self.addresses.len());
                         return failed(Broken::Protocol("an answer that cannot be understood"));
                     };
                     if let (GOODBYE, Answer::Refused(why)) = (id, &answer) {
-                        route.at = (route.at + 1) % self.addresses.len();
+                        route.go_on(self.addresses.len());
                         return Some(format!("{address}: {}", why.message));
                     }
                     if let Some(primary) = self.take(id, answer, route) {
@@ -268,7 +293,7 @@ impl Agent {
                         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
                     ) => {}
                 Err(why) => {
-                    route.at = (route.at + 1) % self.addresses.len();
+                    route.go_on(self.addresses.len());
                     return failed(why);
                 }
             }
@@ -284,8 +309,10 @@ impl Agent {
 
     fn redirect(&self, primary: Option<ReplicaId>, route: &mut Route) {
         let known = primary.and_then(|primary| route.known.get(&primary)).copied();
-        let next = (route.at + 1) % self.addresses.len();
-        route.at = known.filter(|at| *at != route.at).unwrap_or(next);
+        match known.filter(|at| *at != route.at && !route.has_failed_lately(*at)) {
+            Some(at) => route.at = at,
+            None => route.go_on(self.addresses.len()),
+        }
     }
 
     /// Sends what was not sent on this connection, oldest first.

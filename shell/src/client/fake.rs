@@ -28,13 +28,29 @@ pub struct Fake {
 impl Fake {
     /// What is done about the n-th request, counted over all connections.
     pub fn start(script: impl Fn(usize, &Ask) -> Vec<Step> + Send + 'static) -> Fake {
+        Fake::start_as(0, 1, script)
+    }
+
+    /// The same, as one replica of so many.
+    pub fn start_as(
+        replica: u8,
+        replica_count: u8,
+        script: impl Fn(usize, &Ask) -> Vec<Step> + Send + 'static,
+    ) -> Fake {
+        let me = Hello {
+            role: Role::Replica,
+            from: Some(ReplicaId::new(replica)),
+            replica_count,
+            cluster: ClusterId::new(7),
+            ..Hello::of_client(CURRENT_RELEASE)
+        };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let heard = Arc::<Mutex<Vec<Ask>>>::default();
         let hears = Arc::clone(&heard);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                serve(&stream.unwrap(), &script, &hears);
+                serve(&stream.unwrap(), &me, &script, &hears);
             }
         });
         Fake { address, heard }
@@ -47,17 +63,11 @@ impl Fake {
 
 fn serve(
     mut stream: &TcpStream,
+    me: &Hello,
     script: &impl Fn(usize, &Ask) -> Vec<Step>,
     heard: &Mutex<Vec<Ask>>,
 ) {
-    let me = Hello {
-        role: Role::Replica,
-        from: Some(ReplicaId::new(0)),
-        replica_count: 1,
-        cluster: ClusterId::new(7),
-        ..Hello::of_client(CURRENT_RELEASE)
-    };
-    let Ok((_, mut reader)) = handshake::welcome(stream, &me, |_| true) else { return };
+    let Ok((_, mut reader)) = handshake::welcome(stream, me, |_| true) else { return };
     reader.allow(FRAME_PAYLOAD_SIZE_MAX);
     stream.set_read_timeout(None).unwrap();
     loop {

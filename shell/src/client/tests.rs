@@ -207,6 +207,27 @@ fn a_deadline_holds_though_no_server_answers() {
     assert!(in_time, "callers wait for the agent");
 }
 
+/// Backups name a primary whose silence they have not noticed; the client has.
+#[test]
+fn a_primary_that_was_silent_is_not_asked_again_on_the_word_of_a_backup() {
+    // Dialled, and never heard of again, as one that is stopped.
+    let stopped = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let backup = Fake::start_as(1, 2, |number, _| match number {
+        0..6 => {
+            let named = Some(verity_core::ids::ReplicaId::new(0));
+            vec![Step::Answer(Answer::Refused(Refusal::of(&retry(RetryReason::NotPrimary), named)))]
+        }
+        _ => vec![Step::Answer(Answer::Reply(reply()))],
+    });
+    let addresses = [stopped.local_addr().unwrap().to_string(), backup.address.clone()];
+    let client = ClientOptions::new().connect(addresses).unwrap();
+    let begun = Instant::now();
+    assert_eq!(client.execute("DELETE FROM t", &[]).unwrap(), reply());
+    // The first try takes half a second; one for each refusal would take three more.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(backup.heard().len(), 7);
+}
+
 #[test]
 fn a_write_that_is_being_worked_on_is_not_sent_again() {
     let slow = || (0..10).flat_map(|_| [Step::Pause(Duration::from_millis(200)), progress()]);

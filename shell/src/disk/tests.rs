@@ -42,7 +42,9 @@ fn run(disk: &mut Disk, effects: Vec<Effect>) -> Vec<Input> {
         | Input::Done { io, .. }
         | Input::Wrapped { io, .. }
         | Input::Unwrapped { io, .. } => io.slot,
-        Input::Tick | Input::Space { .. } | Input::Received { .. } => u64::MAX,
+        Input::Tick | Input::Space { .. } | Input::Received { .. } | Input::LinkClosed { .. } => {
+            u64::MAX
+        }
     });
     assert_eq!(disk.in_flight(), 0);
     inputs

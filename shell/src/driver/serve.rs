@@ -47,6 +47,17 @@ impl Driver {
         self.unlock(inner);
     }
 
+    /// A peer closed the link on which it sends to us.
+    pub fn link_closed(&self, peer: ReplicaId) {
+        let mut inner = self.lock();
+        if !inner.stop {
+            let now = self.now();
+            inner.step(now, Input::LinkClosed { peer });
+            inner.turn(now);
+        }
+        self.unlock(inner);
+    }
+
     /// Waits until a quorum has said that this replica leads: a read that begins then sees all that
     /// was acknowledged before this call. False: it does not lead, or nobody said so in this time.
     pub fn confirm_lead(&self, longest: Duration) -> Result<bool, Error> {

@@ -70,6 +70,11 @@ impl Host {
         self.driver.receive(from, frames);
     }
 
+    /// Tells the node that a peer has closed its link.
+    pub fn link_closed(&self, peer: ReplicaId) {
+        self.driver.link_closed(peer);
+    }
+
     /// Who leads, as far as this replica knows.
     fn primary(&self) -> Option<ReplicaId> {
         self.driver.with_node(|node| {

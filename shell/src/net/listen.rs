@@ -151,7 +151,13 @@ impl Door {
             Some(peer) => self.read_link(peer, &stream, reader),
             None => guest::serve(Arc::clone(&self.host), &stream, reader),
         };
-        self.leave(number);
+        let was_its_link = self.leave(number);
+        if let Some(peer) = peer
+            && was_its_link
+            && ended.as_ref().is_err_and(is_hung_up)
+        {
+            self.host.link_closed(peer);
+        }
         let _gone_already = stream.shutdown(Shutdown::Both);
         match ended {
             Ok(()) | Err(Broken::Closed) => {}
@@ -184,10 +190,13 @@ impl Door {
         Ok(number)
     }
 
-    fn leave(&self, number: u64) {
+    /// Whether it was a peer's link, and no newer one had taken its place.
+    fn leave(&self, number: u64) -> bool {
         let mut guests = self.guests();
         guests.streams.remove(&number);
+        let peers = guests.peers.len();
         guests.peers.retain(|_, link| *link != number);
+        guests.peers.len() < peers && !self.closed.load(Ordering::SeqCst)
     }
 
     /// Hands the node what a peer says.
@@ -215,5 +224,21 @@ impl Door {
                 self.host.receive(peer, &mut frames);
             }
         }
+    }
+}
+
+/// Whether the other side ended the connection: its process, mostly, and not a silence or our own
+/// doing.
+fn is_hung_up(why: &Broken) -> bool {
+    match why {
+        Broken::Closed => true,
+        Broken::Io(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        Broken::Frame(_)
+        | Broken::TooLong { .. }
+        | Broken::Hello(_)
+        | Broken::Refused(_)
+        | Broken::Protocol(_)
+        | Broken::Crowded
+        | Broken::Stalled => false,
     }
 }

@@ -157,7 +157,10 @@ fn open_keyring(files: &mut Offline, state: &SuperblockState) -> Result<Keyring,
                 Input::Done { io, result } => keyring.on_done(io, result, &mut effects)?,
                 Input::Wrapped { io, key } => keyring.on_wrapped(io, key, &mut effects)?,
                 Input::Unwrapped { io, key } => keyring.on_unwrapped(io, key, &mut effects)?,
-                Input::Tick | Input::Space { .. } | Input::Received { .. } => KeyringEvent::Pending,
+                Input::Tick
+                | Input::Space { .. }
+                | Input::Received { .. }
+                | Input::LinkClosed { .. } => KeyringEvent::Pending,
             };
             opened |= matches!(event, KeyringEvent::Opened { .. });
         }

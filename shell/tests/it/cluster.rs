@@ -2,7 +2,9 @@
 //! was acknowledged is lost, nothing is done twice, and all three answer the same at the end.
 
 mod away;
+mod failover;
 mod hostile;
+mod namespaces;
 mod net;
 mod processes;
 mod writers;

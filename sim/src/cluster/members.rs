@@ -209,6 +209,7 @@ impl Cluster {
             self.rot(index);
         }
         self.lose_copies(index);
+        self.close_links_of(index);
         if syncs { self.check_cut_short(index) } else { Ok(()) }
     }
 

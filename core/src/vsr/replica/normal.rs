@@ -8,8 +8,8 @@ use crate::io::Effects;
 use crate::journal::{Operation, Prepare, PrepareBuffer, PrepareHeader};
 use crate::limits::{
     CLOCK_STEP_MAX_NS, JOURNAL_RESERVE_BYTES, PAGE_SIZE, PIPELINE_MAX, PREPARE_HEADER_SIZE,
-    PREPARE_SIZE_MAX, REPLICA_COUNT_MAX, VSR_ABDICATE_NS, VSR_HEARTBEAT_NS, VSR_REPAIRS_MAX,
-    VSR_SUSPECT_NS,
+    PREPARE_SIZE_MAX, REPLICA_COUNT_MAX, VSR_ABDICATE_NS, VSR_GONE_NS, VSR_HEARTBEAT_NS,
+    VSR_REPAIRS_MAX, VSR_SUSPECT_NS,
 };
 use crate::superblock::PeerEvidence;
 use crate::time::{Clock, Timestamp};
@@ -154,12 +154,20 @@ impl Replica {
             return;
         }
         let patience = VSR_SUSPECT_NS + VSR_SUSPECT_NS / 8 * u64::from(self.me.get());
-        let suspects = now.monotonic.since_ns(self.timers.heard) > patience;
+        let suspects = now.monotonic.since_ns(self.timers.heard) > patience
+            || self.is_gone(now, self.primary_of(self.view));
         if (suspects || self.sees_stranded(now))
             && due(&mut self.timers.vote, now, crate::limits::VSR_VOTE_NS)
         {
             self.vote(now);
         }
+    }
+
+    /// Whether a peer closed its link to us, and has said nothing on another since (rule 15).
+    pub(super) fn is_gone(&self, now: Clock, peer: ReplicaId) -> bool {
+        let patience = VSR_GONE_NS + VSR_GONE_NS / 8 * u64::from(self.me.get());
+        let closed_at = self.peers[usize::from(peer.get())].closed_at;
+        closed_at.is_some_and(|at| now.monotonic.since_ns(at) > patience)
     }
 
     pub(super) fn is_stuck(&self, now: Clock) -> bool {

@@ -35,6 +35,8 @@ pub(super) enum Bug {
     NacksUnnamed,
     /// What is committed by others and being written here counts as on disk in the superblock.
     RecordsUnwritten,
+    /// A link that closed is held against its replica, whatever comes of it since.
+    BelievesClosedLinks,
     /// A peer alone in a later view is left there.
     LeavesStranded,
     /// A log is cut down to a hole that only the erased op above it names.

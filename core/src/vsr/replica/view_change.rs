@@ -17,8 +17,9 @@ use super::super::message::{DoViewChange, Payload, StartView};
 
 impl Replica {
     pub(super) fn view_change_tick(&mut self, now: Clock) {
-        if self.timers.patience <= now.monotonic && !self.voting {
-            self.attempts += 1;
+        let late = self.timers.patience <= now.monotonic;
+        if !self.voting && (late || self.is_gone(now, self.primary_of(self.view))) {
+            self.attempts += u32::from(late);
             self.vote(now);
         }
         if !due_vote(self, now) {

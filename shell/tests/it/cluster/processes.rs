@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use verity::{Error, ReplicaReport, replica_report};
 
+use super::namespaces::Namespaces;
 use crate::run::{Run, command, verity};
 
 /// Clusters would only slow one another down: one test of them runs at a time.
@@ -19,6 +20,7 @@ pub struct Cluster {
     addresses: Vec<String>,
     children: Vec<Option<Child>>,
     journal: &'static str,
+    namespaces: Option<Namespaces>,
 }
 
 pub fn report(address: &str) -> Result<ReplicaReport, Error> {
@@ -57,11 +59,25 @@ impl Cluster {
         Cluster::of(3, "64MiB", None)
     }
 
+    /// In namespaces of the network, where replicas can be cut off.
+    pub fn apart() -> Cluster {
+        let mut cluster = Cluster::new();
+        let namespaces = Namespaces::new(3);
+        cluster.addresses = (0..3).map(|at| format!("{}:7300", namespaces.host(at))).collect();
+        cluster.namespaces = Some(namespaces);
+        cluster
+    }
+
+    pub fn namespaces(&self) -> &Namespaces {
+        self.namespaces.as_ref().expect("it was made apart")
+    }
+
     fn of(count: usize, journal: &'static str, alone: Option<MutexGuard<'static, ()>>) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let addresses = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let children = (0..count).map(|_| None).collect();
-        let cluster = Cluster { _alone: alone, dir, addresses, children, journal };
+        let cluster =
+            Cluster { _alone: alone, dir, addresses, children, journal, namespaces: None };
         for replica in 0..count {
             cluster.format(replica).ok();
         }
@@ -114,7 +130,13 @@ impl Cluster {
         assert!(self.children[replica].is_none(), "it runs");
         let log = std::fs::File::options().create(true).append(true).open(self.log(replica));
         let log = log.unwrap();
-        let child = command()
+        let mut started = command();
+        if let Some(namespaces) = &self.namespaces {
+            let [program, args @ ..] = namespaces.enter(replica);
+            let verity = std::mem::replace(&mut started, Command::new(program));
+            started.args(args).arg(verity.get_program());
+        }
+        let child = started
             .args(["start", "--memory", "256MiB", "--log", "info", "--addresses"])
             .arg(self.addresses.join(","))
             .arg(self.data(replica))

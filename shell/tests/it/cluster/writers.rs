@@ -44,12 +44,20 @@ impl Writers {
     }
 
     pub fn start(cluster: &Cluster, count: i64) -> Writers {
+        Writers::start_pausing(cluster, count, PAUSE)
+    }
+
+    pub fn start_without_pause(cluster: &Cluster, count: i64) -> Writers {
+        Writers::start_pausing(cluster, count, Duration::ZERO)
+    }
+
+    fn start_pausing(cluster: &Cluster, count: i64, pause: Duration) -> Writers {
         let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let threads = (0..count)
             .map(|writer| {
                 let client = Verity::connect(cluster.addresses()).unwrap();
                 let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-                std::thread::spawn(move || write(&client, writer, &stop, &acknowledged))
+                std::thread::spawn(move || write(&client, writer, pause, &stop, &acknowledged))
             })
             .collect();
         Writers { threads, stop, acknowledged }
@@ -73,7 +81,13 @@ impl Writers {
     }
 }
 
-fn write(client: &Client, writer: i64, stop: &AtomicBool, acknowledged: &AtomicU64) -> Told {
+fn write(
+    client: &Client,
+    writer: i64,
+    pause: Duration,
+    stop: &AtomicBool,
+    acknowledged: &AtomicU64,
+) -> Told {
     let counter = format!("INSERT INTO counters (writer, n) VALUES ({writer}, 0)");
     client.execute(&counter, &[]).unwrap();
     let mut told = Told::default();
@@ -95,7 +109,7 @@ fn write(client: &Client, writer: i64, stop: &AtomicBool, acknowledged: &AtomicU
             }
             Err(error) => panic!("writer {writer}, row {id}: {error}"),
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
     told
 }

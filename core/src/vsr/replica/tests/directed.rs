@@ -55,6 +55,48 @@ fn a_lonely_vote_moves_nothing() {
 }
 
 #[test]
+fn a_primary_whose_links_closed_is_replaced_before_its_silence_is_noticed() {
+    check(
+        3,
+        "write 5\n quiet\n roles\n crash P\n close P>B\n close P>C\n run 300\n expect leads B
+         write 5\n start P\n expect converge",
+    );
+    // The primary of the next view is gone as well: nobody waits for it.
+    check(
+        5,
+        "write 5\n quiet\n roles\n crash P B\n close P>C\n close P>D\n close P>E\n close B>C
+         close B>D\n close B>E\n run 500\n expect leads C\n write 5\n start P B
+         expect converge",
+    );
+}
+
+/// The links were broken, or a peer dials anew: what comes of it next takes the hint back.
+#[test]
+fn closed_links_of_a_living_primary_move_nothing() {
+    let script = "write 5
+        quiet
+        roles
+        close P>B
+        close P>C
+        run 1000
+        close P>B
+        close P>C
+        close B>C
+        client on
+        run 1000
+        expect leads P
+        expect view-changes <4";
+    check(3, script);
+    caught(3, Bug::BelievesClosedLinks, script);
+    // One alone that heard of it, and hears nothing else, moves nothing either.
+    check(
+        3,
+        "write 5\n roles\n cut P>C\n close P>C\n client on\n run 1500\n expect leads P
+         expect view-changes <4\n heal\n write 5\n expect converge",
+    );
+}
+
+#[test]
 fn a_primary_that_nobody_answers_gives_up() {
     check(
         3,

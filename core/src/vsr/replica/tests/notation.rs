@@ -8,6 +8,7 @@
 //! | `crash A B …` | stops replicas; of writes in flight nothing is kept (`lose`), all (`keep`), a part (`torn`) |
 //! | `start A B …` | starts stopped replicas |
 //! | `cut A>B`, `isolate A`, `heal` | links |
+//! | `close A>B` | B is told that A closed its link to it, which may be false |
 //! | `lose A>B KIND`, `deliver` | drops one kind of message on a link; ends all such losses |
 //! | `slow A PERCENT` | speed of a disk |
 //! | `rot A prepare/header/both OP` | flips a byte; `OP` is a number, `head`, `head-1`, … of that replica |
@@ -15,7 +16,7 @@
 //! | `replay A` | delivers every `start_view` ever sent to A once more |
 //! | `client on/off` | whether new requests come |
 //! | `reads` | from now on linearizable reads come, and are checked |
-//! | `expect …` | `primary A`, `view >N`, `converge`, `stuck`, `uncertain A`, `certain A`, `repairs`, `synced`, `truncated`, `reads`, `phase A normal/viewchange`, `head A = B`, `nothing-truncated` |
+//! | `expect …` | `primary A` (sooner or later), `leads A` (now), `view >N`, `converge`, `stuck`, `uncertain A`, `certain A`, `repairs`, `synced`, `truncated`, `reads`, `phase A normal/viewchange`, `head A = B`, `nothing-truncated` |
 //!
 //! Replicas are numbers; `P` is the primary at that moment, `B` and `C` the next two after it.
 
@@ -103,6 +104,10 @@ impl Run {
             ["cut", link] => {
                 let (from, to) = self.link(link);
                 self.world.cut[from][to] = true;
+            }
+            ["close", link] => {
+                let (from, to) = self.link(link);
+                self.world.tell_closed(from, to);
             }
             ["heal"] => self.world.cut.iter_mut().flatten().for_each(|cut| *cut = false),
             ["lose", link, kind] => {
@@ -244,6 +249,7 @@ impl Run {
                 let world = &mut self.world;
                 world.run_until(LONG_MS, |world| world.primary() == Some(who))
             }
+            ["leads", who] => self.world.primary() == Some(self.who(who)),
             ["new", "primary"] => {
                 let old = self.roles[0];
                 let world = &mut self.world;

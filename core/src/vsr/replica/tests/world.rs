@@ -70,6 +70,10 @@ pub(super) struct World {
     /// Messages of a kind that are lost on a link.
     pub dropped_kinds: BTreeSet<(usize, usize, u8)>,
     packets: Vec<Packet>,
+    /// When who is told that whose link closed: `(due_ms, peer, told)`.
+    closings: Vec<(u64, usize, usize)>,
+    /// Whether replicas are told of links that close, truly at crashes and falsely at any time.
+    pub hints: Option<Random>,
     /// Copies of every `start_view` sent, to be replayed late.
     pub recorded: Vec<(usize, usize, Vec<u8>)>,
     /// The one history.
@@ -124,6 +128,8 @@ impl World {
             cut: vec![vec![false; count]; count],
             dropped_kinds: BTreeSet::new(),
             packets: Vec::new(),
+            closings: Vec::new(),
+            hints: None,
             recorded: Vec::new(),
             history: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
@@ -191,6 +197,38 @@ impl World {
             member.state = state;
         }
         member.disk.crash(|| keep(random));
+        for told in 0..self.count() {
+            if let Some(hints) = &mut self.hints
+                && told != index
+                && hints.chance(80)
+            {
+                let later = hints.next() % (2 * self.faults.delay_max_ms + 1);
+                self.closings.push((self.now_ms + 1 + later, index, told));
+            }
+        }
+    }
+
+    /// One is told that the link of another to it has closed, which may be false.
+    pub fn tell_closed(&mut self, peer: usize, told: usize) {
+        let now = self.clock(told);
+        if let Some(replica) = &mut self.members[told].replica {
+            replica.on_link_closed(now, ReplicaId::new(peer as u8));
+        }
+    }
+
+    fn close_links(&mut self) {
+        let now_ms = self.now_ms;
+        let due: Vec<_> = self.closings.extract_if(.., |(due_ms, ..)| *due_ms <= now_ms).collect();
+        for (_, peer, told) in due {
+            self.tell_closed(peer, told);
+        }
+        let count = self.count();
+        if let Some(hints) = &mut self.hints
+            && hints.chance(2)
+        {
+            let (peer, told) = (hints.below(count), hints.below(count));
+            self.tell_closed(peer, told);
+        }
     }
 
     pub fn remember_headers(&mut self, index: usize) {
@@ -237,6 +275,7 @@ impl World {
     pub fn step(&mut self) {
         self.now_ms += 1;
         self.deliver();
+        self.close_links();
         for index in 0..self.count() {
             if self.is_up(index) {
                 self.disk_step(index);
