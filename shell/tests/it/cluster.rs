@@ -56,7 +56,7 @@ fn a_stopped_primary_is_replaced_and_catches_up() {
     for _ in 0..2 {
         writers.wait_for_progress(20);
         let primary = cluster.primary();
-        cluster.signal(primary, "STOP");
+        cluster.stop(primary);
         failovers.push(writers.wait_for_progress(1));
         writers.wait_for_progress(100);
         cluster.signal(primary, "CONT");

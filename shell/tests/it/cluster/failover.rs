@@ -49,7 +49,7 @@ fn failovers_under(
         let begun = Instant::now();
         match fault {
             Fault::Kill => cluster.kill(primary),
-            Fault::Stop => cluster.signal(primary, "STOP"),
+            Fault::Stop => cluster.stop(primary),
             Fault::Cut => cluster.namespaces().cut(primary),
             Fault::Term => cluster.signal(primary, "TERM"),
         }

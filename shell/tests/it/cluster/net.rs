@@ -18,7 +18,7 @@ fn a_primary_without_a_quorum_answers_no_linearizable_read() {
     let primary = cluster.primary();
     let others: Vec<usize> = (0..3).filter(|replica| *replica != primary).collect();
     for other in &others {
-        cluster.signal(*other, "STOP");
+        cluster.stop(*other);
     }
     let alone = ClientOptions::new().deadline(Duration::from_secs(2));
     let alone = alone.connect([&cluster.addresses()[primary]]).unwrap();

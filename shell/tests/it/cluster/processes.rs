@@ -153,6 +153,22 @@ impl Cluster {
         assert!(Command::new("kill").args(args).status().unwrap().success());
     }
 
+    /// SIGSTOP, until none of its threads runs: when `kill` returns, one of them has yet to be woken
+    /// to take the signal, and on a busy machine the others go on for tens of milliseconds.
+    pub fn stop(&self, replica: usize) {
+        self.signal(replica, "STOP");
+        let tasks = format!("/proc/{}/task", self.pid(replica));
+        let end = Instant::now() + Duration::from_secs(30);
+        let runs = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+            stat.is_ok_and(|stat| !stat.rsplit(") ").next().unwrap().starts_with('T'))
+        };
+        while std::fs::read_dir(&tasks).unwrap().any(runs) {
+            assert!(Instant::now() < end, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub fn pid(&self, replica: usize) -> u32 {
         self.children[replica].as_ref().expect("it runs").id()
     }
