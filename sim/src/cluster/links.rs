@@ -1,0 +1,52 @@
+//! What becomes of links: of a node that is cut off, of a process that ended, of those that break.
+
+use super::{Cluster, Packet};
+use crate::cluster::members::Member;
+
+impl Cluster {
+    /// Now and then one node, the primary as likely as all others together, hears nobody and is
+    /// heard by nobody, for long enough that the others go on without it.
+    pub(super) fn isolate_somebody(&mut self) {
+        if let Some((_, until_ns)) = self.isolated {
+            if until_ns <= self.now_ns {
+                self.isolated = None;
+            }
+        } else if self.random.chance(self.isolate_ppm) {
+            let primary = self.members.iter().position(Member::is_primary);
+            let anybody = self.random.index(self.members.len());
+            let who = primary.filter(|_| self.random.coin()).unwrap_or(anybody);
+            let until_ns = self.now_ns + self.random.exponential(1_500_000_000);
+            self.isolated = Some((who, until_ns));
+            self.trace.note(self.now_ns, || format!("{who} is isolated"));
+            self.seen.isolations += 1;
+        }
+    }
+
+    /// A process that ends closes its links; the others hear of it, or do not.
+    pub(super) fn close_links_of(&mut self, from: usize) {
+        for to in 0..self.members.len() {
+            if to != from && self.closes.chance(900_000) {
+                self.close_link(from, to);
+            }
+        }
+    }
+
+    fn close_link(&mut self, from: usize, to: usize) {
+        self.serial += 1;
+        let at_ns = self.now_ns + 1 + self.closes.exponential(self.net.delay_ns_mean);
+        self.packets.insert((at_ns, self.serial), (from, to, Packet::Closed));
+        self.seen.links_closed += 1;
+    }
+
+    /// Links of living processes break, of one pair or of all at once, and are dialled anew.
+    pub(super) fn break_links(&mut self) {
+        let all = self.closes.chance(self.close_ppm / 10);
+        for from in 0..self.members.len() {
+            for to in 0..self.members.len() {
+                if from != to && (all || self.closes.chance(self.close_ppm)) {
+                    self.close_link(from, to);
+                }
+            }
+        }
+    }
+}
