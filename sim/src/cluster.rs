@@ -360,8 +360,8 @@ impl Cluster {
         self.settle()
     }
 
-    /// A node stays away until the others' rings have gone round since. Not once faults had to stop:
-    /// another may be fetching a checkpoint then, and nobody would be called back for its sake.
+    /// A node stays away until the others' rings have gone round since. Not once faults had to
+    /// stop: another may be uncertain or amid a sync then, and nobody is called back for its sake.
     fn long_absence(&mut self) -> Result<(), Failure> {
         if self.next_trouble_ns.is_none() {
             return Ok(());
