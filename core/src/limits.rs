@@ -56,6 +56,10 @@ pub const JOB_SLICE_ROWS: usize = 64;
 pub const JOB_SLICE_LEAVES: u32 = 32;
 /// Turns of the node in which a job lets clients go first, one after the other.
 pub const JOB_TURNS_WAITED_MAX: u32 = 4;
+/// After a slice that was refused the next try waits so long; doubled with each refusal, up to the
+/// second.
+pub const JOB_PAUSE_NS: u64 = 10 * crate::time::MILLISECOND_NS;
+pub const JOB_PAUSE_MAX_NS: u64 = 10 * crate::time::SECOND_NS;
 /// Tenants looked through for jobs in one turn after a restart.
 pub const JOB_SWEEP_TENANTS: usize = 8;
 /// Rows that enter an index between two looks at the table.

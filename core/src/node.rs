@@ -429,6 +429,7 @@ impl Node {
         match &self.state {
             State::Running(running) => {
                 let own = running.attestation_due().into_iter().chain(running.search_due());
+                let own = own.chain(running.job_due());
                 running.vsr.deadline().into_iter().chain(own).min()
             }
             State::Syncing(syncing, _) => syncing.deadline(),

@@ -7,7 +7,8 @@
 //!
 //! Invariants: at most one slice is on its way; clients come first, but for one turn in
 //! `JOB_TURNS_WAITED_MAX`; a slice that was refused (a checkpoint is behind, the grid is full) is
-//! asked for again only after something else has happened.
+//! asked for again after a while, which doubles with each refusal: every try is an op in the
+//! journal, whatever becomes of it.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -16,13 +17,14 @@ use crate::event::Event;
 use crate::ids::{IdempotencyId, PrincipalId, TenantId, TreeId};
 use crate::io::Effects;
 use crate::kernel::{Operation, Reply, Request, RequestError};
-use crate::limits::{JOB_SWEEP_TENANTS, JOB_TURNS_WAITED_MAX};
+use crate::limits::{JOB_PAUSE_MAX_NS, JOB_PAUSE_NS, JOB_SWEEP_TENANTS, JOB_TURNS_WAITED_MAX};
 use crate::node::api::{Halt, Ticket};
 use crate::node::halt::store_halt;
 use crate::node::proofs;
 use crate::node::requests::{Waiting, Work};
 use crate::node::running::{Phase, Running};
 use crate::store::Pins;
+use crate::time::{Clock, Instant};
 
 /// Of requests that are the node's own; callers' tickets begin at 1.
 pub(super) const TICKET: Ticket = Ticket(0);
@@ -33,18 +35,42 @@ pub(super) struct Jobs {
     unseen: Option<VecDeque<TenantId>>,
     pins: Pins,
     in_flight: bool,
-    /// The last slice was refused: not again in this step.
-    refused: bool,
+    /// Slices refused since one was done.
+    pub refusals: u32,
+    pause: Pause,
     /// The last one, so that the next is another's turn.
     last: Option<(TenantId, TreeId)>,
     /// Turns in which clients came first.
     waited: u32,
 }
 
+/// Whether a try must wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pause {
+    #[default]
+    None,
+    /// The last slice was refused; the time is told with the next turn.
+    Begins,
+    Until(Instant),
+}
+
 impl Jobs {
-    /// A new input came: what was refused may be possible now.
-    pub fn wake(&mut self) {
-        self.refused = false;
+    fn answered(&mut self, refused: bool) {
+        self.in_flight = false;
+        self.refusals = if refused { self.refusals + 1 } else { 0 };
+        self.pause = if refused { Pause::Begins } else { Pause::None };
+    }
+
+    fn may_try(&mut self, now: Clock) -> bool {
+        if self.pause == Pause::Begins {
+            let doublings = self.refusals.saturating_sub(1).min(20);
+            let pause_ns = (JOB_PAUSE_NS << doublings).min(JOB_PAUSE_MAX_NS);
+            self.pause = Pause::Until(now.monotonic.plus_ns(pause_ns));
+        }
+        if matches!(self.pause, Pause::Until(end) if end <= now.monotonic) {
+            self.pause = Pause::None;
+        }
+        self.pause == Pause::None
     }
 }
 
@@ -52,8 +78,7 @@ impl Running {
     /// An answer, for whoever waits for it.
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, RequestError>) {
         if ticket == TICKET {
-            self.jobs.in_flight = false;
-            self.jobs.refused = answer.is_err();
+            self.jobs.answered(answer.is_err());
         } else if ticket == proofs::TICKET {
             self.on_attest_answer(answer);
         } else {
@@ -67,8 +92,8 @@ impl Running {
     }
 
     /// Asks for the next slice, if there is a job. True: something moved.
-    pub(super) fn drive_jobs(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
-        if self.phase != Phase::Serving || self.jobs.in_flight || self.jobs.refused {
+    pub(super) fn drive_jobs(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
+        if self.phase != Phase::Serving || self.jobs.in_flight || !self.jobs.may_try(now) {
             return Ok(false);
         }
         let more = self.look_for_jobs(effects)?;
@@ -93,6 +118,14 @@ impl Running {
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting::new(TICKET, work, bytes));
         Ok(true)
+    }
+
+    /// When a slice that was refused is due again.
+    pub(super) fn job_due(&self) -> Option<Instant> {
+        match self.jobs.pause {
+            Pause::Until(end) if self.phase == Phase::Serving && !self.jobs.in_flight => Some(end),
+            Pause::Until(_) | Pause::Begins | Pause::None => None,
+        }
     }
 
     /// Jobs that an earlier process left, a few tenants at a time. True: there are more to look at,

@@ -249,7 +249,6 @@ impl Running {
     }
 
     pub fn step(&mut self, now: Clock, input: Input, effects: &mut Effects) -> Result<(), Halt> {
-        self.jobs.wake();
         self.route(now, input, effects)?;
         self.vsr.tick(now, effects);
         self.drive_search(now, effects)?;
@@ -264,7 +263,7 @@ impl Running {
             let mut moved = self.apply_committed(effects)?;
             moved |= self.attest_in_time(now);
             moved |= self.advance_phase(now, effects)?;
-            moved |= self.drive_jobs(effects)?;
+            moved |= self.drive_jobs(now, effects)?;
             moved |= self.seal_waiting(now, effects)?;
             moved |= self.propose(now, effects);
             if !moved {

@@ -19,6 +19,7 @@ use crate::time::{Instant, Timestamp};
 
 mod attesting;
 mod crowd;
+mod jobs;
 
 struct Disk {
     files: BTreeMap<FileId, Vec<u8>>,
