@@ -118,12 +118,18 @@ impl Scene {
         (0..NODES).rev().find(|&index| !self.cluster.members[index].is_primary()).unwrap_or(0)
     }
 
-    /// It was up, and is away until nobody's ring has what it needs.
-    fn miss_a_ring(&mut self) -> Result<usize, Failure> {
+    /// Somebody who does not lead has what all have, checkpoints among it, and goes away.
+    fn send_follower_away(&mut self) -> Result<usize, Failure> {
         self.write_mib(2)?;
         self.cluster.drive(Cluster::converged)?;
         let who = self.follower();
         self.cluster.send_away(who)?;
+        Ok(who)
+    }
+
+    /// It was up, and is away until nobody's ring has what it needs.
+    fn miss_a_ring(&mut self) -> Result<usize, Failure> {
+        let who = self.send_follower_away()?;
         self.write_mib(RING_MIB + 2)?;
         Ok(who)
     }
@@ -232,10 +238,7 @@ pub(crate) fn sync_loses_peer() -> Result<(), String> {
 pub(crate) fn ring_read() -> Result<(), String> {
     Scene::play(|| {
         let mut scene = Scene::new()?;
-        scene.write_mib(2)?;
-        scene.cluster.drive(Cluster::converged)?;
-        let who = scene.follower();
-        scene.cluster.send_away(who)?;
+        let who = scene.send_follower_away()?;
         // Nearly a ring: what it needs first is what is written over next.
         let prepare = RECORD_BYTES as u64 + ROWS * ROW_BYTES as u64;
         for _ in 0..((RING_MIB << 20) / prepare) * 3 / 4 {
@@ -264,10 +267,7 @@ pub(crate) fn ring_read() -> Result<(), String> {
 pub(crate) fn pages_repaired() -> Result<(), String> {
     Scene::play(|| {
         let mut scene = Scene::new()?;
-        scene.write_mib(2)?;
-        scene.cluster.drive(Cluster::converged)?;
-        let who = scene.follower();
-        scene.cluster.send_away(who)?;
+        let who = scene.send_follower_away()?;
         scene.rot_pages(who)?;
         scene.cluster.call_back();
         scene.end(&["PageCorrupt", "PageRepaired"])
