@@ -14,11 +14,13 @@ use crate::ids::{IdempotencyId, PrincipalId, TenantId};
 use crate::journal::{Operation as Prepared, PrepareHeader};
 use crate::kernel::{EntrySalts, Operation, Reply, Request, RequestError};
 use crate::limits::PROOF_HOLD_TURNS;
-use crate::node::proofs::TICKET;
+use crate::node::api::Ticket;
 use crate::node::requests::{Waiting, Work};
 use crate::node::running::{Phase, Running};
 use crate::time::{Clock, Instant};
 
+/// Of the node's own attestations; callers' tickets begin at 1, and 0 is of jobs.
+pub(super) const TICKET: Ticket = Ticket(u64::MAX);
 /// Pages hashed in one go, about 10 µs each: what a commit waits longer at most.
 const HASHED_AT_ONCE: usize = 4;
 

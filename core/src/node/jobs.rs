@@ -7,8 +7,8 @@
 //!
 //! Invariants: at most one slice is on its way; clients come first, but for one turn in
 //! `JOB_TURNS_WAITED_MAX`; a slice that was refused (a checkpoint is behind, the grid is full) is
-//! asked for again after a while, which doubles with each refusal: every try is an op in the
-//! journal, whatever becomes of it.
+//! asked for again after a while, which doubles with each refusal: a try may be an op in the
+//! journal, though nothing becomes of it.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -19,8 +19,8 @@ use crate::io::Effects;
 use crate::kernel::{Operation, Reply, Request, RequestError};
 use crate::limits::{JOB_PAUSE_MAX_NS, JOB_PAUSE_NS, JOB_SWEEP_TENANTS, JOB_TURNS_WAITED_MAX};
 use crate::node::api::{Halt, Ticket};
+use crate::node::attesting;
 use crate::node::halt::store_halt;
-use crate::node::proofs;
 use crate::node::requests::{Waiting, Work};
 use crate::node::running::{Phase, Running};
 use crate::store::Pins;
@@ -79,7 +79,7 @@ impl Running {
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Result<Reply, RequestError>) {
         if ticket == TICKET {
             self.jobs.answered(answer.is_err());
-        } else if ticket == proofs::TICKET {
+        } else if ticket == attesting::TICKET {
             self.on_attest_answer(answer);
         } else {
             self.replies.push_back((ticket, answer));

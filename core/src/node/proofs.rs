@@ -25,8 +25,8 @@ use crate::kernel::{
 };
 use crate::limits::PROOF_SQUEEZED_MAX;
 use crate::log::{LogFault, LogPins};
-use crate::node::api::{Halt, Progress, Ticket};
-use crate::node::attesting::attest;
+use crate::node::api::{Halt, Progress};
+use crate::node::attesting::{TICKET, attest};
 use crate::node::format::own;
 use crate::node::requests::Work;
 use crate::node::running::{Running, SuperblockUse};
@@ -36,8 +36,6 @@ use crate::store::{Pins, StoreError};
 use crate::superblock::SuperblockState;
 use crate::time::Clock;
 
-/// Of the node's own attestations; callers' tickets begin at 1, and 0 is of jobs.
-pub(super) const TICKET: Ticket = Ticket(u64::MAX);
 const UNWRAP_SLOT: u64 = 2;
 
 /// What a proof is wanted of.
