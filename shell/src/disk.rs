@@ -13,6 +13,7 @@
 //! Fault model: EIO, ENOSPC, EDQUOT, EROFS, EACCES come back as `IoError`; the first one is kept in
 //! words for the operator ([`Disk::problem`]).
 
+mod ahead;
 pub mod files;
 mod job;
 pub mod lock;
@@ -32,6 +33,7 @@ use rustix::io::Errno;
 use verity_core::event::Event;
 use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pages};
 
+use ahead::Ahead;
 use files::{FileTable, OpenFile};
 use job::{Job, Kind};
 use master_key::MasterKey;
@@ -123,6 +125,7 @@ pub struct Disk {
     segments_seen: BTreeSet<FileId>,
     /// Jobs were pushed since the doorbell was last rung.
     unsubmitted: bool,
+    ahead: Ahead,
 }
 
 impl Disk {
@@ -138,6 +141,7 @@ impl Disk {
             direct_said: false,
             segments_seen: BTreeSet::new(),
             unsubmitted: false,
+            ahead: Ahead::default(),
         })
     }
 
@@ -169,7 +173,7 @@ impl Disk {
             Backend::Ring(ring) => ring.in_flight(),
             Backend::Threads(pool) => pool.in_flight(),
         };
-        backend + self.ready.len()
+        backend - self.ahead.in_flight() + self.ahead.held() + self.ready.len()
     }
 
     /// Completions are there already: do not wait in the kernel.
@@ -192,8 +196,7 @@ impl Disk {
     /// Free bytes on the file system, for those without privileges.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(self.files.root()).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+        free_bytes(self.files.root())
     }
 
     /// Takes all effects. What goes to the kernel leaves with the next ring of the doorbell.
@@ -239,17 +242,23 @@ impl Disk {
             Backend::Ring(ring) => ring.reap(&mut self.finished),
             Backend::Threads(pool) => pool.reap(&mut self.finished),
         }
-        for (job, result) in self.finished.drain(..) {
+        let mut finished = std::mem::take(&mut self.finished);
+        for (job, result) in finished.drain(..) {
+            if Ahead::is_zeros(&job) {
+                self.grew(job, result);
+                continue;
+            }
             if let Err(error) = result {
                 let what = match job.kind {
                     Kind::Read => "read",
-                    Kind::Write { .. } => "write",
+                    Kind::Write { .. } | Kind::Zeros => "write",
                     Kind::Sync => "sync",
                 };
                 note(&mut self.problem, &self.files.path(job.name), what, error);
             }
             inputs.push(job.into_input(result));
         }
+        self.finished = finished;
     }
 
     fn start(&mut self, io: IoId, kind: Kind, at: Address, mut pages: Pages) {
@@ -268,10 +277,10 @@ impl Disk {
             Ok(Some(file)) => {
                 let name = at.file;
                 let job = Job { io, kind, file, offset: at.offset, pages, moved: 0, name };
-                self.unsubmitted = true;
-                match &mut self.backend {
-                    Backend::Ring(ring) => ring.push(job),
-                    Backend::Threads(pool) => pool.push(job),
+                if write && name == FileId::Grid {
+                    self.write_grid(job);
+                } else {
+                    self.push(job);
                 }
                 return;
             }
@@ -289,7 +298,44 @@ impl Disk {
             Kind::Read => Input::ReadDone { io, pages, result },
             Kind::Write { .. } => Input::WriteDone { io, pages, result },
             Kind::Sync => Input::Done { io, result },
+            Kind::Zeros => unreachable!("they are no effect"),
         });
+    }
+
+    fn push(&mut self, job: Job) {
+        self.unsubmitted = true;
+        match &mut self.backend {
+            Backend::Ring(ring) => ring.push(job),
+            Backend::Threads(pool) => pool.push(job),
+        }
+    }
+
+    fn write_grid(&mut self, job: Job) {
+        let file = Arc::clone(&job.file);
+        if let Some(job) = self.ahead.admit(job) {
+            self.push(job);
+        }
+        self.grow(&file);
+    }
+
+    /// Zeros behind the end of the grid, if it is time.
+    fn grow(&mut self, file: &Arc<OpenFile>) {
+        let length = || rustix::fs::fstat(&file.fd).ok().map(|stat| stat.st_size as u64);
+        let free = || free_bytes(self.files.root());
+        if let Some(job) = self.ahead.next(file, length, free) {
+            self.push(job);
+        }
+    }
+
+    fn grew(&mut self, job: Job, result: Result<(), Errno>) {
+        if let Err(error) = result {
+            tracing::debug!("the grid does not grow ahead: {error}");
+        }
+        let file = Arc::clone(&job.file);
+        for held in self.ahead.finished(job, result.is_ok()) {
+            self.write_grid(held);
+        }
+        self.grow(&file);
     }
 
     /// Does the first write to a segment leave a hole? Later ones may be done in any order.
@@ -305,6 +351,11 @@ impl Disk {
         }
         self.ready.push_back(Input::Done { io, result: result.map_err(job::to_io_error) });
     }
+}
+
+fn free_bytes(root: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(root).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn choose(backend: IoBackend) -> Result<Backend, DiskError> {

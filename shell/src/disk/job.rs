@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 use verity_core::io::{Input, IoError, IoId, Pages};
 
 use super::files::OpenFile;
@@ -15,8 +15,25 @@ use super::files::OpenFile;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Read,
-    Write { durable: bool },
+    Write {
+        durable: bool,
+    },
+    /// See `ahead`; has no completion.
+    Zeros,
     Sync,
+}
+
+impl Kind {
+    /// Of a write.
+    #[must_use]
+    pub fn flags(self) -> ReadWriteFlags {
+        match self {
+            Kind::Write { durable: true } => ReadWriteFlags::DSYNC,
+            Kind::Write { durable: false } | Kind::Zeros | Kind::Read | Kind::Sync => {
+                ReadWriteFlags::empty()
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -71,7 +88,7 @@ impl Job {
                 }
                 Step::Again
             }
-            Kind::Write { .. } => {
+            Kind::Write { .. } | Kind::Zeros => {
                 let before = self.moved;
                 self.moved += count;
                 assert!(self.moved <= self.pages.size_bytes(), "no more was written than given");
@@ -98,6 +115,7 @@ impl Job {
             Kind::Read => Input::ReadDone { io, pages, result },
             Kind::Write { .. } => Input::WriteDone { io, pages, result },
             Kind::Sync => Input::Done { io, result },
+            Kind::Zeros => unreachable!("nobody asked for them"),
         }
     }
 }

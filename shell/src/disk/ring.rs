@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
 use super::job::{Job, Kind, Step};
 
@@ -180,9 +180,9 @@ fn entry(job: &mut Job) -> squeue::Entry {
             let rest = &mut job.pages.as_bytes_mut()[moved..];
             opcode::Read::new(fd, rest.as_mut_ptr(), length(rest.len())).offset(offset).build()
         }
-        Kind::Write { durable } => {
+        Kind::Write { .. } | Kind::Zeros => {
             let rest = &job.pages.as_bytes()[moved..];
-            let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
+            let flags = job.kind.flags();
             let Ok(flags) = i32::try_from(flags.bits()) else {
                 unreachable!("RWF flags are small");
             };

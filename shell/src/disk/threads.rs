@@ -168,10 +168,9 @@ fn attempt(job: &mut Job) -> Result<usize, Errno> {
             let rest = IoSliceMut::new(&mut job.pages.as_bytes_mut()[moved..]);
             preadv2(&job.file.fd, &mut [rest], offset, ReadWriteFlags::empty())
         }
-        Kind::Write { durable } => {
+        Kind::Write { .. } | Kind::Zeros => {
             let rest = IoSlice::new(&job.pages.as_bytes()[moved..]);
-            let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
-            pwritev2(&job.file.fd, &[rest], offset, flags)
+            pwritev2(&job.file.fd, &[rest], offset, job.kind.flags())
         }
     }
 }
