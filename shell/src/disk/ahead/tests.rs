@@ -1,3 +1,5 @@
+//! Zeros and pages never meet, on a real disk and step by step.
+
 use std::path::Path;
 use std::time::Duration;
 
