@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::steps::{capture, capture_ok, cargo, run as run_command, target_dir};
+use crate::steps::{capture, capture_ok, cargo, run as run_command, scratch, target_dir};
 
 /// The list itself is the core's: it is compiled in here too, so that the two cannot differ.
 #[allow(dead_code, missing_debug_implementations, reason = "only the list is used here")]
@@ -29,6 +29,9 @@ const CHECKS_SECONDS_MAX: &str = "400";
 /// Seeds to try for each bug before it counts as missed, and the time for that.
 const SEEDS: u64 = 120;
 const SECONDS: u64 = 150;
+
+/// It fails in half of the first seeds, soon.
+const CAMPAIGN_BUG: &str = "wrong_version_accepted";
 
 /// Seeds that must hold without a bug, before anything else.
 const SEEDS_WITHOUT_BUG: u64 = 5;
@@ -104,6 +107,9 @@ pub fn run(options: &Options) -> Result<bool, String> {
         innocent: Mutex::new(BTreeMap::new()),
     };
     keeper.holds_without_bug()?;
+    if options.bug.is_none() {
+        keeper.campaign_of_a_bug(options.json)?;
+    }
     let outcomes = keeper.hunt_all(&bugs, options.json)?;
     let by_seeds = |name: &str| {
         BUGS.iter().any(|bug| bug.name == name && matches!(bug.catcher, Catcher::Seeds))
@@ -207,6 +213,42 @@ impl Keeper {
             if !self.holds_alone(seed)? {
                 return Err(format!("seed {seed} does not hold without a bug"));
             }
+        }
+        Ok(())
+    }
+
+    /// A campaign meets a bug in several seeds, tells that it is one, makes it smaller, writes it
+    /// down, and what is written fails the same way again.
+    fn campaign_of_a_bug(&self, quiet: bool) -> Result<(), String> {
+        let folder = scratch("zoo-campaign")?;
+        let mut command = Command::new(&self.binary);
+        command.args(["--campaign", "--json", "--seeds", "1..7", "--jobs", "2"]);
+        command.args(["--bug", CAMPAIGN_BUG, "--shrink-seconds", "20", "--failures"]);
+        let finished = capture(command.arg(&folder))?;
+        let told: serde_json::Value =
+            serde_json::from_str(&finished.output).map_err(|error| error.to_string())?;
+        let failure = &told["failures"][0];
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+        let (met, left) = (number(&failure["asked"]), number(&failure["shrunk"]["asked"]));
+        let off = failure["shrunk"]["overrides"]["off"].as_array().map_or(0, Vec::len);
+        let found = finished.code == Some(1) && number(&failure["count"]) > 1;
+        if !found || left == 0 || left > met || off == 0 {
+            return Err(format!("a campaign of {CAMPAIGN_BUG}: {}", finished.output));
+        }
+        let path = failure["file"].as_str().unwrap_or("");
+        let again = capture(Command::new(&self.binary).args(["--json", "--replay", path]))?;
+        let verdict: serde_json::Value =
+            serde_json::from_str(&again.output).map_err(|error| error.to_string())?;
+        let same = verdict["same_signature"] == true && verdict["same_trace"] == true;
+        if again.code != Some(1) || !same {
+            return Err(format!("{path} does not fail the same way: {}", again.output));
+        }
+        if !quiet {
+            println!(
+                "a campaign met {CAMPAIGN_BUG} in {} of 6 seeds, shrank {met} requests to {left} \
+                 and switched {off} kinds of trouble off; replayed",
+                number(&failure["count"])
+            );
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use verity_core::time::{Clock, Instant, MILLISECOND_NS, SECOND_NS, Timestamp};
 
+use crate::overrides::{Board, Switch, Switches};
 use crate::random::Random;
 
 /// 2026-01-01T00:00:00Z.
@@ -31,6 +32,7 @@ impl ClockFaults {
 pub struct SimClock {
     random: Random,
     faults: ClockFaults,
+    board: Board,
     /// True time since the start of the run; the order of all things.
     now_ns: u64,
     /// What the process's monotonic clock said at its boot, minus true time then.
@@ -48,6 +50,7 @@ impl SimClock {
         SimClock {
             random,
             faults,
+            board: Board::default(),
             now_ns: 0,
             boot_offset_ns: 0,
             wall_ns,
@@ -85,7 +88,12 @@ impl SimClock {
         if self.now_ns < self.frozen_until_ns {
             return;
         }
-        let drift = i128::from(elapsed) * i128::from(self.faults.drift_ppm) / 1_000_000;
+        let drift_ppm = match self.faults.drift_ppm {
+            0 => 0,
+            ppm if self.board.lets(Switch::ClockDrift) => ppm,
+            _ => 0,
+        };
+        let drift = i128::from(elapsed) * i128::from(drift_ppm) / 1_000_000;
         let step = (i128::from(elapsed) + drift).max(0) as u64;
         self.wall_ns = self.wall_ns.saturating_add(step);
     }
@@ -97,7 +105,7 @@ impl SimClock {
 
     /// Perhaps jumps or freezes the wall clock. Returns what it did, for the trace.
     pub fn misbehave(&mut self) -> Option<&'static str> {
-        if self.faults.jump_ppm > 0 && self.random.chance(self.faults.jump_ppm) {
+        if self.hits(self.faults.jump_ppm, Switch::ClockJump) {
             let jump = self.random.magnitude(self.faults.jump_ns_max);
             self.jumps += 1;
             if self.random.coin() {
@@ -107,12 +115,28 @@ impl SimClock {
             self.wall_ns = self.wall_ns.saturating_sub(jump).max(EPOCH_NS);
             return Some("clock_jump_back");
         }
-        if self.faults.freeze_ppm > 0 && self.random.chance(self.faults.freeze_ppm) {
+        if self.hits(self.faults.freeze_ppm, Switch::ClockFreeze) {
             self.frozen_until_ns = self.now_ns + self.random.range(1, 5_000) * MILLISECOND_NS;
             self.freezes += 1;
             return Some("clock_freeze");
         }
         None
+    }
+
+    /// Whether a fault of this rate strikes now. One that is switched off is drawn all the same.
+    fn hits(&mut self, ppm: u64, switch: Switch) -> bool {
+        ppm > 0 && self.random.chance(ppm) && self.board.lets(switch)
+    }
+
+    /// Faults that are drawn and do not happen.
+    pub fn switch_off(&mut self, off: Switches) {
+        self.board = Board::new(off);
+    }
+
+    /// Faults that were drawn, whether they happened or not.
+    #[must_use]
+    pub fn met(&self) -> Switches {
+        self.board.met()
     }
 
     pub fn set_faults(&mut self, faults: ClockFaults) {

@@ -29,6 +29,7 @@ pub(crate) mod directed;
 mod links;
 mod members;
 mod people;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,9 +40,10 @@ use verity_core::superblock::CheckpointState;
 
 use crate::keys::MasterKey;
 use crate::ledger::Ledger;
+use crate::overrides::{Board, Overrides, Switch, Switches};
 use crate::random::Random;
 use crate::report::{Failure, FailureKind, Report};
-use crate::swarm::draw_attest_after;
+use crate::swarm::{Options, draw_attest_after};
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
 use members::Member;
@@ -51,6 +53,8 @@ use people::Pending;
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub nodes: u64,
+    /// Requests that were drawn and acknowledged.
+    pub asked: u64,
     pub acknowledged: u64,
     pub crashes: u64,
     pub crashes_in_flight: u64,
@@ -60,6 +64,8 @@ pub struct Seen {
     pub links_closed: u64,
     pub messages: u64,
     pub messages_lost: u64,
+    pub messages_doubled: u64,
+    pub messages_damaged: u64,
     /// Views that began, on any node.
     pub views: u64,
     pub checkpoints: u64,
@@ -78,6 +84,8 @@ pub struct Seen {
     pub absences: u64,
     pub syncs: u64,
     pub sync_crashes: u64,
+    /// Trouble that was drawn, whether it was switched off or not.
+    pub met: Switches,
     /// Of all frames, replies and faults, in order.
     pub trace: [u8; 32],
     /// Marks of the core, by name.
@@ -130,7 +138,13 @@ enum Packet {
 pub struct Cluster {
     seed: u64,
     attest_after_ns: Option<u64>,
+    /// What is not drawn from one of those below.
     random: Random,
+    network: Random,
+    trouble: Random,
+    people: Random,
+    overrides: Overrides,
+    board: Board,
     now_ns: u64,
     members: Vec<Member>,
     master: MasterKey,
@@ -148,6 +162,8 @@ pub struct Cluster {
     favourite: usize,
     ring_bytes: u64,
     quota: u64,
+    /// Of the requests that a run may have before its faults stop.
+    requests_left: u64,
     next_client_ns: u64,
     next_trouble_ns: Option<u64>,
     crash_ppm: u64,
@@ -175,7 +191,7 @@ pub struct Cluster {
 }
 
 const CLUSTER: ClusterId = ClusterId::new(77);
-const CLIENTS: usize = 6;
+const CLIENTS: u64 = 6;
 const TROUBLE_NS: u64 = 60_000_000;
 /// Without an answer for so long, while somebody waits and faults have stopped, the run is stuck.
 const STUCK_NS: u64 = 120_000_000_000;
@@ -185,13 +201,13 @@ const ABSENCE_ROUNDS_MAX: u64 = 30;
 
 /// One run. A failed assertion of the core panics.
 pub fn run(seed: u64) -> Result<Seen, Failure> {
-    let (seen, outcome) = run_and_tell(seed, false);
+    let (seen, outcome) = run_and_tell(seed, &Options::default());
     outcome.map(|()| seen)
 }
 
-/// One run, and what it saw whatever became of it. `lines`: with the trace as text.
-pub fn run_and_tell(seed: u64, lines: bool) -> (Seen, Result<(), Failure>) {
-    let mut cluster = match Cluster::new(seed, lines) {
+/// One run, and what it saw whatever became of it.
+pub fn run_and_tell(seed: u64, options: &Options) -> (Seen, Result<(), Failure>) {
+    let mut cluster = match Cluster::new(seed, options) {
         Ok(cluster) => cluster,
         Err(failure) => return (Seen::default(), Err(failure)),
     };
@@ -199,6 +215,7 @@ pub fn run_and_tell(seed: u64, lines: bool) -> (Seen, Result<(), Failure>) {
         let detail = format!("seed {seed}: {}\n{}", failure.detail, cluster.describe());
         Failure::new(failure.kind, detail)
     });
+    cluster.seen.met = cluster.met();
     cluster.seen.sim_ns = cluster.now_ns;
     cluster.seen.trace = cluster.trace.hash();
     cluster.seen.lines = cluster.trace.lines().to_vec();
@@ -207,10 +224,12 @@ pub fn run_and_tell(seed: u64, lines: bool) -> (Seen, Result<(), Failure>) {
 
 /// One run as a report, as `vopr` prints it.
 #[must_use]
-pub fn report(seed: u64, lines: bool) -> Report {
-    let (seen, outcome) = run_and_tell(seed, lines);
+pub fn report(seed: u64, options: &Options) -> Report {
+    let (seen, outcome) = run_and_tell(seed, options);
     let faults = [
         ("messages lost", seen.messages_lost),
+        ("messages doubled", seen.messages_doubled),
+        ("messages damaged", seen.messages_damaged),
         ("cuts", seen.cuts),
         ("isolations", seen.isolations),
         ("links closed", seen.links_closed),
@@ -229,6 +248,8 @@ pub fn report(seed: u64, lines: bool) -> Report {
         crashes_in_flight: seen.crashes_in_flight,
         commits: seen.acknowledged,
         requests: seen.acknowledged,
+        asked: seen.asked,
+        met: Some(seen.met),
         rebuilds: seen.rebuilds,
         events_seen: seen.events.keys().copied().collect(),
         event_counts: seen.events,
@@ -252,20 +273,22 @@ fn constants(ring_mib: u64, transactions: u32) -> ClusterConstants {
 }
 
 impl Cluster {
-    fn new(seed: u64, lines: bool) -> Result<Cluster, Failure> {
+    fn new(seed: u64, options: &Options) -> Result<Cluster, Failure> {
         let root = Random::new(seed).stream("cluster");
         let mut random = root.stream("plan");
         let count = if random.chance(700_000) { 3 } else { 5 };
+        // A quorum of two is one of three.
+        let count = Overrides::bounded(count, options.overrides.nodes_max, 3) as usize;
         let ring_mib = *random.pick(&[4, 4, 8]);
         let constants = constants(ring_mib, random.range(4, 6) as u32);
-        Cluster::of(seed, count, constants, lines, &root, random)
+        Cluster::of(seed, count, constants, options, &root, random)
     }
 
     fn of(
         seed: u64,
         count: usize,
         constants: ClusterConstants,
-        lines: bool,
+        options: &Options,
         root: &Random,
         mut random: Random,
     ) -> Result<Cluster, Failure> {
@@ -275,9 +298,12 @@ impl Cluster {
         mix.rows_per_bulk_max = mix.rows_per_bulk_max.min(60);
         let mut master = MasterKey::new(root.stream("master key"));
         let format = random.seed_bytes();
-        let members = (0..count)
+        let mut members = (0..count)
             .map(|index| Member::format(index, count, constants, root, format, &mut master))
             .collect::<Result<Vec<Member>, Failure>>()?;
+        for member in &mut members {
+            member.disk.switch_off(options.overrides.off);
+        }
         Ok(Cluster {
             seed,
             attest_after_ns: draw_attest_after(&mut root.stream("attest plan")),
@@ -299,6 +325,7 @@ impl Cluster {
             favourite: 0,
             ring_bytes: constants.journal_ring_bytes,
             quota: 0,
+            requests_left: options.overrides.requests_max.unwrap_or(u64::MAX),
             next_client_ns: 0,
             next_trouble_ns: None,
             crash_ppm: *random.pick(&[0, 20_000, 60_000]),
@@ -319,9 +346,14 @@ impl Cluster {
             away: None,
             sync_crash_ppm: *random.pick(&[0, 100_000, 300_000]),
             complaint: None,
-            trace: Trace::new(lines),
+            trace: Trace::new(options.lines),
             seen: Seen { nodes: count as u64, ..Seen::default() },
             members,
+            network: root.stream("network"),
+            trouble: root.stream("trouble"),
+            people: root.stream("people"),
+            overrides: options.overrides,
+            board: Board::new(options.overrides.off),
             random,
         })
     }
@@ -334,7 +366,10 @@ impl Cluster {
         let rounds = self.random.range(3, 8);
         let absence = self.random.chance(600_000).then(|| self.random.below(rounds));
         for round in 0..rounds {
-            if absence == Some(round) {
+            if self.requests_left == 0 {
+                break;
+            }
+            if absence == Some(round) && self.board.lets(Switch::Absence) {
                 self.long_absence()?;
             }
             self.round()?;
@@ -355,7 +390,8 @@ impl Cluster {
     }
 
     fn round(&mut self) -> Result<(), Failure> {
-        self.quota = self.random.range(60, 240);
+        self.quota = self.random.range(60, 240).min(self.requests_left);
+        self.requests_left -= self.quota;
         self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
         self.settle()
     }
@@ -371,7 +407,8 @@ impl Cluster {
         let round = self.ring_bytes + self.random.range(0, self.ring_bytes);
         let until = self.checkpoints_end() + round;
         for _ in 0..ABSENCE_ROUNDS_MAX {
-            if self.checkpoints_end() >= until || self.away.is_none() {
+            let enough = self.checkpoints_end() >= until || self.away.is_none();
+            if enough || self.requests_left == 0 {
                 break;
             }
             self.round()?;
@@ -507,7 +544,8 @@ impl Cluster {
                 offer(at_ns, Due::Send(*serial));
             }
         }
-        if self.quota > 0 && self.pending.len() < CLIENTS {
+        let clients = Overrides::bounded(CLIENTS, self.overrides.clients_max, 1);
+        if self.quota > 0 && (self.pending.len() as u64) < clients {
             offer(self.next_client_ns, Due::Client);
         }
         if let Some(at_ns) = self.next_trouble_ns {
@@ -516,63 +554,9 @@ impl Cluster {
         best
     }
 
-    /// Crashes and cuts, now and then; never so many that all is down for good.
-    fn make_trouble(&mut self) -> Result<(), Failure> {
-        self.next_trouble_ns = Some(self.now_ns + 1 + self.random.exponential(TROUBLE_NS));
-        for index in 0..self.members.len() {
-            if self.members[index].node.is_some() && self.random.chance(self.crash_ppm) {
-                self.crash(index)?;
-            }
-        }
-        for index in 0..self.members.len() {
-            let syncs = self.members[index].is_syncing();
-            if syncs && self.random.chance(self.sync_crash_ppm) {
-                self.seen.sync_crashes += 1;
-                self.crash(index)?;
-            }
-        }
-        if self.crash_ppm > 0 && self.random.chance(8_000) {
-            for index in 0..self.members.len() {
-                if self.members[index].node.is_some() {
-                    self.crash(index)?;
-                }
-            }
-        }
-        self.isolate_somebody();
-        self.break_links();
-        for from in 0..self.members.len() {
-            for to in 0..self.members.len() {
-                let cut = if self.isolated.is_some_and(|(who, _)| who == from || who == to) {
-                    from != to
-                } else if self.cut[from][to] {
-                    self.random.chance(700_000)
-                } else {
-                    from != to && self.random.chance(self.cut_ppm)
-                };
-                self.seen.cuts += u64::from(cut && !self.cut[from][to]);
-                self.cut[from][to] = cut;
-            }
-        }
-        Ok(())
-    }
-
-    fn post(&mut self, from: usize, to: usize, mut frame: Vec<u8>) {
-        self.seen.messages += 1;
-        if self.cut[from][to] || self.random.chance(self.net.drop_ppm) {
-            self.seen.messages_lost += 1;
-            return;
-        }
-        if self.random.chance(self.net.corrupt_ppm) {
-            let at = self.random.index(frame.len());
-            frame[at] ^= 1 << self.random.below(8);
-        }
-        let copies = 1 + u64::from(self.random.chance(self.net.duplicate_ppm));
-        for _ in 0..copies {
-            self.serial += 1;
-            let at_ns = self.now_ns + 1 + self.random.exponential(self.net.delay_ns_mean);
-            let packet = Packet::Frame(frame.clone());
-            self.packets.insert((at_ns, self.serial), (from, to, packet));
-        }
+    fn met(&self) -> Switches {
+        let disks = self.members.iter().map(|member| member.disk.met());
+        disks.chain([self.board.met()]).flat_map(Switches::iter).collect()
     }
 
     fn settle(&mut self) -> Result<(), Failure> {

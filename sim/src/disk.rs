@@ -22,6 +22,7 @@ use verity_core::io::{Address, FileId, Input, IoError, IoId, Pages};
 use verity_core::limits::PAGE_SIZE;
 
 use crate::atlas::Atlas;
+use crate::overrides::{Board, Switch, Switches};
 use crate::random::Random;
 
 pub use crash::{CrashReport, Keep};
@@ -103,6 +104,8 @@ pub struct DiskStats {
 pub struct Disk {
     random: Random,
     faults: DiskFaults,
+    /// What is drawn and does not happen.
+    board: Board,
     pub atlas: Atlas,
     files: BTreeSet<FileId>,
     /// What a crash can no longer undo.
@@ -131,6 +134,7 @@ impl Disk {
         Disk {
             random,
             faults,
+            board: Board::default(),
             atlas,
             files: BTreeSet::new(),
             platter: BTreeMap::new(),
@@ -146,6 +150,17 @@ impl Disk {
             stats: DiskStats::default(),
             misuse: None,
         }
+    }
+
+    /// Faults that are drawn and do not happen.
+    pub fn switch_off(&mut self, off: Switches) {
+        self.board = Board::new(off);
+    }
+
+    /// Faults that were drawn, whether they happened or not.
+    #[must_use]
+    pub fn met(&self) -> Switches {
+        self.board.met()
     }
 
     /// Takes an operation; it completes later, in any order relative to others.
@@ -409,7 +424,7 @@ impl Disk {
     }
 
     fn sync(&mut self, file: FileId, covers: u64) -> Result<(), IoError> {
-        if self.faults.sync_error_ppm > 0 && self.random.chance(self.faults.sync_error_ppm) {
+        if self.hits(self.faults.sync_error_ppm, Switch::SyncError) {
             self.count("sync_error");
             return Err(IoError::Device);
         }

@@ -15,6 +15,7 @@ pub mod disk;
 pub mod keys;
 pub mod ledger;
 pub mod model;
+pub mod overrides;
 pub mod random;
 pub mod rebuild;
 pub mod replica;
@@ -30,6 +31,26 @@ pub mod zoo_checks;
 
 #[cfg(verity_zoo)]
 pub use verity_core::zoo;
+
+/// Raised when the same seed and overrides mean another run for a reason that no plan shows, such
+/// as a new stream of draws.
+const WORLD: u32 = 1;
+
+/// Changes when a seed means another run: what it draws, or what can be switched off. Failures that
+/// were written down under another one cannot be replayed.
+#[must_use]
+pub fn world_hash_hex() -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("verity sim world");
+    hasher.update(&WORLD.to_le_bytes());
+    for seed in 0..8 {
+        let plan = swarm::Plan::draw(seed, &swarm::Options::default());
+        hasher.update(format!("{plan:?}").as_bytes());
+    }
+    for switch in overrides::Switch::ALL {
+        hasher.update(switch.name().as_bytes()).update(&[0]);
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
 
 /// Every mark the core can leave; a campaign prints those it did not see.
 #[must_use]

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::overrides::Switches;
+
 /// What went wrong. The kind is stable: campaigns group failures by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -90,6 +92,8 @@ pub struct Report {
     /// Transactions acknowledged.
     pub commits: u64,
     pub requests: u64,
+    /// Requests that were drawn before the faults stopped: what a bound of them counts.
+    pub asked: u64,
     pub refusals: u64,
     pub reads: u64,
     /// Lookups of idempotency ids that were answered.
@@ -108,6 +112,8 @@ pub struct Report {
     pub oracles: BTreeMap<&'static str, u64>,
     /// Transactions without an id whose fate the log had to tell.
     pub doubts: u64,
+    /// Trouble that was drawn, whether it was switched off or not; unknown where a panic ended all.
+    pub met: Option<Switches>,
     pub events_seen: BTreeSet<&'static str>,
     pub event_counts: BTreeMap<&'static str, u64>,
     /// A run in damage mode ended because the damage was detected.

@@ -39,7 +39,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
 #[must_use]
 pub fn run_cluster(seed: u64, options: &Options) -> Report {
     CLUSTER.set(Some(seed));
-    let outcome = catch_unwind(|| cluster::report(seed, options.lines));
+    let outcome = catch_unwind(|| cluster::report(seed, options));
     CLUSTER.set(None);
     outcome.unwrap_or_else(|_| {
         let text = LAST_PANIC.with(|last| last.borrow_mut().take());
@@ -113,7 +113,9 @@ fn partial_report(text: &str) -> Option<Report> {
 
 #[cfg(test)]
 mod tests {
-    use super::{run, run_twice};
+    use super::{run, run_cluster, run_twice};
+    use crate::overrides::{Overrides, Switch, Switches};
+    use crate::report::Report;
     use crate::swarm::Options;
 
     fn hold(seed: u64) {
@@ -133,6 +135,54 @@ mod tests {
             if let Ok(seed) = first.parse() {
                 hold(seed);
             }
+        }
+    }
+
+    fn with(overrides: Overrides) -> Options {
+        Options { overrides, ..Options::default() }
+    }
+
+    fn off(off: Switches) -> Options {
+        with(Overrides { off, ..Overrides::default() })
+    }
+
+    /// Trouble that does not come can be switched off; trouble that comes makes a difference.
+    fn check_switches(run: fn(u64, &Options) -> Report, seed: u64) {
+        let whole = run(seed, &Options::default());
+        let Some(met) = whole.met else { panic!("seed {seed}: {:?}", whole.failure) };
+        let idle = Switch::ALL.into_iter().filter(|switch| !met.contains(*switch)).collect();
+        let same = run(seed, &off(idle));
+        assert_eq!(same.trace_hash, whole.trace_hash, "seed {seed} without {idle:?}");
+        let quiet = run(seed, &off(Switch::ALL.into_iter().collect()));
+        assert!(quiet.ok(), "seed {seed}: {:?}", quiet.failure);
+        assert_ne!(quiet.trace_hash, whole.trace_hash, "seed {seed} without {met:?}");
+        assert_eq!(quiet.crashes, 0, "seed {seed}");
+        assert!(!met.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_come_can_be_switched_off_and_nothing_changes() {
+        check_switches(run, 1);
+        check_switches(run, 2);
+        check_switches(run_cluster, 3);
+    }
+
+    #[test]
+    fn a_run_that_is_cut_short_is_the_same_up_to_there() {
+        for (run, seed) in [(run as fn(u64, &Options) -> Report, 6), (run_cluster, 2)] {
+            let lines = |requests_max| {
+                let overrides = Overrides { requests_max, ..Overrides::default() };
+                let report = run(seed, &Options { lines: true, ..with(overrides) });
+                assert!(report.ok(), "{:?}", report.failure);
+                report
+            };
+            let whole = lines(None);
+            assert_eq!(lines(Some(whole.asked)).trace_hash, whole.trace_hash, "seed {seed}");
+            let short = lines(Some(40));
+            assert!(short.asked < whole.asked, "{} of {}", short.asked, whole.asked);
+            let same = short.lines.iter().zip(&whole.lines).take_while(|(a, b)| a == b).count();
+            // Forty requests, and all that they moved.
+            assert!(same > 400, "the same for {same} of {} lines", short.lines.len());
         }
     }
 

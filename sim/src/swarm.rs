@@ -8,6 +8,7 @@ use verity_core::limits::ClusterConstants;
 use crate::atlas::Mode;
 use crate::clock::ClockFaults;
 use crate::disk::DiskFaults;
+use crate::overrides::Overrides;
 use crate::random::Random;
 use crate::workload::Mix;
 
@@ -72,6 +73,8 @@ pub struct Options {
     pub lines: bool,
     /// Multiplies the work of a run; 0 means 1.
     pub scale: u64,
+    /// What the run is without, and how long it is at most.
+    pub overrides: Overrides,
 }
 
 impl Plan {
@@ -128,6 +131,14 @@ impl Plan {
             oracle_ppm: oracle.range(2_000, 40_000),
         }
         .with_proofs(random)
+        .within(&options.overrides)
+    }
+
+    /// Bounds say how much of what was drawn there is.
+    fn within(mut self, overrides: &Overrides) -> Plan {
+        self.clients = Overrides::bounded(self.clients, overrides.clients_max, 1);
+        self.tenants = Overrides::bounded(self.tenants, overrides.tenants_max, 1);
+        self
     }
 
     /// Twins are given the same requests and nothing else: nobody asks for proofs there, and none

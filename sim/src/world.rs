@@ -33,6 +33,7 @@ use crate::clock::{ClockFaults, SimClock};
 use crate::disk::{Disk, DiskFaults};
 use crate::keys::MasterKey;
 use crate::ledger::Ledger;
+use crate::overrides::{Board, Switch, Switches};
 use crate::random::Random;
 use crate::replica::Replica;
 use crate::report::{Failure, FailureKind, Report};
@@ -59,6 +60,9 @@ pub type SharedProgress = Rc<RefCell<Progress>>;
 
 pub struct World {
     plan: Plan,
+    board: Board,
+    /// Of the requests that a run may have before its faults stop.
+    requests_left: u64,
     progress: SharedProgress,
     random: Random,
     crash_random: Random,
@@ -144,15 +148,21 @@ impl World {
                 / PAGE_SIZE as u64,
         };
         // Format and first boot happen in peace; `begin_faults` changes that.
-        let disk = Disk::new(
+        let mut disk = Disk::new(
             root.stream("disk"),
             DiskFaults { torn_at_crash_ppm: plan.disk.torn_at_crash_ppm, ..DiskFaults::NONE },
             Atlas::new(Mode::Peaceful, layout),
         );
+        let off = options.overrides.off;
+        disk.switch_off(off);
+        let mut clock = SimClock::new(root.stream("clock"), ClockFaults::NONE);
+        clock.switch_off(off);
         let trace = Trace::new(options.lines);
         let report = Report { seed, ..Report::default() };
         World {
-            clock: SimClock::new(root.stream("clock"), ClockFaults::NONE),
+            clock,
+            board: Board::new(off),
+            requests_left: options.overrides.requests_max.unwrap_or(u64::MAX),
             master: MasterKey::new(root.stream("master key")),
             oracle_random: root.stream("oracles"),
             oracle_workload: Workload::new(
@@ -225,17 +235,22 @@ impl World {
         self.drive(|world| world.node.as_ref().is_some_and(Replica::is_ready))?;
         self.begin_faults();
         for round in 0..self.plan.rounds {
+            if self.requests_left == 0 {
+                break;
+            }
             self.note(|| format!("round {round}"));
-            self.quota = self.plan.requests_per_round;
+            self.quota = self.plan.requests_per_round.min(self.requests_left);
+            self.requests_left -= self.quota;
             self.drive_until_settled()?;
             if self.ended_by_damage {
                 return Ok(());
             }
             self.settle()?;
-            if self.random.chance(self.plan.rebuild_ppm) {
+            if self.random.chance(self.plan.rebuild_ppm) && self.board.lets(Switch::Rebuild) {
                 self.rebuild_copy()?;
             }
-            if self.random.chance(self.plan.restart_ppm) {
+            let restarts = self.random.chance(self.plan.restart_ppm);
+            if self.board.also(Switch::GracefulRestart, restarts) {
                 self.restart_gracefully()?;
             }
         }
@@ -252,6 +267,8 @@ impl World {
         let mut progress = self.progress.borrow_mut();
         let mut report = progress.report.clone();
         report.failure = outcome.err();
+        let boards = [self.board.met(), self.disk.met(), self.clock.met()];
+        report.met = Some(boards.into_iter().flat_map(Switches::iter).collect());
         report.sim_ns = self.clock.now_ns();
         report.trace_hash = progress.trace.hash();
         report.ticks = progress.trace.ticks;

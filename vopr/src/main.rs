@@ -3,14 +3,26 @@
 //! `vopr --seed N` runs one world from one number; ranges run in worker processes, because a failed
 //! assertion of the core may end a process and must not end the campaign. Exit: 0 when every seed
 //! held, 1 when one failed (or the bug of `--bug` was caught), 2 for wrong arguments.
+//!
+//! `--campaign` runs seeds that nobody has tried, tells failures apart by their signature, makes
+//! each smaller and writes it to a file; `--replay` runs such a file.
 
 mod campaign;
+mod child;
+mod failure;
+mod findings;
 mod output;
+mod replay;
+mod shrink;
+mod signature;
+mod summary;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use verity_sim::overrides::{Overrides, Switch};
 use verity_sim::run;
 use verity_sim::swarm::Options;
 use verity_sim::zoo_checks::CHECKS;
@@ -26,11 +38,54 @@ pub struct Arguments {
     #[arg(long, value_parser = parse_seeds)]
     pub seeds: Option<(u64, u64)>,
     /// Run as many seeds as fit into so many minutes, from the start of `--seeds` or from 0.
-    #[arg(long)]
+    #[arg(long, value_parser = parse_minutes)]
     pub minutes: Option<f64>,
+    /// Seeds that nobody has tried (or those of `--seeds`); failures are told apart, shrunk and
+    /// written to files, and nothing stops at them.
+    #[arg(long, conflicts_with_all = ["seed", "check", "trace"])]
+    pub campaign: bool,
+    /// Folder for the failures of a campaign.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "failures",
+        requires = "campaign",
+        conflicts_with = "seed"
+    )]
+    pub failures: PathBuf,
+    /// Seconds to make each distinct failure of a campaign smaller.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 60,
+        requires = "campaign",
+        conflicts_with = "seed"
+    )]
+    pub shrink_seconds: u64,
+    /// Run what a failure file describes: does it fail, and the same way?
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "seed", "seeds", "minutes", "campaign", "check", "trace", "twice", "cluster", "bug", "off",
+        "scale", "requests_max", "clients_max", "tenants_max", "nodes_max",
+    ])]
+    pub replay: Option<PathBuf>,
     /// Worker processes.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub jobs: u64,
+    /// Trouble that must not come, by name, with commas.
+    #[arg(long, value_delimiter = ',', value_parser = parse_switch)]
+    pub off: Vec<Switch>,
+    /// Requests of clients at most, before the faults stop.
+    #[arg(long, value_name = "N")]
+    pub requests_max: Option<u64>,
+    /// Clients at most.
+    #[arg(long, value_name = "N")]
+    pub clients_max: Option<u64>,
+    /// Tenants at most; of one node.
+    #[arg(long, value_name = "N")]
+    pub tenants_max: Option<u64>,
+    /// Nodes of a cluster at most, not below three.
+    #[arg(long, value_name = "N")]
+    pub nodes_max: Option<u64>,
     /// Go on after a failure.
     #[arg(long)]
     pub keep_going: bool,
@@ -63,12 +118,46 @@ pub struct Arguments {
     pub worker: bool,
 }
 
+/// As failure files name it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl Arguments {
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            off: self.off.iter().copied().collect(),
+            requests_max: self.requests_max,
+            clients_max: self.clients_max,
+            tenants_max: self.tenants_max,
+            nodes_max: self.nodes_max,
+        }
+    }
+}
+
+fn parse_switch(name: &str) -> Result<Switch, String> {
+    Switch::named(name).ok_or_else(|| {
+        let names: Vec<&str> = Switch::ALL.into_iter().map(Switch::name).collect();
+        format!("there are {}", names.join(", "))
+    })
+}
+
+/// A year is enough.
+const MINUTES_MAX: f64 = 527_040.0;
+
+fn parse_minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=MINUTES_MAX).contains(&minutes) {
+        return Ok(minutes);
+    }
+    Err(format!("not between 0 and {MINUTES_MAX}"))
+}
+
 fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
-    match text.split_once("..") {
-        Some((from, to)) => Ok((number(from)?, number(to)?)),
-        None => Ok((0, number(text)?)),
-    }
+    let (from, to) = match text.split_once("..") {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => (0, number(text)?),
+    };
+    if from < to { Ok((from, to)) } else { Err(format!("{from}..{to} has no seed")) }
 }
 
 fn main() -> ExitCode {
@@ -76,6 +165,9 @@ fn main() -> ExitCode {
     if arguments.zoo_list {
         output::print_zoo(arguments.json);
         return ExitCode::SUCCESS;
+    }
+    if let Some(path) = &arguments.replay {
+        return replay::run(path, arguments.json);
     }
     if let Some(bug) = &arguments.bug
         && !select_bug(bug)
@@ -123,13 +215,22 @@ fn check(name: &str, json: bool) -> ExitCode {
 }
 
 pub fn run_seed(seed: u64, arguments: &Arguments) -> verity_sim::report::Report {
-    let options = Options { lines: arguments.trace, scale: arguments.scale };
+    let options = Options {
+        lines: arguments.trace,
+        scale: arguments.scale,
+        overrides: arguments.overrides(),
+    };
     match (arguments.cluster, arguments.twice) {
         (false, false) => run::run(seed, &options),
         (false, true) => run::run_twice(seed, &options),
         (true, false) => run::run_cluster(seed, &options),
         (true, true) => run::run_cluster_twice(seed, &options),
     }
+}
+
+/// Whether this build has this deliberate bug.
+pub fn knows_bug(name: &str) -> bool {
+    output::zoo().iter().any(|bug| bug.0 == name)
 }
 
 #[cfg(verity_zoo)]

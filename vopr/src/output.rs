@@ -5,10 +5,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use verity_sim::overrides::Switch;
 use verity_sim::report::Report;
 use verity_sim::zoo_checks::Check;
 
 use crate::Arguments;
+use crate::child::Spec;
 
 thread_local! {
     /// What a panic hook needs to print a verdict.
@@ -50,6 +52,7 @@ pub fn report_json(report: &Report, seconds: f64) -> Value {
         "halts": report.halts,
         "commits": report.commits,
         "requests": report.requests,
+        "asked": report.asked,
         "refusals": report.refusals,
         "reads": report.reads,
         "commitments": report.commitments,
@@ -60,6 +63,7 @@ pub fn report_json(report: &Report, seconds: f64) -> Value {
         "doubts": report.doubts,
         "oracles": report.oracles.values().sum::<u64>(),
         "damage_detected": report.damage_detected,
+        "met": report.met.map(|met| met.iter().map(Switch::name).collect::<Vec<_>>()),
         "events_seen": report.events_seen,
         "event_counts": report.event_counts,
     })
@@ -101,30 +105,31 @@ pub fn print_report(report: &Report, arguments: &Arguments, seconds: f64) {
 
 /// The one command that shows a failure again.
 pub fn replay_command(seed: u64, arguments: &Arguments) -> String {
-    let commit = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .map_or_else(
-            || "COMMIT".to_owned(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        );
-    let scale = match arguments.scale {
-        0 | 1 => String::new(),
-        scale => format!(" --scale {scale}"),
+    replay_command_of(&Spec::of(seed, arguments))
+}
+
+pub fn replay_command_of(spec: &Spec) -> String {
+    let zoo = match spec.bug {
+        Some(_) => "RUSTFLAGS='--cfg verity_zoo' CARGO_TARGET_DIR=target/zoo ",
+        None => "",
     };
-    let (flags, bug) = match &arguments.bug {
-        Some(bug) => {
-            ("RUSTFLAGS='--cfg verity_zoo' CARGO_TARGET_DIR=target/zoo ", format!(" --bug {bug}"))
-        }
-        None => ("", String::new()),
-    };
-    let cluster = if arguments.cluster { "--cluster " } else { "" };
+    let flags: String = spec.flags().iter().map(|flag| format!(" {flag}")).collect();
     format!(
-        "git checkout {commit} && {flags}cargo run --release -p vopr -- {cluster}--seed \
-         {seed}{scale}{bug}"
+        "git checkout {} && {zoo}cargo run --release -p vopr -- --seed {}{flags}",
+        commit(),
+        spec.seed
     )
+}
+
+/// Where the code stands, when git knows.
+pub fn commit() -> String {
+    let asked = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    match asked {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        Ok(_) | Err(_) => "COMMIT".to_owned(),
+    }
 }
 
 pub fn print_check(check: &Check, failure: Option<&String>, json: bool) {
@@ -154,11 +159,11 @@ pub fn print_zoo(json: bool) {
 }
 
 #[cfg(verity_zoo)]
-fn zoo() -> Vec<(&'static str, &'static str)> {
+pub fn zoo() -> Vec<(&'static str, &'static str)> {
     verity_sim::zoo::BUGS.iter().map(|bug| (bug.name, bug.description)).collect()
 }
 
 #[cfg(not(verity_zoo))]
-fn zoo() -> Vec<(&'static str, &'static str)> {
+pub fn zoo() -> Vec<(&'static str, &'static str)> {
     Vec::new()
 }

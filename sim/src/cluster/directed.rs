@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::rebuild;
 use crate::report::{Failure, FailureKind};
 use crate::sql::{ColumnSpec, Conflict, Datum, DatumType, Expected, Statement, TableSpec};
+use crate::swarm::Options;
 
 const RING_MIB: u64 = 4;
 const NODES: usize = 3;
@@ -42,7 +43,7 @@ impl Scene {
         let random = root.stream("plan");
         let constants =
             ClusterConstants { segment_positions: SEGMENT_POSITIONS, ..constants(RING_MIB, 4) };
-        let mut cluster = Cluster::of(0, NODES, constants, false, &root, random)?;
+        let mut cluster = Cluster::of(0, NODES, constants, &Options::default(), &root, random)?;
         cluster.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         cluster.rotten.clear();
         for index in 0..NODES {

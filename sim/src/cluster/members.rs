@@ -18,6 +18,7 @@ use super::{CLUSTER, Cluster};
 use crate::atlas::{Atlas, Layout, Mode};
 use crate::disk::{Disk, DiskFaults, FaultKind, Keep, Request as DiskRequest, SectorId};
 use crate::keys::MasterKey;
+use crate::overrides::Switch;
 use crate::random::Random;
 use crate::rebuild;
 use crate::replica::{BootOptions, Place, Replica};
@@ -176,8 +177,9 @@ impl Cluster {
     pub(super) fn boot(&mut self, index: usize) {
         let options = BootOptions {
             cache_pages: self.random.range(300, 2_000) as u32,
-            evict_everything: self.random.chance(150_000),
-            attest_after_ns: self.attest_after_ns,
+            evict_everything: self.random.chance(150_000)
+                && self.board.lets(Switch::EvictEverything),
+            attest_after_ns: self.attest_after_ns.filter(|_| self.board.lets(Switch::Attest)),
         };
         let seed = self.random.seed_bytes();
         let member = &mut self.members[index];
@@ -191,10 +193,10 @@ impl Cluster {
     }
 
     pub(super) fn crash(&mut self, index: usize) -> Result<(), Failure> {
-        let keep = *self.random.pick(&[Keep::Process, Keep::Nothing, Keep::Any, Keep::Any]);
+        let keep = *self.trouble.pick(&[Keep::Process, Keep::Nothing, Keep::Any, Keep::Any]);
         let syncs = self.members[index].is_syncing();
-        let mean_ns = *self.random.pick(&[20_000_000, 400_000_000, 2_000_000_000]);
-        let pause_ns = self.random.exponential(mean_ns);
+        let mean_ns = *self.trouble.pick(&[20_000_000, 400_000_000, 2_000_000_000]);
+        let pause_ns = self.trouble.exponential(mean_ns);
         let member = &mut self.members[index];
         let report = member.disk.crash(keep);
         member.node = None;
@@ -205,7 +207,10 @@ impl Cluster {
         self.seen.crashes += 1;
         self.seen.crashes_in_flight += u64::from(report.writes_in_flight > 0);
         self.trace.note(self.now_ns, || format!("{index} crashes"));
-        if self.rotten.contains(&index) && self.random.chance(400_000) {
+        if self.rotten.contains(&index)
+            && self.trouble.chance(400_000)
+            && self.board.lets(Switch::Rot)
+        {
             self.rot(index);
         }
         self.lose_copies(index);
@@ -243,19 +248,19 @@ impl Cluster {
             .filter(|(_, sector)| **sector != blank)
             .map(|(number, _)| (FileId::Journal, number))
             .collect();
-        let superblock = SUPERBLOCK_COPY_SPACING / PAGE_SIZE as u64 * self.random.below(4);
+        let superblock = SUPERBLOCK_COPY_SPACING / PAGE_SIZE as u64 * self.trouble.below(4);
         let mut victims = Vec::new();
-        for _ in 0..self.random.range(1, 4) {
+        for _ in 0..self.trouble.range(1, 4) {
             if !written.is_empty() {
-                victims.push(written[self.random.index(written.len())]);
+                victims.push(written[self.trouble.index(written.len())]);
             }
         }
         // Pages of any age: some are read soon, some never.
         let pages: Vec<SectorId> =
             disk.sectors_of(FileId::Grid).map(|(number, _)| (FileId::Grid, number)).collect();
-        for _ in 0..self.random.range(0, 12) {
+        for _ in 0..self.trouble.range(0, 12) {
             if !pages.is_empty() {
-                let victim = pages[self.random.index(pages.len())];
+                let victim = pages[self.trouble.index(pages.len())];
                 victims.push(victim);
                 self.damaged.insert((index, victim.1 as u32));
                 self.seen.pages_rotten += 1;
@@ -267,7 +272,7 @@ impl Cluster {
             self.seen.rots += 1;
         }
         let victim = (FileId::Superblock, superblock);
-        if self.random.coin() && disk.atlas.allows(FaultKind::AtRest, victim) {
+        if self.trouble.coin() && disk.atlas.allows(FaultKind::AtRest, victim) {
             disk.rot(victim);
             self.seen.rots += 1;
         }

@@ -44,16 +44,17 @@ const PATIENCE_NS: u64 = 3_000_000_000;
 impl Cluster {
     pub(super) fn new_request(&mut self) {
         self.quota -= 1;
-        self.next_client_ns = self.now_ns + 1 + self.random.exponential(400_000);
+        self.seen.asked += 1;
+        self.next_client_ns = self.now_ns + 1 + self.people.exponential(400_000);
         let statements = self.workload.transaction(0, &self.ledger.model);
         self.ask(statements);
     }
 
     /// A new request of these statements.
     pub(super) fn ask(&mut self, statements: Vec<Statement>) {
-        let always = self.random.coin();
+        let always = self.people.coin();
         let mut random_bytes = [0; 10];
-        self.random.fill(&mut random_bytes);
+        self.people.fill(&mut random_bytes);
         let now_ms = self.members[0].clock(self.now_ns).wall.as_ms();
         let request = Request {
             tenant: TenantId::DEFAULT,
@@ -80,14 +81,14 @@ impl Cluster {
         let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };
         // Asked again while a copy is still out: the favourite does not answer.
         if pending.attempts > 0 && pending.attempts.is_multiple_of(3) {
-            self.favourite = self.random.index(self.members.len());
+            self.favourite = self.people.index(self.members.len());
         }
         let to = self.favourite;
         pending.attempts += 1;
         let member = &mut self.members[to];
         if member.node.is_none() {
-            pending.send_at_ns = Some(self.now_ns + 1 + self.random.exponential(20_000_000));
-            self.favourite = self.random.index(self.members.len());
+            pending.send_at_ns = Some(self.now_ns + 1 + self.people.exponential(20_000_000));
+            self.favourite = self.people.index(self.members.len());
             return Ok(());
         }
         let clock = member.clock(self.now_ns);
@@ -154,10 +155,10 @@ impl Cluster {
     }
 
     fn refused(&mut self, from: usize, serial: u64, error: &RequestError) -> Result<(), Failure> {
-        let wait_ns = 1 + self.random.exponential(5_000_000);
+        let wait_ns = 1 + self.people.exponential(5_000_000);
         let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };
         if matches!(error, RequestError::Retry(RetryReason::NotPrimary)) && self.favourite == from {
-            self.favourite = self.random.index(self.members.len());
+            self.favourite = self.people.index(self.members.len());
         }
         let interrupted = matches!(error, RequestError::Retry(RetryReason::Interrupted));
         self.seen.interrupted += u64::from(interrupted);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use verity_core::limits::PAGE_SIZE;
 
 use super::{Disk, Operation, Sector, SectorId, TEAR_UNIT};
+use crate::overrides::Switch;
 
 /// How kind the cut is, drawn per crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,8 @@ impl Disk {
 
     fn settle_perhaps_torn(&mut self, id: SectorId, sector: Sector, report: &mut CrashReport) {
         // One copy of several may tear only while enough others are good.
-        if !self.random.chance(self.faults.torn_at_crash_ppm) || !self.atlas.allows_tear(id) {
+        let tears = self.random.chance(self.faults.torn_at_crash_ppm);
+        if !self.board.also(Switch::TornAtCrash, tears) || !self.atlas.allows_tear(id) {
             self.settle(id, sector);
             return;
         }

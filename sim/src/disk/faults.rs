@@ -9,6 +9,7 @@ use verity_core::io::{Address, FileId, IoError, Pages};
 use verity_core::limits::PAGE_SIZE;
 
 use super::{Disk, Operation, SectorId, TEAR_UNIT};
+use crate::overrides::Switch;
 
 /// Rates in parts per million of operations, and latencies; drawn per run.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +95,8 @@ impl Disk {
                 self.faults.sync_ns_mean
             }
         };
-        if self.random.chance(self.faults.slow_ppm) {
+        let slows = self.random.chance(self.faults.slow_ppm);
+        if self.board.also(Switch::SlowSpell, slows) {
             self.slow_until_ns = now_ns + self.random.exponential(50_000_000);
             self.count("slow_spell");
         }
@@ -102,17 +104,20 @@ impl Disk {
         1 + self.random.exponential(mean) * factor
     }
 
+    /// Whether a fault of this rate strikes now. One that is switched off is drawn all the same.
+    pub(super) fn hits(&mut self, ppm: u64, switch: Switch) -> bool {
+        ppm > 0 && self.random.chance(ppm) && self.board.lets(switch)
+    }
+
     /// Time passes over data at rest: perhaps a sector rots or turns unreadable.
     pub fn decay(&mut self) {
-        if self.faults.rot_ppm > 0
-            && self.random.chance(self.faults.rot_ppm)
+        if self.hits(self.faults.rot_ppm, Switch::Rot)
             && let Some(id) = self.victim()
             && self.atlas.allows(FaultKind::AtRest, id)
         {
             self.rot(id);
         }
-        if self.faults.latent_error_ppm > 0
-            && self.random.chance(self.faults.latent_error_ppm)
+        if self.hits(self.faults.latent_error_ppm, Switch::LatentError)
             && let Some(id) = self.victim()
             && self.atlas.may_be_unreadable(id)
             && self.atlas.allows(FaultKind::AtRest, id)
@@ -182,8 +187,7 @@ impl Disk {
         if self.unreadable.range(range).next().is_some() {
             return Some(IoError::Device);
         }
-        let happens = self.faults.read_error_ppm > 0
-            && self.random.chance(self.faults.read_error_ppm)
+        let happens = self.hits(self.faults.read_error_ppm, Switch::ReadError)
             && self.allowed(FaultKind::InRead, at, count);
         if happens {
             self.count("read_error");
@@ -193,8 +197,7 @@ impl Disk {
     }
 
     pub(super) fn misdirect_read(&mut self, at: Address, count: u64) -> Option<Address> {
-        let happens = self.faults.misdirected_read_ppm > 0
-            && self.random.chance(self.faults.misdirected_read_ppm)
+        let happens = self.hits(self.faults.misdirected_read_ppm, Switch::MisdirectedRead)
             && self.allowed(FaultKind::InRead, at, count);
         if !happens {
             return None;
@@ -209,8 +212,7 @@ impl Disk {
     }
 
     pub(super) fn stale_read(&mut self, at: Address, count: u64) -> bool {
-        let happens = self.faults.stale_read_ppm > 0
-            && self.random.chance(self.faults.stale_read_ppm)
+        let happens = self.hits(self.faults.stale_read_ppm, Switch::StaleRead)
             && self.allowed(FaultKind::InRead, at, count);
         if happens {
             self.count("stale_read");
@@ -220,15 +222,13 @@ impl Disk {
 
     pub(super) fn write_fault(&mut self, at: Address, pages: &Pages) -> Option<IoError> {
         let count = pages.count() as u64;
-        if self.faults.no_space_ppm > 0
-            && self.random.chance(self.faults.no_space_ppm)
+        if self.hits(self.faults.no_space_ppm, Switch::NoSpace)
             && self.allowed(FaultKind::WriteError, at, count)
         {
             self.count("no_space");
             return Some(IoError::NoSpace);
         }
-        if self.faults.write_error_ppm > 0
-            && self.random.chance(self.faults.write_error_ppm)
+        if self.hits(self.faults.write_error_ppm, Switch::WriteError)
             && self.allowed(FaultKind::WriteError, at, count)
         {
             self.count("write_error");
@@ -247,16 +247,14 @@ impl Disk {
     /// Where a write really goes: `None` when nowhere.
     pub(super) fn redirect_write(&mut self, at: Address, pages: &Pages) -> Option<Address> {
         let count = pages.count() as u64;
-        if self.faults.lost_write_ppm > 0
-            && self.random.chance(self.faults.lost_write_ppm)
+        if self.hits(self.faults.lost_write_ppm, Switch::LostWrite)
             && self.allowed(FaultKind::InWrite, at, count)
         {
             self.count("lost_write");
             return None;
         }
-        if self.faults.torn_write_ppm > 0
-            && count > 0
-            && self.random.chance(self.faults.torn_write_ppm)
+        if count > 0
+            && self.hits(self.faults.torn_write_ppm, Switch::TornWrite)
             && self.allowed(FaultKind::InWrite, at, count)
         {
             self.count("torn_write");
@@ -268,8 +266,7 @@ impl Disk {
             }
             return None;
         }
-        if self.faults.misdirected_write_ppm > 0
-            && self.random.chance(self.faults.misdirected_write_ppm)
+        if self.hits(self.faults.misdirected_write_ppm, Switch::MisdirectedWrite)
             && let Some((file, sector)) = self.victim()
             && (file, sector) != (at.file, at.offset / PAGE_SIZE as u64)
         {

@@ -10,6 +10,7 @@ use verity_core::log::{RecordKind, SegmentEnd, SegmentExtent, SegmentStart, Segm
 use super::World;
 use super::clients::{Ask, tenant_id};
 use crate::disk::Disk;
+use crate::overrides::Switch;
 use crate::report::{Failure, FailureKind};
 use crate::workload::Workload;
 
@@ -66,7 +67,7 @@ impl World {
         if self.disk.atlas.fatal_zones().next().is_none() {
             self.rebuild_final()?;
         }
-        if self.plan.twin {
+        if self.plan.twin && self.board.lets(Switch::Twin) {
             self.compare_twins()?;
         }
         self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;

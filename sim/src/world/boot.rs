@@ -9,6 +9,7 @@ use verity_core::node::{CURRENT_RELEASE, Format, FormatOptions, Seed};
 use super::World;
 use super::clients::{Pending, tenant_id};
 use crate::disk::{Keep, Request as DiskRequest};
+use crate::overrides::Switch;
 use crate::replica::{BootOptions, Replica};
 use crate::report::{Failure, FailureKind};
 
@@ -83,11 +84,13 @@ impl World {
     /// A new process on whatever the disk holds.
     pub(super) fn boot(&mut self) {
         self.clock.reboot();
+        let attest_after_ns = self.plan.attest_after_ns;
         let options = BootOptions {
             cache_pages: self.random.range(self.plan.cache_pages_min, self.plan.cache_pages_max)
                 as u32,
-            evict_everything: self.random.chance(self.plan.evict_everything_ppm),
-            attest_after_ns: self.plan.attest_after_ns,
+            evict_everything: self.random.chance(self.plan.evict_everything_ppm)
+                && self.board.lets(Switch::EvictEverything),
+            attest_after_ns: attest_after_ns.filter(|_| self.board.lets(Switch::Attest)),
         };
         self.faults_at_boot = self.blamable_faults();
         self.note(|| format!("boot {options:?}"));

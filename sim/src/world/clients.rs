@@ -15,6 +15,7 @@ use super::World;
 use super::asking::Told;
 use crate::ledger::{Answered, Committed, Refused, shorten};
 use crate::model::{Effect, Refusal, TenantModel};
+use crate::overrides::Switch;
 use crate::report::{Failure, FailureKind};
 use crate::sql::{Datum, Expected, Parameters, Query, Select, Statement};
 
@@ -134,10 +135,10 @@ impl World {
             }
             return Ok(());
         }
-        if self.random.chance(self.plan.ask_ppm) {
+        if self.random.chance(self.plan.ask_ppm) && self.board.lets(Switch::Ask) {
             return self.begin_asking(index, tenant);
         }
-        if self.prove_random.chance(self.plan.prove_ppm) {
+        if self.prove_random.chance(self.plan.prove_ppm) && self.board.lets(Switch::Prove) {
             let ledger = &self.ledgers[tenant];
             if let Some(head) = ledger.head()
                 && let Some(query) = self.workload.query(tenant, &ledger.model, head)
@@ -145,10 +146,10 @@ impl World {
                 return self.begin_proving(index, tenant, query);
             }
         }
-        if self.oracle_random.chance(self.plan.oracle_ppm) {
+        if self.oracle_random.chance(self.plan.oracle_ppm) && self.board.lets(Switch::Oracle) {
             return self.begin_oracle(tenant);
         }
-        if self.random.chance(self.plan.read_ppm) {
+        if self.random.chance(self.plan.read_ppm) && self.board.lets(Switch::Read) {
             let ledger = &self.ledgers[tenant];
             let head = ledger.head();
             if let Some(head) = head
@@ -158,6 +159,7 @@ impl World {
             }
         }
         self.quota -= 1;
+        self.count(|report| report.asked += 1);
         let statements = self.workload.transaction(tenant, &self.ledgers[tenant].model);
         let is_found = !statements.iter().any(Statement::changes_schema);
         let serial = self.request(Some(index), tenant, statements);
@@ -234,7 +236,10 @@ impl World {
         }
         let attempts = if pending.request.idempotency.is_none() { 0 } else { pending.attempts };
         self.tickets.insert(ticket.0, serial);
-        if attempts == 1 && self.random.chance(self.plan.impatience_ppm) {
+        if attempts == 1
+            && self.random.chance(self.plan.impatience_ppm)
+            && self.board.lets(Switch::Impatience)
+        {
             let patience_ns = self.random.exponential(2_000_000);
             let at_ns = self.clock.now_ns() + patience_ns;
             if let Some(pending) = self.pending.get_mut(&serial) {
@@ -310,7 +315,7 @@ impl World {
             return Ok(());
         }
         self.remember(tenant, Told { id, position, op: reply.op.get(), effects: effects.clone() });
-        if self.random.chance(self.plan.resend_ppm) {
+        if self.random.chance(self.plan.resend_ppm) && self.board.lets(Switch::Resend) {
             pending.expect = Some((position, effects));
             pending.client = None;
             pending.copies = 0;

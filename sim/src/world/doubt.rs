@@ -10,6 +10,7 @@ use super::clients::tenant_id;
 use crate::atlas::Mode;
 use crate::disk::DiskFaults;
 use crate::ledger::Committed;
+use crate::overrides::Switch;
 use crate::rebuild;
 use crate::replica::BootOptions;
 use crate::report::{Failure, FailureKind};
@@ -59,6 +60,7 @@ impl World {
     pub(super) fn may_be_anonymous(&mut self, tenant: usize) -> bool {
         self.plan.mode == Mode::Safety
             && self.random.chance(self.plan.anonymous_ppm)
+            && self.board.lets(Switch::Anonymous)
             && self.doubts[tenant].is_none()
             && !self
                 .pending

@@ -10,6 +10,7 @@ use verity_core::ids::IdempotencyId;
 use verity_core::limits::IDEMPOTENCY_KEPT_MS;
 
 use super::World;
+use crate::overrides::Switch;
 use crate::report::{Failure, FailureKind};
 use crate::sql::{Expected, Statement};
 
@@ -38,9 +39,13 @@ pub(super) struct Order {
 impl World {
     /// Draws whether a new request, not sent yet, names another one.
     pub(super) fn name_another(&mut self, serial: u64, tenant: usize) {
-        if self.order_random.chance(self.plan.reuse_ppm) {
+        let reuses = self.order_random.chance(self.plan.reuse_ppm);
+        if self.board.also(Switch::Reuse, reuses) {
             self.use_id_again(serial, tenant);
-        } else if self.order_random.chance(self.plan.after_ppm) {
+        } else if !reuses
+            && self.order_random.chance(self.plan.after_ppm)
+            && self.board.lets(Switch::After)
+        {
             self.follow(serial, tenant);
         }
     }

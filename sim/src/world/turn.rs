@@ -5,6 +5,7 @@ use verity_core::node::Halt;
 
 use super::{STUCK_NS, TURNS_MAX, World};
 use crate::disk::{Keep, Request as DiskRequest};
+use crate::overrides::Switch;
 use crate::report::{Failure, FailureKind};
 
 /// Crashes in a row without any answer between them before the rate goes down.
@@ -179,11 +180,14 @@ impl World {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain() {
             if let Some(left) = &mut self.crash_in {
-                if *left == 0 {
+                if *left > 0 {
+                    *left -= 1;
+                } else if self.board.lets(Switch::Crash) {
                     self.crashed = true;
                     break;
+                } else {
+                    self.crash_in = None;
                 }
-                *left -= 1;
             }
             self.execute(effect)?;
         }
@@ -282,7 +286,8 @@ impl World {
         self.lose_process();
         self.rebuild_wanted = keep == Keep::Nothing
             && !self.healed
-            && self.crash_random.chance(self.plan.rebuild_at_crash_ppm);
+            && self.crash_random.chance(self.plan.rebuild_at_crash_ppm)
+            && self.board.lets(Switch::Rebuild);
         let pause_ns = self.crash_random.exponential(20_000_000);
         self.boot_at_ns = Some(self.clock.now_ns() + 1 + pause_ns);
         self.fruitless_boots += 1;

@@ -14,6 +14,7 @@ use verity_core::limits::{PAGE_SIZE, PREPARE_HEADER_SIZE};
 use super::World;
 use crate::atlas::{Mode, Zone};
 use crate::disk::SectorId;
+use crate::overrides::Switch;
 use crate::report::{Failure, FailureKind};
 
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +121,9 @@ impl World {
         let Some(newest) = proven.iter().max_by_key(|written| written.op) else { return };
         let nth = self.crash_random.below(newest.sectors);
         let id: SectorId = (FileId::Journal, newest.first_sector + nth);
+        if !self.board.lets(Switch::RotOfPrepares) {
+            return;
+        }
         self.disk.atlas.force(id);
         self.disk.rot(id);
         self.note(|| format!("rot of a committed prepare at {id:?}"));

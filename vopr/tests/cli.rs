@@ -1,0 +1,158 @@
+//! The command line as it is called: exit codes, files and what is printed.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// Runs that take a moment: few requests, one client.
+const SMALL: [&str; 4] = ["--requests-max", "10", "--clients-max", "1"];
+
+fn vopr(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vopr")).args(arguments).output().unwrap()
+}
+
+fn code(arguments: &[&str]) -> i32 {
+    vopr(arguments).status.code().unwrap()
+}
+
+/// A folder of this test's own, empty.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn verdict(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn failure_file(mode: &str) -> Value {
+    json!({
+        "verity_failure": 1,
+        "version": env!("CARGO_PKG_VERSION"),
+        "world": verity_sim::world_hash_hex(),
+        "commit": "COMMIT",
+        "run": {
+            "mode": mode, "seed": 3, "scale": 1, "bug": null,
+            "overrides": {"off": ["crash", "drop"], "requests_max": 10, "clients_max": 1,
+                "tenants_max": 1, "nodes_max": 3},
+        },
+        "signature": "wrong: it was",
+        "failure": "wrong: it was",
+        "trace_hash": "00",
+        "found": {"overrides": {"off": []}, "trace_hash": "00", "requests": 99},
+        "shrunk": null,
+    })
+}
+
+#[test]
+fn wrong_arguments_are_told_with_2() {
+    let wrong: [&[&str]; 15] = [
+        &["--campaign"],
+        &["--campaign", "--minutes", "-1"],
+        &["--campaign", "--minutes", "soon"],
+        &["--campaign", "--minutes", "NaN"],
+        &["--campaign", "--minutes", "1", "--jobs", "0"],
+        &["--campaign", "--seed", "1"],
+        &["--campaign", "--seeds", "5..5"],
+        &["--seeds", "9..3"],
+        &["--seed", "1", "--off", "weather"],
+        &["--seed", "1", "--failures", "somewhere"],
+        &["--seeds", "1..2", "--shrink-seconds", "5"],
+        &["--seed", "1", "--bug", "no_such_bug"],
+        &["--replay", "a.json", "--seed", "1"],
+        &["--replay", "/nowhere/a.json"],
+        &["--weather"],
+    ];
+    for arguments in wrong {
+        assert_eq!(code(arguments), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn files_that_are_no_failures_are_told_with_2() {
+    let folder = folder("bad-files");
+    let mut other_world = failure_file("node");
+    other_world["world"] = json!("0000000000000000");
+    let mut other_version = failure_file("node");
+    other_version["version"] = json!("99.0.0");
+    let mut other_format = failure_file("node");
+    other_format["verity_failure"] = json!(2);
+    let mut bug = failure_file("node");
+    bug["run"]["bug"] = json!("crc_skipped");
+    let bad: [(&str, Vec<u8>); 7] = [
+        ("no failure file", b"\xff\x00garbage".to_vec()),
+        ("no failure file", b"{}".to_vec()),
+        ("longer than", vec![b'['; 2 << 20]),
+        ("commit COMMIT", other_world.to_string().into_bytes()),
+        ("version 99.0.0", other_version.to_string().into_bytes()),
+        ("format 2", other_format.to_string().into_bytes()),
+        ("crc_skipped", bug.to_string().into_bytes()),
+    ];
+    for (words, bytes) in bad {
+        let path = folder.join("failure.json");
+        std::fs::write(&path, bytes).unwrap();
+        let output = vopr(&["--replay", path.to_str().unwrap()]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if words == "crc_skipped" && cfg!(verity_zoo) {
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(2), "{words}: {errors}");
+        assert!(errors.contains(words), "{words}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+    }
+    assert_eq!(code(&["--replay", folder.to_str().unwrap()]), 2, "a folder");
+}
+
+#[test]
+fn a_failure_that_was_mended_holds() {
+    let folder = folder("mended");
+    for mode in ["node", "cluster"] {
+        let path = folder.join(mode);
+        std::fs::write(&path, failure_file(mode).to_string()).unwrap();
+        let output = vopr(&["--replay", path.to_str().unwrap(), "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let verdict = verdict(&output);
+        assert_eq!(verdict["fails"], json!(false));
+        assert_eq!(verdict["same_signature"], json!(false));
+        assert_eq!(verdict["expected"], json!("wrong: it was"));
+    }
+}
+
+#[test]
+fn a_campaign_tells_what_it_saw() {
+    let folder = folder("campaign");
+    let failures = folder.join("failures");
+    let mut arguments = vec!["--campaign", "--seeds", "1..4", "--jobs", "2", "--json"];
+    arguments.extend(["--failures", failures.to_str().unwrap()]);
+    arguments.extend(SMALL);
+    let output = vopr(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = verdict(&output);
+    assert_eq!(
+        (&told["ok"], &told["seeds"], &told["failures"]),
+        (&json!(true), &json!(3), &json!([]))
+    );
+    let seen = told["events_seen"].as_object().unwrap();
+    let not_seen = told["events_not_seen"].as_array().unwrap();
+    assert_eq!(seen.len() + not_seen.len(), verity_sim::event_names().len());
+    assert!(seen.contains_key("Committed") && not_seen.contains(&json!("SyncFinished")));
+    let per_seed = &told["density"]["per_seed"];
+    assert!(per_seed["commits"].as_f64().unwrap() > 5.0, "{per_seed}");
+    assert!(per_seed["asked"].as_f64().unwrap() <= 10.0, "{per_seed}");
+    assert!(told["sim_seconds"].as_f64().unwrap() > 0.0);
+    assert!(told["seeds_per_minute"].as_f64().unwrap() > 0.0);
+    assert!(!failures.exists(), "nothing failed");
+}
+
+#[test]
+fn a_campaign_of_no_time_has_fresh_seeds_and_none_of_them() {
+    let first = |output: &Output| verdict(output)["first_seed"].as_u64().unwrap();
+    let output = vopr(&["--campaign", "--minutes", "0", "--json", "--cluster"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(first(&output) > 1_000_000_000_000_000, "{output:?}");
+    assert_eq!(verdict(&output)["mode"], json!("cluster"));
+}
