@@ -86,6 +86,12 @@ events! {
     SegmentRotated { tenant: TenantId, number: u32 },
     IndexRebuilt { tenant: TenantId, number: u32 },
     BlockCorrupt { tenant: TenantId, number: u32, offset: u64 },
+    /// Bad blocks of a segment are good again, with a peer's, on the disk.
+    SegmentBlocksRepaired { tenant: TenantId, number: u32, block: u64, count: u64 },
+    /// A peer has them not, or they are not what belongs here.
+    SegmentBlocksRefused { tenant: TenantId, number: u32, block: u64 },
+    /// No peer could help: given up for a while.
+    SegmentRepairFailed { tenant: TenantId, number: u32, block: u64 },
     CheckpointRecord { tenant: TenantId, position: Position },
     // kernel
     TransactionApplied { tenant: TenantId, op: Op, records: u32 },

@@ -378,6 +378,17 @@ pub const SYNC_ANSWER_NS: u64 = 500 * crate::time::MILLISECOND_NS;
 pub const STORE_REPAIRS_MAX: usize = 64;
 /// How long a page is waited for that no peer gives.
 pub const REPAIR_PATIENCE_NS: u64 = 5 * crate::time::SECOND_NS;
+/// Blocks of a segment that are first asked of a peer, and that a repair holds at most: more than
+/// the longest record, and what it shares its blocks with.
+pub const SEGMENT_ASKED_FIRST: u64 = 4;
+pub const SEGMENT_REPAIR_BLOCKS_MAX: u64 = 256;
+/// How often all peers are asked for the same blocks, a repaired block is written until the disk
+/// gives it back, and a segment is gone through for damage, before it is given up ...
+pub const SEGMENT_ROUNDS_MAX: u64 = 6;
+pub const SEGMENT_WRITES_MAX: u32 = 3;
+pub const SEGMENT_MENDS_MAX: u32 = 3;
+/// ... and for how long.
+pub const SEGMENT_REPAIR_AGAIN_NS: u64 = 10 * crate::time::SECOND_NS;
 /// Nothing was overwritten yet and nobody offers a checkpoint: the replica opens as it was.
 pub const SYNC_PATIENCE_NS: u64 = 5 * crate::time::SECOND_NS;
 /// Headers held until they join the log that is being installed.
@@ -389,6 +400,11 @@ const_assert!(VSR_SUSPECT_NS >= 8 * VSR_HEARTBEAT_NS);
 const_assert!(VSR_GONE_NS >= 2 * VSR_HEARTBEAT_NS && VSR_GONE_NS < VSR_SUSPECT_NS);
 const_assert!(
     OPERATIONS_MAX * RESULT_SIZE_MAX + 8 * 1024 <= LOG_RECORD_DATA_SIZE_MAX - ROW_SIZE_MAX
+);
+const_assert!(SEGMENT_REPAIR_BLOCKS_MAX as usize <= LOG_CACHE_BLOCKS / 2);
+const_assert!(
+    SEGMENT_REPAIR_BLOCKS_MAX as usize * PAGE_SIZE
+        >= LOG_RECORD_DATA_SIZE_MAX + LOG_RECORD_EXTRA_SIZE + 4 * PAGE_SIZE
 );
 const_assert!(PREPARE_SIZE_MAX.is_multiple_of(PAGE_SIZE));
 const_assert!(ROW_SIZE_MAX + 64 * 1024 <= REQUEST_SIZE_MAX);

@@ -12,11 +12,13 @@
 //! Fault model: a crash keeps any subset of what was not synced, so bytes past the checkpointed
 //! head are garbage, which replay overwrites with what belongs there. Blocks rot, tear, stray:
 //! every record is checked on read by its crc, its place, and its hash in the index; the index is
-//! checked by its own crc and is rebuilt from the segment when damaged or missing. A device error
-//! surfaces as [`LogError`]; the node then halts.
+//! checked by its own crc and is rebuilt from the segment when damaged or missing; blocks of a
+//! segment are repaired from peers, where there are any. A device error surfaces as [`LogError`];
+//! the node then halts.
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
-//! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `verifier`.
+//! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
+//! the blocks of a peer), `verifier`.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -34,6 +36,7 @@ mod damage;
 mod flush;
 mod head;
 mod index;
+mod mend;
 mod node;
 mod read;
 mod rebuild;
@@ -50,6 +53,7 @@ pub use damage::{Damage, DamageReason};
 pub use flush::LogCheckpoint;
 pub use head::{LogHead, LogHeadError};
 pub use index::{IndexEntry, entry_in_page, entry_place, page_is_good};
+pub use mend::BlocksWanted;
 pub use read::{LogFault, LogPins, LogScan, OpenClaim, VerifiedRead};
 pub use record::{
     HEADER_SIZE, METADATA_SIZE, Metadata, Record, RecordError, RecordKind, RecordRef, open_record,
@@ -61,6 +65,7 @@ pub use verifier::{RecordView, SegmentEnd, SegmentExtent, SegmentStart, SegmentV
 use cache::BlockCache;
 use flush::{CheckpointWork, FileState, Purpose};
 use index::Layout;
+use mend::Repairs;
 use read::Misses;
 use rebuild::Rebuild;
 use tail::OpenLog;
@@ -115,6 +120,7 @@ pub struct Logs {
     rebuilt: BTreeSet<(TenantId, SegmentNumber)>,
     /// Segments whose index cannot be rebuilt, because they are damaged themselves.
     unbuildable: BTreeMap<(TenantId, SegmentNumber), Damage>,
+    repairs: Repairs,
     /// Marks of calls that have no effects to put them in.
     events: Vec<Event>,
     buffers: Vec<Pages>,
@@ -146,6 +152,7 @@ impl Logs {
             rebuilds: BTreeMap::new(),
             rebuilt: BTreeSet::new(),
             unbuildable: BTreeMap::new(),
+            repairs: Repairs::default(),
             events: Vec::new(),
             buffers: Vec::new(),
             buffers_bytes: 0,
@@ -201,6 +208,7 @@ impl Logs {
             + self.writing_bytes
             + self.buffers_bytes
             + self.cache.memory_bytes()
+            + self.mended_bytes()
     }
 
     /// Half of the buffer is taken by unfinished blocks and pages, which only a checkpoint writes.

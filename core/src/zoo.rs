@@ -209,6 +209,21 @@ pub const BUGS: &[Bug] = &[
         "repair_to_nobody",
         "store: who waits for a page that was repaired is not told",
     ),
+    by_check(
+        "cluster_segments_peer_damaged",
+        "segment_repair_unchecked",
+        "log: blocks of a peer are written over bad ones as they come",
+    ),
+    by_check(
+        "cluster_segments_peer_damaged",
+        "segment_repair_one_peer",
+        "log: a peer that cannot help ends the repair of a segment",
+    ),
+    by_check(
+        "cluster_segments_killed",
+        "segment_repair_not_durable",
+        "log: blocks count as repaired before their write is durable",
+    ),
     // Query.
     by_check(
         "ranges_and_unions",

@@ -393,7 +393,9 @@ fn trace(event: &Event) {
         | Event::JournalPageUnreadable { .. }
         | Event::PageCorrupt { .. }
         | Event::IndexRebuilt { .. }
-        | Event::BlockCorrupt { .. } => tracing::warn!("{event:?}"),
+        | Event::BlockCorrupt { .. }
+        | Event::SegmentBlocksRepaired { .. }
+        | Event::SegmentRepairFailed { .. } => tracing::warn!("{event:?}"),
         Event::RecoveryRecorded { .. }
         | Event::ViewStarted { .. }
         | Event::TenantCreated { .. }

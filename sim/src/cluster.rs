@@ -386,6 +386,7 @@ impl Cluster {
         self.final_reads()?;
         self.settle()?;
         let grids = self.compare_grids()?;
+        self.compare_segments()?;
         self.compare_logs(&grids)
     }
 

@@ -132,6 +132,27 @@ pub const CHECKS: &[Check] = &[
         run: directed::pages_repaired,
     },
     Check {
+        name: "cluster_segments_repaired",
+        demands: "a node that reads blocks of its segments that rotted has them from its peers, \
+                  and answers",
+        run: directed::segments_repaired,
+    },
+    Check {
+        name: "cluster_segments_peer_damaged",
+        demands: "of a peer whose blocks rotted, too, nothing is written, and the next is asked",
+        run: directed::segments_peer_damaged,
+    },
+    Check {
+        name: "cluster_segments_killed",
+        demands: "blocks that count as repaired are on the disk, whenever the node is killed",
+        run: directed::segments_killed,
+    },
+    Check {
+        name: "cluster_segments_lost",
+        demands: "of blocks that rotted everywhere readers are told, and the nodes go on",
+        run: directed::segments_lost,
+    },
+    Check {
         name: "ranges_and_unions",
         demands: "a range by < ends before its bound, and an OR by two indexes reads both",
         run: plans::ranges_and_unions,

@@ -18,6 +18,8 @@ pub(super) struct BlockCache {
     blocks: BTreeMap<BlockKey, Entry>,
     /// Every key once, oldest first.
     order: VecDeque<BlockKey>,
+    /// Blocks' worth of its room that something else takes.
+    lent: usize,
 }
 
 #[derive(Debug)]
@@ -31,7 +33,7 @@ struct Entry {
 
 impl BlockCache {
     pub fn new() -> BlockCache {
-        BlockCache { blocks: BTreeMap::new(), order: VecDeque::new() }
+        BlockCache { blocks: BTreeMap::new(), order: VecDeque::new(), lent: 0 }
     }
 
     pub fn memory_bytes(&self) -> usize {
@@ -79,6 +81,12 @@ impl BlockCache {
         true
     }
 
+    /// Something else takes so much of its room.
+    pub fn lend(&mut self, blocks: usize) {
+        self.lent = blocks;
+        self.evict();
+    }
+
     /// The block was written.
     pub fn replace(&mut self, file: FileId, number: u64, page: &Page) {
         let Some(entry) = self.blocks.get_mut(&(file, number)) else { return };
@@ -103,7 +111,7 @@ impl BlockCache {
 
     fn evict(&mut self) {
         let mut tries = self.order.len();
-        while self.order.len() > LOG_CACHE_BLOCKS && tries > 0 {
+        while self.order.len() + self.lent > LOG_CACHE_BLOCKS && tries > 0 {
             tries -= 1;
             let Some(key) = self.order.pop_front() else { return };
             let Some(entry) = self.blocks.get(&key) else { unreachable!("each key is in both") };

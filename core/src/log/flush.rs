@@ -38,6 +38,7 @@ pub(super) enum Purpose {
     ReadBlocks { file: FileId, first: u64 },
     RebuildRead { tenant: TenantId, segment: SegmentNumber },
     RebuildWrite { tenant: TenantId, segment: SegmentNumber },
+    MendWrite { tenant: TenantId, segment: SegmentNumber },
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +101,7 @@ impl Logs {
             self.pad_and_queue(tenant);
             let Some(log) = self.open.get_mut(&tenant) else { unreachable!("it is in the list") };
             log.changed = false;
+            log.covering = Some((log.head.segment, log.head.segment_offset));
             assert!(log.head.segment_offset.is_multiple_of(PAGE_SIZE as u64));
             heads.push((tenant, log.head.clone()));
         }
@@ -170,6 +172,7 @@ impl Logs {
         assert!(work.syncs_in_flight == 0 && work.syncs.is_some_and(|left| left.is_empty()));
         let mut forgotten = 0;
         self.open.retain(|_, log| {
+            log.covered = log.covering.take().unwrap_or(log.covered);
             let busy = log.changed
                 || !log.runs.is_empty()
                 || log.pages.values().any(|page| page.dirty || page.writing || page.queued);
@@ -222,7 +225,8 @@ impl Logs {
             | Purpose::LoadPage { .. }
             | Purpose::ReadBlocks { .. }
             | Purpose::RebuildRead { .. }
-            | Purpose::RebuildWrite { .. } => unreachable!("reads and writes complete otherwise"),
+            | Purpose::RebuildWrite { .. }
+            | Purpose::MendWrite { .. } => unreachable!("reads and writes complete otherwise"),
         }
         Ok(())
     }
@@ -254,6 +258,12 @@ impl Logs {
                 result.map_err(|error| LogError { file, error })?;
                 self.files.entry(file).or_default().dirty = true;
                 self.rebuild_written(tenant, segment, effects);
+            }
+            Purpose::MendWrite { tenant, segment } => {
+                let file = FileId::Segment { tenant, number: segment };
+                self.give_back(pages);
+                result.map_err(|error| LogError { file, error })?;
+                self.mend_written(tenant, segment, effects);
             }
             Purpose::Create(_)
             | Purpose::Sync(_)

@@ -71,8 +71,10 @@ impl LogPins {
 #[derive(Debug, Default)]
 pub(super) struct Misses {
     blocks: BTreeSet<BlockKey>,
-    /// Up to which position the index must be rebuilt.
-    rebuilds: BTreeMap<(TenantId, SegmentNumber), Position>,
+    /// Indexes that must be rebuilt, up to these heads.
+    rebuilds: BTreeMap<(TenantId, SegmentNumber), LogHead>,
+    /// Of these, for damage.
+    mends: BTreeSet<(TenantId, SegmentNumber)>,
     events: Vec<Event>,
 }
 
@@ -93,7 +95,7 @@ impl Logs {
         let segment = self.segment_of(position);
         let at = Place { tenant, segment, offset: entry.offset, position };
         let bytes = self.record_bytes(&at, head, 0)?;
-        let record = self.check(&at, &bytes)?;
+        let record = self.check(&at, head, &bytes)?;
         if record.hash != entry.hash {
             // The record is whole; either it or the index is not what was appended.
             return Err(self.distrust_index(&at, head, DamageReason::Hash));
@@ -176,9 +178,9 @@ impl Logs {
             return LogFault::Damaged(damage.clone().into());
         }
         if self.rebuilt.contains(&key) && reason == DamageReason::Hash && at.offset > 0 {
-            return self.damaged(at, reason);
+            return self.damaged(at, head, reason);
         }
-        self.misses.borrow_mut().rebuilds.insert(key, self.rebuild_end(at.segment, head));
+        self.misses.borrow_mut().rebuilds.insert(key, head.clone());
         LogFault::Missing
     }
 
@@ -187,10 +189,17 @@ impl Logs {
         head.next.min(Position::new(full))
     }
 
-    fn damaged(&self, at: &Place, reason: DamageReason) -> LogFault {
+    /// What is read is not what was written: the segment is repaired, where there are peers.
+    fn damaged(&self, at: &Place, head: &LogHead, reason: DamageReason) -> LogFault {
         let Place { tenant, segment, offset, position } = *at;
         let event = Event::BlockCorrupt { tenant, number: segment.get(), offset };
-        self.misses.borrow_mut().events.push(event);
+        let mut misses = self.misses.borrow_mut();
+        misses.events.push(event);
+        if self.may_mend(tenant, segment) {
+            misses.rebuilds.insert((tenant, segment), head.clone());
+            misses.mends.insert((tenant, segment));
+            return LogFault::Missing;
+        }
         let damage = Damage { tenant, segment, offset, position, reason, checkpointed: true };
         LogFault::Damaged(damage.into())
     }
@@ -204,19 +213,24 @@ impl Logs {
             unreachable!("as many bytes as asked for")
         };
         let size = decode_length(*length)
-            .map_err(|error| self.damaged(at, DamageReason::Record(error)))?;
+            .map_err(|error| self.damaged(at, head, DamageReason::Record(error)))?;
         bytes.clear();
         self.collect(at, head, size, ahead, &mut bytes)?;
         Ok(bytes)
     }
 
     /// A record whose crc and place are right.
-    fn check<'a>(&self, at: &Place, bytes: &'a [u8]) -> Result<RecordRef<'a>, LogFault> {
-        let record =
-            decode_record(bytes).map_err(|error| self.damaged(at, DamageReason::Record(error)))?;
+    fn check<'a>(
+        &self,
+        at: &Place,
+        head: &LogHead,
+        bytes: &'a [u8],
+    ) -> Result<RecordRef<'a>, LogFault> {
+        let record = decode_record(bytes)
+            .map_err(|error| self.damaged(at, head, DamageReason::Record(error)))?;
         let Metadata { tenant, position, .. } = record.metadata;
         if tenant != at.tenant || position != at.position {
-            return Err(self.damaged(at, DamageReason::Misplaced { tenant, position }));
+            return Err(self.damaged(at, head, DamageReason::Misplaced { tenant, position }));
         }
         Ok(record)
     }
@@ -242,7 +256,7 @@ impl Logs {
                     bytes.extend_from_slice(&block[from as usize..to as usize]);
                 }
                 // The tail in memory ends here: the length was not that of a record.
-                Some(_) => return Err(self.damaged(at, DamageReason::Truncated)),
+                Some(_) => return Err(self.damaged(at, head, DamageReason::Truncated)),
                 None => missing |= self.miss(at, head, block),
             }
             block += block_size;
@@ -251,7 +265,7 @@ impl Logs {
             return Ok(());
         }
         if !missing {
-            return Err(self.damaged(at, DamageReason::Truncated));
+            return Err(self.damaged(at, head, DamageReason::Truncated));
         }
         for nth in 0..ahead {
             let block = block + nth * block_size;
@@ -306,7 +320,7 @@ impl Logs {
 
     /// Reads what the last stage missed, and pins it.
     pub fn fetch(&mut self, pins: &mut LogPins, effects: &mut Effects) {
-        let Misses { blocks, rebuilds, events } = self.misses.take();
+        let Misses { blocks, rebuilds, mends, events } = self.misses.take();
         for event in events {
             effects.event(event);
         }
@@ -316,6 +330,12 @@ impl Logs {
                 && self.rebuilds.contains_key(&(tenant, number))
             {
                 // Its pages are being written: wait, and look again.
+                pins.rebuilds.push((tenant, number));
+                continue;
+            }
+            if let FileId::Segment { tenant, number } = key.0
+                && self.is_mending_write(tenant, number)
+            {
                 pins.rebuilds.push((tenant, number));
                 continue;
             }
@@ -336,9 +356,12 @@ impl Logs {
             };
         }
         self.read_blocks(run, effects);
-        for (key, end) in rebuilds {
+        for (key, head) in rebuilds {
             pins.rebuilds.push(key);
-            self.rebuild(key.0, key.1, end, effects);
+            if mends.contains(&key) && !self.rebuilds.contains_key(&key) {
+                self.note_mend(key.0, key.1);
+            }
+            self.rebuild(key.0, key.1, &head, effects);
         }
     }
 
@@ -404,7 +427,8 @@ impl Logs {
             | Purpose::Sync(_)
             | Purpose::WriteRun { .. }
             | Purpose::WritePages { .. }
-            | Purpose::RebuildWrite { .. } => unreachable!("only reads complete here"),
+            | Purpose::RebuildWrite { .. }
+            | Purpose::MendWrite { .. } => unreachable!("only reads complete here"),
         }
         self.flush_step(effects);
         Ok(())
@@ -476,9 +500,9 @@ impl LogScan {
             }
         }
         let bytes = logs.record_bytes(&at, head, SCAN_AHEAD)?;
-        let record = logs.check(&at, &bytes)?;
+        let record = logs.check(&at, head, &bytes)?;
         if chain.is_some_and(|chain| chain != record.prev_hash) {
-            return Err(logs.damaged(&at, DamageReason::Chain));
+            return Err(logs.damaged(&at, head, DamageReason::Chain));
         }
         self.at = Some((segment, offset + bytes.len() as u64, record.hash));
         self.next = self.next.next();
@@ -521,7 +545,7 @@ impl VerifiedRead {
         let head = logs.head(self.tenant).unwrap_or(head);
         if self.record.is_none() {
             let record = logs.read(self.tenant, head, self.position)?;
-            let anchored = self.is_anchor(logs, &record, open)?;
+            let anchored = self.is_anchor(logs, head, &record, open)?;
             self.back = self.position.previous().map(|below| (below, record.prev_hash));
             if anchored {
                 self.back = None;
@@ -531,9 +555,9 @@ impl VerifiedRead {
         } else if let Some((position, hash)) = self.back {
             let record = logs.read(self.tenant, head, position)?;
             if record.hash() != hash {
-                return Err(self.broken(logs, position, DamageReason::Chain));
+                return Err(self.broken(logs, head, position, DamageReason::Chain));
             }
-            let anchored = self.is_anchor(logs, &record, open)?;
+            let anchored = self.is_anchor(logs, head, &record, open)?;
             self.back = position.previous().map(|below| (below, record.prev_hash));
             if anchored {
                 self.back = None;
@@ -541,15 +565,15 @@ impl VerifiedRead {
         } else if let Some((position, hash)) = self.forward {
             if position >= head.next {
                 if hash != head.chain {
-                    return Err(self.broken(logs, position, DamageReason::Head));
+                    return Err(self.broken(logs, head, position, DamageReason::Head));
                 }
                 self.forward = None;
             } else {
                 let record = logs.read(self.tenant, head, position)?;
                 if record.prev_hash != hash {
-                    return Err(self.broken(logs, position, DamageReason::Chain));
+                    return Err(self.broken(logs, head, position, DamageReason::Chain));
                 }
-                let anchored = self.is_anchor(logs, &record, open)?;
+                let anchored = self.is_anchor(logs, head, &record, open)?;
                 self.forward = Some((position.next(), record.hash())).filter(|_| !anchored);
             }
         }
@@ -561,13 +585,14 @@ impl VerifiedRead {
     fn is_anchor(
         &self,
         logs: &Logs,
+        head: &LogHead,
         record: &Record,
         open: OpenClaim<'_>,
     ) -> Result<bool, LogFault> {
         let position = record.metadata.position;
         let Some(before) = position.previous() else {
             if record.prev_hash != ChainHash::ZERO {
-                return Err(self.broken(logs, position, DamageReason::Chain));
+                return Err(self.broken(logs, head, position, DamageReason::Chain));
             }
             return Ok(record.metadata.kind == RecordKind::CheckpointRecord);
         };
@@ -580,12 +605,19 @@ impl VerifiedRead {
         if holds {
             Ok(true)
         } else {
-            Err(self.broken(logs, position, DamageReason::CheckpointRecord))
+            Err(self.broken(logs, head, position, DamageReason::CheckpointRecord))
         }
     }
 
-    fn broken(&self, logs: &Logs, position: Position, reason: DamageReason) -> LogFault {
+    fn broken(
+        &self,
+        logs: &Logs,
+        head: &LogHead,
+        position: Position,
+        reason: DamageReason,
+    ) -> LogFault {
         let segment = logs.segment_of(position);
-        logs.damaged(&Place { tenant: self.tenant, segment, offset: 0, position }, reason)
+        let at = Place { tenant: self.tenant, segment, offset: 0, position };
+        logs.damaged(&at, head, reason)
     }
 }

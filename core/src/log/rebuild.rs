@@ -12,12 +12,13 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use super::Logs;
 use super::damage::Damage;
 use super::flush::Purpose;
 use super::index::{self, IndexEntry, Layout, Slot, TILE_HEIGHT, TILE_LEVELS};
+use super::mend::Mend;
 use super::tail::PageBase;
 use super::verifier::{SegmentExtent, SegmentStart, SegmentVerifier};
+use super::{LogHead, Logs};
 use crate::crypto::merkle::leaf_hash;
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
@@ -28,14 +29,50 @@ use zerocopy::FromZeros;
 /// An index being made anew.
 #[derive(Debug)]
 pub(super) struct Rebuild {
-    verifier: Option<SegmentVerifier>,
+    pub verifier: Option<SegmentVerifier>,
+    /// The log's head when it began, and up to where it goes.
+    pub head: LogHead,
+    pub end: Position,
     /// Pages by number, not yet handed over.
-    pages: BTreeMap<u32, Box<Page>>,
+    pub pages: BTreeMap<u32, Box<Page>>,
     /// Pages that are final, in the order they are to be written.
-    final_pages: VecDeque<u32>,
-    next_block: u64,
-    reading: bool,
-    writing: bool,
+    pub final_pages: VecDeque<u32>,
+    pub next_block: u64,
+    pub reading: bool,
+    pub writing: bool,
+    /// Blocks of the segment are bad, and are being repaired.
+    pub mend: Option<Box<Mend>>,
+}
+
+impl Rebuild {
+    /// Runs blocks through the verifier and takes entries and tiles from it. True: a whole record
+    /// at `confirms_from` or behind it followed.
+    pub fn push(
+        &mut self,
+        layout: Layout,
+        first: u64,
+        blocks: &[u8],
+        confirms_from: Option<u64>,
+    ) -> (Result<(), Damage>, bool) {
+        let Rebuild { verifier: Some(verifier), pages, final_pages, .. } = self else {
+            unreachable!("blocks come only while verifying")
+        };
+        let mut confirmed = false;
+        let result = verifier.push(blocks, |view| {
+            confirmed |= confirms_from.is_some_and(|from| view.offset >= from);
+            let position = view.record.metadata.position.get();
+            let entry = IndexEntry { offset: view.offset, hash: view.record.hash };
+            let slot = layout.entry(position - first);
+            set(pages, final_pages, slot, &index::encode_entry(&entry));
+            tiles(layout, first, view, |slot, hash| set(pages, final_pages, slot, hash));
+            Ok(())
+        });
+        (result, confirmed)
+    }
+
+    pub fn is_verified(&self) -> bool {
+        self.verifier.as_ref().is_none_or(SegmentVerifier::is_done)
+    }
 }
 
 impl Logs {
@@ -44,10 +81,11 @@ impl Logs {
         &mut self,
         tenant: TenantId,
         segment: SegmentNumber,
-        end: Position,
+        head: &LogHead,
         effects: &mut Effects,
     ) {
         let key = (tenant, segment);
+        let end = self.rebuild_end(segment, head);
         if self.rebuilds.contains_key(&key) || self.unbuildable.contains_key(&key) {
             return;
         }
@@ -61,9 +99,12 @@ impl Logs {
                 verifier: Some(SegmentVerifier::new(start, SegmentExtent::Through(end))),
                 pages: BTreeMap::from([(0, Box::new(header))]),
                 final_pages: VecDeque::from([0]),
+                head: head.clone(),
+                end,
                 next_block: 0,
                 reading: false,
                 writing: false,
+                mend: None,
             },
         );
         self.rebuild_step(effects);
@@ -89,10 +130,13 @@ impl Logs {
         if work.reading || work.writing {
             return false;
         }
+        if work.mend.is_some() {
+            return self.mend_one(tenant, segment, effects);
+        }
         if let Some(number) = work.final_pages.pop_front() {
             return self.rebuild_page(tenant, segment, number, effects);
         }
-        if work.verifier.as_ref().is_none_or(SegmentVerifier::is_done) {
+        if work.is_verified() {
             if work.verifier.take().is_some() {
                 work.final_pages.extend(work.pages.keys().copied());
                 return true;
@@ -101,12 +145,24 @@ impl Logs {
             self.rebuilt.insert(key);
             return false;
         }
+        self.rebuild_forward(tenant, segment, effects)
+    }
+
+    /// The next own blocks, from memory or from the disk.
+    pub(super) fn rebuild_forward(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        effects: &mut Effects,
+    ) -> bool {
+        let key = (tenant, segment);
+        let Some(work) = self.rebuilds.get(&key) else { return false };
         let offset = work.next_block * PAGE_SIZE as u64;
         // Blocks that are not written yet are nowhere else.
         if let Some(block) = self.open.get(&tenant).and_then(|log| log.block(segment, offset)) {
             let mut page = Box::new(Page::new_zeroed());
             page.0[..block.len()].copy_from_slice(block);
-            self.rebuild_take(tenant, segment, &page.0);
+            self.rebuild_take(tenant, segment, &page.0, effects);
             return true;
         }
         // Blocks in memory, and those behind the log's end, may be written meanwhile.
@@ -141,31 +197,43 @@ impl Logs {
             unreachable!("a rebuild stays until its reads are done")
         };
         work.reading = false;
-        self.rebuild_take(tenant, segment, pages.as_bytes());
+        self.rebuild_take(tenant, segment, pages.as_bytes(), effects);
         self.rebuild_step(effects);
     }
 
-    /// Runs blocks through the verifier and takes entries and tiles from it.
-    fn rebuild_take(&mut self, tenant: TenantId, segment: SegmentNumber, blocks: &[u8]) {
+    fn rebuild_take(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        blocks: &[u8],
+        effects: &mut Effects,
+    ) {
         let layout = self.layout;
         let first = u64::from(segment.get()) * self.segment_positions;
         let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else {
             unreachable!("the caller has it")
         };
-        let Rebuild { verifier: Some(verifier), pages, final_pages, .. } = work else {
-            unreachable!("blocks come only while verifying")
-        };
-        let result = verifier.push(blocks, |view| {
-            let position = view.record.metadata.position.get();
-            let entry = IndexEntry { offset: view.offset, hash: view.record.hash };
-            let slot = layout.entry(position - first);
-            set(pages, final_pages, slot, &index::encode_entry(&entry));
-            tiles(layout, first, view, |slot, hash| set(pages, final_pages, slot, hash));
-            Ok(())
-        });
+        if work.mend.is_some() {
+            self.mend_take(tenant, segment, blocks, effects);
+            return;
+        }
+        let from = work.next_block;
+        let (result, _) = work.push(layout, first, blocks, None);
         work.next_block += (blocks.len() / PAGE_SIZE) as u64;
-        if let Err(damage) = result {
-            self.rebuild_failed(tenant, segment, damage);
+        match result {
+            // Whoever read one of them before may have got what is not there.
+            Ok(()) => self.refresh(FileId::Segment { tenant, number: segment }, from, blocks),
+            Err(damage) if self.begin_mend(tenant, segment, &damage) => {}
+            Err(damage) => self.rebuild_failed(tenant, segment, damage),
+        }
+    }
+
+    /// Blocks that were just read take the place of what is in memory of them.
+    fn refresh(&mut self, file: FileId, from: u64, blocks: &[u8]) {
+        for (block, bytes) in (from..).zip(blocks.as_chunks::<PAGE_SIZE>().0) {
+            if self.cache.get(file, block).is_some_and(|known| known.0 != *bytes) {
+                self.cache.replace(file, block, &Page(*bytes));
+            }
         }
     }
 
@@ -268,8 +336,8 @@ impl Logs {
         if good {
             complete(&mut page.image.0, &mut page.base, disk);
         } else {
-            let full = first + self.segment_positions;
-            self.rebuild(tenant, segment, end.min(Position::new(full)), effects);
+            let head = log.head.clone();
+            self.rebuild(tenant, segment, &head, effects);
         }
     }
 }

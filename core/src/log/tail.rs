@@ -33,6 +33,9 @@ pub(super) struct OpenLog {
     pub pages: BTreeMap<(SegmentNumber, u32), IndexPage>,
     /// Appended to since the last `checkpoint_begin`.
     pub changed: bool,
+    /// Up to which byte of which segment a durable checkpoint covers it, and the one under way.
+    pub covered: (SegmentNumber, u64),
+    pub covering: Option<(SegmentNumber, u64)>,
 }
 
 #[derive(Debug)]
@@ -87,7 +90,14 @@ pub(super) enum PageBase {
 
 impl OpenLog {
     pub fn new(head: LogHead) -> OpenLog {
-        OpenLog { head, runs: VecDeque::new(), pages: BTreeMap::new(), changed: false }
+        OpenLog {
+            covered: (head.segment, head.segment_offset),
+            covering: None,
+            head,
+            runs: VecDeque::new(),
+            pages: BTreeMap::new(),
+            changed: false,
+        }
     }
 
     /// A whole block that is in memory; the growing one is cut short.

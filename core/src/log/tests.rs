@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod formats;
+mod mending;
 mod reading;
 
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -167,6 +167,12 @@ impl SegmentVerifier {
         self.offset
     }
 
+    /// Hash of the last record that is verified; zeros before the first.
+    #[must_use]
+    pub fn chain(&self) -> Option<ChainHash> {
+        self.end.as_ref().map(|end| end.chain)
+    }
+
     #[must_use]
     pub fn header(&self) -> Option<&SegmentHeader> {
         self.header.as_ref()

@@ -99,6 +99,7 @@ impl Running {
         }
         self.ask_for_checkpoints(now);
         self.repair_pages(now);
+        self.repair_segments(now, effects);
         for (to, frame) in self.vsr.take_outbox() {
             effects.push(Effect::Send { to, frame });
         }

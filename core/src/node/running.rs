@@ -121,16 +121,18 @@ pub(super) struct Running {
 impl Running {
     pub fn new(config: &Config, random: ChaCha20Rng, opened: Opened) -> Running {
         let Opened { superblock, keyring, mut store, vsr, memory } = opened;
+        let Some(state) = superblock.state() else { unreachable!("it was opened") };
+        let mut logs = Logs::new(state.constants.segment_positions);
         if vsr.is_cluster() {
             store.repair_from_peers();
+            logs.repair_from_peers();
         }
-        let Some(state) = superblock.state() else { unreachable!("it was opened") };
         let kernel = Kernel::new(state.constants, state.checkpoint.generation);
         Running {
             config: config.clone(),
             memory,
             random,
-            logs: Logs::new(state.constants.segment_positions),
+            logs,
             recovery_point: state.checkpoint.op,
             superblock,
             superblock_use: SuperblockUse::Idle,
@@ -324,7 +326,7 @@ impl Running {
                     self.vsr.on_read_done(now, io, pages, result, effects).map_err(vsr_halt)
                 }
                 Owner::Log => self.logs.on_read_done(io, pages, result, effects).map_err(log_halt),
-                Owner::Node => self.on_served_blocks(io, pages, result),
+                Owner::Node => self.on_served_blocks(io, pages, result, effects),
             },
             Input::WriteDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {

@@ -1,6 +1,6 @@
 //! What peers ask of this node's disk: its newest checkpoint, pages of the grid, blocks of
-//! segments (`docs/VSR.md`, "State sync"); and what this node asks of them: pages that do not
-//! verify.
+//! segments (`docs/VSR.md`, "State sync"); and what this node asks of them: pages and blocks that
+//! do not verify.
 //!
 //! Purpose: answers are read from the disk as they are, and checked by whoever asked. Invariants:
 //! at most [`SYNC_SERVED_MAX`] requests are worked on at a time, the rest is dropped and asked for
@@ -18,6 +18,7 @@ use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Page, Pa
 use crate::limits::{
     PAGE_SIZE, REPAIR_PATIENCE_NS, SYNC_ANSWER_NS, SYNC_ASK_NS, SYNC_PAGES_MAX, SYNC_SERVED_MAX,
 };
+use crate::log::BlocksWanted;
 use crate::node::api::Halt;
 use crate::node::halt::store_halt;
 use crate::node::running::{Phase, Running};
@@ -55,7 +56,7 @@ struct Served {
 #[derive(Debug)]
 enum What {
     Pages(Vec<(PageName, Option<Page>)>),
-    Blocks(Option<Pages>),
+    Blocks(BlockPlace, Option<Pages>),
 }
 
 impl Running {
@@ -72,8 +73,9 @@ impl Running {
                 self.serve_blocks(from, serial, checkpoint, place, count, effects);
             }
             Payload::Pages { pages, .. } => self.on_pages(&pages, effects),
-            // A late answer to what an earlier part of the node asked.
-            Payload::Blocks { .. } => {}
+            Payload::Blocks { serial, blocks, .. } => {
+                self.logs.on_blocks(serial, &blocks, effects);
+            }
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::Prepare { .. }
@@ -107,6 +109,18 @@ impl Running {
         if overdue && self.serving.refused && !self.is_ending() {
             self.sync_offered = true;
         }
+    }
+
+    /// Asks for blocks of segments that did not verify, of one peer after the other.
+    pub(super) fn repair_segments(&mut self, now: Clock, effects: &mut Effects) {
+        let state = self.superblock_state();
+        let peers = u64::from(state.replica_count) - 1;
+        let Some(wanted) = self.logs.blocks_wanted(now.monotonic, peers, effects) else { return };
+        let BlocksWanted { tenant, segment, block, count, serial, turn } = wanted;
+        let further = 1 + (turn % peers) as u8;
+        let to = ReplicaId::new((state.replica.get() + further) % state.replica_count);
+        let (checkpoint, place) = (state.checkpoint.op, BlockPlace { tenant, segment, block });
+        self.vsr.say(to, Payload::RequestBlocks { serial, checkpoint, place, count });
     }
 
     fn on_pages(&mut self, pages: &[(PageName, Page)], effects: &mut Effects) {
@@ -194,10 +208,11 @@ impl Running {
         }
         let BlockPlace { tenant, segment, block } = place;
         let has = self.superblock_state().checkpoint.op >= checkpoint
-            && self.logs.are_on_disk(tenant, segment, block, count);
+            && self.logs.are_on_disk(tenant, segment, block, count)
+            && self.logs.serve_begins(tenant, segment);
         let request = self.serving.number();
         let left = usize::from(has);
-        let what = What::Blocks(None);
+        let what = What::Blocks(place, None);
         self.serving.served.insert(request, Served { to, serial, what, left });
         if has {
             let io = IoId { owner: Owner::Node, slot: FIRST_SLOT + request };
@@ -240,6 +255,7 @@ impl Running {
         io: IoId,
         pages: Pages,
         result: Result<(), IoError>,
+        effects: &mut Effects,
     ) -> Result<(), Halt> {
         result.map_err(|error| Halt::Io { error, what: "log" })?;
         let Some((request, _)) = self.serving.reads.remove(&io) else {
@@ -248,8 +264,13 @@ impl Running {
         let Some(served) = self.serving.served.get_mut(&request) else {
             unreachable!("a request stays until its last read")
         };
-        served.what = What::Blocks(Some(pages));
+        let What::Blocks(BlockPlace { tenant, segment, .. }, read) = &mut served.what else {
+            unreachable!("pages of the grid are the store's")
+        };
+        *read = Some(pages);
         served.left -= 1;
+        let (tenant, segment) = (*tenant, *segment);
+        self.logs.serve_ends(tenant, segment, effects);
         self.answer_peer(request);
         Ok(())
     }
@@ -268,7 +289,7 @@ impl Running {
                 let pages = pages.into_iter().filter_map(read).collect();
                 Payload::Pages { serial, checkpoint_durable, pages }
             }
-            What::Blocks(pages) => {
+            What::Blocks(_, pages) => {
                 let blocks = pages.map_or(Vec::new(), |pages| pages.as_bytes().to_vec());
                 Payload::Blocks { serial, checkpoint_durable, blocks }
             }

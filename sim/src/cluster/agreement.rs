@@ -1,13 +1,15 @@
 //! What all nodes must have in common at the end: the view, the ops, the pages of a checkpoint, the
 //! logs.
 
-use verity_core::ids::Op;
+use std::collections::BTreeMap;
+
+use verity_core::ids::{Op, SegmentNumber};
 use verity_core::io::FileId;
 use verity_core::kernel::RebuildReport;
 
 use super::members::Member;
 use super::{Cluster, Grids};
-use crate::disk::DiskFaults;
+use crate::disk::{DiskFaults, Sector};
 use crate::rebuild;
 use crate::report::{Failure, FailureKind};
 
@@ -74,6 +76,32 @@ impl Cluster {
             }
         }
         Ok(grids)
+    }
+
+    /// Segments that others follow are the same bytes everywhere. (The last one of a log goes on,
+    /// and what of it is in a checkpoint [`Cluster::compare_logs`] verifies to the last byte.)
+    pub(super) fn compare_segments(&self) -> Result<(), Failure> {
+        let mut known: BTreeMap<FileId, (usize, BTreeMap<u64, Sector>)> = BTreeMap::new();
+        for (index, member) in self.members.iter().enumerate() {
+            for file in member.disk.files() {
+                let FileId::Segment { tenant, number } = file else { continue };
+                let next = SegmentNumber::new(number.get() + 1);
+                if !member.disk.exists(FileId::Segment { tenant, number: next }) {
+                    continue;
+                }
+                let here: BTreeMap<u64, Sector> = member.disk.sectors_of(file).collect();
+                let (other, there) = known.entry(file).or_insert_with(|| (index, here.clone()));
+                let blocks = here.keys().chain(there.keys());
+                if let Some(block) = blocks.copied().find(|at| here.get(at) != there.get(at)) {
+                    let detail = format!(
+                        "nodes {other} and {index} differ in block {block} of segment {number} of \
+                         tenant {tenant}"
+                    );
+                    return Err(Failure::new(FailureKind::Twin, detail));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Every node's log, chain, tree and all, gives the state that its checkpoint holds, and it is

@@ -6,6 +6,12 @@
 //!
 //! Start reading at [`Scene`].
 
+mod segments;
+
+pub(crate) use segments::{
+    segments_killed, segments_lost, segments_peer_damaged, segments_repaired,
+};
+
 use verity_core::io::FileId;
 use verity_core::limits::{ClusterConstants, PAGE_SIZE};
 use verity_core::time::{MILLISECOND_NS, SECOND_NS};

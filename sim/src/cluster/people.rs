@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
 use verity_core::kernel::{Reply, Request, RequestError, RetryReason};
-use verity_core::node::{Progress, Read};
+use verity_core::node::{Progress, Read, ReadResult};
 
 use super::Cluster;
 use crate::ledger::{Answered, Committed, Refused, shorten};
@@ -236,24 +236,32 @@ impl Cluster {
                     let result = read.finish().map_err(|error| {
                         wrong(format!("node {index} does not answer {query:?}: {error}"))
                     })?;
-                    let position = result.position.get();
-                    let rows = result.rows.iter();
-                    let mut rows = rows
-                        .map(|row| row.iter().map(Datum::from_core).collect())
-                        .collect::<Result<Vec<Vec<Datum>>, String>>()
-                        .map_err(wrong)?;
-                    rows.sort();
-                    let answered = Answered { query, position, rows };
-                    let head = self.ledger.head();
-                    return self
-                        .ledger
-                        .answer(head, answered)
-                        .map_err(|text| wrong(format!("node {index}: {text}")));
+                    return self.take_answer(index, query, &result);
                 }
                 Progress::Yielded | Progress::Behind => self.now_ns += 1,
                 Progress::Waiting => self.turn()?,
             }
         }
         Err(Failure::new(FailureKind::Stuck, "a read never ends"))
+    }
+
+    /// What a node answered is what the model says.
+    pub(super) fn take_answer(
+        &mut self,
+        index: usize,
+        query: Query,
+        result: &ReadResult,
+    ) -> Result<(), Failure> {
+        let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
+        let position = result.position.get();
+        let rows = result.rows.iter();
+        let mut rows = rows
+            .map(|row| row.iter().map(Datum::from_core).collect())
+            .collect::<Result<Vec<Vec<Datum>>, String>>()
+            .map_err(wrong)?;
+        rows.sort();
+        let answered = Answered { query, position, rows };
+        let head = self.ledger.head();
+        self.ledger.answer(head, answered).map_err(|text| wrong(format!("node {index}: {text}")))
     }
 }
