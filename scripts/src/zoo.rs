@@ -33,6 +33,9 @@ const SECONDS: u64 = 150;
 /// It fails in half of the first seeds, soon.
 const CAMPAIGN_BUG: &str = "wrong_version_accepted";
 
+/// An assertion of the core sees it in seed 1.
+const PANIC_BUG: &str = "page_reused_early";
+
 /// Seeds that must hold without a bug, before anything else.
 const SEEDS_WITHOUT_BUG: u64 = 5;
 
@@ -243,12 +246,26 @@ impl Keeper {
         if again.code != Some(1) || !same {
             return Err(format!("{path} does not fail the same way: {}", again.output));
         }
+        self.page_of_a_panic(&folder)?;
         if !quiet {
             println!(
                 "a campaign met {CAMPAIGN_BUG} in {} of 6 seeds, shrank {met} requests to {left} \
                  and switched {off} kinds of trouble off; replayed",
                 number(&failure["count"])
             );
+        }
+        Ok(())
+    }
+
+    /// A page is there also when a failed assertion ended the process.
+    fn page_of_a_panic(&self, folder: &Path) -> Result<(), String> {
+        let page = folder.join("page.html");
+        let mut command = Command::new(&self.binary);
+        command.args(["--seed", "1", "--bug", PANIC_BUG, "--timeline"]);
+        let finished = capture(command.arg(&page))?;
+        let text = std::fs::read_to_string(&page).unwrap_or_default();
+        if finished.code != Some(1) || !text.contains("\"failure\":\"panic: ") {
+            return Err(format!("no page of the panic of {PANIC_BUG}: {}", finished.errors));
         }
         Ok(())
     }

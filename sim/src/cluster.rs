@@ -44,6 +44,7 @@ use crate::overrides::{Board, Overrides, Switch, Switches};
 use crate::random::Random;
 use crate::report::{Failure, FailureKind, Report};
 use crate::swarm::{Options, draw_attest_after};
+use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
 use members::Member;
@@ -145,6 +146,7 @@ pub struct Cluster {
     people: Random,
     overrides: Overrides,
     board: Board,
+    recorder: Recorder,
     now_ns: u64,
     members: Vec<Member>,
     master: MasterKey,
@@ -201,16 +203,21 @@ const ABSENCE_ROUNDS_MAX: u64 = 30;
 
 /// One run. A failed assertion of the core panics.
 pub fn run(seed: u64) -> Result<Seen, Failure> {
-    let (seen, outcome) = run_and_tell(seed, &Options::default());
+    let (seen, outcome) = run_and_tell(seed, &Options::default(), &Recorder::OFF);
     outcome.map(|()| seen)
 }
 
 /// One run, and what it saw whatever became of it.
-pub fn run_and_tell(seed: u64, options: &Options) -> (Seen, Result<(), Failure>) {
+pub fn run_and_tell(
+    seed: u64,
+    options: &Options,
+    recorder: &Recorder,
+) -> (Seen, Result<(), Failure>) {
     let mut cluster = match Cluster::new(seed, options) {
         Ok(cluster) => cluster,
         Err(failure) => return (Seen::default(), Err(failure)),
     };
+    cluster.recorder = recorder.clone();
     let outcome = cluster.life().map_err(|failure| {
         let detail = format!("seed {seed}: {}\n{}", failure.detail, cluster.describe());
         Failure::new(failure.kind, detail)
@@ -224,8 +231,8 @@ pub fn run_and_tell(seed: u64, options: &Options) -> (Seen, Result<(), Failure>)
 
 /// One run as a report, as `vopr` prints it.
 #[must_use]
-pub fn report(seed: u64, options: &Options) -> Report {
-    let (seen, outcome) = run_and_tell(seed, options);
+pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
+    let (seen, outcome) = run_and_tell(seed, options, recorder);
     let faults = [
         ("messages lost", seen.messages_lost),
         ("messages doubled", seen.messages_doubled),
@@ -354,11 +361,14 @@ impl Cluster {
             people: root.stream("people"),
             overrides: options.overrides,
             board: Board::new(options.overrides.off),
+            recorder: Recorder::OFF,
             random,
         })
     }
 
     fn life(&mut self) -> Result<(), Failure> {
+        let lanes = (0..self.members.len()).map(|index| format!("node {index}")).collect();
+        self.recorder.at(0, |timeline| timeline.lanes = lanes);
         for index in 0..self.members.len() {
             self.boot(index);
         }
@@ -375,6 +385,7 @@ impl Cluster {
             self.round()?;
         }
         self.end_trouble();
+        self.recorder.at(self.now_ns, |timeline| timeline.note("last requests, in peace"));
         self.quota = 20;
         self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
         self.agree()
@@ -383,6 +394,7 @@ impl Cluster {
     /// In the end all have the same, and answer.
     fn agree(&mut self) -> Result<(), Failure> {
         self.drive(Cluster::converged)?;
+        self.recorder.at(self.now_ns, |timeline| timeline.note("last checks"));
         self.final_reads()?;
         self.settle()?;
         let grids = self.compare_grids()?;
@@ -393,6 +405,8 @@ impl Cluster {
     fn round(&mut self) -> Result<(), Failure> {
         self.quota = self.random.range(60, 240).min(self.requests_left);
         self.requests_left -= self.quota;
+        let quota = self.quota;
+        self.recorder.at(self.now_ns, |timeline| timeline.note(format!("round of {quota}")));
         self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
         self.settle()
     }
@@ -425,6 +439,8 @@ impl Cluster {
             self.crash(who)?;
         }
         self.members[who].boot_at_ns = None;
+        let note = format!("node {who} stays away");
+        self.recorder.at(self.now_ns, |timeline| timeline.note(note));
         self.away = Some(who);
         Ok(())
     }
@@ -438,6 +454,8 @@ impl Cluster {
     fn call_back(&mut self) {
         if let Some(who) = self.away.take() {
             self.members[who].boot_at_ns = Some(self.now_ns + 1);
+            let note = format!("node {who} is called back");
+            self.recorder.at(self.now_ns, |timeline| timeline.note(note));
         }
     }
 
@@ -448,6 +466,8 @@ impl Cluster {
         self.away = None;
         self.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         self.cut.iter_mut().flatten().for_each(|cut| *cut = false);
+        self.record_links();
+        self.recorder.at(self.now_ns, |timeline| timeline.note("faults stop"));
         for member in &mut self.members {
             member.disk.heal();
             if member.node.is_none() {
@@ -486,7 +506,9 @@ impl Cluster {
                 let Some((from, to, packet)) = self.packets.remove(&key) else {
                     unreachable!("it was due")
                 };
-                if !self.cut[from][to] {
+                let (cut, up) = (self.cut[from][to], self.members[to].node.is_some());
+                self.recorder.at(at_ns, |timeline| timeline.arrived(key.1, cut, up));
+                if !cut {
                     let from = self.members[from].replica();
                     let input = match packet {
                         Packet::Frame(frame) => Input::Received { from, frame },

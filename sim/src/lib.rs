@@ -24,6 +24,7 @@ pub mod run;
 pub mod solo;
 pub mod sql;
 pub mod swarm;
+pub mod timeline;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::overrides::Switches;
+use crate::timeline::Timeline;
 
 /// What went wrong. The kind is stable: campaigns group failures by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +120,8 @@ pub struct Report {
     /// A run in damage mode ended because the damage was detected.
     pub damage_detected: Option<String>,
     pub lines: Vec<String>,
+    /// When it was asked for.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 impl Report {

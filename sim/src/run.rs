@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use crate::cluster;
 use crate::report::{Failure, FailureKind, Report};
 use crate::swarm::Options;
+use crate::timeline::Recorder;
 use crate::world::{SharedProgress, World};
 
 thread_local! {
@@ -13,6 +14,8 @@ thread_local! {
     static CURRENT: RefCell<Option<SharedProgress>> = const { RefCell::new(None) };
     /// The seed of a cluster that runs on this thread.
     static CLUSTER: Cell<Option<u64>> = const { Cell::new(None) };
+    /// What is recorded of it.
+    static RECORDER: RefCell<Recorder> = const { RefCell::new(Recorder::OFF) };
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -20,7 +23,8 @@ thread_local! {
 /// [`install_hook`] has the last word.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
-    let mut world = World::new(seed, options);
+    let recorder = recorder(options);
+    let mut world = World::new(seed, options, recorder.clone());
     CURRENT.with(|current| *current.borrow_mut() = Some(world.progress()));
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     CURRENT.with(|current| *current.borrow_mut() = None);
@@ -32,19 +36,33 @@ pub fn run(seed: u64, options: &Options) -> Report {
             Err(Failure::new(FailureKind::Panic, text))
         }
     };
-    world.finish(outcome)
+    recorded(world.finish(outcome), &recorder)
+}
+
+/// The recorder of the run that begins on this thread.
+fn recorder(options: &Options) -> Recorder {
+    let recorder = Recorder::new(options.timeline);
+    RECORDER.with(|current| *current.borrow_mut() = recorder.clone());
+    recorder
+}
+
+fn recorded(mut report: Report, recorder: &Recorder) -> Report {
+    report.timeline = recorder.so_far().map(Box::new);
+    report
 }
 
 /// As [`run`], of a cluster of nodes.
 #[must_use]
 pub fn run_cluster(seed: u64, options: &Options) -> Report {
     CLUSTER.set(Some(seed));
-    let outcome = catch_unwind(|| cluster::report(seed, options));
+    let recorder = recorder(options);
+    let outcome = catch_unwind(AssertUnwindSafe(|| cluster::report(seed, options, &recorder)));
     CLUSTER.set(None);
-    outcome.unwrap_or_else(|_| {
+    let report = outcome.unwrap_or_else(|_| {
         let text = LAST_PANIC.with(|last| last.borrow_mut().take());
         panicked(seed, text.as_deref().unwrap_or("no message"))
-    })
+    });
+    recorded(report, &recorder)
 }
 
 fn panicked(seed: u64, text: &str) -> Report {
@@ -83,7 +101,8 @@ pub fn install_hook(last_word: fn(Report)) {
         if cfg!(panic = "abort")
             && let Some(report) = partial_report(&text)
         {
-            last_word(report);
+            let recorder = RECORDER.with(|current| current.borrow().clone());
+            last_word(recorded(report, &recorder));
         }
         LAST_PANIC.with(|last| *last.borrow_mut() = Some(text));
     }));

@@ -71,6 +71,8 @@ pub struct Plan {
 pub struct Options {
     /// Keep the trace as lines.
     pub lines: bool,
+    /// Record what a page of the run shows.
+    pub timeline: bool,
     /// Multiplies the work of a run; 0 means 1.
     pub scale: u64,
     /// What the run is without, and how long it is at most.

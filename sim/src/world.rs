@@ -39,6 +39,7 @@ use crate::replica::Replica;
 use crate::report::{Failure, FailureKind, Report};
 use crate::sql::{Query, Statement};
 use crate::swarm::{Options, Plan};
+use crate::timeline::{Recorder, Timeline};
 use crate::trace::Trace;
 use crate::workload::Workload;
 use asking::{Asking, Told};
@@ -64,6 +65,7 @@ pub struct World {
     /// Of the requests that a run may have before its faults stop.
     requests_left: u64,
     progress: SharedProgress,
+    recorder: Recorder,
     random: Random,
     crash_random: Random,
     order_random: Random,
@@ -134,7 +136,8 @@ const TURNS_MAX: u64 = 40_000_000;
 
 impl World {
     #[must_use]
-    pub fn new(seed: u64, options: &Options) -> World {
+    pub fn new(seed: u64, options: &Options, recorder: Recorder) -> World {
+        recorder.at(0, |timeline| timeline.lanes = vec!["node".to_owned()]);
         let plan = Plan::draw(seed, options);
         let root = Random::new(seed);
         let mut names = root.stream("canaries");
@@ -161,6 +164,7 @@ impl World {
         let report = Report { seed, ..Report::default() };
         World {
             clock,
+            recorder,
             board: Board::new(off),
             requests_left: options.overrides.requests_max.unwrap_or(u64::MAX),
             master: MasterKey::new(root.stream("master key")),
@@ -239,6 +243,7 @@ impl World {
                 break;
             }
             self.note(|| format!("round {round}"));
+            self.record(|timeline| timeline.note(format!("round {round}")));
             self.quota = self.plan.requests_per_round.min(self.requests_left);
             self.requests_left -= self.quota;
             self.drive_until_settled()?;
@@ -295,6 +300,7 @@ impl World {
     /// Faults stop; what is damaged stays damaged. From now on everything must converge.
     fn heal(&mut self) {
         self.note(|| "heal".to_owned());
+        self.record(|timeline| timeline.note("faults stop"));
         self.healed = true;
         self.disk.heal();
         self.clock.heal();
@@ -314,6 +320,11 @@ impl World {
     fn note(&mut self, text: impl FnOnce() -> String) {
         let now_ns = self.clock.now_ns();
         self.progress.borrow_mut().trace.note(now_ns, text);
+    }
+
+    /// For the page of the run, if there is to be one.
+    fn record(&self, record: impl FnOnce(&mut Timeline)) {
+        self.recorder.at(self.clock.now_ns(), record);
     }
 
     fn count(&mut self, update: impl FnOnce(&mut Report)) {

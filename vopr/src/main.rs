@@ -16,6 +16,7 @@ mod replay;
 mod shrink;
 mod signature;
 mod summary;
+mod timeline;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,6 +105,11 @@ pub struct Arguments {
     /// Print the trace, line by line (with --seed).
     #[arg(long)]
     pub trace: bool,
+    /// Write a page that shows the run, also when it fails (with --seed).
+    #[arg(long, value_name = "FILE", requires = "seed", conflicts_with_all = [
+        "seeds", "minutes", "campaign", "check", "replay",
+    ])]
+    pub timeline: Option<PathBuf>,
     /// Bring this deliberate bug to life (only in a build with `--cfg verity_zoo`).
     #[arg(long)]
     pub bug: Option<String>,
@@ -193,6 +199,9 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let started = Instant::now();
     let report = run_seed(seed, arguments);
     output::print_report(&report, arguments, started.elapsed().as_secs_f64());
+    if !output::write_timeline(&report, arguments) {
+        return ExitCode::from(2);
+    }
     if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -217,6 +226,7 @@ fn check(name: &str, json: bool) -> ExitCode {
 pub fn run_seed(seed: u64, arguments: &Arguments) -> verity_sim::report::Report {
     let options = Options {
         lines: arguments.trace,
+        timeline: arguments.timeline.is_some(),
         scale: arguments.scale,
         overrides: arguments.overrides(),
     };

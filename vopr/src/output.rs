@@ -11,6 +11,7 @@ use verity_sim::zoo_checks::Check;
 
 use crate::Arguments;
 use crate::child::Spec;
+use crate::timeline;
 
 thread_local! {
     /// What a panic hook needs to print a verdict.
@@ -30,9 +31,27 @@ pub fn last_word(report: Report) {
             println!("{}", report_json(&report, seconds));
         } else {
             print_report(&report, &arguments, seconds);
+            if !write_timeline(&report, &arguments) {
+                std::process::exit(2);
+            }
         }
     }
     std::process::exit(1);
+}
+
+/// Writes the page of a run when one was asked for; false when it could not be written.
+pub fn write_timeline(report: &Report, arguments: &Arguments) -> bool {
+    let Some(path) = &arguments.timeline else { return true };
+    match timeline::write(path, report, arguments) {
+        Ok(()) => {
+            eprintln!("timeline: {}", path.display());
+            true
+        }
+        Err(error) => {
+            eprintln!("vopr: {}: {error}", path.display());
+            false
+        }
+    }
 }
 
 pub fn report_json(report: &Report, seconds: f64) -> Value {

@@ -156,3 +156,66 @@ fn a_campaign_of_no_time_has_fresh_seeds_and_none_of_them() {
     assert!(first(&output) > 1_000_000_000_000_000, "{output:?}");
     assert_eq!(verdict(&output)["mode"], json!("cluster"));
 }
+
+/// What a page holds, as its script would read it.
+fn page(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.len() < 8 << 20, "{} bytes", text.len());
+    let outside = ["http://", "https://", "src=", "<link", "@import", "fetch("];
+    for word in outside {
+        assert!(!text.contains(word), "the page asks for something: {word}");
+    }
+    let (_, rest) = text.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    let (data, _) = rest.split_once("</script>").unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+fn count(page: &Value, kind: &str, wanted: impl Fn(&Value) -> bool) -> u64 {
+    page[kind].as_array().unwrap().iter().filter(|entry| wanted(entry)).count() as u64
+}
+
+#[test]
+fn a_page_holds_every_lane_and_every_crash() {
+    let folder = folder("timeline");
+    // Of a cluster: one that crashes, loses messages and is cut off within so many requests.
+    let runs: [(&[&str], &[&str]); 2] = [
+        (&["--cluster", "--seed", "5", "--requests-max", "150"], &["node 0", "node 1", "node 2"]),
+        (&["--seed", "1"], &["node"]),
+    ];
+    for (run, lanes) in runs {
+        let path = folder.join(format!("{}.html", lanes.len()));
+        let plain = verdict(&vopr(&[run, &["--json"]].concat()));
+        let with = ["--json", "--timeline", path.to_str().unwrap()];
+        let output = vopr(&[run, &with].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let told = verdict(&output);
+        assert_eq!(told["trace_hash"], plain["trace_hash"], "who looks changes nothing");
+        let page = page(&path);
+        assert_eq!(page["lanes"], json!(lanes));
+        let crashes = told["crashes"].as_u64().unwrap();
+        assert!(crashes > 2, "{crashes}");
+        assert_eq!(count(&page, "life", |mark| mark[2] == "crash"), crashes);
+        let answered = count(&page, "requests", |request| request[4] == true);
+        assert!(answered >= told["commits"].as_u64().unwrap(), "{answered}");
+        assert_eq!((&page["failure"], &page["dropped"]), (&Value::Null, &json!([])));
+        for lane in 0..lanes.len() {
+            assert!(count(&page, "standings", |standing| standing[1] == lane) > 1, "{lane}");
+            assert!(count(&page, "applied", |applied| applied[1] == lane) > 1, "{lane}");
+        }
+        if lanes.len() > 1 {
+            let lost = count(&page, "messages", |message| message[5] == 2);
+            assert_eq!(Some(lost), told["faults"]["messages lost"].as_u64());
+            assert_eq!(Some(count(&page, "cuts", |_| true)), told["faults"]["cuts"].as_u64());
+            let isolations = told["faults"]["isolations"].as_u64().unwrap_or(0);
+            assert_eq!(count(&page, "isolations", |_| true), isolations);
+        }
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_told_with_2() {
+    let mut arguments = vec!["--seed", "1", "--timeline", "/nowhere/page.html"];
+    arguments.extend(SMALL);
+    assert_eq!(code(&arguments), 2);
+    assert_eq!(code(&["--seeds", "1..2", "--timeline", "page.html"]), 2);
+}

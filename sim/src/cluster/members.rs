@@ -188,6 +188,8 @@ impl Cluster {
         member.booted_ns = self.now_ns;
         member.fetches = superblock_of(&member.disk).is_some_and(|state| state.syncing);
         let place = Place { replica: member.replica(), serves_cluster: true };
+        self.recorder
+            .at(self.now_ns, |timeline| timeline.life(index, "boot", format!("{options:?}")));
         member.node = Some(Replica::open_at(place, options, seed, &mut member.effects));
         self.execute(index);
     }
@@ -207,6 +209,8 @@ impl Cluster {
         self.seen.crashes += 1;
         self.seen.crashes_in_flight += u64::from(report.writes_in_flight > 0);
         self.trace.note(self.now_ns, || format!("{index} crashes"));
+        let text = format!("{keep:?}, {} writes in flight", report.writes_in_flight);
+        self.recorder.at(self.now_ns, |timeline| timeline.life(index, "crash", text));
         if self.rotten.contains(&index)
             && self.trouble.chance(400_000)
             && self.board.lets(Switch::Rot)
@@ -277,6 +281,8 @@ impl Cluster {
             self.seen.rots += 1;
         }
         self.trace.note(self.now_ns, || format!("{index} rots"));
+        let counted = &self.members[index].disk.stats().faults;
+        self.recorder.at(self.now_ns, |timeline| timeline.disk_faults(index, counted));
     }
 
     pub(super) fn give(&mut self, index: usize, input: Input) -> Result<(), Failure> {
@@ -297,6 +303,7 @@ impl Cluster {
     /// Effects, replies, and what a halt means.
     pub(super) fn after(&mut self, index: usize) -> Result<(), Failure> {
         self.execute(index);
+        self.record(index);
         self.check_superblock(index)?;
         self.take_replies(index)?;
         if let Some(complaint) = self.complaint.take() {
@@ -310,6 +317,13 @@ impl Cluster {
             None => Ok(()),
             // A disk that refuses a write ends the process; no outcome changes.
             Some(Halt::Io { .. }) => {
+                self.recorder.at(self.now_ns, |timeline| {
+                    timeline.fault(
+                        index,
+                        "disk stop",
+                        "the disk refused a write: the process ends",
+                    );
+                });
                 self.seen.disk_stops += 1;
                 self.crash(index)
             }
@@ -318,6 +332,17 @@ impl Cluster {
                 Err(Failure::new(FailureKind::Halted, detail))
             }
         }
+    }
+
+    /// What a page shows of a node.
+    fn record(&self, index: usize) {
+        let member = &self.members[index];
+        let Some(node) = member.node.as_ref().filter(|_| self.recorder.is_on()) else { return };
+        let (status, leads) = (node.status(), node.is_ready());
+        self.recorder.at(self.now_ns, |timeline| {
+            timeline.status(index, status.as_ref(), leads);
+            timeline.disk_faults(index, &member.disk.stats().faults);
+        });
     }
 
     fn execute(&mut self, index: usize) {
@@ -335,6 +360,7 @@ impl Cluster {
                 }
                 Effect::Event(event) => {
                     let name = event.name();
+                    self.recorder.at(now_ns, |timeline| timeline.event(index, &event));
                     *self.seen.events.entry(name).or_default() += 1;
                     self.seen.views += u64::from(name == "ViewStarted");
                     self.seen.truncations += u64::from(name == "LogTruncated");

@@ -85,6 +85,7 @@ impl Cluster {
         }
         let to = self.favourite;
         pending.attempts += 1;
+        self.recorder.at(self.now_ns, |timeline| timeline.asked(serial));
         let member = &mut self.members[to];
         if member.node.is_none() {
             pending.send_at_ns = Some(self.now_ns + 1 + self.people.exponential(20_000_000));
@@ -151,6 +152,8 @@ impl Cluster {
         pending.send_at_ns = None;
         self.ledger.commit(position.get(), committed).map_err(wrong)?;
         self.seen.acknowledged += 1;
+        let text = format!("acknowledged at {position}, op {}", reply.op);
+        self.recorder.at(self.now_ns, |timeline| timeline.answered(serial, from, true, text));
         Ok(())
     }
 
@@ -176,6 +179,8 @@ impl Cluster {
             Failure::new(FailureKind::Wrong, detail)
         })?;
         pending.refused = Some(refused);
+        let text = format!("refused: {error}");
+        self.recorder.at(self.now_ns, |timeline| timeline.answered(serial, from, false, text));
         pending.send_at_ns = None;
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! What goes wrong: who crashes, who cannot reach whom, and what becomes of a frame on its way.
 
-use super::{Cluster, Packet, TROUBLE_NS};
+use verity_core::vsr::message::Message;
+
+use super::{CLUSTER, Cluster, Packet, TROUBLE_NS};
 use crate::overrides::Switch;
 use crate::report::Failure;
 
@@ -49,6 +51,7 @@ impl Cluster {
                 self.cut[from][to] = cut;
             }
         }
+        self.record_links();
         Ok(())
     }
 
@@ -57,12 +60,19 @@ impl Cluster {
         let lost = self.network.chance(self.net.drop_ppm);
         if self.cut[from][to] || self.board.also(Switch::Drop, lost) {
             self.seen.messages_lost += 1;
+            if self.recorder.is_on() {
+                let kind = self.kind_of(&frame);
+                self.recorder.at(self.now_ns, |timeline| timeline.lost(from, to, kind));
+            }
             return;
         }
+        let kind = if self.recorder.is_on() { self.kind_of(&frame) } else { String::new() };
+        let mut damaged = false;
         if self.network.chance(self.net.corrupt_ppm) && self.board.lets(Switch::Corrupt) {
             let at = self.network.index(frame.len());
             frame[at] ^= 1 << self.network.below(8);
             self.seen.messages_damaged += 1;
+            damaged = true;
         }
         let doubled = self.network.chance(self.net.duplicate_ppm);
         let doubled = self.board.also(Switch::Duplicate, doubled);
@@ -71,8 +81,34 @@ impl Cluster {
         for _ in 0..copies {
             self.serial += 1;
             let at_ns = self.now_ns + 1 + self.network.exponential(self.net.delay_ns_mean);
+            let serial = self.serial;
+            self.recorder.at(self.now_ns, |timeline| {
+                timeline.sent(serial, from, to, kind.clone(), damaged);
+            });
             let packet = Packet::Frame(frame.clone());
             self.packets.insert((at_ns, self.serial), (from, to, packet));
         }
+    }
+
+    /// What a frame is, in a word.
+    fn kind_of(&self, frame: &[u8]) -> String {
+        let Ok(message) = Message::decode(frame, CLUSTER, self.members.len() as u8) else {
+            return "damaged before it left".to_owned();
+        };
+        let text = format!("{:?}", message.payload);
+        text.chars().take_while(char::is_ascii_alphanumeric).collect()
+    }
+
+    /// Which links are cut now, and who is isolated.
+    pub(super) fn record_links(&self) {
+        let isolated = self.isolated.map(|(who, _)| who);
+        self.recorder.at(self.now_ns, |timeline| {
+            timeline.isolated(isolated);
+            for (from, row) in self.cut.iter().enumerate() {
+                for (to, cut) in row.iter().enumerate() {
+                    timeline.cut(from, to, *cut);
+                }
+            }
+        });
     }
 }

@@ -94,6 +94,7 @@ impl World {
         };
         self.faults_at_boot = self.blamable_faults();
         self.note(|| format!("boot {options:?}"));
+        self.record(|timeline| timeline.life(0, "boot", format!("{options:?}")));
         let seed = self.random.seed_bytes();
         self.node = Some(Replica::open(options, seed, &mut self.effects));
         self.count(|report| report.restarts += 1);
@@ -142,6 +143,7 @@ impl World {
                 return Ok(());
             }
             self.note(|| "shutdown".to_owned());
+            self.record(|timeline| timeline.note("shutdown"));
             self.shutting_down = true;
             let clock = self.clock.clock();
             if let Some(node) = &mut self.node {
@@ -161,6 +163,7 @@ impl World {
     /// The node says that all is durable: whatever is not is lost on purpose.
     pub(super) fn end_process(&mut self) {
         self.disk.crash(Keep::Nothing);
+        self.record(|timeline| timeline.life(0, "shutdown", "what was not durable is lost"));
         self.lose_process();
         self.shutting_down = false;
         self.boot_at_ns = Some(self.clock.now_ns() + 1_000_000);
@@ -174,11 +177,12 @@ mod tests {
     use verity_core::superblock::decode_copies;
 
     use crate::swarm::Options;
+    use crate::timeline::Recorder;
     use crate::world::World;
 
     #[test]
     fn a_formatted_disk_has_four_good_superblocks_and_survives_a_power_cut() {
-        let mut world = World::new(1, &Options::default());
+        let mut world = World::new(1, &Options::default(), Recorder::OFF);
         world.format().unwrap();
         world.disk.crash(crate::disk::Keep::Nothing);
         assert_eq!(world.disk.misuse(), None);

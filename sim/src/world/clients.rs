@@ -247,6 +247,7 @@ impl World {
             }
         }
         self.note(|| format!("send {serial}"));
+        self.record(|timeline| timeline.asked(serial));
     }
 
     pub(super) fn take_replies(&mut self) -> Result<(), Failure> {
@@ -270,6 +271,8 @@ impl World {
         let Some(mut pending) = self.pending.remove(&serial) else {
             return Ok(()); // a second copy of one that is final
         };
+        let text = format!("acknowledged at {:?}, op {}", reply.position, reply.op);
+        self.record(|timeline| timeline.answered(serial, 0, true, text));
         let tenant = pending.tenant;
         let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
         if pending.id_is_used {
@@ -362,7 +365,9 @@ impl World {
                 return Err(Failure::new(FailureKind::Wrong, detail));
             }
         };
+        let text = format!("refused: {error}");
         pending.refused = Some(refused);
+        self.record(|timeline| timeline.answered(serial, 0, false, text));
         self.finish_refused(serial);
         Ok(())
     }

@@ -63,6 +63,7 @@ impl World {
             if let Some(fault) = self.clock.misbehave() {
                 self.count_fault(fault);
                 self.note(|| fault.to_owned());
+                self.record(|timeline| timeline.fault(0, fault, ""));
             }
         }
         match due {
@@ -157,6 +158,7 @@ impl World {
             self.crash();
             return Ok(());
         }
+        self.record_node();
         self.take_replies()?;
         self.drive_reads()?;
         self.check_memory()?;
@@ -174,6 +176,16 @@ impl World {
             node.give_chunk();
         }
         self.check_halt()
+    }
+
+    /// What a page shows of the node.
+    fn record_node(&self) {
+        let Some(node) = self.node.as_ref().filter(|_| self.recorder.is_on()) else { return };
+        let (status, leads) = (node.status(), node.is_ready());
+        self.record(|timeline| {
+            timeline.status(0, status.as_ref(), leads);
+            timeline.disk_faults(0, &self.disk.stats().faults);
+        });
     }
 
     pub(super) fn execute_effects(&mut self) -> Result<(), Failure> {
@@ -242,7 +254,7 @@ impl World {
                 self.answer_key(Input::Unwrapped { io, key });
             }
             Effect::Send { .. } => unreachable!("one replica has no peers"),
-            Effect::Event(_) => {}
+            Effect::Event(event) => self.record(|timeline| timeline.event(0, &event)),
         }
         Ok(())
     }
@@ -278,6 +290,8 @@ impl World {
         };
         let report = self.disk.crash(keep);
         self.note(|| format!("crash {keep:?} {report:?}"));
+        let text = format!("{keep:?}, {} writes in flight", report.writes_in_flight);
+        self.record(|timeline| timeline.life(0, "crash", text));
         self.count(|counts| {
             counts.crashes += 1;
             counts.crashes_in_flight += u64::from(report.writes_in_flight > 0);
@@ -312,6 +326,7 @@ impl World {
     fn check_halt(&mut self) -> Result<(), Failure> {
         let Some(halt) = self.node.as_ref().and_then(|node| node.halted()) else { return Ok(()) };
         self.note(|| format!("halted: {halt}"));
+        self.record(|timeline| timeline.fault(0, "halt", format!("{halt}")));
         self.count(|report| report.halts += 1);
         match halt {
             Halt::Shutdown if self.shutting_down => {
