@@ -17,7 +17,7 @@ use crate::kernel::drafts::Draft;
 use crate::kernel::payload::{Payload, RowChange};
 use crate::kernel::record::whole_row;
 use crate::kernel::trees::{CATALOG, IDEMPOTENCY, STREAMS, TENANTS_TREE};
-use crate::limits::{IDEMPOTENCY_TRIM_MAX, RESULT_SIZE_MAX};
+use crate::limits::{IDEMPOTENCY_TRIM_MAX, RESULT_SIZE_MAX, ROW_KEY_SIZE_MAX};
 use crate::log::RecordKind;
 use crate::query::codec::decode_row_key;
 use crate::query::index::{ENTRY_SIZE, Index};
@@ -284,8 +284,11 @@ fn index_changes(
         };
         if let Some(before) = &before {
             let entry = index.entry(schema, before, key).key;
-            change(index.ended, history_key(&entry, position).to_vec(), Some(ENTRY_SIZE));
-            change(index.entries, entry, None);
+            // A row that is older than the index, whose build ends with an error there: no entry.
+            if entry.len() <= ROW_KEY_SIZE_MAX {
+                change(index.ended, history_key(&entry, position).to_vec(), Some(ENTRY_SIZE));
+                change(index.entries, entry, None);
+            }
         }
         if let Some(after) = &after {
             change(index.entries, index.entry(schema, after, key).key, Some(ENTRY_SIZE));

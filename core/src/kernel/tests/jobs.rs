@@ -236,6 +236,39 @@ fn rows_that_no_index_can_hold_leave_while_it_is_built() {
     assert_eq!(rig.rebuild().unwrap().difference, None);
 }
 
+/// The same, of so many at once, and in no order of theirs, that their pages are counted one by one.
+#[test]
+fn many_rows_that_no_index_can_hold_leave_while_it_is_built() {
+    let mut rig = table(Memory::Ample);
+    let counts = [4, 8, 16, 24, 32, 48];
+    let mut from = 700;
+    for count in counts {
+        for id in from..from + count {
+            let first = if id % 3 == 0 { "a" } else { "z" };
+            let long = format!("{first}{}", "y".repeat(600));
+            run(&mut rig, &format!("UPDATE t SET b = '{long}' WHERE id = {id}")).unwrap();
+        }
+        from += count;
+    }
+    run(&mut rig, "CREATE INDEX by_b ON t (b)").unwrap();
+    assert!(rig.job_slice(), "the first rows are in it, the last ones are not");
+    let mut from = 700;
+    for count in counts {
+        let to = from + count;
+        let range = format!("id >= {from} AND id < {to}");
+        // The largest may be too much at once: what matters is that they are answered.
+        let _answer = run(&mut rig, &format!("DELETE FROM t WHERE {range}"));
+        let _answer = run(&mut rig, &format!("UPDATE t SET b = 'short' WHERE {range}"));
+        for id in from..to {
+            run(&mut rig, &format!("UPDATE t SET b = 'short' WHERE id = {id}")).unwrap();
+        }
+        from = to;
+    }
+    rig.finish_jobs();
+    assert!(rig.catalog(T1).index_named("by_b").is_some());
+    assert_eq!(rig.rebuild().unwrap().difference, None);
+}
+
 /// The slice that ends a build changes the catalog, too: with rows for half of what a transaction
 /// may dirty and a wide table it would be refused, for ever.
 #[test]
