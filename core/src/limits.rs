@@ -389,6 +389,10 @@ pub const SEGMENT_WRITES_MAX: u32 = 3;
 pub const SEGMENT_MENDS_MAX: u32 = 3;
 /// ... and for how long.
 pub const SEGMENT_REPAIR_AGAIN_NS: u64 = 10 * crate::time::SECOND_NS;
+/// How often scrubbing reads, LOG_READ_BLOCKS_MAX blocks each time: 2.6 MB/s. While there is other
+/// work only each so many'th time.
+pub const SCRUB_TICK_NS: u64 = 100 * crate::time::MILLISECOND_NS;
+pub const SCRUB_SKIPS_MAX: u32 = 10;
 /// Nothing was overwritten yet and nobody offers a checkpoint: the replica opens as it was.
 pub const SYNC_PATIENCE_NS: u64 = 5 * crate::time::SECOND_NS;
 /// Headers held until they join the log that is being installed.

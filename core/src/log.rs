@@ -18,7 +18,7 @@
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
 //! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
-//! the blocks of a peer), `verifier`.
+//! the blocks of a peer), `scrub`, `verifier`.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -41,6 +41,7 @@ mod node;
 mod read;
 mod rebuild;
 mod record;
+mod scrub;
 mod segment;
 mod tail;
 mod verifier;
@@ -59,6 +60,7 @@ pub use record::{
     HEADER_SIZE, METADATA_SIZE, Metadata, Record, RecordError, RecordKind, RecordRef, open_record,
     seal_record,
 };
+pub use scrub::ScrubStep;
 pub use segment::{SegmentHeader, SegmentHeaderError};
 pub use verifier::{RecordView, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
 
@@ -68,6 +70,7 @@ use index::Layout;
 use mend::Repairs;
 use read::Misses;
 use rebuild::Rebuild;
+use scrub::Scrub;
 use tail::OpenLog;
 
 /// What an append gave.
@@ -121,6 +124,7 @@ pub struct Logs {
     /// Segments whose index cannot be rebuilt, because they are damaged themselves.
     unbuildable: BTreeMap<(TenantId, SegmentNumber), Damage>,
     repairs: Repairs,
+    scrub: Scrub,
     /// Marks of calls that have no effects to put them in.
     events: Vec<Event>,
     buffers: Vec<Pages>,
@@ -153,6 +157,7 @@ impl Logs {
             rebuilt: BTreeSet::new(),
             unbuildable: BTreeMap::new(),
             repairs: Repairs::default(),
+            scrub: Scrub::default(),
             events: Vec::new(),
             buffers: Vec::new(),
             buffers_bytes: 0,

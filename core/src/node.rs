@@ -23,6 +23,7 @@ mod proofs;
 mod reads;
 mod requests;
 mod running;
+mod scrubbing;
 mod serving;
 mod syncing;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use leading::{LeadAnswer, LeadAsked};
 pub use memory::{Memory, MemoryPlan, MemoryTooSmall, MemoryUse};
 pub use proofs::{ProofError, ProofOf, ProofRead, Proved};
 pub use reads::{CommitmentRead, PointRead, Read, ReadError, ReadResult};
+pub use scrubbing::ScrubStatus;
 
 use opening::Opening;
 use requests::Work;
@@ -429,7 +431,7 @@ impl Node {
         match &self.state {
             State::Running(running) => {
                 let own = running.attestation_due().into_iter().chain(running.search_due());
-                let own = own.chain(running.job_due());
+                let own = own.chain(running.job_due()).chain(running.scrub_due());
                 running.vsr.deadline().into_iter().chain(own).min()
             }
             State::Syncing(syncing, _) => syncing.deadline(),
@@ -484,6 +486,7 @@ impl Node {
                     ready: running.phase == Phase::Serving,
                     replica_status: running.vsr.replica_status(),
                     syncing: None,
+                    scrub: running.scrub_status(),
                     halted: None,
                 })
             }
@@ -506,6 +509,7 @@ impl Node {
                 ready: false,
                 replica_status: None,
                 syncing: None,
+                scrub: ScrubStatus::default(),
                 halted: Some(halt.clone()),
             }),
         }
@@ -677,6 +681,7 @@ fn not_running(state: &SuperblockState, syncing: Option<Op>) -> Status {
         ready: false,
         replica_status: None,
         syncing,
+        scrub: ScrubStatus::default(),
         halted: None,
     }
 }

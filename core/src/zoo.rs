@@ -220,6 +220,11 @@ pub const BUGS: &[Bug] = &[
         "log: a peer that cannot help ends the repair of a segment",
     ),
     by_check(
+        "cluster_segments_scrubbed",
+        "scrub_stops_at_damage",
+        "log: scrubbing skips a segment in which it found damage",
+    ),
+    by_check(
         "cluster_segments_killed",
         "segment_repair_not_durable",
         "log: blocks count as repaired before their write is durable",

@@ -94,6 +94,7 @@ impl Server {
         config.replica = state.replica;
         config.cluster = Some(state.cluster);
         config.serves_cluster = state.replica_count > 1;
+        config.scrub = true;
         config.memory = without_network(config.memory, &state)?;
         let hello = Hello {
             role: Role::Replica,

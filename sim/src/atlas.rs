@@ -8,7 +8,7 @@
 //! grid and segments never at rest. What is torn or lost at a crash is not the atlas's business:
 //! that is unlimited.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use verity_core::io::{Address, FileId};
 use verity_core::limits::PAGE_SIZE;
@@ -247,18 +247,62 @@ impl Atlas {
     }
 }
 
+/// Which blocks rotted on which member of a cluster. What is alike on all of them may be lost by
+/// fewer than a quorum: then the others have it, whoever is up. A block that was repaired counts as
+/// rotten for the rest of the run.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    members: usize,
+    rotten: BTreeMap<SectorId, BTreeSet<usize>>,
+}
+
+impl Copies {
+    #[must_use]
+    pub fn new(members: usize) -> Copies {
+        Copies { members, rotten: BTreeMap::new() }
+    }
+
+    /// Whether this member may lose the block; it counts as lost then.
+    pub fn allows(&mut self, member: usize, id: SectorId) -> bool {
+        let rotten = self.rotten.entry(id).or_default();
+        let allowed = rotten.contains(&member) || 2 * (rotten.len() + 1) < self.members;
+        if allowed {
+            rotten.insert(member);
+        }
+        allowed
+    }
+
+    /// Members that lost the block at some time.
+    #[must_use]
+    pub fn lost_by(&self, id: SectorId) -> Vec<usize> {
+        self.rotten.get(&id).into_iter().flatten().copied().collect()
+    }
+}
+
 fn sector_of(at: Address) -> u64 {
     at.offset / PAGE_SIZE as u64
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Atlas, Layout, Mode, SUPERBLOCK_DAMAGED_MAX};
+    use super::{Atlas, Copies, Layout, Mode, SUPERBLOCK_DAMAGED_MAX};
     use crate::disk::FaultKind;
     use verity_core::io::{Address, FileId};
 
     fn atlas(mode: Mode) -> Atlas {
         Atlas::new(mode, Layout { superblock_copy: 2, keys_extent: 4, journal_ring_from: 100 })
+    }
+
+    #[test]
+    fn a_block_rots_on_fewer_than_a_quorum() {
+        for (members, most) in [(3, 1), (5, 2)] {
+            let mut copies = Copies::new(members);
+            let id = (FileId::Grid, 4);
+            let allowed = (0..members).filter(|member| copies.allows(*member, id)).count();
+            assert_eq!(allowed, most);
+            assert!(copies.allows(0, id), "again on the same");
+            assert!(copies.allows(members - 1, (FileId::Grid, 5)));
+        }
     }
 
     #[test]

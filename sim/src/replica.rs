@@ -53,6 +53,7 @@ impl Replica {
     ) -> Replica {
         let mut config = Config::new(place.replica);
         config.serves_cluster = place.serves_cluster;
+        config.scrub = place.serves_cluster;
         config.memory = Memory::CleanPages(options.cache_pages);
         config.evict_everything = options.evict_everything;
         config.attest_after_ns = options.attest_after_ns;

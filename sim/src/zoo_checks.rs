@@ -143,6 +143,11 @@ pub const CHECKS: &[Check] = &[
         run: directed::segments_peer_damaged,
     },
     Check {
+        name: "cluster_segments_scrubbed",
+        demands: "blocks of segments that rotted are repaired though nobody reads them",
+        run: directed::segments_scrubbed,
+    },
+    Check {
         name: "cluster_segments_killed",
         demands: "blocks that count as repaired are on the disk, whenever the node is killed",
         run: directed::segments_killed,

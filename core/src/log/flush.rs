@@ -18,7 +18,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::index;
-use super::tail::{PageBase, RunState};
+use super::tail::{Covered, PageBase, RunState};
 use super::{LogError, LogHead, Logs};
 use crate::ids::{Op, SegmentNumber, TenantId};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Pages};
@@ -39,6 +39,7 @@ pub(super) enum Purpose {
     RebuildRead { tenant: TenantId, segment: SegmentNumber },
     RebuildWrite { tenant: TenantId, segment: SegmentNumber },
     MendWrite { tenant: TenantId, segment: SegmentNumber },
+    ScrubRead { tenant: TenantId, segment: SegmentNumber },
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +102,7 @@ impl Logs {
             self.pad_and_queue(tenant);
             let Some(log) = self.open.get_mut(&tenant) else { unreachable!("it is in the list") };
             log.changed = false;
-            log.covering = Some((log.head.segment, log.head.segment_offset));
+            log.covering = Some(Covered::of(&log.head));
             assert!(log.head.segment_offset.is_multiple_of(PAGE_SIZE as u64));
             heads.push((tenant, log.head.clone()));
         }
@@ -226,7 +227,8 @@ impl Logs {
             | Purpose::ReadBlocks { .. }
             | Purpose::RebuildRead { .. }
             | Purpose::RebuildWrite { .. }
-            | Purpose::MendWrite { .. } => unreachable!("reads and writes complete otherwise"),
+            | Purpose::MendWrite { .. }
+            | Purpose::ScrubRead { .. } => unreachable!("reads and writes complete otherwise"),
         }
         Ok(())
     }
@@ -269,7 +271,8 @@ impl Logs {
             | Purpose::Sync(_)
             | Purpose::LoadPage { .. }
             | Purpose::ReadBlocks { .. }
-            | Purpose::RebuildRead { .. } => unreachable!("only writes complete here"),
+            | Purpose::RebuildRead { .. }
+            | Purpose::ScrubRead { .. } => unreachable!("only writes complete here"),
         }
         self.flush_step(effects);
         Ok(())

@@ -16,6 +16,7 @@
 //! patience ends; then the segment is given up for a while, and reads end with what was found.
 
 mod header;
+mod serving;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use super::damage::Damage;
 use super::flush::Purpose;
 use super::read::LogPins;
 use super::rebuild::Rebuild;
+use super::tail::Covered;
 use super::verifier::SegmentVerifier;
 use super::{LogHead, Logs};
 use crate::crypto::ChainHash;
@@ -61,7 +63,6 @@ pub(super) struct Repairs {
     /// There are peers to repair from.
     possible: bool,
     serial: u64,
-    turn: u64,
     /// How often a segment was gone through for damage lately, and since when. What cannot be
     /// repaired is not tried without end.
     tried: BTreeMap<(TenantId, SegmentNumber), (u32, Option<Instant>)>,
@@ -87,8 +88,11 @@ pub(super) struct Mend {
     asked: Option<Asked>,
     /// When something last came of it.
     since: Option<Instant>,
-    /// Answers that were no use.
+    /// Answers that were no use, in all, and since blocks last came that were.
     refusals: u64,
+    refused_here: u64,
+    /// Whose blocks come first: another's, each time it is begun anew.
+    starts: u64,
     writes: u32,
     /// What the header is made of; none while that is being looked for.
     pins: Option<LogPins>,
@@ -121,6 +125,16 @@ impl Mend {
         (self.fetched.len() / PAGE_SIZE) as u64
     }
 
+    /// The next peer is asked: to go on, or, when nothing is here, to begin.
+    fn pass_on(&mut self) {
+        if self.fetched.is_empty() {
+            self.starts += 1;
+            self.refused_here = 0;
+        } else {
+            self.refused_here += 1;
+        }
+    }
+
     fn end(&self) -> u64 {
         (self.first + self.fetched_blocks()) * PAGE_SIZE as u64
     }
@@ -146,6 +160,10 @@ impl Logs {
     /// From now on blocks that do not verify are repaired from peers.
     pub fn repair_from_peers(&mut self) {
         self.repairs.possible = true;
+    }
+
+    pub(super) fn repairs_are_possible(&self) -> bool {
+        self.repairs.possible
     }
 
     /// Whether a segment in which something is wrong is to be gone through, and repaired.
@@ -178,28 +196,6 @@ impl Logs {
     pub fn is_repairing(&self) -> bool {
         let mends = self.rebuilds.values().any(|work| work.mend.is_some());
         self.repairs.possible && (mends || !self.unbuildable.is_empty())
-    }
-
-    /// A peer is about to be given blocks; false: they are being repaired.
-    pub fn serve_begins(&mut self, tenant: TenantId, segment: SegmentNumber) -> bool {
-        if self.is_mending_write(tenant, segment) {
-            return false;
-        }
-        *self.repairs.served.entry((tenant, segment)).or_default() += 1;
-        true
-    }
-
-    /// They were read.
-    pub fn serve_ends(&mut self, tenant: TenantId, segment: SegmentNumber, effects: &mut Effects) {
-        let key = (tenant, segment);
-        let Some(count) = self.repairs.served.get_mut(&key) else {
-            unreachable!("what ends has begun")
-        };
-        *count -= 1;
-        if *count == 0 {
-            self.repairs.served.remove(&key);
-        }
-        self.rebuild_step(effects);
     }
 
     pub(super) fn is_mending_write(&self, tenant: TenantId, segment: SegmentNumber) -> bool {
@@ -238,9 +234,10 @@ impl Logs {
             self.rebuild_step(effects);
             return None;
         }
-        if mend.fetched_blocks() >= SEGMENT_REPAIR_BLOCKS_MAX {
-            // So many that nothing here confirms.
-            self.mend_refused(tenant, segment, effects);
+        let full = mend.fetched_blocks() >= SEGMENT_REPAIR_BLOCKS_MAX;
+        if full || (mend.refused_here >= peers && !mend.fetched.is_empty()) {
+            // Nobody's blocks follow these, or nothing here confirms them: from another peer first.
+            self.mend_start_over(tenant, segment, effects);
             return None;
         }
         if let Some(asked) = mend.asked {
@@ -259,9 +256,13 @@ impl Logs {
         let count = mend.fetched_blocks().clamp(SEGMENT_ASKED_FIRST, SYNC_BLOCKS_MAX as u64);
         let count = count.min(covered - at).min(room);
         self.repairs.serial += 1;
-        self.repairs.turn += 1;
-        let (serial, turn) = (self.repairs.serial, self.repairs.turn);
+        let serial = self.repairs.serial;
         let Some(mend) = self.mend(tenant, segment) else { unreachable!("it asks") };
+        if mend.asked.is_some_and(|asked| !asked.refused) {
+            // It did not answer.
+            mend.pass_on();
+        }
+        let turn = mend.starts + mend.refused_here;
         mend.asked = Some(Asked { at: now, serial, refused: false });
         Some(BlocksWanted { tenant, segment, block: at, count, serial, turn })
     }
@@ -299,34 +300,50 @@ impl Logs {
         let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else { return };
         let Some(mend) = &mut work.mend else { return };
         let room = (SEGMENT_REPAIR_BLOCKS_MAX - mend.fetched_blocks()) as usize;
-        let count = (blocks.len() / PAGE_SIZE).min(room).min(SYNC_BLOCKS_MAX);
-        mend.fetched.reserve_exact(count * PAGE_SIZE);
-        mend.fetched.extend_from_slice(&blocks[..count * PAGE_SIZE]);
-        if let Some(prefix) = &mend.prefix
-            && let Some(block) = mend.fetched.first_chunk_mut::<PAGE_SIZE>()
-        {
-            let verified = (mend.before.verified_bytes() % PAGE_SIZE as u64) as usize;
-            block[..verified].copy_from_slice(&prefix.0[..verified]);
-        }
-        #[cfg(verity_zoo)]
-        if crate::zoo::is("segment_repair_unchecked") && count > 0 {
-            mend.stage = Stage::Write;
-            self.rebuild_step(effects);
-            return;
-        }
-        let fetched = core::mem::take(&mut mend.fetched);
-        work.roll_back();
-        let (result, _) = work.push(layout, first, &fetched, None);
+        let mut count = (blocks.len() / PAGE_SIZE).min(room).min(SYNC_BLOCKS_MAX);
+        let before = core::mem::take(&mut mend.fetched);
+        // Of a peer that is damaged farther on, what is good: half, and half again.
+        let fetched = loop {
+            if count == 0 {
+                break None;
+            }
+            let Some(mend) = &work.mend else { unreachable!("a roll back leaves it") };
+            let mut fetched = Vec::with_capacity(before.len() + count * PAGE_SIZE);
+            fetched.extend_from_slice(&before);
+            fetched.extend_from_slice(&blocks[..count * PAGE_SIZE]);
+            if let Some(prefix) = &mend.prefix
+                && let Some(block) = fetched.first_chunk_mut::<PAGE_SIZE>()
+            {
+                let verified = (mend.before.verified_bytes() % PAGE_SIZE as u64) as usize;
+                block[..verified].copy_from_slice(&prefix.0[..verified]);
+            }
+            #[cfg(verity_zoo)]
+            if crate::zoo::is("segment_repair_unchecked") {
+                break Some(fetched);
+            }
+            work.roll_back();
+            if work.push(layout, first, &fetched, None).0.is_ok() {
+                break Some(fetched);
+            }
+            count /= 2;
+        };
         let verified = work.is_verified();
         let Some(mend) = &mut work.mend else { unreachable!("a roll back leaves it") };
-        mend.fetched = fetched;
-        if count == 0 || result.is_err() {
+        let Some(fetched) = fetched else {
+            mend.fetched = before;
+            mend.pass_on();
             self.mend_refused(tenant, segment, effects);
             return;
-        }
+        };
+        mend.fetched = fetched;
+        mend.refused_here = 0;
         mend.since = None;
         mend.asked = None;
         mend.stage = if verified { Stage::Anchor } else { Stage::Own };
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("segment_repair_unchecked") {
+            mend.stage = Stage::Write;
+        }
         work.next_block = mend.first + mend.fetched_blocks();
         self.share_room();
         self.rebuild_step(effects);
@@ -344,7 +361,7 @@ impl Logs {
         damage: &Damage,
     ) -> bool {
         let key = (tenant, segment);
-        let possible = self.repairs.possible;
+        let (possible, starts) = (self.repairs.possible, self.repairs.serial);
         let covered = match self.rebuilds.get(&key) {
             Some(work) => self.covered(tenant, segment, &work.head),
             None => 0,
@@ -375,6 +392,8 @@ impl Logs {
             asked: None,
             since: None,
             refusals: 0,
+            refused_here: 0,
+            starts,
             writes: 0,
             pins: Some(LogPins::default()),
         }));
@@ -400,9 +419,7 @@ impl Logs {
     /// What a peer gave is not what belongs here.
     fn mend_refused(&mut self, tenant: TenantId, segment: SegmentNumber, effects: &mut Effects) {
         let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else { return };
-        work.roll_back();
-        let Some(mend) = &mut work.mend else { unreachable!("a roll back leaves it") };
-        mend.fetched = Vec::new();
+        let Some(mend) = &mut work.mend else { return };
         mend.refusals += 1;
         mend.stage = Stage::Peer;
         if let Some(asked) = &mut mend.asked {
@@ -570,8 +587,16 @@ impl Logs {
             mend.fetched.truncate(blocks as usize * PAGE_SIZE);
             mend.stage = Stage::Write;
         } else {
-            self.mend_refused(tenant, segment, effects);
+            self.mend_start_over(tenant, segment, effects);
         }
+    }
+
+    fn mend_start_over(&mut self, tenant: TenantId, segment: SegmentNumber, effects: &mut Effects) {
+        if let Some(mend) = self.mend(tenant, segment) {
+            mend.fetched = Vec::new();
+            mend.pass_on();
+        }
+        self.mend_refused(tenant, segment, effects);
     }
 
     fn mend_write(
@@ -590,7 +615,8 @@ impl Logs {
             before.and_then(|before| self.rebuilds.get(&(tenant, before))).is_some_and(|work| {
                 work.reading && work.mend.as_ref().is_some_and(|m| m.stage == Stage::Anchor)
             });
-        if read || served || looked_at || !self.file_exists(file, effects) {
+        let scrubbed = self.scrub_reads(tenant, segment);
+        if read || served || looked_at || scrubbed || !self.file_exists(file, effects) {
             return false;
         }
         let Some(mend) = self.mend(tenant, segment) else { return false };
@@ -641,15 +667,17 @@ impl Logs {
 
     /// Bytes of a segment that a checkpoint covers.
     fn covered(&self, tenant: TenantId, segment: SegmentNumber, head: &LogHead) -> u64 {
-        let (last, end) = match self.open.get(&tenant) {
-            Some(log) => log.covered,
-            None => (head.segment, head.segment_offset),
-        };
-        match segment.cmp(&last) {
+        let covered = self.covered_of(tenant, head);
+        match segment.cmp(&covered.segment) {
             core::cmp::Ordering::Less => u64::MAX / 2,
-            core::cmp::Ordering::Equal => end,
+            core::cmp::Ordering::Equal => covered.offset,
             core::cmp::Ordering::Greater => 0,
         }
+    }
+
+    /// How far a durable checkpoint goes; of a log that is not open, its head is of one.
+    pub(super) fn covered_of(&self, tenant: TenantId, head: &LogHead) -> Covered {
+        self.open.get(&tenant).map_or_else(|| Covered::of(head), |log| log.covered)
     }
 }
 

@@ -423,6 +423,13 @@ impl Logs {
                 self.rebuild_read(tenant, segment, &pages, effects);
                 self.give_back(pages);
             }
+            Purpose::ScrubRead { tenant, segment } => {
+                let file = FileId::Segment { tenant, number: segment };
+                result.map_err(|error| LogError { file, error })?;
+                self.scrub_taken(&pages);
+                self.give_back(pages);
+                self.rebuild_step(effects);
+            }
             Purpose::Create(_)
             | Purpose::Sync(_)
             | Purpose::WriteRun { .. }

@@ -91,12 +91,18 @@ impl Logs {
         }
         effects.event(Event::IndexRebuilt { tenant, number: segment.get() });
         let start = SegmentStart { tenant, number: segment, before: None };
+        // What a checkpoint covers ends in padding, which is repaired, too; alone nobody minds it.
+        // Behind that, the next record may follow at once.
+        let covered = self.covered_of(tenant, head);
+        let padded = segment < covered.segment || end == covered.next;
+        let padded = padded && self.repairs_are_possible();
+        let extent = if padded { SegmentExtent::To(end) } else { SegmentExtent::Through(end) };
         let mut header = Page::new_zeroed();
         index::header_page(tenant, segment, self.segment_positions, &mut header.0);
         self.rebuilds.insert(
             key,
             Rebuild {
-                verifier: Some(SegmentVerifier::new(start, SegmentExtent::Through(end))),
+                verifier: Some(SegmentVerifier::new(start, extent)),
                 pages: BTreeMap::from([(0, Box::new(header))]),
                 final_pages: VecDeque::from([0]),
                 head: head.clone(),

@@ -15,6 +15,7 @@ use super::index::{self, IndexEntry, Slot, TILE_HEIGHT, TILE_LEVELS};
 use super::record::{Metadata, RecordKind, encode_record};
 use super::segment::{LENGTH_SIZE, SegmentHeader};
 use super::{Appended, LogHead, Logs};
+use crate::crypto::ChainHash;
 use crate::crypto::merkle::leaf_hash;
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
@@ -33,9 +34,26 @@ pub(super) struct OpenLog {
     pub pages: BTreeMap<(SegmentNumber, u32), IndexPage>,
     /// Appended to since the last `checkpoint_begin`.
     pub changed: bool,
-    /// Up to which byte of which segment a durable checkpoint covers it, and the one under way.
-    pub covered: (SegmentNumber, u64),
-    pub covering: Option<(SegmentNumber, u64)>,
+    /// What of it a durable checkpoint covers, and the one under way.
+    pub covered: Covered,
+    pub covering: Option<Covered>,
+}
+
+/// How far a log goes in a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Covered {
+    pub segment: SegmentNumber,
+    /// Bytes of the segment.
+    pub offset: u64,
+    pub next: Position,
+    pub chain: ChainHash,
+}
+
+impl Covered {
+    pub fn of(head: &LogHead) -> Covered {
+        let LogHead { segment, segment_offset, next, chain, .. } = *head;
+        Covered { segment, offset: segment_offset, next, chain }
+    }
 }
 
 #[derive(Debug)]
@@ -91,7 +109,7 @@ pub(super) enum PageBase {
 impl OpenLog {
     pub fn new(head: LogHead) -> OpenLog {
         OpenLog {
-            covered: (head.segment, head.segment_offset),
+            covered: Covered::of(&head),
             covering: None,
             head,
             runs: VecDeque::new(),

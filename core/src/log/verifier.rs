@@ -167,6 +167,11 @@ impl SegmentVerifier {
         self.offset
     }
 
+    /// It was to end elsewhere.
+    pub(super) fn ends_otherwise(&self) -> Damage {
+        self.damage(DamageReason::Head)
+    }
+
     /// Hash of the last record that is verified; zeros before the first.
     #[must_use]
     pub fn chain(&self) -> Option<ChainHash> {

@@ -5,6 +5,7 @@ use alloc::string::String;
 use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, View};
 use crate::io::{IoError, KeyError};
 use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
+use crate::node::ScrubStatus;
 use crate::node::memory::{Memory, MemoryTooSmall};
 use crate::query::datetime::write_timestamp;
 use crate::time::Timestamp;
@@ -43,6 +44,8 @@ pub struct Config {
     /// The caller carries frames between the replicas of a cluster. Without it a directory of
     /// several replicas is refused.
     pub serves_cluster: bool,
+    /// Read all logs in the background, again and again, for damage that nobody reads.
+    pub scrub: bool,
 }
 
 impl Config {
@@ -58,6 +61,7 @@ impl Config {
             accept_clock: false,
             attest_after_ns: None,
             serves_cluster: false,
+            scrub: false,
         }
     }
 }
@@ -195,5 +199,7 @@ pub struct Status {
     pub replica_status: Option<ReplicaStatus>,
     /// The checkpoint of a peer that is being fetched; 0: none is offered yet.
     pub syncing: Option<Op>,
+    /// Of a node that scrubs its logs.
+    pub scrub: ScrubStatus,
     pub halted: Option<Halt>,
 }

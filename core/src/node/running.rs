@@ -31,6 +31,7 @@ use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
 use crate::node::proofs::Proofs;
 use crate::node::requests::{Queued, Waiting, Work};
+use crate::node::scrubbing::Scrubbing;
 use crate::node::serving::Serving;
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
@@ -114,6 +115,7 @@ pub(super) struct Running {
     pub proofs: Proofs,
     /// What peers ask for.
     pub serving: Serving,
+    pub scrubbing: Scrubbing,
     /// A peer has a checkpoint that this replica needs: the node is to fetch it.
     pub sync_offered: bool,
 }
@@ -163,6 +165,7 @@ impl Running {
             attesting: Attesting::default(),
             proofs: Proofs::default(),
             serving: Serving::default(),
+            scrubbing: Scrubbing::default(),
             sync_offered: false,
         }
     }
@@ -274,6 +277,7 @@ impl Running {
             busy = true;
         }
         self.checkpoint_step(busy, effects)?;
+        self.drive_scrub(now, effects);
         self.logs.flush_step(effects);
         if self.vsr.is_cluster() {
             self.talk(now, effects);

@@ -1,15 +1,15 @@
 //! What all nodes must have in common at the end: the view, the ops, the pages of a checkpoint, the
 //! logs.
 
-use std::collections::BTreeMap;
-
-use verity_core::ids::{Op, SegmentNumber};
+use verity_core::ids::{Op, SegmentNumber, TenantId};
 use verity_core::io::FileId;
 use verity_core::kernel::RebuildReport;
+use verity_core::limits::PAGE_SIZE;
+use verity_core::log::{Damage, HEADER_SIZE, SegmentExtent, SegmentStart, SegmentVerifier};
 
 use super::members::Member;
 use super::{Cluster, Grids};
-use crate::disk::{DiskFaults, Sector};
+use crate::disk::{Disk, DiskFaults};
 use crate::rebuild;
 use crate::report::{Failure, FailureKind};
 
@@ -78,27 +78,74 @@ impl Cluster {
         Ok(grids)
     }
 
-    /// Segments that others follow are the same bytes everywhere. (The last one of a log goes on,
-    /// and what of it is in a checkpoint [`Cluster::compare_logs`] verifies to the last byte.)
-    pub(super) fn compare_segments(&self) -> Result<(), Failure> {
-        let mut known: BTreeMap<FileId, (usize, BTreeMap<u64, Sector>)> = BTreeMap::new();
+    /// Where in the log of prepares the newest checkpoint of all ends.
+    pub(super) fn checkpoints_end(&self) -> u64 {
+        let checkpoints = self.members.iter().filter_map(|member| member.checkpoint);
+        checkpoints.map(|checkpoint| checkpoint.journal_offset).max().unwrap_or(0)
+    }
+
+    pub(super) fn call_back(&mut self) {
+        if let Some(who) = self.away.take() {
+            self.members[who].boot_at_ns = Some(self.now_ns + 1);
+            let note = format!("node {who} is called back");
+            self.recorder.at(self.now_ns, |timeline| timeline.note(note));
+        }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let mut text = format!("seed {} at {} ms\n", self.seed, self.now_ns / 1_000_000);
         for (index, member) in self.members.iter().enumerate() {
-            for file in member.disk.files() {
-                let FileId::Segment { tenant, number } = file else { continue };
-                let next = SegmentNumber::new(number.get() + 1);
-                if !member.disk.exists(FileId::Segment { tenant, number: next }) {
+            let status = member.node.as_ref().map(|node| (node.status(), node.halted()));
+            text.push_str(&format!("  {index}: {status:?}\n"));
+        }
+        for pending in self.pending.values().take(3) {
+            text.push_str(&format!("  waits: {}\n", pending.describe()));
+        }
+        text
+    }
+
+    /// Everybody has read all of its logs since now.
+    pub(super) fn scrub(&mut self) -> Result<(), Failure> {
+        // The tour under way may have begun before.
+        let tours = |cluster: &Cluster| -> Vec<Option<u64>> {
+            let of = |member: &Member| Some(member.node.as_ref()?.status()?.scrub.tours);
+            cluster.members.iter().map(of).collect()
+        };
+        let begun = tours(self);
+        let done = |cluster: &Cluster| {
+            let now = tours(cluster);
+            begun
+                .iter()
+                .zip(now)
+                .all(|(then, now)| now.is_some_and(|now| then.is_none_or(|then| now >= then + 2)))
+        };
+        self.drive(done)
+    }
+
+    /// What the checkpoint covers of the segments verifies to its last byte, and is the same bytes
+    /// everywhere.
+    pub(super) fn compare_segments(&self) -> Result<(), Failure> {
+        let failed = |detail| Err(Failure::new(FailureKind::Twin, detail));
+        for tenant in [TenantId::SYSTEM, TenantId::DEFAULT] {
+            let mut known: Option<(usize, Vec<u8>)> = None;
+            for (index, member) in self.members.iter().enumerate() {
+                let Some(checkpoint) = member.checkpoint else { continue };
+                let (here, fault) = covered(&member.disk, tenant, checkpoint.op);
+                let Some((other, there)) = &known else {
+                    known = Some((index, here));
+                    continue;
+                };
+                if here == *there {
                     continue;
                 }
-                let here: BTreeMap<u64, Sector> = member.disk.sectors_of(file).collect();
-                let (other, there) = known.entry(file).or_insert_with(|| (index, here.clone()));
-                let blocks = here.keys().chain(there.keys());
-                if let Some(block) = blocks.copied().find(|at| here.get(at) != there.get(at)) {
-                    let detail = format!(
-                        "nodes {other} and {index} differ in block {block} of segment {number} of \
-                         tenant {tenant}"
-                    );
-                    return Err(Failure::new(FailureKind::Twin, detail));
-                }
+                let blocks = here.chunks(PAGE_SIZE).zip(there.chunks(PAGE_SIZE));
+                let block = blocks.take_while(|(here, there)| here == there).count();
+                return failed(format!(
+                    "the logs of tenant {tenant} on nodes {other} and {index} differ in block \
+                     {block} of all, of {} and {}; node {index}: {fault:?}",
+                    there.len() / PAGE_SIZE,
+                    here.len() / PAGE_SIZE
+                ));
             }
         }
         Ok(())
@@ -135,4 +182,36 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// The blocks of a log that hold what ops up to this one wrote, as far as they verify, and why not
+/// further.
+fn covered(disk: &Disk, tenant: TenantId, op: Op) -> (Vec<u8>, Option<Damage>) {
+    let mut blocks = Vec::new();
+    let mut before = None;
+    for number in 0.. {
+        let number = SegmentNumber::new(number);
+        let file = FileId::Segment { tenant, number };
+        if !disk.exists(file) {
+            break;
+        }
+        let bytes = disk.contents(file);
+        let start = SegmentStart { tenant, number, before };
+        let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
+        let mut end = 0;
+        let pushed = verifier.push(&bytes, |view| {
+            if view.record.metadata.op <= op {
+                let size = HEADER_SIZE + view.record.data.len();
+                end = view.offset as usize + size;
+            }
+            Ok(())
+        });
+        let end = end.next_multiple_of(PAGE_SIZE).min(bytes.len());
+        blocks.extend_from_slice(&bytes[..end]);
+        match pushed.and_then(|()| verifier.finish()) {
+            Ok(last) => before = Some(last),
+            Err(damage) => return (blocks, Some(damage)),
+        }
+    }
+    (blocks, None)
 }

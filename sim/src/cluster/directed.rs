@@ -9,7 +9,7 @@
 mod segments;
 
 pub(crate) use segments::{
-    segments_killed, segments_lost, segments_peer_damaged, segments_repaired,
+    segments_killed, segments_lost, segments_peer_damaged, segments_repaired, segments_scrubbed,
 };
 
 use verity_core::io::FileId;
@@ -52,6 +52,7 @@ impl Scene {
         let mut cluster = Cluster::of(0, NODES, constants, &Options::default(), &root, random)?;
         cluster.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         cluster.rotten.clear();
+        cluster.segment_rot_ppm = 0;
         for index in 0..NODES {
             cluster.members[index].disk.set_faults(DiskFaults::NONE);
             cluster.boot(index);

@@ -217,6 +217,7 @@ impl Cluster {
         {
             self.rot(index);
         }
+        self.rot_segments(index);
         self.lose_copies(index);
         self.close_links_of(index);
         if syncs { self.check_cut_short(index) } else { Ok(()) }
@@ -283,6 +284,40 @@ impl Cluster {
         self.trace.note(self.now_ns, || format!("{index} rots"));
         let counted = &self.members[index].disk.stats().faults;
         self.recorder.at(self.now_ns, |timeline| timeline.disk_faults(index, counted));
+    }
+
+    /// Blocks of a stopped node's segments rot, where enough others have them: one here and there,
+    /// or a stretch, or all from somewhere on.
+    fn rot_segments(&mut self, index: usize) {
+        if !self.segment_rot.chance(self.segment_rot_ppm) {
+            return;
+        }
+        let random = &mut self.segment_rot;
+        let disk = &mut self.members[index].disk;
+        let is_segment = |file: &FileId| matches!(file, FileId::Segment { .. });
+        let files: Vec<FileId> = disk.files().filter(is_segment).collect();
+        if files.is_empty() {
+            return;
+        }
+        let mut victims = Vec::new();
+        for _ in 0..random.range(1, 4) {
+            let file = *random.pick(&files);
+            let sectors = disk.sectors(file);
+            if sectors == 0 {
+                continue;
+            }
+            let first = random.below(sectors);
+            let count = *random.pick(&[1, 1, 1, 3, 40]);
+            victims.extend((first..sectors.min(first + count)).map(|sector| (file, sector)));
+        }
+        for victim in victims {
+            if disk.newest(victim).is_some() && self.copies.allows(index, victim) {
+                disk.atlas.force(victim);
+                disk.rot(victim);
+                self.seen.blocks_rotten += 1;
+                self.seen.rots += 1;
+            }
+        }
     }
 
     pub(super) fn give(&mut self, index: usize, input: Input) -> Result<(), Failure> {

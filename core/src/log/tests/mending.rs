@@ -78,6 +78,21 @@ impl Repaired {
         panic!("a read makes no progress");
     }
 
+    /// All of the log, once.
+    fn scrub(&mut self) {
+        for _ in 0..100_000 {
+            let head = self.bench.head(TENANT);
+            let Bench { logs, effects, .. } = &mut self.bench;
+            let step = logs.scrub_step(TENANT, &head, effects);
+            self.bench.run(usize::MAX);
+            self.ask();
+            if step == ScrubStep::Done {
+                return;
+            }
+        }
+        panic!("scrubbing a log never ends");
+    }
+
     fn damage(&mut self, number: u32, from: usize, bytes: &[u8]) {
         let file = self.bench.disk.files.get_mut(&segment_file(number)).unwrap();
         file[from..from + bytes.len()].copy_from_slice(bytes);
@@ -192,6 +207,28 @@ fn what_a_peer_gives_is_never_believed() {
     }
 }
 
+/// Each replica lost other blocks of one stretch: together they have it.
+#[test]
+fn peers_that_are_damaged_next_to_it_help_all_the_same() {
+    for (own, first, second) in [(4..9, 9..14, 14..19), (4..20, 20..24, 1..4), (6..7, 5..6, 7..8)] {
+        let mut repaired = Repaired::new();
+        let good = repaired.bench.segment(1);
+        for block in own {
+            repaired.damage(1, block * PAGE_SIZE, &[0xA5; PAGE_SIZE]);
+        }
+        for (peer, blocks) in [(0, first), (1, second)] {
+            let file = repaired.peers[peer].files.get_mut(&segment_file(1)).unwrap();
+            for block in blocks {
+                file[block * PAGE_SIZE..(block + 1) * PAGE_SIZE].fill(0x5A);
+            }
+        }
+        repaired.restart();
+        repaired.scrub();
+        assert!(repaired.bench.segment(1) == good);
+        assert_eq!(repaired.bench.seen("SegmentRepairFailed"), 0);
+    }
+}
+
 #[test]
 fn what_nobody_has_is_named_and_tried_again_later() {
     let mut repaired = Repaired::new();
@@ -224,6 +261,50 @@ fn what_nobody_has_is_named_and_tried_again_later() {
     }
     repaired.read(position).unwrap();
     assert!(repaired.bench.segment(1) == good);
+}
+
+/// Any byte of any block, padding and headers among them, and whole blocks.
+#[test]
+fn what_nobody_reads_is_found_and_repaired() {
+    let mut repaired = Repaired::new();
+    let good: Vec<_> = (0..3).map(|number| repaired.bench.segment(number)).collect();
+    repaired.scrub();
+    assert_eq!(repaired.bench.logs.scrubbed().1, 0);
+    let mut random = Random(4711);
+    for number in 0..3 {
+        let blocks = good[number as usize].len() / PAGE_SIZE;
+        for block in 0..blocks {
+            let at = block * PAGE_SIZE + random.below(PAGE_SIZE as u64) as usize;
+            let flipped = good[number as usize][at] ^ (1 << random.below(8));
+            repaired.damage(number, at, &[flipped]);
+            repaired.restart();
+            repaired.scrub();
+            assert_eq!(repaired.bench.logs.scrubbed().1, 1, "byte {at} of segment {number}");
+            assert!(repaired.bench.segment(number) == good[number as usize]);
+        }
+    }
+    for number in 0..3 {
+        repaired.damage(number, 3 * PAGE_SIZE, &[0; 2 * PAGE_SIZE]);
+    }
+    repaired.restart();
+    repaired.scrub();
+    assert!((0..3).all(|number| repaired.bench.segment(number) == good[number as usize]));
+}
+
+/// Alone it is told, once a tour, and the rest is looked at.
+#[test]
+fn on_one_node_damage_is_counted_by_scrubbing() {
+    let mut repaired = Repaired::new();
+    for number in 0..3 {
+        repaired.damage(number, 3 * PAGE_SIZE, &[0; PAGE_SIZE]);
+    }
+    repaired.bench.restart();
+    repaired.bench.events.clear();
+    for tour in 1..3 {
+        repaired.scrub();
+        assert_eq!(repaired.bench.logs.scrubbed().1, 3 * tour);
+        assert_eq!(repaired.bench.seen("BlockCorrupt") as u64, 3 * tour);
+    }
 }
 
 #[test]

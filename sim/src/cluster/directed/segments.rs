@@ -53,6 +53,7 @@ pub(crate) fn segments_repaired() -> Result<(), String> {
 /// The same blocks rotted on one of the peers, too; each of the two in turn.
 pub(crate) fn segments_peer_damaged() -> Result<(), String> {
     Scene::play(|| {
+        let mut refused = 0;
         for nth in 0..NODES - 1 {
             let mut scene = Scene::new()?;
             let who = scene.send_follower_away()?;
@@ -64,9 +65,37 @@ pub(crate) fn segments_peer_damaged() -> Result<(), String> {
             scene.read_all(who, &rotten)?;
             scene.read_all(peers[nth], &rotten)?;
             Rotten::are_good(&scene, &rotten)?;
-            scene.end(&["SegmentBlocksRefused", "SegmentBlocksRepaired"])?;
+            refused += scene.cluster.seen.event("SegmentBlocksRefused");
+            scene.end(&["SegmentBlocksRepaired"])?;
         }
-        Ok(())
+        // One of the two was asked first.
+        if refused > 0 {
+            return Ok(());
+        }
+        Err(Failure::new(FailureKind::Budget, "nobody was refused: this scene shows nothing"))
+    })
+}
+
+/// Blocks of all segments rot on a follower, headers among them, and nobody ever reads them.
+pub(crate) fn segments_scrubbed() -> Result<(), String> {
+    Scene::play(|| {
+        let mut scene = Scene::new()?;
+        let who = scene.send_follower_away()?;
+        let mut rotten = Vec::new();
+        for number in 0..2 {
+            rotten.extend(scene.rot_blocks(who, number, 5, BAD)?);
+            let id = (segment(number), 0);
+            let disk = &mut scene.cluster.members[who].disk;
+            let Some(good) = disk.newest(id).map(Arc::clone) else { continue };
+            let bad: Sector = BAD.into();
+            disk.put(id, Arc::clone(&bad));
+            rotten.push(Rotten { who, id, good, bad });
+        }
+        scene.cluster.call_back();
+        scene.cluster.drive(Cluster::converged)?;
+        scene.cluster.scrub()?;
+        Rotten::are_good(&scene, &rotten)?;
+        scene.end(&["BlockCorrupt", "SegmentBlocksRepaired"])
     })
 }
 
