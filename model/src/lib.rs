@@ -1,6 +1,6 @@
 //! The rules of the cluster protocol, small enough that every state of them can be visited.
 //!
-//! Purpose: `docs/VSR.md` says by which rules views change and logs are recovered (rules 1 to 9).
+//! Purpose: `docs/VSR.md` says by which rules views change and logs are recovered (rules 1 to 9 and 16).
 //! The simulation runs the code of these rules and tries some of what may happen; here the rules
 //! alone are tried with *all* that may happen to three replicas, within bounds: every order of
 //! messages, each of them lost, late or doubled, crashes between any two writes, rot.

@@ -47,7 +47,6 @@ pub enum Rules {
     ViewNotDurable,
     /// Rule 9: nobody is asked at boot.
     TrustsOlderDisk,
-    /// A disk that forgot for which view it voted is not told (not built yet: `docs/VSR.md`, "What
-    /// remains").
+    /// Rule 16: a disk that forgot for which view it voted is not told.
     ForgetsPromises,
 }

@@ -50,6 +50,8 @@ pub struct DoViewChange {
     pub certain: bool,
     /// Bit i: the body of `headers[i]` is here too.
     pub present: u64,
+    /// Of the boot that offers it.
+    pub nonce: u64,
     /// Known headers above the floor, in op order; holes are left out.
     pub headers: Vec<PrepareHeader>,
 }
@@ -81,6 +83,8 @@ pub enum Payload {
         wall: Timestamp,
         /// The highest that the sender ever saw of the receiver.
         seen: PeerEvidence,
+        /// The highest view for which the sender has the receiver's `do_view_change`.
+        promised: View,
         standing: Standing,
     },
     /// Header and body, without padding; the commit number of the sender.
@@ -292,12 +296,13 @@ impl Payload {
                 let [log_view, op, commit, checkpoint] = standing.numbers();
                 (Kind::Ping, none, vec![monotonic.0, *nonce, log_view, op, commit, checkpoint])
             }
-            Payload::Pong { monotonic, nonce, wall, seen, standing } => {
+            Payload::Pong { monotonic, nonce, wall, seen, promised, standing } => {
                 let [log_view, op, commit, checkpoint] = standing.numbers();
                 let (seen_view, seen_op) = (seen.log_view.get(), seen.op.get());
                 let own = [log_view, op, commit, checkpoint];
                 let mut numbers = vec![monotonic.0, *nonce, wall.0, seen_view, seen_op];
                 numbers.extend(own);
+                numbers.push(promised.get());
                 (Kind::Pong, none, numbers)
             }
             Payload::Prepare { commit, .. } => (Kind::Prepare, none, vec![commit.get()]),
@@ -312,7 +317,7 @@ impl Payload {
                 let (log_view, commit) = (dvc.log_view.get(), dvc.commit.get());
                 let (floor, head) = (dvc.floor.get(), dvc.head.get());
                 let certain = u64::from(dvc.certain);
-                let numbers = vec![log_view, commit, floor, head, certain, dvc.present];
+                let numbers = vec![log_view, commit, floor, head, certain, dvc.present, dvc.nonce];
                 (Kind::DoViewChange, dvc.floor_checksum, numbers)
             }
             Payload::StartView(start) => {
@@ -360,6 +365,7 @@ impl Payload {
                 nonce: numbers[1],
                 wall: Timestamp(numbers[2]),
                 seen: PeerEvidence { log_view: View::new(numbers[3]), op: Op::new(numbers[4]) },
+                promised: View::new(numbers[9]),
                 standing: Standing::parse(&numbers[5..9]),
             },
             Kind::Prepare => {
@@ -549,6 +555,7 @@ fn parse_do_view_change(raw: &ReplicaMessage<'_>) -> Result<DoViewChange, Messag
         head: Op::new(numbers[3]),
         certain: numbers[4] == 1,
         present: numbers[5],
+        nonce: numbers[6],
         headers,
     };
     if numbers[4] > 1 {

@@ -46,6 +46,7 @@ use crate::limits::{
 };
 use crate::superblock::{PeerEvidence, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
+use boot::Boots;
 
 pub use crate::wire::replica::MessageError;
 pub use confirm::Lead;
@@ -109,6 +110,10 @@ struct Peer {
     checkpoint_durable: Op,
     /// The answer to a ping of this boot.
     boot_answer: bool,
+    /// Those of it whose pings we answered.
+    boots: Boots,
+    /// The highest view for which we had its `do_view_change`.
+    promised: View,
     /// Its vote for a later view, and when it came.
     vote: Option<(View, Instant)>,
     /// Highest op it acknowledged in this view, when we are its primary.
@@ -338,13 +343,14 @@ impl Replica {
         match payload {
             Payload::Ping { monotonic, nonce, standing } => {
                 self.see(now, from, view, standing);
+                self.peers[usize::from(from.get())].boots.heard(nonce);
                 self.pong(now, from, monotonic, nonce);
             }
-            Payload::Pong { monotonic, nonce, wall, seen, standing } => {
+            Payload::Pong { monotonic, nonce, wall, seen, promised, standing } => {
                 self.see(now, from, view, standing);
                 if nonce == self.nonce {
                     self.clock_sync.sample(now, from, monotonic, wall);
-                    self.on_boot_answer(now, from, seen);
+                    self.on_boot_answer(now, from, seen, promised.max(view));
                 }
             }
             Payload::Prepare { commit, bytes } => {

@@ -5,13 +5,38 @@
 
 use super::{Phase, Replica};
 use crate::event::Event;
-use crate::ids::ReplicaId;
+use crate::ids::{ReplicaId, View};
 use crate::io::Effects;
 use crate::limits::{VSR_BOOT_TIMEOUT_NS, VSR_VIEW_CHANGE_NS};
 use crate::superblock::PeerEvidence;
 use crate::time::{Clock, Instant};
 
 use super::super::message::Payload;
+
+/// Boots of a peer, by their nonces.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Boots {
+    newest: Option<u64>,
+    /// Those before it: a late ping of one of them does not bring it back.
+    past: [Option<u64>; PAST_BOOTS],
+}
+
+const PAST_BOOTS: usize = 4;
+
+impl Boots {
+    pub fn heard(&mut self, nonce: u64) {
+        if self.newest == Some(nonce) || self.past.contains(&Some(nonce)) {
+            return;
+        }
+        self.past.rotate_right(1);
+        self.past[0] = self.newest;
+        self.newest = Some(nonce);
+    }
+
+    pub fn is_newest(&self, nonce: u64) -> bool {
+        self.newest == Some(nonce)
+    }
+}
 
 impl Replica {
     pub(super) fn begin_boot(&mut self, now: Clock, effects: &mut Effects) {
@@ -25,17 +50,31 @@ impl Replica {
 
     pub(super) fn pong(&mut self, now: Clock, to: ReplicaId, monotonic: Instant, nonce: u64) {
         let seen = self.peers[usize::from(to.get())].evidence;
+        let promised = self.peers[usize::from(to.get())].promised;
         let standing = self.standing();
-        self.send(to, Payload::Pong { monotonic, nonce, wall: now.wall, seen, standing });
+        let wall = now.wall;
+        self.send(to, Payload::Pong { monotonic, nonce, wall, seen, promised, standing });
     }
 
-    /// A peer answered a ping of this boot.
-    pub(super) fn on_boot_answer(&mut self, now: Clock, from: ReplicaId, seen: PeerEvidence) {
+    /// A peer answered a ping of this boot; `view` is the higher one of its own and of what we
+    /// promised it.
+    pub(super) fn on_boot_answer(
+        &mut self,
+        now: Clock,
+        from: ReplicaId,
+        seen: PeerEvidence,
+        view: View,
+    ) {
         self.peers[usize::from(from.get())].boot_answer = true;
         if !self.installed && matches!(self.phase, Phase::Boot | Phase::ViewChange) {
             self.weigh(seen);
         }
         if self.phase == Phase::Boot {
+            #[cfg(test)]
+            let view =
+                if self.has_bug(super::tests::Bug::ForgetsPromises) { self.view } else { view };
+            // Rule 16: what we promised may have been on a newer disk than this one.
+            self.view = self.view.max(view);
             self.boot_tick(now);
         }
     }

@@ -153,6 +153,7 @@ impl Replica {
             head: journal.head_op(),
             certain: self.certain,
             present: 0,
+            nonce: self.nonce,
             headers: alloc::vec::Vec::new(),
         };
         let mut op = floor.next();
@@ -183,6 +184,16 @@ impl Replica {
         if self.primary_of(view) != self.me || self.phase == Phase::Boot {
             return;
         }
+        // Rule 16: one of an earlier boot is of a disk that may not be there any more.
+        #[cfg(test)]
+        let believes = self.has_bug(super::tests::Bug::ForgetsPromises);
+        #[cfg(not(test))]
+        let believes = false;
+        let peer = &mut self.peers[usize::from(from.get())];
+        if !peer.boots.is_newest(offer.nonce) && !believes {
+            return;
+        }
+        peer.promised = peer.promised.max(view);
         if view > self.view {
             self.enter_view(now, view);
         }

@@ -79,6 +79,7 @@ impl Names {
             head: Op::new(path.len() as u64),
             certain,
             present,
+            nonce: 0,
             headers,
         }
     }

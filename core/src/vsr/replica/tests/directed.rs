@@ -305,6 +305,44 @@ fn an_older_disk_cannot_vote_away_what_it_acknowledged() {
     caught(3, Bug::TrustsOldDisk, OLDER_DISK);
 }
 
+/// C votes for the next view, and comes back with the disk of before; B has its vote and is not ready
+/// to choose. What C acknowledges to the old primary must not be lost when B is.
+const FORGOTTEN_VOTE: &str = "write 5
+    quiet
+    roles
+    slow B 0
+    write 1
+    quiet
+    save C
+    isolate P
+    run 900
+    expect phase C viewchange
+    expect phase P normal
+    crash C
+    old C
+    heal
+    cut P>B
+    cut B>P
+    start C
+    run 100
+    lose C>B Ping
+    lose C>B Pong
+    client on
+    run 300
+    client off
+    slow B 100
+    run 300
+    heal
+    deliver
+    write 3
+    expect converge";
+
+#[test]
+fn an_older_disk_is_told_for_which_view_it_voted() {
+    check(3, FORGOTTEN_VOTE);
+    caught(3, Bug::ForgetsPromises, FORGOTTEN_VOTE);
+}
+
 #[test]
 fn an_empty_disk_is_an_older_disk() {
     check(
