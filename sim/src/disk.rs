@@ -291,6 +291,12 @@ impl Disk {
         }
     }
 
+    /// What a power cut now leaves.
+    #[must_use]
+    pub fn durable(&self, id: SectorId) -> Option<&Sector> {
+        self.platter.get(&id)
+    }
+
     /// Files that exist, in order.
     pub fn files(&self) -> impl Iterator<Item = FileId> + '_ {
         self.files.iter().copied()

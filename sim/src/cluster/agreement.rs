@@ -6,6 +6,7 @@ use verity_core::io::FileId;
 use verity_core::kernel::RebuildReport;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{Damage, HEADER_SIZE, SegmentExtent, SegmentStart, SegmentVerifier};
+use verity_core::node::ScrubStatus;
 
 use super::members::Member;
 use super::{Cluster, Grids};
@@ -104,22 +105,26 @@ impl Cluster {
         text
     }
 
-    /// Everybody has read all of its logs since now.
+    /// Everybody has read all of its logs, and found no damage any more. (What nobody could help
+    /// with a moment ago is given up for some seconds, many tours of logs as short as these.)
     pub(super) fn scrub(&mut self) -> Result<(), Failure> {
-        // The tour under way may have begun before.
-        let tours = |cluster: &Cluster| -> Vec<Option<u64>> {
-            let of = |member: &Member| Some(member.node.as_ref()?.status()?.scrub.tours);
-            cluster.members.iter().map(of).collect()
+        let scrubbed = |cluster: &Cluster| -> Vec<ScrubStatus> {
+            let of = |member: &Member| Some(member.node.as_ref()?.status()?.scrub);
+            cluster.members.iter().map(|member| of(member).unwrap_or_default()).collect()
         };
-        let begun = tours(self);
-        let done = |cluster: &Cluster| {
-            let now = tours(cluster);
-            begun
-                .iter()
-                .zip(now)
-                .all(|(then, now)| now.is_some_and(|now| then.is_none_or(|then| now >= then + 2)))
-        };
-        self.drive(done)
+        for _ in 0..SCRUBS_MAX {
+            let begun = scrubbed(self);
+            // The tour under way may have begun before.
+            self.drive(|cluster| {
+                let ended = |(then, now): (&ScrubStatus, ScrubStatus)| now.tours >= then.tours + 2;
+                begun.iter().zip(scrubbed(cluster)).all(ended)
+            })?;
+            let found = |(then, now): (&ScrubStatus, ScrubStatus)| now.damaged > then.damaged;
+            if !begun.iter().zip(scrubbed(self)).any(found) {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(FailureKind::Stuck, "scrubbing finds damage again and again"))
     }
 
     /// What the checkpoint covers of the segments verifies to its last byte, and is the same bytes
@@ -127,12 +132,12 @@ impl Cluster {
     pub(super) fn compare_segments(&self) -> Result<(), Failure> {
         let failed = |detail| Err(Failure::new(FailureKind::Twin, detail));
         for tenant in [TenantId::SYSTEM, TenantId::DEFAULT] {
-            let mut known: Option<(usize, Vec<u8>)> = None;
+            let mut known: Option<(usize, Vec<u8>, Option<Damage>)> = None;
             for (index, member) in self.members.iter().enumerate() {
                 let Some(checkpoint) = member.checkpoint else { continue };
                 let (here, fault) = covered(&member.disk, tenant, checkpoint.op);
-                let Some((other, there)) = &known else {
-                    known = Some((index, here));
+                let Some((other, there, other_fault)) = &known else {
+                    known = Some((index, here, fault));
                     continue;
                 };
                 if here == *there {
@@ -142,7 +147,8 @@ impl Cluster {
                 let block = blocks.take_while(|(here, there)| here == there).count();
                 return failed(format!(
                     "the logs of tenant {tenant} on nodes {other} and {index} differ in block \
-                     {block} of all, of {} and {}; node {index}: {fault:?}",
+                     {block} of all, of {} and {}; node {other}: {other_fault:?}; node {index}: \
+                     {fault:?}",
                     there.len() / PAGE_SIZE,
                     here.len() / PAGE_SIZE
                 ));
@@ -183,6 +189,9 @@ impl Cluster {
         Ok(())
     }
 }
+
+/// Pairs of tours after which no damage may be found any more.
+const SCRUBS_MAX: u64 = 100;
 
 /// The blocks of a log that hold what ops up to this one wrote, as far as they verify, and why not
 /// further.

@@ -311,7 +311,14 @@ impl Cluster {
             victims.extend((first..sectors.min(first + count)).map(|sector| (file, sector)));
         }
         for victim in victims {
-            if disk.newest(victim).is_some() && self.copies.allows(index, victim) {
+            // What nobody else has yet, or any more, is not alike on all of them.
+            let here = self.members[index].disk.durable(victim);
+            let lost = self.copies.lost_by(victim);
+            let held = self.members.iter().enumerate().any(|(other, member)| {
+                other != index && !lost.contains(&other) && member.disk.durable(victim) == here
+            });
+            if here.is_some() && held && self.copies.allows(index, victim) {
+                let disk = &mut self.members[index].disk;
                 disk.atlas.force(victim);
                 disk.rot(victim);
                 self.seen.blocks_rotten += 1;
@@ -430,6 +437,13 @@ impl Cluster {
                     | Payload::RequestBlocks { .. }
             )
         })
+    }
+
+    /// What everybody's superblock says now: what was noted of one that crashed may be older.
+    pub(super) fn look_at_superblocks(&mut self) {
+        for member in &mut self.members {
+            member.checkpoint = superblock_of(&member.disk).map(|state| state.checkpoint);
+        }
     }
 
     /// A checkpoint of an op is the same everywhere, and for ever.

@@ -53,6 +53,8 @@ struct Segment {
     /// Of the first block that a peer sends, what is verified already.
     prefix: Option<Box<Page>>,
     waits: Waits,
+    /// What the peer gave was no use: it is not asked again at once, prefix or not.
+    refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +127,8 @@ impl Syncing {
         };
         let start = SegmentStart { tenant, number, before };
         let verifier = SegmentVerifier::new(start, SegmentExtent::To(head.next));
-        let segment =
-            Segment { tenant, head, number, verifier, block: 0, prefix: None, waits: Waits::Disk };
+        let (block, prefix, waits, refused) = (0, None, Waits::Disk, false);
+        let segment = Segment { tenant, head, number, verifier, block, prefix, waits, refused };
         let Stage::Segments(segments) = &mut self.stage else {
             unreachable!("asked by the caller")
         };
@@ -193,7 +195,8 @@ impl Syncing {
             }
             SegmentStep::Prefix => {
                 segment.prefix = pages.as_slice().first().map(|page| Box::new(page.clone()));
-                segment.waits = Waits::Peer { from: None };
+                let refused = core::mem::take(&mut segment.refused);
+                segment.waits = if refused { Waits::Refused } else { Waits::Peer { from: None } };
             }
             SegmentStep::RemoveIndex
             | SegmentStep::Create
@@ -214,6 +217,7 @@ impl Syncing {
             }
             return;
         }
+        segment.refused = segment.waits == Waits::Refused;
         segment.waits = Waits::Disk;
         let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
         let io = self.io(Purpose::Segment(SegmentStep::Prefix));

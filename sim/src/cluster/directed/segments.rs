@@ -20,6 +20,9 @@ use crate::workload::Workload;
 
 const BAD: [u8; PAGE_SIZE] = [0xA5; PAGE_SIZE];
 
+/// While one read waits.
+const REPAIRS_MAX: u64 = 50;
+
 /// A block that rotted on a node, as it should be.
 struct Rotten {
     who: usize,
@@ -261,8 +264,13 @@ impl Scene {
         rotten: &[Rotten],
     ) -> Result<Result<(), ReadError>, Failure> {
         let (query, mut read) = self.query(position)?;
+        let repaired = self.cluster.seen.event("SegmentBlocksRepaired");
         let until_ns = self.cluster.now_ns + 60 * SECOND_NS;
         while self.cluster.now_ns < until_ns {
+            if self.cluster.seen.event("SegmentBlocksRepaired") > repaired + REPAIRS_MAX {
+                let detail = "repairs that repair nothing go on without end";
+                return Err(Failure::new(FailureKind::Stuck, detail));
+            }
             match self.step_read(who, &mut read, rotten)? {
                 Progress::Ready => match read.finish() {
                     Ok(result) => {
