@@ -1,4 +1,4 @@
-//! Boot: what peers saw of us before we vote or nack (§4, rule 9).
+//! Boot: what peers saw of us before we vote or nack (§4, rules 9 and 16).
 //!
 //! A disk that is older than our word shows here: a peer remembers an acknowledgement that our
 //! journal does not hold. Such a replica is *not certain* until it has installed a log.

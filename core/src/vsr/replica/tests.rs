@@ -21,8 +21,10 @@ pub(super) enum Bug {
     CommitsInherited,
     /// What peers saw of us is not held against our disk.
     TrustsOldDisk,
-    /// Nobody is told at boot for which view it voted, and old votes count.
+    /// Nobody is told at boot for which view it voted.
     ForgetsPromises,
+    /// A vote counts that was sent before its replica started again.
+    CountsOldVotes,
     /// The end of a `start_view` of our own log view is taken for the end of the log.
     OldStartViewTruncates,
     /// A commit number of a later view is taken for one of our own log.

@@ -186,7 +186,7 @@ impl Replica {
         }
         // Rule 16: one of an earlier boot is of a disk that may not be there any more.
         #[cfg(test)]
-        let believes = self.has_bug(super::tests::Bug::ForgetsPromises);
+        let believes = self.has_bug(super::tests::Bug::CountsOldVotes);
         #[cfg(not(test))]
         let believes = false;
         let peer = &mut self.peers[usize::from(from.get())];

@@ -343,6 +343,47 @@ fn an_older_disk_is_told_for_which_view_it_voted() {
     caught(3, Bug::ForgetsPromises, FORGOTTEN_VOTE);
 }
 
+/// C votes for the next view, which nobody hears; it comes back with the disk of before, and its vote
+/// arrives when it has acknowledged more to the old primary.
+const LATE_VOTE: &str = "write 5
+    quiet
+    roles
+    save C
+    isolate P
+    lose C>B StartViewChange
+    lose C>B DoViewChange
+    lose C>B Ping
+    lose C>B Pong
+    run 900
+    expect phase C viewchange
+    expect phase P normal
+    crash C
+    old C
+    heal
+    cut P>B
+    cut B>P
+    deliver
+    lose C>B StartViewChange
+    start C
+    run 50
+    lose C>B Ping
+    lose C>B Pong
+    client on
+    run 100
+    client off
+    replay B DoViewChange
+    run 300
+    heal
+    deliver
+    write 3
+    expect converge";
+
+#[test]
+fn a_vote_of_before_an_older_disk_counts_no_more() {
+    check(3, LATE_VOTE);
+    caught(3, Bug::CountsOldVotes, LATE_VOTE);
+}
+
 #[test]
 fn an_empty_disk_is_an_older_disk() {
     check(
@@ -361,7 +402,7 @@ fn a_restarted_backup_does_not_believe_an_old_start_view() {
         crash B
         start B
         run 60
-        replay B
+        replay B StartView
         run 100
         deliver
         expect nothing-truncated
@@ -553,7 +594,7 @@ fn messages_of_two_views_ago_come_late() {
     check(
         3,
         "write 5\n roles\n crash P\n write 5\n start P\n roles\n crash P\n write 5\n start P
-         replay 0\n replay 1\n replay 2\n write 5\n expect converge",
+         replay 0 StartView\n replay 1 StartView\n replay 2 StartView\n write 5\n expect converge",
     );
 }
 

@@ -13,7 +13,7 @@
 //! | `slow A PERCENT` | speed of a disk |
 //! | `rot A prepare/header/both OP` | flips a byte; `OP` is a number, `head`, `head-1`, … of that replica |
 //! | `save A`, `old A` | remembers the disk of a replica; puts it back (it must be stopped) |
-//! | `replay A` | delivers every `start_view` ever sent to A once more |
+//! | `replay A KIND` | delivers every `StartView` or `DoViewChange` ever sent to A once more |
 //! | `client on/off` | whether new requests come |
 //! | `reads` | from now on linearizable reads come, and are checked |
 //! | `expect …` | `primary A` (sooner or later), `leads A` (now), `view >N`, `converge`, `stuck`, `uncertain A`, `certain A`, `repairs`, `synced`, `truncated`, `reads`, `phase A normal/viewchange`, `head A = B`, `nothing-truncated` |
@@ -65,6 +65,10 @@ pub(super) fn catches(count: usize, bug: Bug, script: &str) -> bool {
     std::panic::catch_unwind(|| check_with(count, Some(bug), script)).is_err()
 }
 
+fn kind_named(name: &str) -> Kind {
+    Kind::ALL.into_iter().find(|kind| std::format!("{kind:?}") == name).unwrap()
+}
+
 struct Run {
     world: World,
     saved: BTreeMap<usize, (FakeDisk, SuperblockState)>,
@@ -112,9 +116,7 @@ impl Run {
             ["heal"] => self.world.cut.iter_mut().flatten().for_each(|cut| *cut = false),
             ["lose", link, kind] => {
                 let (from, to) = self.link(link);
-                let name = |known: &Kind| std::format!("{known:?}") == *kind;
-                let kind = Kind::ALL.into_iter().find(name).unwrap();
-                self.world.dropped_kinds.insert((from, to, kind.code()));
+                self.world.dropped_kinds.insert((from, to, kind_named(kind).code()));
             }
             ["deliver"] => self.world.dropped_kinds.clear(),
             ["slow", who, percent] => {
@@ -137,10 +139,11 @@ impl Run {
                 self.world.members[who].damaged = true;
                 self.world.members[who].state = state;
             }
-            ["replay", who] => {
+            ["replay", who, kind] => {
                 let who = self.who(who);
+                let code = kind_named(kind).code();
                 for (_, to, frame) in self.world.recorded.clone() {
-                    if to == who {
+                    if to == who && frame[14 + 96] == code {
                         self.world.receive(to, &frame);
                     }
                 }

@@ -74,7 +74,7 @@ pub(super) struct World {
     closings: Vec<(u64, usize, usize)>,
     /// Whether replicas are told of links that close, truly at crashes and falsely at any time.
     pub hints: Option<Random>,
-    /// Copies of every `start_view` sent, to be replayed late.
+    /// Copies of every `start_view` and `do_view_change` sent, to be replayed late.
     pub recorded: Vec<(usize, usize, Vec<u8>)>,
     /// The one history.
     pub history: BTreeMap<Op, PrepareHeader>,
@@ -568,7 +568,7 @@ impl World {
 
     fn post(&mut self, from: usize, to: usize, mut frame: Vec<u8>) {
         let Some(&kind) = frame.get(14 + 96) else { panic!("a frame holds a message") };
-        if kind == Kind::StartView.code() {
+        if [Kind::StartView.code(), Kind::DoViewChange.code()].contains(&kind) {
             self.recorded.push((from, to, frame.clone()));
         }
         let faults = self.faults;
