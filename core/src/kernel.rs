@@ -340,6 +340,13 @@ impl Kernel {
         }
     }
 
+    /// Is a transaction of the tenant applied in part? Snapshots do not show it then, but the
+    /// catalog in memory and the outcomes on record may.
+    #[must_use]
+    pub fn is_amid(&self, tenant: TenantId) -> bool {
+        self.task.as_ref().and_then(|task| task.first_of(tenant)).is_some()
+    }
+
     /// As [`Kernel::snapshot`], without a look into trees when the answer is known. None: neither
     /// the answer nor the tenant's catalog is at hand.
     pub fn snapshot_at_hand(

@@ -108,6 +108,11 @@ impl SealedRequest {
         IdempotencyId(header.idempotency)
     }
 
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.sealed_with().0
+    }
+
     /// The key that opens it, and whose.
     #[must_use]
     pub fn sealed_with(&self) -> (TenantId, KeyId) {

@@ -316,6 +316,8 @@ impl Running {
     ) -> Progress {
         let found = match self.store.ready(&read.pins) {
             Ok(false) => return Progress::Waiting,
+            // What is being applied may be there already, and no snapshot shows it yet.
+            Ok(true) if self.kernel.is_amid(read.tenant) => return Progress::Waiting,
             Err(error) => Err(ReadError::Store(error)),
             Ok(true) => match self.find_commitment(read.tenant, read.id) {
                 Ok(found) => found,

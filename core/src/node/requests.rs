@@ -51,6 +51,13 @@ impl Work {
         }
     }
 
+    pub fn tenant(&self) -> TenantId {
+        match self {
+            Work::Request(request) => request.tenant,
+            Work::Sealed(sealed) => sealed.tenant(),
+        }
+    }
+
     pub fn memory_bytes(&self) -> usize {
         match self {
             Work::Request(request) => request.memory_bytes(),
@@ -174,6 +181,8 @@ impl Running {
                 Work::Sealed(sealed) => kernel.remembered_sealed(store, keyring, sealed),
             };
             match found {
+                // What is applied now is not whole: neither is what it remembers.
+                Ok(_) if self.kernel.is_amid(work.tenant()) => return Ok(None),
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 // An earlier try may be on its way; nothing is added to what is.
                 Ok(None) if self.has_requests_on_their_way() => return Ok(None),
@@ -222,6 +231,11 @@ impl Running {
         // A miss that another task's read has cured brings no completion: look again at once.
         for _ in 0..SEAL_TRIES_MAX {
             match self.try_seal(request, pins, found, now, effects)? {
+                SealStep::Sealed(sealed) => return Ok(SealStep::Sealed(sealed)),
+                // It may be a retry: of its first copy a part is applied, which refuses it, and the
+                // outcome that it is to get is not there yet, or there before a read can see what
+                // it acknowledges. What is being applied waits for completions, and so do we.
+                _ if self.kernel.is_amid(request.tenant) => return Ok(SealStep::Later),
                 SealStep::Later if self.store.ready(pins).map_err(store_halt)? => {}
                 step => return Ok(step),
             }

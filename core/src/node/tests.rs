@@ -20,6 +20,7 @@ use crate::time::{Instant, Timestamp};
 mod attesting;
 mod crowd;
 mod jobs;
+mod retries;
 
 struct Disk {
     files: BTreeMap<FileId, Vec<u8>>,
