@@ -21,6 +21,7 @@
 //!
 //! Start reading at [`ReplicaJournal::append`], then `replicated/recovery.rs`.
 
+mod entries;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use crate::limits::{
     JOURNAL_ERASES_MAX, JOURNAL_HEADER_WRITES_MAX, PAGE_SIZE, PIPELINE_MAX, REPLAY_AHEAD_MAX,
 };
 
+use entries::{Entries, Entry};
 pub use recovery::{RecoveredReplica, ReplicaJournalRecovery};
 
 /// What this replica has of an op.
@@ -52,15 +54,6 @@ pub enum State {
     Rotten,
     /// It was rotten, and is being written again.
     Rewriting,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// `None` in a hole between holes, until headers are repaired.
-    checksum: Option<InternalHash>,
-    /// `None` in a hole: only what the next op says of it is known.
-    header: Option<PrepareHeader>,
-    state: State,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,9 +75,7 @@ pub struct ReadBack {
 pub struct ReplicaJournal {
     ring: Ring,
     slots: Slots,
-    /// Op of the first entry.
-    first: Op,
-    entries: VecDeque<Entry>,
+    entries: Entries,
     checkpoint_op: Op,
     checkpoint_checksum: InternalHash,
     /// Where the checkpoint's prepare ends.
@@ -109,10 +100,7 @@ impl ReplicaJournal {
     /// Op of the last prepare, held, rotten or being written.
     #[must_use]
     pub fn head_op(&self) -> Op {
-        if self.entries.is_empty() {
-            return self.checkpoint_op;
-        }
-        Op::new(self.first.get() + self.entries.len() as u64 - 1)
+        self.entries.last().unwrap_or(self.checkpoint_op)
     }
 
     #[must_use]
@@ -139,16 +127,8 @@ impl ReplicaJournal {
         if self.entries.is_empty() {
             self.checkpoint_op
         } else {
-            self.first.min(self.checkpoint_op)
+            self.entries.first().min(self.checkpoint_op)
         }
-    }
-
-    fn entry(&self, op: Op) -> Option<&Entry> {
-        self.entries.get(to_usize(op.get().checked_sub(self.first.get())?))
-    }
-
-    fn entry_mut(&mut self, op: Op) -> Option<&mut Entry> {
-        self.entries.get_mut(to_usize(op.get().checked_sub(self.first.get())?))
     }
 
     /// Checksum of an op's header, as far as it is known.
@@ -157,17 +137,17 @@ impl ReplicaJournal {
         if op == self.checkpoint_op {
             return Some(self.checkpoint_checksum);
         }
-        self.entry(op)?.checksum
+        self.entries.get(op)?.checksum
     }
 
     #[must_use]
     pub fn header(&self, op: Op) -> Option<PrepareHeader> {
-        self.entry(op)?.header
+        self.entries.get(op)?.header
     }
 
     #[must_use]
     pub fn state(&self, op: Op) -> Option<State> {
-        Some(self.entry(op)?.state)
+        Some(self.entries.get(op)?.state)
     }
 
     #[must_use]
@@ -188,18 +168,15 @@ impl ReplicaJournal {
     /// The highest op such that all to it were durable, be some of them rotten now.
     #[must_use]
     pub fn written_to(&self) -> Op {
-        let writing = self.entries.iter().position(|entry| entry.state == State::Writing);
-        match writing {
-            Some(index) => Op::new(self.first.get() + index as u64 - 1),
+        match self.entries.first_writing() {
+            Some(op) => Op::new(op.get() - 1),
             None => self.head_op(),
         }
     }
 
     /// Ops above the checkpoint that are rotten, lowest first.
     pub fn rotten(&self) -> impl Iterator<Item = Op> + '_ {
-        (self.checkpoint_op.next().get()..=self.head_op().get())
-            .map(Op::new)
-            .filter(|&op| self.state(op) == Some(State::Rotten))
+        self.entries.rotten(self.checkpoint_op.next())
     }
 
     fn head_end(&self) -> u64 {
@@ -276,12 +253,10 @@ impl ReplicaJournal {
         if self.ring.position(header.journal_offset) == 0 && header.journal_offset > 0 {
             effects.event(Event::JournalWrapped { op: header.op });
         }
-        if self.entries.is_empty() {
-            self.first = header.op;
-        }
         self.forget_overwritten(header.journal_end());
         let checksum = Some(header.checksum);
-        self.entries.push_back(Entry { checksum, header: Some(header), state: State::Writing });
+        let entry = Entry { checksum, header: Some(header), state: State::Writing };
+        self.entries.append(header.op, entry);
         self.write(prepare, effects);
     }
 
@@ -290,11 +265,10 @@ impl ReplicaJournal {
         while let Some(front) = self.entries.front() {
             let kept =
                 front.header.is_some_and(|header| header.journal_offset + self.ring.bytes() >= end);
-            if kept || self.first > self.checkpoint_op {
+            if kept || self.entries.first() > self.checkpoint_op {
                 return;
             }
             self.entries.pop_front();
-            self.first = self.first.next();
         }
     }
 
@@ -302,16 +276,15 @@ impl ReplicaJournal {
     pub fn rewrite(&mut self, prepare: Prepare, effects: &mut Effects) {
         let header = *prepare.header();
         self.set_header(&header);
-        let Some(entry) = self.entry_mut(header.op) else { unreachable!("asked by the caller") };
-        assert_eq!(entry.state, State::Rotten);
-        entry.state = State::Rewriting;
+        assert_eq!(self.state(header.op), Some(State::Rotten), "asked by the caller");
+        self.entries.set_state(header.op, State::Rewriting);
         self.write(prepare, effects);
     }
 
     /// Whether [`ReplicaJournal::rewrite`] may be called for this header.
     #[must_use]
     pub fn wants(&self, header: &PrepareHeader) -> bool {
-        self.entry(header.op).is_some_and(|entry| {
+        self.entries.get(header.op).is_some_and(|entry| {
             entry.state == State::Rotten && entry.checksum == Some(header.checksum)
         }) && self.prepares_in_flight + self.waiting.len() < 2 * PIPELINE_MAX
             && !self.erasing()
@@ -320,15 +293,12 @@ impl ReplicaJournal {
     /// Fills a hole with the header it is known to have.
     pub fn set_header(&mut self, header: &PrepareHeader) {
         let below = header.op.previous();
-        let Some(entry) = self.entry_mut(header.op) else { unreachable!("asked by the caller") };
-        assert!(entry.checksum.is_none_or(|known| known == header.checksum));
-        entry.checksum = Some(header.checksum);
-        entry.header = Some(*header);
+        self.entries.set_known(header.op, header.checksum, Some(*header));
         // What it says of the op below, if that is a hole too.
-        if let Some(below) = below.and_then(|below| self.entry_mut(below))
-            && below.checksum.is_none()
+        if let Some(below) = below
+            && self.entries.get(below).is_some_and(|entry| entry.checksum.is_none())
         {
-            below.checksum = Some(header.parent);
+            self.entries.set_known(below, header.parent, None);
         }
     }
 
@@ -428,7 +398,8 @@ impl ReplicaJournal {
 
     /// Starts to read a prepare; [`ReplicaJournal::next_read`] gives it. False: not now.
     pub fn read(&mut self, op: Op, mut pages: Pages, effects: &mut Effects) -> bool {
-        let Some(Entry { header: Some(header), state: State::Held, .. }) = self.entry(op).copied()
+        let Some(Entry { header: Some(header), state: State::Held, .. }) =
+            self.entries.get(op).copied()
         else {
             return false;
         };
@@ -511,11 +482,11 @@ impl ReplicaJournal {
         let outcome = if whole { Ok(Prepare::written(header, pages)) } else { Err(pages) };
         // It may have been overwritten or erased since it was asked for.
         if outcome.is_err()
-            && let Some(entry) = self.entry_mut(header.op)
+            && let Some(entry) = self.entries.get(header.op)
             && entry.checksum == Some(header.checksum)
             && entry.state == State::Held
         {
-            entry.state = State::Rotten;
+            self.entries.set_state(header.op, State::Rotten);
             effects.event(Event::JournalRottenPrepare { op: header.op });
         }
         self.issue_erases(effects);
@@ -533,12 +504,12 @@ impl ReplicaJournal {
             }
             let prepare = self.waiting.remove(index).prepare;
             let header = *prepare.header();
-            let Some(entry) = self.entry_mut(header.op) else {
+            let Some(entry) = self.entries.get(header.op) else {
                 unreachable!("nothing is erased while it is written")
             };
             assert!(matches!(entry.state, State::Writing | State::Rewriting));
             assert_eq!(entry.checksum, Some(header.checksum));
-            entry.state = State::Held;
+            self.entries.set_state(header.op, State::Held);
             self.durable.push_back(prepare);
         }
     }

@@ -20,7 +20,7 @@ use super::super::prepare::check_whole;
 use super::super::ring::to_usize;
 use super::super::slots::{SlotState, Slots};
 use super::super::{JournalError, JournalStart, PrepareHeader, Ring};
-use super::{Entry, IN_FLIGHT_MAX, ReplicaJournal, State};
+use super::{Entries, Entry, IN_FLIGHT_MAX, ReplicaJournal, State};
 use crate::crypto::hash::InternalHash;
 use crate::ids::Op;
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Pages};
@@ -356,8 +356,7 @@ impl ReplicaJournalRecovery {
             }
             let known = Some(header.checksum);
             let entry = Entry { checksum: known, header: Some(*header), state: State::Held };
-            journal.entries.push_front(entry);
-            journal.first = op;
+            journal.entries.push_front(op, entry);
             let Some(next) = op.previous() else { break };
             (op, checksum) = (next, header.parent);
         }
@@ -427,8 +426,7 @@ impl ReplicaJournalRecovery {
         let mut journal = ReplicaJournal {
             ring: self.ring,
             slots,
-            first: self.start.op.next(),
-            entries: core::mem::take(&mut self.entries).into(),
+            entries: Entries::new(self.start.op.next(), core::mem::take(&mut self.entries)),
             checkpoint_op: self.start.op,
             checkpoint_checksum: self.start.prepare_checksum,
             checkpoint_end: self.start.journal_offset,

@@ -50,8 +50,10 @@ impl Replica {
         if self.progress.is_none_or(|(head, applied, _)| (head, applied) != at) {
             self.progress = Some((at.0, at.1, now.monotonic));
         }
-        let wants = self.wants_anything();
-        if !wants || self.replica_count == 1 {
+        if !self.wants_anything() || self.replica_count == 1 {
+            if self.phase == Phase::Normal {
+                self.missing = None;
+            }
             return;
         }
         // Whoever is behind asks for more as soon as it has what it asked for: at the pace of a

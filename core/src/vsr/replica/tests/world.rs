@@ -602,12 +602,15 @@ impl World {
         self.history.keys().next_back().copied().unwrap_or(Op::ZERO)
     }
 
-    /// All replicas are up, in one view, and have applied the whole history.
+    /// All replicas are up, in one view, and have applied the whole history; nobody says that
+    /// something is missing.
     pub fn converged(&self) -> bool {
         let last = self.last();
         let view = |member: &Member| {
             let replica = member.replica.as_ref()?;
-            let settled = replica.phase == Phase::Normal && replica.applied == last;
+            let settled = replica.phase == Phase::Normal
+                && replica.applied == last
+                && replica.missing.is_none();
             settled.then_some(replica.view)
         };
         let views: Vec<Option<View>> = self.members.iter().map(view).collect();
