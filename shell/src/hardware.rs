@@ -4,6 +4,7 @@
 //! a number of microseconds does not. The disk is measured through the same backend that the
 //! database uses.
 
+mod loopback;
 mod row;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::options::Options;
 
+pub use loopback::round_trip_us;
 pub use row::RowFloor;
 
 /// Limits of one machine, backend and file system.

@@ -427,7 +427,12 @@ pub enum Workload {
 pub struct BenchArgs {
     /// Data directory; made when missing. The benchmark writes to tables of its own
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
-    pub data: PathBuf,
+    #[arg(required_unless_present = "connect")]
+    pub data: Option<PathBuf>,
+    /// Instead of a directory: host:port of the replicas of a cluster. Inserts only; with --data the
+    /// disk there is measured, which should be the one that the replicas write to
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',', conflicts_with = "workload")]
+    pub connect: Vec<String>,
     /// What to measure; may be given several times [default: insert and point-read]
     #[arg(long, value_enum, value_name = "WORKLOAD")]
     pub workload: Vec<Workload>,
@@ -435,7 +440,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_024))]
     pub clients: u64,
-    /// Threads that the inserting clients share as tasks; a client alone on its thread blocks it
+    /// Threads that the inserting clients share as tasks; a client alone on its thread blocks it.
+    /// With --connect, each thread has a connection of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_024))]
     pub threads: u64,

@@ -5,6 +5,7 @@
 
 mod beside;
 mod checkpoints;
+mod cluster;
 mod insert;
 mod point_read;
 mod reads;
@@ -21,8 +22,11 @@ use super::{Failure, Outcome, Output, open_or_make};
 
 pub fn run(args: &BenchArgs, global: &Global, output: &Output) -> Outcome {
     let options = global.options().cluster_constants(ClusterConstants::DEFAULT);
+    if !args.connect.is_empty() {
+        return cluster::run(args, &options, output);
+    }
     output.note("measuring the machine …");
-    let limits = hardware::measure(&args.data, &options)?;
+    let limits = hardware::measure(data(args)?, &options)?;
     let mut report = json!({ "limits": limits_json(&limits) });
     show_limits(&limits, output);
     let default = [Workload::Insert, Workload::PointRead];
@@ -166,5 +170,10 @@ fn first_free_id(database: &verity::Verity, table: &str) -> Result<u64, verity::
 }
 
 fn open(options: &Options, args: &BenchArgs, output: &Output) -> Result<verity::Verity, Failure> {
-    open_or_make(options, &args.data, output)
+    open_or_make(options, data(args)?, output)
+}
+
+fn data(args: &BenchArgs) -> Result<&std::path::Path, Failure> {
+    let missing = || Failure::CannotTell("--data DIR: where?".to_string());
+    args.data.as_deref().ok_or_else(missing)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value as Json, json};
 use verity::{Options, Value, Verity};
 
-use super::insert::Load;
+use super::insert::{Inserts, Load};
 use super::{BenchArgs, create_table, first_free_id, insert_into, open, percentile_us};
 use crate::cli::{Failure, Output, interrupt};
 
@@ -26,7 +26,8 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let next = std::sync::atomic::AtomicU64::new(first);
     if first <= args.rows {
         let insert = &database.prepare(&insert_into(TABLE))?;
-        Load { insert, next: &next, end: args.rows + 1, batch: 1_000 }.run(1, 1)?;
+        Load { insert: Inserts::Here(insert), next: &next, end: args.rows + 1, batch: 1_000 }
+            .run(1, 1)?;
     }
     let (all, across, checkpoints) = update(&database, args.rows)?;
     database.close()?;

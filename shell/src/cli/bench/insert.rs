@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use verity::hardware::DurableWrites;
-use verity::{Error, Options, Statement, Value};
+use verity::{Client, Error, Operation, Options, Statement, Value};
 
 use super::{
-    BenchArgs, TEXT_BYTES, create_table, first_free_id, insert_into, open, percentile_us, row,
+    BenchArgs, COLUMNS, TEXT_BYTES, create_table, first_free_id, insert_into, open, percentile_us,
+    row,
 };
 use crate::cli::{Failure, Output, interrupt};
 
@@ -26,14 +27,14 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Result<Json,
     let insert = database.prepare(&insert_into(TABLE))?;
     // A disk is not the same from one second to the next: what it can do is measured between pieces
     // of the work, with the clock of the work stopped.
-    let mut writes = DurableWrites::open(&args.data, options)?;
+    let mut writes = DurableWrites::open(super::data(args)?, options)?;
     writes.measure(DURABLE_WRITES)?;
     let (mut latencies, mut elapsed) = (Vec::new(), Duration::ZERO);
     let first = next.load(Ordering::Relaxed);
     for piece in 1..=PIECES {
         let end = first + args.rows * piece / PIECES;
         next.store(first + args.rows * (piece - 1) / PIECES, Ordering::Relaxed);
-        let load = Load { insert: &insert, next: &next, end, batch: args.batch };
+        let load = Load { insert: Inserts::Here(&insert), next: &next, end, batch: args.batch };
         let (calls, time) = load.run(args.clients, args.threads)?;
         latencies.extend(calls);
         elapsed += time;
@@ -90,8 +91,7 @@ const ROW_BYTES: u64 = 512;
 /// What clients do together: they insert the keys from `next` to `end`.
 #[derive(Debug)]
 pub struct Load<'a> {
-    /// Prepared once for all clients; rows are its parameters.
-    pub insert: &'a Statement,
+    pub insert: Inserts<'a>,
     pub next: &'a AtomicU64,
     pub end: u64,
     /// Rows of a call.
@@ -107,16 +107,16 @@ impl Load<'_> {
         let row_bytes = ROW_BYTES + 3 * TEXT_BYTES as u64;
         let ready = (ROWS_READY_BYTES / (row_bytes * self.batch * clients)).min(calls / clients);
         let barrier = Barrier::new(threads as usize + 1);
-        let thread = |clients_here: u64| {
+        let thread = |nth: u64, clients_here: u64| {
             let made: Vec<Vec<Rows>> = (0..clients_here)
                 .map(|_| (0..ready).filter_map(|_| self.next_rows()).collect())
                 .collect();
             barrier.wait();
             let mut clients = made.into_iter();
             match (clients_here, clients.next()) {
-                (1, Some(made)) => self.block(made),
+                (1, Some(made)) => self.block(made, nth),
                 (_, first) => {
-                    let tasks = first.into_iter().chain(clients).map(|made| self.wait(made));
+                    let tasks = first.into_iter().chain(clients).map(|made| self.wait(made, nth));
                     let all = futures_util::future::try_join_all(tasks);
                     Ok(futures_executor::block_on(all)?.concat())
                 }
@@ -127,7 +127,7 @@ impl Load<'_> {
         let results: Vec<Result<Vec<Duration>, Error>> = std::thread::scope(|scope| {
             let here = |nth| clients * (nth + 1) / threads - clients * nth / threads;
             let threads: Vec<_> =
-                (0..threads).map(|nth| scope.spawn(move || thread(here(nth)))).collect();
+                (0..threads).map(|nth| scope.spawn(move || thread(nth, here(nth)))).collect();
             barrier.wait();
             started = Instant::now();
             let joined = threads.into_iter().map(|thread| match thread.join() {
@@ -150,23 +150,23 @@ impl Load<'_> {
         (!ids.is_empty()).then(|| ids.map(|id| row(id, TEXT_BYTES)).collect())
     }
 
-    fn block(&self, made: Vec<Rows>) -> Result<Vec<Duration>, Error> {
+    fn block(&self, made: Vec<Rows>, thread: u64) -> Result<Vec<Duration>, Error> {
         let mut latencies = Vec::new();
         let mut made = made.into_iter();
         while let Some(rows) = made.next().or_else(|| self.next_rows()) {
             let started = Instant::now();
-            self.insert.execute_batch(rows)?;
+            self.insert.insert(thread, rows)?;
             latencies.push(started.elapsed());
         }
         Ok(latencies)
     }
 
-    async fn wait(&self, made: Vec<Rows>) -> Result<Vec<Duration>, Error> {
+    async fn wait(&self, made: Vec<Rows>, thread: u64) -> Result<Vec<Duration>, Error> {
         let mut latencies = Vec::new();
         let mut made = made.into_iter();
         while let Some(rows) = made.next().or_else(|| self.next_rows()) {
             let started = Instant::now();
-            self.insert.execute_batch_async(rows).await?;
+            self.insert.insert_async(thread, rows).await?;
             latencies.push(started.elapsed());
         }
         Ok(latencies)
@@ -174,3 +174,38 @@ impl Load<'_> {
 }
 
 type Rows = Vec<Vec<Value>>;
+
+/// Where the rows go.
+#[derive(Clone, Copy, Debug)]
+pub enum Inserts<'a> {
+    /// Prepared once for all clients; rows are its parameters.
+    Here(&'a Statement),
+    /// Connections, of which each thread uses one.
+    There { clients: &'a [Client], table: &'a str },
+}
+
+impl<'a> Inserts<'a> {
+    fn insert(&self, thread: u64, rows: Rows) -> Result<(), Error> {
+        match self {
+            Inserts::Here(statement) => statement.execute_batch(rows).map(drop),
+            Inserts::There { clients, table } => {
+                connection(clients, thread).insert_rows(table, COLUMNS, rows).map(drop)
+            }
+        }
+    }
+
+    async fn insert_async(&self, thread: u64, rows: Rows) -> Result<(), Error> {
+        match self {
+            Inserts::Here(statement) => statement.execute_batch_async(rows).await.map(drop),
+            Inserts::There { clients, table } => {
+                let columns = COLUMNS.iter().map(|name| (*name).to_string()).collect();
+                let insert = Operation::InsertRows { table: (*table).to_string(), columns, rows };
+                connection(clients, thread).transaction_async(vec![insert]).await.map(drop)
+            }
+        }
+    }
+}
+
+fn connection(clients: &[Client], thread: u64) -> &Client {
+    &clients[thread as usize % clients.len()]
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value as Json, json};
 use verity::{Options, Value, Verity};
 
-use super::insert::Load;
+use super::insert::{Inserts, Load};
 use super::{BenchArgs, create_table, first_free_id, insert_into, open, percentile_us};
 use crate::cli::{Failure, Output};
 
@@ -27,7 +27,8 @@ pub fn filled(
     if have < args.rows {
         let next = AtomicU64::new(have + 1);
         let insert = &database.prepare(&insert_into(TABLE))?;
-        Load { insert, next: &next, end: args.rows + 1, batch: FILL_BATCH }.run(1, 1)?;
+        Load { insert: Inserts::Here(insert), next: &next, end: args.rows + 1, batch: FILL_BATCH }
+            .run(1, 1)?;
     }
     Ok((database, args.rows.max(have)))
 }

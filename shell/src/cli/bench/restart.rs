@@ -100,7 +100,7 @@ fn one(
     database.abandon();
 
     let started = Instant::now();
-    let database = options.open(&args.data)?;
+    let database = options.open(super::data(args)?)?;
     let seconds = started.elapsed().as_secs_f64();
     let first_free = first_free(&database, table, shape)?;
     database.close()?;
