@@ -4,6 +4,7 @@
 //! calls all the others.
 
 mod bench_sqlite;
+mod chaos;
 mod ci;
 mod main_job;
 mod slt;
@@ -33,6 +34,9 @@ enum Command {
     MainJob(main_job::Options),
     /// Deliberate bugs, one at a time: the simulator must catch each.
     Zoo(zoo::Options),
+    /// Three real processes that are killed, stopped, cut off and damaged, under clients whose
+    /// history is checked.
+    Chaos(chaos::Options),
     /// SQLite's logic tests, in six modes, against the library.
     Slt(slt::Options),
     /// The work of `verity bench` through SQLite (WAL, synchronous=FULL), as ratios.
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         Command::Ci(options) => ci::run(&options),
         Command::MainJob(options) => main_job::run(&options),
         Command::Zoo(options) => zoo::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
         Command::Slt(options) => slt::run(&options),
         Command::BenchSqlite(options) => bench_sqlite::run(&options),
     };

@@ -2,6 +2,7 @@
 //! was acknowledged is lost, nothing is done twice, and all three answer the same at the end.
 
 mod away;
+mod chaos;
 mod failover;
 mod hostile;
 mod namespaces;

@@ -6,6 +6,8 @@
 use std::process::Command;
 
 const OWN: &str = "10.213.77.1/24";
+/// Everybody, said more precisely than the route that leads there.
+const HALF: &str = "10.213.77.0/25";
 
 pub struct Namespaces {
     bridge: String,
@@ -53,6 +55,63 @@ impl Namespaces {
 
     pub fn heal(&self, number: usize) {
         ip(&format!("link set {} master {}", self.names[number], self.bridge));
+    }
+
+    /// Why there can be none here; none if there can.
+    pub fn why_not() -> Option<String> {
+        let name = format!("vy{}try", std::process::id() % 100_000);
+        let tried = Command::new("ip").args(["netns", "add", &name]).output();
+        let _never_there = Command::new("ip").args(["netns", "del", &name]).output();
+        match tried {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_string()),
+            Err(error) => Some(format!("ip: {error}")),
+        }
+    }
+
+    /// From now on nothing it sends leaves it; what others send arrives.
+    pub fn mute(&self, number: usize) {
+        ip(&format!("-n {} route add blackhole {HALF}", self.names[number]));
+    }
+
+    pub fn unmute(&self, number: usize) {
+        ip(&format!("-n {} route del blackhole {HALF}", self.names[number]));
+    }
+
+    /// From now on nobody else can send to it; what it sends arrives.
+    pub fn deafen(&self, number: usize) {
+        for other in (0..self.names.len()).filter(|other| *other != number) {
+            self.cut_pair(other, number);
+        }
+        ip(&format!("route add blackhole {}/32", self.host(number)));
+    }
+
+    pub fn undeafen(&self, number: usize) {
+        for other in (0..self.names.len()).filter(|other| *other != number) {
+            self.heal_pair(other, number);
+        }
+        ip(&format!("route del blackhole {}/32", self.host(number)));
+    }
+
+    /// From now on nothing that one sends leaves it for the other.
+    pub fn cut_pair(&self, from: usize, to: usize) {
+        ip(&format!("-n {} route add blackhole {}/32", self.names[from], self.host(to)));
+    }
+
+    pub fn heal_pair(&self, from: usize, to: usize) {
+        ip(&format!("-n {} route del blackhole {}/32", self.names[from], self.host(to)));
+    }
+
+    /// From now on what it sends queues before a narrow pipe, and is thrown away where the queue is
+    /// full.
+    pub fn narrow(&self, number: usize) {
+        let name = &self.names[number];
+        let shape = "root tbf rate 800kbit burst 4kb limit 16kb";
+        ip(&format!("netns exec {name} tc qdisc add dev eth0 {shape}"));
+    }
+
+    pub fn widen(&self, number: usize) {
+        ip(&format!("netns exec {} tc qdisc del dev eth0 root", self.names[number]));
     }
 }
 

@@ -21,6 +21,7 @@ pub struct Cluster {
     children: Vec<Option<Child>>,
     journal: &'static str,
     namespaces: Option<Namespaces>,
+    keeps: bool,
 }
 
 pub fn report(address: &str) -> Result<ReplicaReport, Error> {
@@ -61,11 +62,33 @@ impl Cluster {
 
     /// In namespaces of the network, where replicas can be cut off.
     pub fn apart() -> Cluster {
-        let mut cluster = Cluster::new();
+        Cluster::apart_with_journal("64MiB")
+    }
+
+    pub fn apart_with_journal(journal: &'static str) -> Cluster {
+        let mut cluster = Cluster::with_journal(journal);
         let namespaces = Namespaces::new(3);
         cluster.addresses = (0..3).map(|at| format!("{}:7300", namespaces.host(at))).collect();
         cluster.namespaces = Some(namespaces);
         cluster
+    }
+
+    pub fn is_apart(&self) -> bool {
+        self.namespaces.is_some()
+    }
+
+    /// Leaves its directory behind when the test fails.
+    pub fn keep_when_it_fails(&mut self) {
+        self.keeps = true;
+    }
+
+    /// Leaves its directory behind.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
+        eprintln!("what is left of it is in {}", self.dir.path().display());
+        for replica in 0..self.children.len() {
+            std::fs::write(self.path(&format!("said{replica}")), self.said(replica)).unwrap();
+        }
     }
 
     pub fn namespaces(&self) -> &Namespaces {
@@ -76,8 +99,15 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let addresses = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let children = (0..count).map(|_| None).collect();
-        let cluster =
-            Cluster { _alone: alone, dir, addresses, children, journal, namespaces: None };
+        let cluster = Cluster {
+            _alone: alone,
+            dir,
+            addresses,
+            children,
+            journal,
+            namespaces: None,
+            keeps: false,
+        };
         for replica in 0..count {
             cluster.format(replica).ok();
         }
@@ -195,6 +225,19 @@ impl Cluster {
         said
     }
 
+    /// SIGTERM to all who run.
+    pub fn end_all(&mut self) {
+        let run: Vec<usize> =
+            (0..self.children.len()).filter(|at| self.children[*at].is_some()).collect();
+        for replica in &run {
+            self.signal(*replica, "TERM");
+        }
+        for replica in run {
+            let code = self.wait_for_end(replica);
+            assert_eq!(code, Some(0), "{}", self.said(replica));
+        }
+    }
+
     pub fn said(&self, replica: usize) -> String {
         std::fs::read_to_string(self.log(replica)).unwrap_or_default()
     }
@@ -276,6 +319,9 @@ impl Drop for Cluster {
             let _gone_already = child.wait();
         }
         if std::thread::panicking() {
+            if self.keeps {
+                self.keep();
+            }
             eprintln!("{}", self.logs());
         } else {
             assert!(!self.logs().contains("panicked"), "{}", self.logs());

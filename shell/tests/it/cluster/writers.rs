@@ -25,11 +25,19 @@ pub struct Writers {
     acknowledged: Arc<AtomicU64>,
 }
 
-/// What one writer was told.
+/// What one writer was told. What was refused is not kept: it must not be there.
 #[derive(Default)]
 struct Told {
     acknowledged: BTreeSet<i64>,
     unknown: BTreeSet<i64>,
+}
+
+/// How writers write.
+#[derive(Clone, Copy)]
+struct Manner {
+    pause: Duration,
+    /// Where there may be no quorum for longer than they wait, a refusal is no failure.
+    patient: bool,
 }
 
 pub struct Written {
@@ -44,20 +52,24 @@ impl Writers {
     }
 
     pub fn start(cluster: &Cluster, count: i64) -> Writers {
-        Writers::start_pausing(cluster, count, PAUSE)
+        Writers::start_as(cluster, count, Manner { pause: PAUSE, patient: false })
     }
 
     pub fn start_without_pause(cluster: &Cluster, count: i64) -> Writers {
-        Writers::start_pausing(cluster, count, Duration::ZERO)
+        Writers::start_as(cluster, count, Manner { pause: Duration::ZERO, patient: false })
     }
 
-    fn start_pausing(cluster: &Cluster, count: i64, pause: Duration) -> Writers {
+    pub fn start_patient(cluster: &Cluster, count: i64) -> Writers {
+        Writers::start_as(cluster, count, Manner { pause: PAUSE, patient: true })
+    }
+
+    fn start_as(cluster: &Cluster, count: i64, manner: Manner) -> Writers {
         let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let threads = (0..count)
             .map(|writer| {
                 let client = Verity::connect(cluster.addresses()).unwrap();
                 let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-                std::thread::spawn(move || write(&client, writer, pause, &stop, &acknowledged))
+                std::thread::spawn(move || write(&client, writer, manner, &stop, &acknowledged))
             })
             .collect();
         Writers { threads, stop, acknowledged }
@@ -84,7 +96,7 @@ impl Writers {
 fn write(
     client: &Client,
     writer: i64,
-    pause: Duration,
+    manner: Manner,
     stop: &AtomicBool,
     acknowledged: &AtomicU64,
 ) -> Told {
@@ -107,14 +119,19 @@ fn write(
             Err(Error::OutcomeUnknown { .. }) => {
                 told.unknown.insert(id);
             }
+            Err(error) if manner.patient && error.retryable() => {}
             Err(error) => panic!("writer {writer}, row {id}: {error}"),
         }
-        std::thread::sleep(pause);
+        std::thread::sleep(manner.pause);
     }
     told
 }
 
 impl Written {
+    pub fn acknowledged(&self) -> usize {
+        self.told.iter().map(|told| told.acknowledged.len()).sum()
+    }
+
     /// Writes whose fate nobody told.
     pub fn unknown(&self) -> usize {
         self.told.iter().map(|told| told.unknown.len()).sum()
@@ -147,7 +164,7 @@ impl Written {
             }
             assert_eq!(rows(&replica, "SELECT n FROM counters ORDER BY writer"), counters);
         }
-        let count: usize = self.told.iter().map(|told| told.acknowledged.len()).sum();
+        let count = self.acknowledged();
         println!("{count} acknowledged, {} unknown, all there, once, on all", self.unknown());
     }
 }
