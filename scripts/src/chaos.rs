@@ -21,9 +21,13 @@ pub struct Options {
     /// An optimised build; else that of an ordinary `cargo test`.
     #[arg(long)]
     release: bool,
-    /// A deliberate fault, which must be seen: `eventual-reads` (clients believe any replica).
+    /// Something wrong on purpose, which must be seen: `eventual-reads` (clients believe any
+    /// replica) or `forgotten-writes` (all three directories are put back as they were before).
     #[arg(long, value_name = "NAME")]
     plant: Option<String>,
+    /// Only these faults, by name: `KillPrimary,ClockStep`.
+    #[arg(long, value_name = "NAMES")]
+    only: Option<String>,
 }
 
 pub fn run(options: &Options) -> Result<bool, String> {
@@ -38,6 +42,9 @@ pub fn run(options: &Options) -> Result<bool, String> {
     command.env("VERITY_CHAOS_REPORT", &report);
     if let Some(plant) = &options.plant {
         command.env("VERITY_CHAOS_PLANT", plant);
+    }
+    if let Some(only) = &options.only {
+        command.env("VERITY_CHAOS_ONLY", only);
     }
     // What is read by programs has nothing else beside it.
     let ended = match options.json {
@@ -93,6 +100,8 @@ fn summed(rounds: &[Value]) -> Value {
         "refused": each("refused"),
         "rows": sum("rows"),
         "faults": each("faults"),
+        "felt": each("felt"),
+        "ended_by_themselves": sum("ended_by_themselves"),
         "longest_stall_s": worst("longest_stall_s"),
         "slowest_convergence_s": worst("converged_s"),
         "slowest_check_s": worst("checked_s"),

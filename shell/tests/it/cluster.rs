@@ -5,6 +5,7 @@ mod away;
 mod chaos;
 mod failover;
 mod hostile;
+mod machines;
 mod namespaces;
 mod net;
 mod processes;

@@ -24,7 +24,7 @@ use super::namespaces::Namespaces;
 use super::processes::Cluster;
 use super::writers::Writers;
 use crate::run::verity;
-use clients::{Clients, REGISTERS, Reads};
+use clients::{Clients, REGISTERS};
 use nemesis::Nemesis;
 
 /// A round of `for_minutes`: so long that rings go round many times, so short that a failed one can
@@ -74,8 +74,47 @@ struct Plan {
     length: Duration,
     /// Replicas in namespaces of the network, where links can be cut.
     apart: bool,
-    reads: Reads,
+    plant: Option<Plant>,
+    /// Names of faults, with commas; none: all.
+    only: Option<String>,
 }
+
+/// Something wrong on purpose, which must be seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Plant {
+    /// Each client believes one replica, whatever it has.
+    EventualReads,
+    /// All three directories are put back as they were two seconds before.
+    ForgottenWrites,
+}
+
+impl Plant {
+    fn named(name: &str) -> Option<Plant> {
+        match name {
+            "eventual-reads" => Some(Plant::EventualReads),
+            "forgotten-writes" => Some(Plant::ForgottenWrites),
+            _ => None,
+        }
+    }
+}
+
+/// What a replica says of damage, of older disks and of clocks: that faults were felt.
+const MARKS: &[&str] = &[
+    "JournalRottenPrepare",
+    "JournalHeaderRepaired",
+    "PrepareRepaired",
+    "ReplicaUncertain",
+    "SuperblockCopyBad",
+    "KeyringCopyBad",
+    "PageCorrupt",
+    "PageRepaired",
+    "BlockCorrupt",
+    "SegmentBlocksRepaired",
+    "IndexRebuilt",
+    "LogTruncated",
+    "SyncFinished",
+    "ClockStepLimited",
+];
 
 /// What a round came to when nothing panicked.
 struct Outcome {
@@ -84,20 +123,20 @@ struct Outcome {
 }
 
 fn round(plan: &Plan) -> Outcome {
-    let mut cluster = match plan.apart {
-        true => Cluster::apart_with_journal(RING),
-        false => Cluster::with_journal(RING),
-    };
-    cluster.keep_when_it_fails();
+    let mut cluster = Cluster::to_be_hurt(RING, plan.seed as usize % 3, plan.apart);
     cluster.start_all();
     let client = Verity::connect(cluster.addresses()).unwrap();
     Writers::prepare(&client);
     client.execute("CREATE TABLE registers (id BIGINT PRIMARY KEY, v BIGINT)", &[]).unwrap();
 
-    let clients = Clients::start(&cluster, CLIENTS, plan.seed, plan.reads);
+    let clients =
+        Clients::start(&cluster, CLIENTS, plan.seed, plan.plant == Some(Plant::EventualReads));
     let writers = Writers::start_patient(&cluster, WRITERS);
     let mut nemesis = Nemesis::new(&mut cluster, plan.seed);
-    nemesis.run(plan.length);
+    match plan.plant {
+        Some(Plant::ForgottenWrites) => nemesis.forget(),
+        Some(Plant::EventualReads) | None => nemesis.run(plan.length, plan.only.as_deref()),
+    }
     let hurt = nemesis.finish();
 
     let begun = Instant::now();
@@ -107,8 +146,11 @@ fn round(plan: &Plan) -> Outcome {
     let recorded = clients.finish(&client);
     let written = writers.finish();
     std::fs::write(cluster.path("history"), recorded.to_string()).unwrap();
-    written.check(&cluster);
-    same_registers(&cluster);
+    let lost = written.lost(&Verity::connect(cluster.addresses()).unwrap());
+    if plan.plant.is_none() {
+        written.check(&cluster);
+        same_registers(&cluster);
+    }
 
     let (operations, unknown) = (recorded.history.len(), recorded.unknown());
     let (told_later, stall) = (recorded.told_later, recorded.longest_stall());
@@ -121,7 +163,13 @@ fn round(plan: &Plan) -> Outcome {
         eprintln!("register {key} has no order: {broken:?}, which is {stuck:?}");
     }
     let checked = begun.elapsed();
-    let unrepaired = verify(&mut cluster, hurt.victim);
+    let unrepaired = match plan.plant {
+        None => verify(&mut cluster, hurt.victim),
+        Some(_) => 0,
+    };
+    let said = cluster.logs();
+    let felt = MARKS.iter().map(|mark| (*mark, said.matches(mark).count()));
+    let felt: BTreeMap<&str, usize> = felt.filter(|(_, count)| *count > 0).collect();
     let figures = json!({
         "seed": plan.seed,
         "apart": plan.apart,
@@ -131,13 +179,16 @@ fn round(plan: &Plan) -> Outcome {
         "refused": refused,
         "rows": written.acknowledged(),
         "rows_unknown": written.unknown(),
+        "rows_lost": lost,
         "faults": hurt.faults,
+        "ended_by_themselves": hurt.ended.len(),
+        "felt": felt,
         "longest_stall_s": stall.as_secs_f64(),
         "converged_s": converged.as_secs_f64(),
         "checked_s": checked.as_secs_f64(),
         "grid_pages_not_found_yet": unrepaired,
     });
-    if verdict != Verdict::Linearizable {
+    if verdict != Verdict::Linearizable && plan.plant.is_none() {
         cluster.keep();
     }
     Outcome { verdict, figures }
@@ -210,25 +261,29 @@ fn same_logs(logs: &[Json]) {
     }
 }
 
-/// Some seconds of all that can be done to processes and files.
+/// Some seconds of all that can be done to processes, files, a disk and clocks.
 #[test]
 fn a_short_round_holds() {
     let plan =
-        Plan { seed: 7, length: Duration::from_secs(15), apart: false, reads: Reads::Newest };
+        Plan { seed: 7, length: Duration::from_secs(15), apart: false, plant: None, only: None };
     let outcome = round(&plan);
     println!("{}", outcome.figures);
     assert_eq!(outcome.verdict, Verdict::Linearizable);
 }
 
-/// That all of this can fail: clients that believe whatever replica they are connected to read what
-/// was, and the checker says so.
+/// That all of this can fail.
 #[test]
-fn eventual_reads_are_seen_through() {
-    let plan =
-        Plan { seed: 3, length: Duration::from_secs(3), apart: false, reads: Reads::Anywhere };
-    let outcome = round(&plan);
-    println!("{}", outcome.figures);
-    assert!(matches!(outcome.verdict, Verdict::NotLinearizable(_)), "{:?}", outcome.verdict);
+fn what_is_planted_is_seen() {
+    for plant in [Plant::EventualReads, Plant::ForgottenWrites] {
+        let length = Duration::from_secs(3);
+        let plan = Plan { seed: 3, length, apart: false, plant: Some(plant), only: None };
+        let outcome = round(&plan);
+        println!("{plant:?}: {}", outcome.figures);
+        let broken = matches!(outcome.verdict, Verdict::NotLinearizable(_));
+        assert!(broken, "{plant:?}: {:?}", outcome.verdict);
+        let lost = outcome.figures["rows_lost"].as_u64().unwrap();
+        assert_eq!(lost > 0, plant == Plant::ForgottenWrites, "{lost}");
+    }
 }
 
 /// What `cargo x chaos` runs: rounds until the time is over, each with a line of JSON in the file
@@ -247,18 +302,16 @@ fn for_minutes() {
             false
         }
     };
-    let reads = match std::env::var("VERITY_CHAOS_PLANT").as_deref() {
-        Ok("eventual-reads") => Reads::Anywhere,
-        Ok(other) => panic!("{other}: no such fault"),
-        Err(_) => Reads::Newest,
-    };
+    let plant = std::env::var("VERITY_CHAOS_PLANT").ok();
+    let plant = plant.map(|name| Plant::named(&name).expect("one that there is"));
+    let only = std::env::var("VERITY_CHAOS_ONLY").ok();
     let mut bad = 0;
     for seed in first.. {
         let left = end.saturating_duration_since(Instant::now());
         if left < Duration::from_secs(10) && seed > first {
             break;
         }
-        let plan = Plan { seed, length: ROUND.min(left), apart, reads };
+        let plan = Plan { seed, length: ROUND.min(left), apart, plant, only: only.clone() };
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| round(&plan)));
         let line = match ran {
             Ok(Outcome { verdict, mut figures }) => {

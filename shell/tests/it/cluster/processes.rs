@@ -1,18 +1,21 @@
 //! Three `verity start` processes, their directories and their logs.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use verity::{Error, ReplicaReport, replica_report};
 
+use super::machines::{Clocks, Disk};
 use super::namespaces::Namespaces;
-use crate::run::{Run, command, verity};
+use crate::run::{Run, command, copy_directory, verity};
 
 /// Clusters would only slow one another down: one test of them runs at a time.
 static ALONE: Mutex<()> = Mutex::new(());
+
+const DISK_BYTES: u64 = 768 << 20;
 
 pub struct Cluster {
     _alone: Option<MutexGuard<'static, ()>>,
@@ -21,6 +24,8 @@ pub struct Cluster {
     children: Vec<Option<Child>>,
     journal: &'static str,
     namespaces: Option<Namespaces>,
+    disk: Option<Disk>,
+    clocks: Option<Clocks>,
     keeps: bool,
 }
 
@@ -44,6 +49,12 @@ fn free_ports(count: usize) -> Vec<u16> {
     ports
 }
 
+/// A process or a thread, by its directory in `/proc`; one that is gone is not.
+fn is_stopped(process: &Path) -> bool {
+    let stat = std::fs::read_to_string(process.join("stat"));
+    stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+}
+
 impl Cluster {
     /// Formatted, not started. Only one at a time.
     pub fn new() -> Cluster {
@@ -62,32 +73,57 @@ impl Cluster {
 
     /// In namespaces of the network, where replicas can be cut off.
     pub fn apart() -> Cluster {
-        Cluster::apart_with_journal("64MiB")
+        let mut cluster = Cluster::new();
+        cluster.part();
+        cluster
     }
 
-    pub fn apart_with_journal(journal: &'static str) -> Cluster {
-        let mut cluster = Cluster::with_journal(journal);
-        let namespaces = Namespaces::new(3);
-        cluster.addresses = (0..3).map(|at| format!("{}:7300", namespaces.host(at))).collect();
-        cluster.namespaces = Some(namespaces);
+    /// With everything that can be hurt, as far as this machine allows: clocks, the disk of one
+    /// replica, links if they are asked for. What cannot is said.
+    pub fn to_be_hurt(journal: &'static str, disk_of: usize, apart: bool) -> Cluster {
+        let alone = Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut cluster = Cluster::unformatted(3, journal, alone);
+        match Disk::new(cluster.dir.path(), disk_of, DISK_BYTES) {
+            Ok(disk) => cluster.disk = Some(disk),
+            Err(why) => eprintln!("no disk is filled: {why}"),
+        }
+        match Clocks::new(cluster.dir.path(), 3) {
+            Ok(clocks) => cluster.clocks = Some(clocks),
+            Err(why) => eprintln!("no clock is set: {why}"),
+        }
+        cluster.format_all();
+        if apart {
+            cluster.part();
+        }
+        cluster.keeps = true;
         cluster
+    }
+
+    fn part(&mut self) {
+        let namespaces = Namespaces::new(3);
+        self.addresses = (0..3).map(|at| format!("{}:7300", namespaces.host(at))).collect();
+        self.namespaces = Some(namespaces);
+    }
+
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    pub fn clocks(&self) -> Option<&Clocks> {
+        self.clocks.as_ref()
     }
 
     pub fn is_apart(&self) -> bool {
         self.namespaces.is_some()
     }
 
-    /// Leaves its directory behind when the test fails.
-    pub fn keep_when_it_fails(&mut self) {
-        self.keeps = true;
-    }
-
     /// Leaves its directory behind.
     pub fn keep(&mut self) {
         self.dir.disable_cleanup(true);
         eprintln!("what is left of it is in {}", self.dir.path().display());
-        for replica in 0..self.children.len() {
-            std::fs::write(self.path(&format!("said{replica}")), self.said(replica)).unwrap();
+        if let Some(disk) = &self.disk {
+            let name = format!("r{}", disk.replica);
+            copy_directory(&disk.mount.join(&name), &self.path(&name));
         }
     }
 
@@ -96,22 +132,33 @@ impl Cluster {
     }
 
     fn of(count: usize, journal: &'static str, alone: Option<MutexGuard<'static, ()>>) -> Cluster {
-        let dir = tempfile::tempdir().unwrap();
-        let addresses = free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let children = (0..count).map(|_| None).collect();
-        let cluster = Cluster {
+        let cluster = Cluster::unformatted(count, journal, alone);
+        cluster.format_all();
+        cluster
+    }
+
+    fn unformatted(
+        count: usize,
+        journal: &'static str,
+        alone: Option<MutexGuard<'static, ()>>,
+    ) -> Cluster {
+        Cluster {
             _alone: alone,
-            dir,
-            addresses,
-            children,
+            dir: tempfile::tempdir().unwrap(),
+            addresses: free_ports(count).iter().map(|port| format!("127.0.0.1:{port}")).collect(),
+            children: (0..count).map(|_| None).collect(),
             journal,
             namespaces: None,
+            disk: None,
+            clocks: None,
             keeps: false,
-        };
-        for replica in 0..count {
-            cluster.format(replica).ok();
         }
-        cluster
+    }
+
+    fn format_all(&self) {
+        for replica in 0..self.addresses.len() {
+            self.format(replica).ok();
+        }
     }
 
     fn format(&self, replica: usize) -> Run {
@@ -133,7 +180,11 @@ impl Cluster {
     }
 
     pub fn data(&self, replica: usize) -> PathBuf {
-        self.path(&format!("r{replica}"))
+        let name = format!("r{replica}");
+        match &self.disk {
+            Some(disk) if disk.replica == replica => disk.mount.join(name),
+            Some(_) | None => self.path(&name),
+        }
     }
 
     pub fn addresses(&self) -> Vec<String> {
@@ -166,6 +217,9 @@ impl Cluster {
             let verity = std::mem::replace(&mut started, Command::new(program));
             started.args(args).arg(verity.get_program());
         }
+        if let Some(clocks) = &self.clocks {
+            clocks.give(replica, &mut started);
+        }
         let child = started
             .args(["start", "--memory", "256MiB", "--log", "info", "--addresses"])
             .arg(self.addresses.join(","))
@@ -189,14 +243,25 @@ impl Cluster {
         self.signal(replica, "STOP");
         let tasks = format!("/proc/{}/task", self.pid(replica));
         let end = Instant::now() + Duration::from_secs(30);
-        let runs = |task: std::io::Result<std::fs::DirEntry>| {
-            let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
-            stat.is_ok_and(|stat| !stat.rsplit(") ").next().unwrap().starts_with('T'))
-        };
+        let runs = |task: std::io::Result<std::fs::DirEntry>| !is_stopped(&task.unwrap().path());
         while std::fs::read_dir(&tasks).unwrap().any(runs) {
             assert!(Instant::now() < end, "it does not stop");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Starts it again if it has ended by itself; what it ended with.
+    pub fn start_if_ended(&mut self, replica: usize) -> Option<Option<i32>> {
+        let ended = self.children[replica].as_mut().expect("it ran").try_wait().unwrap()?;
+        self.children[replica] = None;
+        self.start(replica);
+        Some(ended.code())
+    }
+
+    /// By SIGSTOP, whoever sent it.
+    fn is_stopped(&self, replica: usize) -> bool {
+        let child = self.children[replica].as_ref();
+        child.is_some_and(|child| is_stopped(format!("/proc/{}", child.id()).as_ref()))
     }
 
     pub fn pid(&self, replica: usize) -> u32 {
@@ -281,8 +346,9 @@ impl Cluster {
 
     /// Until one leads and all that run follow it, having applied what it had committed.
     pub fn wait_healthy(&mut self) {
-        let end = Instant::now() + Duration::from_secs(60);
+        let (first, mut waited) = (Instant::now(), Duration::ZERO);
         loop {
+            let begun = Instant::now();
             self.assert_running();
             let running = (0..self.addresses.len()).filter(|at| self.children[*at].is_some());
             let reports: Vec<Option<ReplicaReport>> =
@@ -300,8 +366,15 @@ impl Cluster {
                     return;
                 }
             }
-            assert!(Instant::now() < end, "not healthy: {reports:#?}\n{}", self.logs());
             std::thread::sleep(Duration::from_millis(20));
+            // Somebody else may stop what runs on a machine for a while, to measure something: that
+            // is no time that the replicas had.
+            let stopped = (0..self.addresses.len()).any(|at| self.is_stopped(at));
+            if !stopped || first.elapsed() > Duration::from_secs(600) {
+                waited += begun.elapsed().min(Duration::from_secs(10));
+            }
+            let end = Duration::from_secs(60);
+            assert!(waited < end, "not healthy: {reports:#?}\n{}", self.logs());
         }
     }
 
@@ -326,5 +399,7 @@ impl Drop for Cluster {
         } else {
             assert!(!self.logs().contains("panicked"), "{}", self.logs());
         }
+        // Before its directory goes.
+        self.disk = None;
     }
 }

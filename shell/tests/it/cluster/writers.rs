@@ -87,9 +87,21 @@ impl Writers {
         begun.elapsed()
     }
 
-    pub fn finish(self) -> Written {
+    pub fn finish(mut self) -> Written {
         self.stop.store(true, Ordering::SeqCst);
-        Written { told: self.threads.into_iter().map(|thread| thread.join().unwrap()).collect() }
+        let threads = std::mem::take(&mut self.threads);
+        Written { told: threads.into_iter().map(|thread| thread.join().unwrap()).collect() }
+    }
+}
+
+impl Drop for Writers {
+    /// A test that failed must not write into the cluster of the next one, which may have the same
+    /// addresses.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            let _the_test_failed_already = thread.join();
+        }
     }
 }
 
@@ -135,6 +147,12 @@ impl Written {
     /// Writes whose fate nobody told.
     pub fn unknown(&self) -> usize {
         self.told.iter().map(|told| told.unknown.len()).sum()
+    }
+
+    /// Acknowledged rows that are not there.
+    pub fn lost(&self, client: &Client) -> usize {
+        let there: BTreeSet<i64> = rows(client, "SELECT id FROM rows").into_iter().collect();
+        self.told.iter().map(|told| told.acknowledged.difference(&there).count()).sum()
     }
 
     /// Every replica has exactly what was acknowledged, and perhaps what is unknown; all the same.

@@ -25,14 +25,6 @@ const WRITE: &str = "INSERT INTO registers (id, v) VALUES (?, ?) \
 const CAS: &str = "UPDATE registers SET v = ? WHERE id = ? AND v = ?";
 const READ: &str = "SELECT v FROM registers WHERE id = ?";
 
-/// What the clients ask for when they read.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Reads {
-    Newest,
-    /// Planted: each client believes one replica, whatever it has.
-    Anywhere,
-}
-
 pub struct Clients {
     threads: Vec<JoinHandle<Seen>>,
     stop: Arc<AtomicBool>,
@@ -58,15 +50,15 @@ pub struct Recorded {
 }
 
 impl Clients {
-    pub fn start(cluster: &Cluster, count: u64, seed: u64, reads: Reads) -> Clients {
+    pub fn start(cluster: &Cluster, count: u64, seed: u64, anywhere: bool) -> Clients {
         let (stop, begun) = (Arc::<AtomicBool>::default(), Instant::now());
         let threads = (0..count)
             .map(|number| {
                 let options = ClientOptions::new().deadline(DEADLINE);
                 let client = options.connect(cluster.addresses()).unwrap();
-                let reader = match reads {
-                    Reads::Newest => client.clone(),
-                    Reads::Anywhere => {
+                let reader = match anywhere {
+                    false => client.clone(),
+                    true => {
                         let addresses = cluster.addresses();
                         let one = &addresses[number as usize % addresses.len()];
                         options.connect([one]).unwrap().read_anywhere()
@@ -82,11 +74,11 @@ impl Clients {
     }
 
     /// Ends them, asks what became of what they do not know, and reads every register once more.
-    pub fn finish(self, client: &Client) -> Recorded {
+    pub fn finish(mut self, client: &Client) -> Recorded {
         self.stop.store(true, Ordering::SeqCst);
         let mut recorded =
             Recorded { history: Vec::new(), refused: BTreeMap::new(), told_later: 0 };
-        for thread in self.threads {
+        for thread in std::mem::take(&mut self.threads) {
             let mut seen = thread.join().unwrap();
             let mut never = Vec::new();
             for (at, id) in seen.unknown {
@@ -118,6 +110,16 @@ impl Clients {
             recorded.history.push(Operation { invoked, returned, op });
         }
         recorded
+    }
+}
+
+impl Drop for Clients {
+    /// As of [`Writers`](crate::cluster::writers::Writers).
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            let _the_test_failed_already = thread.join();
+        }
     }
 }
 

@@ -38,7 +38,15 @@ enum Fault {
     CutPair,
     /// What it sends goes through a pipe so narrow that much of it is thrown away.
     Narrow,
+    /// Where a replica has a disk of its own: nothing fits on it, or next to nothing.
+    DiskFull,
+    /// Where clocks can be set: one replica's goes hours ahead or back, and stays there.
+    ClockStep,
 }
+
+/// Seconds that a clock may be off: what a time zone, a dead battery of a night or a slow drift
+/// make. All of it within what idempotency ids allow.
+const CLOCKS: &[i64] = &[0, 0, 1, -1, 60, -60, 7_200, -7_200, 36_000, -36_000];
 
 const ANYWHERE: &[Fault] = &[
     Fault::KillPrimary,
@@ -72,6 +80,7 @@ pub struct Nemesis<'a> {
     random: Random,
     victim: usize,
     damaged: bool,
+    ended: Vec<String>,
     older: Option<PathBuf>,
     begun: Instant,
     trace: std::fs::File,
@@ -83,6 +92,8 @@ pub struct Hurt {
     pub faults: BTreeMap<String, u32>,
     /// Whose files were damaged.
     pub victim: Option<usize>,
+    /// What processes ended with that nobody had ended.
+    pub ended: Vec<String>,
 }
 
 impl Nemesis<'_> {
@@ -93,6 +104,7 @@ impl Nemesis<'_> {
             victim: random.below(3) as usize,
             random,
             damaged: false,
+            ended: Vec::new(),
             older: None,
             begun: Instant::now(),
             trace,
@@ -101,11 +113,18 @@ impl Nemesis<'_> {
         }
     }
 
-    pub fn run(&mut self, length: Duration) {
+    /// All that this machine allows, or of that only what is named.
+    pub fn run(&mut self, length: Duration, only: Option<&str>) {
         let mut all = ANYWHERE.to_vec();
         if self.cluster.is_apart() {
             all.extend(APART);
         }
+        all.extend(self.cluster.disk().map(|_| Fault::DiskFull));
+        all.extend(self.cluster.clocks().map(|_| [Fault::ClockStep; 2]).into_iter().flatten());
+        if let Some(only) = only {
+            all.retain(|fault| only.split(',').any(|name| name == format!("{fault:?}")));
+        }
+        assert!(!all.is_empty(), "no fault is left of {only:?}");
         while self.begun.elapsed() < length {
             self.pause(100, 1_000);
             let fault = self.random.of(&all);
@@ -119,7 +138,27 @@ impl Nemesis<'_> {
     }
 
     pub fn finish(self) -> Hurt {
-        Hurt { faults: self.faults, victim: self.damaged.then_some(self.victim) }
+        let victim = self.damaged.then_some(self.victim);
+        Hurt { faults: self.faults, victim, ended: self.ended }
+    }
+
+    /// Planted: all three forget two seconds.
+    pub fn forget(&mut self) {
+        let both =
+            |cluster: &Cluster, at: usize| (cluster.data(at), cluster.path(&format!("older{at}")));
+        self.pause(1_000, 2_000);
+        for put_back in [false, true] {
+            (0..3).for_each(|at| self.cluster.kill(at));
+            for at in 0..3 {
+                let (data, copy) = both(self.cluster, at);
+                match put_back {
+                    false => copy_directory(&data, &copy),
+                    true => replace(&copy, &data),
+                }
+            }
+            self.cluster.start_all();
+            self.pause(2_000, 3_000);
+        }
     }
 
     fn say(&mut self, what: &str) {
@@ -200,6 +239,33 @@ impl Nemesis<'_> {
             Fault::Cut | Fault::Mute | Fault::Deaf | Fault::CutPair | Fault::Narrow => {
                 self.cut(fault);
             }
+            Fault::DiskFull => self.fill_disk(),
+            Fault::ClockStep => {
+                let replica = self.random.below(3) as usize;
+                let seconds = self.random.of(CLOCKS);
+                self.say(&format!("{fault:?}: {replica} to {seconds} s"));
+                self.cluster.clocks().expect("there are clocks").set(replica, seconds);
+                self.pause(1, 1_000);
+            }
+        }
+    }
+
+    fn fill_disk(&mut self) {
+        let left = [0, 64 << 10, 1 << 20, 8 << 20, 64 << 20];
+        let left = self.random.of(&left);
+        let disk = self.cluster.disk().expect("there is one");
+        let replica = disk.replica;
+        disk.fill(left);
+        self.say(&format!("{:?}: {left} bytes are left to {replica}", Fault::DiskFull));
+        self.pause(500, 6_000);
+        self.cluster.disk().expect("there is one").empty();
+        // It may have ended: what was acknowledged is on its disk.
+        self.pause(200, 201);
+        if let Some(code) = self.cluster.start_if_ended(replica) {
+            let word = format!("{replica} had ended with {code:?} for want of room");
+            self.say(&word);
+            assert_eq!(code, Some(1), "{}", self.cluster.said(replica));
+            self.ended.push(word);
         }
     }
 
@@ -237,8 +303,7 @@ impl Nemesis<'_> {
                 // The others know by then what it had acknowledged.
                 self.pause(300, 1_000);
                 self.say(&format!("the copy of {} is put back", self.victim));
-                std::fs::remove_dir_all(&data).unwrap();
-                std::fs::rename(&copy, &data).unwrap();
+                replace(&copy, &data);
                 self.damaged = true;
             }
         }
@@ -305,6 +370,13 @@ impl Nemesis<'_> {
             other => unreachable!("{other:?} is not of the network"),
         }
     }
+}
+
+/// What is in one directory as the other.
+fn replace(copy: &Path, data: &Path) {
+    std::fs::remove_dir_all(data).unwrap();
+    copy_directory(copy, data);
+    std::fs::remove_dir_all(copy).unwrap();
 }
 
 fn files_of(folder: &Path, files: &mut Vec<PathBuf>) {
