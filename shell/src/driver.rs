@@ -285,6 +285,11 @@ impl Driver {
         Ok(slot)
     }
 
+    /// Calls the waker once [`Driver::poll_reply`] has the reply.
+    pub fn tell_when_answered(&self, slot: &Slot, waker: &Waker) {
+        slot.tell(waker);
+    }
+
     pub fn poll_reply(&self, slot: &Slot, waker: &Waker) -> Option<Result<Reply, Error>> {
         match slot.poll(waker)? {
             Answer::Reply(reply) => Some(reply.map_err(Error::Request)),

@@ -429,8 +429,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     #[arg(required_unless_present = "connect")]
     pub data: Option<PathBuf>,
-    /// Instead of a directory: host:port of the replicas of a cluster. Inserts only; with --data the
-    /// disk there is measured, which should be the one that the replicas write to
+    /// Instead of a directory: host:port of the replicas of a cluster. Inserts only; with --data
+    /// the disk there is measured, which should be the one that the replicas write to
     #[arg(long, value_name = "A,B,C", value_delimiter = ',', conflicts_with = "workload")]
     pub connect: Vec<String>,
     /// What to measure; may be given several times [default: insert and point-read]

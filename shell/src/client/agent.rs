@@ -2,9 +2,11 @@
 //!
 //! Invariants: a call that waits is sent again whenever the connection it was sent on is gone, with
 //! the same bytes, until its deadline. Callers write their own requests to the connection when
-//! there is one; the agent reads all answers. At most `WINDOW` requests are on their way, so that
-//! the server never stops reading while this side waits to write. Deadlines are looked at every
-//! `LOOK_EVERY`, whatever comes in; a caller that sleeps looks at its own.
+//! there is one; the agent reads all answers, and while it takes those that came together, whoever
+//! they wake leaves what it asks next to the agent, which sends it in one piece. At most `WINDOW`
+//! requests are on their way, so that the server never stops reading while this side waits to
+//! write. Deadlines are looked at every `LOOK_EVERY`, whatever comes in; a caller that sleeps looks
+//! at its own.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,6 +28,8 @@ use crate::net::payload::{Answer, Ask, Asked};
 use crate::net::{Broken, dial, handshake};
 
 const WINDOW: usize = CLIENT_REQUESTS_MAX / 2;
+/// Requests that are due together go out in pieces of about this size.
+const TOGETHER_BYTES: usize = 64 << 10;
 const DIAL_MAX: Duration = Duration::from_secs(1);
 /// A server that takes longer to say who it is may be stopped.
 const GREET_MAX: Duration = Duration::from_millis(500);
@@ -55,8 +59,34 @@ struct State {
     next_id: u64,
     pending: BTreeMap<u64, Pending>,
     on_their_way: usize,
+    /// The agent takes answers, and sends what is left here when it has none.
+    answering: bool,
     link: Option<Arc<Link>>,
     failure: Option<String>,
+}
+
+impl State {
+    /// Frames that are to be sent now, oldest first, up to about [`TOGETHER_BYTES`]: none, none is.
+    fn take_due(&mut self) -> Vec<u8> {
+        let State { pending, on_their_way, .. } = self;
+        let mut frames = Vec::new();
+        if *on_their_way == pending.len() {
+            return frames;
+        }
+        let now = Instant::now();
+        let due = |pending: &&mut Pending| {
+            pending.sent.is_none() && pending.not_before.is_none_or(|at| at <= now)
+        };
+        for pending in pending.values_mut().filter(due) {
+            if *on_their_way >= WINDOW || frames.len() >= TOGETHER_BYTES {
+                break;
+            }
+            pending.sent = Some(now);
+            frames.extend_from_slice(&pending.frame);
+            *on_their_way += 1;
+        }
+        frames
+    }
 }
 
 /// A connection; one writes at a time.
@@ -67,9 +97,12 @@ struct Link {
 }
 
 impl Link {
-    /// When it fails, whoever reads will see it.
-    fn write(&self, frame: &[u8]) {
-        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `_one_at_a_time`: of this link. When it fails, whoever reads will see it.
+    fn write(&self, frame: &[u8], _one_at_a_time: &MutexGuard<'_, ()>) {
         if (&self.stream).write_all(frame).is_err() {
             let _gone_already = self.stream.shutdown(Shutdown::Both);
         }
@@ -133,11 +166,14 @@ impl Agent {
         let deadline = now + self.deadline;
         let mut pending = Pending::new(id, frame, Arc::clone(&call), deadline, write);
         let mut state = self.lock();
-        let link = state.link.clone().filter(|_| state.on_their_way < WINDOW);
-        let Some(link) = link else {
+        let direct = state.on_their_way < WINDOW && !state.answering;
+        let is_linked = state.link.is_some();
+        let Some(link) = state.link.clone().filter(|_| direct) else {
             state.pending.insert(id, pending);
             drop(state);
-            self.called.notify_one();
+            if !is_linked {
+                self.called.notify_one();
+            }
             return Ok(call);
         };
         pending.sent = Some(now);
@@ -145,7 +181,7 @@ impl Agent {
         let frame = Arc::clone(&pending.frame);
         state.pending.insert(id, pending);
         drop(state);
-        link.write(&frame);
+        link.write(&frame, &link.lock());
         Ok(call)
     }
 
@@ -251,7 +287,6 @@ impl Agent {
         let mut heard = Instant::now();
         let mut looked = heard;
         loop {
-            self.send_due(link);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 if self.lock().stop {
@@ -282,7 +317,7 @@ impl Agent {
                     }
                     continue;
                 }
-                Ok(None) => {}
+                Ok(None) => self.send_due(link),
                 Err(why) => return failed(why),
             }
             match reader.fill(&mut &link.stream) {
@@ -317,27 +352,25 @@ impl Agent {
 
     /// Sends what was not sent on this connection, oldest first.
     fn send_due(&self, link: &Link) {
+        // Held first: a caller that may write for itself from here on does so behind what is due.
+        let one_at_a_time = link.lock();
+        let mut state = self.lock();
+        state.answering = false;
         loop {
-            let mut state = self.lock();
-            if state.on_their_way >= WINDOW || state.on_their_way == state.pending.len() {
+            let frames = state.take_due();
+            drop(state);
+            if frames.is_empty() {
                 return;
             }
-            let now = Instant::now();
-            let due = |pending: &&mut Pending| {
-                pending.sent.is_none() && pending.not_before.is_none_or(|at| at <= now)
-            };
-            let Some(pending) = state.pending.values_mut().find(due) else { return };
-            pending.sent = Some(now);
-            let frame = Arc::clone(&pending.frame);
-            state.on_their_way += 1;
-            drop(state);
-            link.write(&frame);
+            link.write(&frames, &one_at_a_time);
+            state = self.lock();
         }
     }
 
     /// What an answer brings; `Some`: another replica is to be asked, perhaps this one.
     fn take(&self, id: u64, answer: Answer, route: &mut Route) -> Option<Option<ReplicaId>> {
         let mut state = self.lock();
+        state.answering = true;
         // An answer to what was given up.
         let pending = state.pending.get_mut(&id)?;
         let was_sent = pending.sent.is_some();
@@ -368,7 +401,7 @@ impl Agent {
         if let Some(link) = state.link.take() {
             let _gone_already = link.stream.shutdown(Shutdown::Both);
         }
-        state.on_their_way = 0;
+        (state.on_their_way, state.answering) = (0, false);
         let mut ended = Vec::new();
         state.pending.retain(|_, pending| {
             let done = pending.lost(failure.as_deref());

@@ -102,6 +102,17 @@ impl Slot {
         answer
     }
 
+    /// Calls the waker when the answer is there: now, if it is.
+    pub(super) fn tell(&self, waker: &Waker) {
+        let mut state = self.lock();
+        if state.answer.is_none() {
+            state.wake = Wake::Task(waker.clone());
+            return;
+        }
+        drop(state);
+        waker.wake_by_ref();
+    }
+
     /// Sleeps until the answer is there, or the moment; whether it is. For the thread that made the
     /// slot, and not of a group.
     pub(super) fn park_until(&self, end: Instant) -> bool {

@@ -43,6 +43,8 @@ use queries::{Job, Permits, Queries};
 const WRITE_MAX: Duration = Duration::from_secs(10);
 /// A frame that has begun must be there whole in this time.
 const FRAME_MAX: Duration = Duration::from_secs(10);
+/// Answers of writes that are ready at the same time go out together, up to about this size.
+const ANSWERS_TOGETHER_BYTES: usize = 64 << 10;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// The number of an answer that is about the connection: it ends.
 pub const GOODBYE: u64 = 0;
@@ -308,11 +310,13 @@ impl Guest {
     }
 
     fn send(&self, id: u64, answer: &Answer) -> Result<(), Broken> {
-        let frame = match answer.encode(id) {
-            Ok(frame) => frame,
-            Err(too_long) => return self.refuse(id, &answer_too_long(too_long.size)),
-        };
-        self.send_frame(&frame)
+        self.send_frame(&self.encode(id, answer))
+    }
+
+    fn encode(&self, id: u64, answer: &Answer) -> Vec<u8> {
+        answer
+            .encode(id)
+            .unwrap_or_else(|too_long| self.refusal_frame(id, &answer_too_long(too_long.size)))
     }
 
     fn send_frame(&self, frame: &[u8]) -> Result<(), Broken> {
@@ -321,10 +325,14 @@ impl Guest {
     }
 
     fn refuse(&self, id: u64, error: &Error) -> Result<(), Broken> {
+        self.send_frame(&self.refusal_frame(id, error))
+    }
+
+    fn refusal_frame(&self, id: u64, error: &Error) -> Vec<u8> {
         let Ok(frame) = Answer::Refused(self.refusal(error)).encode(id) else {
             unreachable!("a refusal is short")
         };
-        self.send_frame(&frame)
+        frame
     }
 
     /// It is being worked on.
@@ -400,16 +408,19 @@ impl Guest {
         };
         writes.waiting.push(id);
         drop(writes);
-        // The other thread asks for the answer, and is told when it is there.
+        // The other thread is told when the answer is there, and not before.
         let submitted = Arc::new(Submitted { id, slot, done: done.clone() });
-        submitted.wake();
+        let waker = Waker::from(Arc::clone(&submitted));
+        self.host.driver.tell_when_answered(&submitted.slot, &waker);
         Ok(())
     }
 
-    /// What the second thread does, until the connection has ended.
+    /// What the second thread does, until the connection has ended. Writes that commit together are
+    /// answered together, in one piece.
     fn answer_writes(&self, answered: &Receiver<Arc<Submitted>>) {
+        let (mut frames, mut ids) = (Vec::new(), Vec::new());
         loop {
-            let submitted = match answered.recv_timeout(PROGRESS_EVERY) {
+            let first = match answered.recv_timeout(PROGRESS_EVERY) {
                 Ok(submitted) => submitted,
                 Err(RecvTimeoutError::Timeout) => {
                     if !self.tell_of_writes() {
@@ -419,24 +430,33 @@ impl Guest {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let waker = Waker::from(Arc::clone(&submitted));
-            let Some(reply) = self.host.driver.poll_reply(&submitted.slot, &waker) else {
-                continue;
-            };
-            let answer = match reply {
-                Ok(reply) => Answer::Reply(reply),
-                Err(error) => Answer::Refused(self.refusal(&error)),
-            };
-            if self.send(submitted.id, &answer).is_err() {
+            let mut next = Some(first);
+            while let Some(submitted) = next {
+                if let Some(frame) = self.answer_frame(&submitted) {
+                    frames.extend_from_slice(&frame);
+                    ids.push(submitted.id);
+                }
+                let room = frames.len() < ANSWERS_TOGETHER_BYTES;
+                next = if room { answered.try_recv().ok() } else { None };
+            }
+            if !frames.is_empty() && self.send_frame(&frames).is_err() {
                 self.hang_up();
             }
-            let mut writes = self.lock_writes();
-            if let Some(at) = writes.waiting.iter().position(|id| *id == submitted.id) {
-                writes.waiting.swap_remove(at);
-            }
-            drop(writes);
+            frames.clear();
+            self.lock_writes().waiting.retain(|id| !ids.contains(id));
+            ids.clear();
             self.fewer.notify_one();
         }
+    }
+
+    /// `None`: it was woken too early.
+    fn answer_frame(&self, submitted: &Arc<Submitted>) -> Option<Vec<u8>> {
+        let waker = Waker::from(Arc::clone(submitted));
+        let answer = match self.host.driver.poll_reply(&submitted.slot, &waker)? {
+            Ok(reply) => Answer::Reply(reply),
+            Err(error) => Answer::Refused(self.refusal(&error)),
+        };
+        Some(self.encode(submitted.id, &answer))
     }
 
     /// No write was answered for a while: says that those which wait are worth waiting for, if they
