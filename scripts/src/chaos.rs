@@ -7,34 +7,38 @@ use serde_json::{Map, Value, json};
 
 use crate::steps::{capture, cargo, run as run_command, scratch};
 
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Options {
     /// How long.
     #[arg(long, value_name = "N", default_value_t = 5)]
-    minutes: u64,
+    pub minutes: u64,
     /// The seed of the first round; each further round has the next one.
     #[arg(long, value_name = "SEED")]
-    seed: Option<u64>,
+    pub seed: Option<u64>,
     /// The summary as one object.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// An optimised build; else that of an ordinary `cargo test`.
     #[arg(long)]
-    release: bool,
+    pub release: bool,
     /// Something wrong on purpose, which must be seen: `eventual-reads` (clients believe any
     /// replica) or `forgotten-writes` (all three directories are put back as they were before).
     #[arg(long, value_name = "NAME")]
-    plant: Option<String>,
+    pub plant: Option<String>,
     /// Only these faults, by name: `KillPrimary,ClockStep`.
     #[arg(long, value_name = "NAMES")]
-    only: Option<String>,
+    pub only: Option<String>,
+    /// With the features of `cargo test --workspace`: where that was built, nothing is built anew.
+    #[arg(skip)]
+    pub workspace: bool,
 }
 
 pub fn run(options: &Options) -> Result<bool, String> {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_secs());
     let seed = options.seed.unwrap_or(now);
     let report = scratch("chaos")?.join("rounds.jsonl");
-    let mut command = cargo(&["test", "--quiet", "--package=verity", "--test", "it"]);
+    let mut command = cargo(&["test", "--quiet", "--test", "it"]);
+    command.arg(if options.workspace { "--workspace" } else { "--package=verity" });
     command.args(options.release.then_some("--release"));
     command.args(["--", "--ignored", "--exact", "cluster::chaos::for_minutes", "--nocapture"]);
     command.env("VERITY_CHAOS_SECONDS", (options.minutes * 60).to_string());

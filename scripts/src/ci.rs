@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::steps::{
     Steps, Verdict, capture_ok, cargo, release_binary, run as run_command, run_tests,
 };
-use crate::{main_job, slt, tidy, vopr, zoo};
+use crate::{chaos, main_job, slt, tidy, vopr, zoo};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -92,6 +92,13 @@ fn lacks(command: &mut Command) -> Option<String> {
 }
 
 fn slow(options: &Options, steps: &mut Steps) {
+    steps.step("chaos, a fresh seed", || {
+        let options = chaos::Options { minutes: 2, workspace: true, ..chaos::Options::default() };
+        match chaos::run(&options)? {
+            true => Ok(Verdict::Passed(1)),
+            false => Err("a round does not hold: see above".to_string()),
+        }
+    });
     let built = steps.step("release build", || {
         run_command(&mut cargo(&["build", "--release", "--workspace"]))?;
         Ok(Verdict::Passed(1))

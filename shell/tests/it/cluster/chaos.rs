@@ -98,22 +98,16 @@ impl Plant {
     }
 }
 
-/// What a replica says of damage, of older disks and of clocks: that faults were felt.
+/// What a log has of damage and of what was done about it: that faults were felt.
 const MARKS: &[&str] = &[
     "JournalRottenPrepare",
-    "JournalHeaderRepaired",
-    "PrepareRepaired",
-    "ReplicaUncertain",
     "SuperblockCopyBad",
-    "KeyringCopyBad",
     "PageCorrupt",
-    "PageRepaired",
     "BlockCorrupt",
     "SegmentBlocksRepaired",
+    "SegmentRepairFailed",
     "IndexRebuilt",
-    "LogTruncated",
     "SyncFinished",
-    "ClockStepLimited",
 ];
 
 /// What a round came to when nothing panicked.
