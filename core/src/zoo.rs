@@ -180,6 +180,16 @@ pub const BUGS: &[Bug] = &[
         "node: who waits for an op when the lead is lost is never answered",
     ),
     by_check(
+        "cluster_reads_of_deposed",
+        "lead_unconfirmed",
+        "vsr: a primary answers linearizable reads though no quorum says that it still leads",
+    ),
+    by_check(
+        "cluster_reads_causal",
+        "causal_read_early",
+        "node: a read that names a position is answered as of an earlier one",
+    ),
+    by_check(
         "cluster_sync_killed",
         "sync_unmarked",
         "node: pages of a peer's checkpoint are written before the superblock says so",

@@ -28,6 +28,8 @@ pub(crate) mod directed;
 mod links;
 mod members;
 mod people;
+mod readers;
+mod seen;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,68 +44,15 @@ use crate::keys::MasterKey;
 use crate::ledger::Ledger;
 use crate::overrides::{Board, Overrides, Switch, Switches};
 use crate::random::Random;
-use crate::report::{Failure, FailureKind, Report};
+use crate::report::{Failure, FailureKind};
 use crate::swarm::{Options, draw_attest_after};
 use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
 use members::Member;
 use people::Pending;
-
-/// What a run saw.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub nodes: u64,
-    /// Requests that were drawn and acknowledged.
-    pub asked: u64,
-    pub acknowledged: u64,
-    pub crashes: u64,
-    pub crashes_in_flight: u64,
-    pub cuts: u64,
-    pub isolations: u64,
-    /// Links that closed, because a process ended or for nothing.
-    pub links_closed: u64,
-    pub messages: u64,
-    pub messages_lost: u64,
-    pub messages_doubled: u64,
-    pub messages_damaged: u64,
-    /// Views that began, on any node.
-    pub views: u64,
-    pub checkpoints: u64,
-    pub truncations: u64,
-    pub interrupted: u64,
-    /// Damaged sectors of journals, grids and superblocks.
-    pub rots: u64,
-    /// Pages of grids among them.
-    pub pages_rotten: u64,
-    /// Blocks of segments among them.
-    pub blocks_rotten: u64,
-    /// Logs that gave the state of their checkpoint again.
-    pub rebuilds: u64,
-    /// Processes that ended because their disk refused a write.
-    pub disk_stops: u64,
-    /// Nodes that stayed away for longer than any ring; checkpoints that were fetched whole, and
-    /// processes that ended amid that.
-    pub absences: u64,
-    pub syncs: u64,
-    pub sync_crashes: u64,
-    /// Trouble that was drawn, whether it was switched off or not.
-    pub met: Switches,
-    /// Of all frames, replies and faults, in order.
-    pub trace: [u8; 32],
-    /// Marks of the core, by name.
-    pub events: BTreeMap<&'static str, u64>,
-    pub sim_ns: u64,
-    pub lines: Vec<String>,
-}
-
-impl Seen {
-    /// How often a mark of the core was seen.
-    #[must_use]
-    pub fn event(&self, name: &str) -> u64 {
-        self.events.get(name).copied().unwrap_or(0)
-    }
-}
+use readers::Readers;
+pub use seen::{Seen, report};
 
 /// What the network does, in a million.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +76,8 @@ enum Due {
     Boot(usize),
     Send(u64),
     Client,
+    Reading(u64),
+    Reader,
     Trouble,
 }
 
@@ -159,6 +110,9 @@ pub struct Cluster {
     serial: u64,
     workload: Workload,
     ledger: Ledger,
+    readers: Readers,
+    /// What readers ask: drawn apart from what is written.
+    queries: Workload,
     pending: BTreeMap<u64, Pending>,
     /// Who waits for which ticket of which member.
     tickets: BTreeMap<(usize, u64), u64>,
@@ -235,42 +189,6 @@ pub fn run_and_tell(
     (cluster.seen, outcome)
 }
 
-/// One run as a report, as `vopr` prints it.
-#[must_use]
-pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
-    let (seen, outcome) = run_and_tell(seed, options, recorder);
-    let faults = [
-        ("messages lost", seen.messages_lost),
-        ("messages doubled", seen.messages_doubled),
-        ("messages damaged", seen.messages_damaged),
-        ("cuts", seen.cuts),
-        ("isolations", seen.isolations),
-        ("links closed", seen.links_closed),
-        ("absences", seen.absences),
-        ("rots", seen.rots),
-        ("disk stops", seen.disk_stops),
-    ];
-    Report {
-        seed,
-        failure: outcome.err(),
-        trace_hash: seen.trace,
-        ticks: seen.messages,
-        sim_ns: seen.sim_ns,
-        faults: faults.into_iter().filter(|(_, count)| *count > 0).collect(),
-        crashes: seen.crashes,
-        crashes_in_flight: seen.crashes_in_flight,
-        commits: seen.acknowledged,
-        requests: seen.acknowledged,
-        asked: seen.asked,
-        met: Some(seen.met),
-        rebuilds: seen.rebuilds,
-        events_seen: seen.events.keys().copied().collect(),
-        event_counts: seen.events,
-        lines: seen.lines,
-        ..Report::default()
-    }
-}
-
 /// Of rings of so many MiB, and of checkpoints that are due after so many large transactions.
 fn constants(ring_mib: u64, transactions: u32) -> ClusterConstants {
     let dirtied = 128;
@@ -337,6 +255,8 @@ impl Cluster {
             serial: 0,
             workload: Workload::new(root.stream("workload"), mix, vec!["canary".to_owned()]),
             ledger: Ledger::default(),
+            readers: Readers::new(root.stream("readers")),
+            queries: Workload::new(root.stream("queries"), mix, vec!["canary".to_owned()]),
             pending: BTreeMap::new(),
             tickets: BTreeMap::new(),
             favourite: 0,
@@ -401,6 +321,7 @@ impl Cluster {
         self.recorder.at(self.now_ns, |timeline| timeline.note("last requests, in peace"));
         self.quota = 20;
         self.drive(|cluster| cluster.quota == 0 && cluster.pending.is_empty())?;
+        self.drive(|cluster| cluster.readers.asked.is_empty())?;
         self.drive(Cluster::converged)?;
         self.scrub()?;
         self.agree()
@@ -534,6 +455,8 @@ impl Cluster {
             Due::Boot(index) => self.boot(index),
             Due::Send(serial) => self.send(serial)?,
             Due::Client => self.new_request(),
+            Due::Reading(serial) => self.go_on_reading(serial)?,
+            Due::Reader => self.new_reading(),
             Due::Trouble => self.make_trouble()?,
         }
         Ok(())
@@ -572,6 +495,14 @@ impl Cluster {
         let clients = Overrides::bounded(CLIENTS, self.overrides.clients_max, 1);
         if self.quota > 0 && (self.pending.len() as u64) < clients {
             offer(self.next_client_ns, Due::Client);
+        }
+        if let Some((at_ns, serial)) = self.readers.due() {
+            offer(at_ns, Due::Reading(serial));
+        }
+        if self.quota > 0
+            && let Some(at_ns) = self.readers.next_ns()
+        {
+            offer(at_ns, Due::Reader);
         }
         if let Some(at_ns) = self.next_trouble_ns {
             offer(at_ns, Due::Trouble);

@@ -4,7 +4,8 @@ use verity_core::ids::ReplicaId;
 use verity_core::io::{Effects, Input};
 use verity_core::kernel::{Reply, Request, RequestError};
 use verity_core::node::{
-    CommitmentRead, Config, Halt, Memory, Node, Progress, ProofRead, Read, Seed, Status, Ticket,
+    CommitmentRead, Config, Halt, LeadAnswer, LeadAsked, Memory, Node, Progress, ProofRead, Read,
+    Seed, Status, Ticket,
 };
 use verity_core::store::Chunk;
 use verity_core::time::{Clock, Instant};
@@ -115,6 +116,21 @@ impl Replica {
 
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
         self.node.read(now, read, effects)
+    }
+
+    /// Gives back what an unfinished read holds.
+    pub fn cancel(&mut self, read: &mut Read) {
+        self.node.cancel(read);
+    }
+
+    /// A linearizable read comes in; `None`: this node does not lead.
+    pub fn ask_lead(&mut self, now: Clock, effects: &mut Effects) -> Option<LeadAsked> {
+        self.node.ask_lead(now, effects)
+    }
+
+    #[must_use]
+    pub fn lead(&self, asked: &LeadAsked) -> LeadAnswer {
+        self.node.lead(asked)
     }
 
     pub fn read_commitment(

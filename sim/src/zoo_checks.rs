@@ -132,6 +132,17 @@ pub const CHECKS: &[Check] = &[
         run: directed::pages_repaired,
     },
     Check {
+        name: "cluster_reads_of_deposed",
+        demands: "a primary that others have deposed answers no linearizable read, though it \
+                  does not know",
+        run: directed::reads_of_deposed,
+    },
+    Check {
+        name: "cluster_reads_causal",
+        demands: "a replica that is behind answers who has seen more only when it is there",
+        run: directed::reads_causal,
+    },
+    Check {
         name: "cluster_segments_repaired",
         demands: "a node that reads blocks of its segments that rotted has them from its peers, \
                   and answers",
@@ -141,6 +152,11 @@ pub const CHECKS: &[Check] = &[
         name: "cluster_segments_peer_damaged",
         demands: "of a peer whose blocks rotted, too, nothing is written, and the next is asked",
         run: directed::segments_peer_damaged,
+    },
+    Check {
+        name: "cluster_segments_synced",
+        demands: "a node that fetches a checkpoint takes from its own segments what its peer lost",
+        run: directed::segments_synced,
     },
     Check {
         name: "cluster_segments_scrubbed",

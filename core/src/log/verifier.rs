@@ -116,6 +116,8 @@ pub struct SegmentVerifier {
     /// Bytes not yet taken, from `offset` of the segment on.
     buffer: Vec<u8>,
     offset: u64,
+    /// Where the last record ends: behind it may be padding, or zeros that should be a record.
+    proven: u64,
     /// Bytes of the next block that were taken already.
     skip: usize,
     done: bool,
@@ -142,6 +144,7 @@ impl SegmentVerifier {
             stop: Position::ZERO,
             buffer: Vec::new(),
             offset: 0,
+            proven: 0,
             skip: 0,
             done: false,
         }
@@ -159,6 +162,21 @@ impl SegmentVerifier {
         self.buffer.clear();
         self.skip = (self.offset % PAGE_SIZE as u64) as usize;
         self.offset / PAGE_SIZE as u64
+    }
+
+    /// As [`SegmentVerifier::forget_unverified`], but for padding that no record follows, too: that
+    /// may be a damaged record, of which zeros are left.
+    pub fn forget_unproven(&mut self) -> u64 {
+        if !self.done {
+            self.offset = self.proven;
+        }
+        self.forget_unverified()
+    }
+
+    /// Bytes of the segment that can be nothing else: to the last record, or all when it is done.
+    #[must_use]
+    pub fn proven_bytes(&self) -> u64 {
+        if self.done { self.offset } else { self.proven }
     }
 
     /// Bytes of the segment that are verified.
@@ -247,6 +265,7 @@ impl SegmentVerifier {
             self.take_header(block.start)?;
             *taken = block.end;
             self.offset = PAGE_SIZE as u64;
+            self.proven = self.offset;
             return Ok(Step::More);
         }
         let Some(end) = &self.end else { unreachable!("known since the header") };
@@ -289,6 +308,7 @@ impl SegmentVerifier {
         self.take_record(*taken, size, each)?;
         *taken += size;
         self.offset += size as u64;
+        self.proven = self.offset;
         Ok(Step::More)
     }
 

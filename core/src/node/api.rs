@@ -80,7 +80,8 @@ pub enum Progress {
     Ready,
     /// The slice is used up; call again when others had their turn.
     Yielded,
-    /// Another task holds what this one needs; call again when that one is done.
+    /// Another task holds what this one needs, or what it needs is not applied here yet; call
+    /// again later.
     Behind,
     /// Pages are being read; call again after the next completion.
     Waiting,

@@ -88,6 +88,8 @@ pub struct Read {
     /// There is no such table now: what to say unless there was one then.
     pub(super) gone: Option<SqlError>,
     asked: Option<Position>,
+    /// The answer includes this position.
+    seen: Option<Position>,
     rows: Vec<Row>,
     /// Of `Running::reads_bytes`.
     bytes: usize,
@@ -177,6 +179,8 @@ pub(super) enum Halt {
     Page,
     Record,
     Yield,
+    /// What it needs is not applied yet.
+    Behind,
     Failed(ReadError),
 }
 
@@ -230,12 +234,20 @@ impl Read {
             past: None,
             gone: None,
             asked: None,
+            seen: None,
             rows: Vec::new(),
             bytes: 0,
             pins: Pins::new(),
             log_pins: LogPins::default(),
             incarnation: 0,
         }
+    }
+
+    /// Not before this position is there to be read ([`Progress::Behind`] until then): a causal
+    /// read of who has seen it.
+    #[must_use]
+    pub fn seen(self, position: Position) -> Read {
+        Read { seen: Some(position), ..self }
     }
 
     /// Rows that are ready so far, in order; a caller that streams takes them after every slice.
@@ -366,6 +378,7 @@ impl Running {
             match self.read_stage(now, read) {
                 Ok(()) => {}
                 Err(Halt::Yield) => return Progress::Yielded,
+                Err(Halt::Behind) => return Progress::Behind,
                 Err(Halt::Page) => {
                     effects.event(Event::ReadStalled);
                     self.store.fetch(&mut read.pins, effects);
@@ -426,7 +439,21 @@ impl Running {
 
     fn bind(&mut self, now: Clock, read: &mut Read) -> Result<(), Halt> {
         let tenant = read.tenant;
-        let Some(catalog) = self.kernel.catalog(&self.store, tenant)? else {
+        let catalog = self.kernel.catalog(&self.store, tenant)?;
+        if let Some(seen) = read.seen {
+            let newest = match catalog {
+                Some(_) => self.kernel.snapshot(&self.store, &self.logs, tenant)?,
+                None => None, // it may be one of those things
+            };
+            let behind = newest < Some(seen);
+            #[cfg(verity_zoo)]
+            let behind = behind && !crate::zoo::is("causal_read_early");
+            if behind {
+                self.store.unpin(&mut read.pins);
+                return Err(Halt::Behind);
+            }
+        }
+        let Some(catalog) = catalog else {
             return Err(ReadError::TenantUnknown(tenant).into());
         };
         let prepared = match &read.statement {

@@ -6,10 +6,13 @@
 //!
 //! Start reading at [`Scene`].
 
+mod reads;
 mod segments;
 
+pub(crate) use reads::{reads_causal, reads_of_deposed};
 pub(crate) use segments::{
     segments_killed, segments_lost, segments_peer_damaged, segments_repaired, segments_scrubbed,
+    segments_synced,
 };
 
 use verity_core::io::FileId;

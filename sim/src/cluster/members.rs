@@ -9,7 +9,9 @@ use verity_core::limits::{
     ClusterConstants, JOURNAL_HEADERS_PER_PAGE, KEYS_EXTENT_PAGES, PAGE_SIZE,
     SUPERBLOCK_COPY_SPACING,
 };
-use verity_core::node::{CURRENT_RELEASE, Format, FormatOptions, Halt, Progress, Read, Seed};
+use verity_core::node::{
+    CURRENT_RELEASE, Format, FormatOptions, Halt, LeadAsked, Progress, Read, Seed,
+};
 use verity_core::superblock::{CheckpointState, CopiesReport, SuperblockState, decode_copies};
 use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
 use verity_core::vsr::message::{Message, Payload};
@@ -142,8 +144,20 @@ impl Member {
 
     pub fn read(&mut self, now_ns: u64, read: &mut Read) -> Progress {
         let clock = self.clock(now_ns);
-        let Some(node) = &mut self.node else { unreachable!("everybody is up at the end") };
+        let Some(node) = &mut self.node else { unreachable!("asked of one that is up") };
         node.read(clock, read, &mut self.effects)
+    }
+
+    /// A read is given up.
+    pub fn cancel(&mut self, read: &mut Read) {
+        if let Some(node) = &mut self.node {
+            node.cancel(read);
+        }
+    }
+
+    /// A linearizable read comes in.
+    pub fn ask_lead(&mut self, clock: Clock) -> Option<LeadAsked> {
+        self.node.as_mut()?.ask_lead(clock, &mut self.effects)
     }
 
     /// The effects of a node on its own machine; frames are for the caller.
@@ -311,11 +325,13 @@ impl Cluster {
             victims.extend((first..sectors.min(first + count)).map(|sector| (file, sector)));
         }
         for victim in victims {
-            // What nobody else has yet, or any more, is not alike on all of them.
+            // What somebody else has not yet, or not any more, is not alike on all of them. Who has
+            // it not would fetch it; whoever fetches a checkpoint serves nobody, and two of three
+            // may do so at a time.
             let here = self.members[index].disk.durable(victim);
             let lost = self.copies.lost_by(victim);
-            let held = self.members.iter().enumerate().any(|(other, member)| {
-                other != index && !lost.contains(&other) && member.disk.durable(victim) == here
+            let held = self.members.iter().enumerate().all(|(other, member)| {
+                other == index || lost.contains(&other) || member.disk.durable(victim) == here
             });
             if here.is_some() && held && self.copies.allows(index, victim) {
                 let disk = &mut self.members[index].disk;
@@ -332,6 +348,8 @@ impl Cluster {
         let member = &mut self.members[index];
         let clock = member.clock(now_ns);
         let Some(node) = &mut member.node else { return Ok(()) };
+        let of_network = matches!(input, Input::Received { .. } | Input::LinkClosed { .. });
+        self.readers.wake(index, now_ns, !of_network);
         self.trace.note(now_ns, || format!("{index}"));
         self.trace.input(now_ns, &input);
         if now_ns.is_multiple_of(3) {

@@ -199,6 +199,7 @@ impl Cluster {
 
     /// A node died: what it had is sent again, unless it is answered.
     pub(super) fn lose_copies(&mut self, at: usize) {
+        self.readers.lose(at, self.now_ns);
         self.tickets.retain(|(member, _), _| *member != at);
         let now_ns = self.now_ns;
         let serials: Vec<u64> = self.pending.keys().copied().collect();
@@ -241,7 +242,8 @@ impl Cluster {
                     let result = read.finish().map_err(|error| {
                         wrong(format!("node {index} does not answer {query:?}: {error}"))
                     })?;
-                    return self.take_answer(index, query, &result);
+                    let known = self.readers.known(self.ledger.head());
+                    return self.take_answer(index, known, query, &result);
                 }
                 Progress::Yielded | Progress::Behind => self.now_ns += 1,
                 Progress::Waiting => self.turn()?,
@@ -250,10 +252,11 @@ impl Cluster {
         Err(Failure::new(FailureKind::Stuck, "a read never ends"))
     }
 
-    /// What a node answered is what the model says.
+    /// What a node answered is what the model says, and as new as it must be.
     pub(super) fn take_answer(
         &mut self,
         index: usize,
+        floor: Option<u64>,
         query: Query,
         result: &ReadResult,
     ) -> Result<(), Failure> {
@@ -264,9 +267,10 @@ impl Cluster {
             .map(|row| row.iter().map(Datum::from_core).collect())
             .collect::<Result<Vec<Vec<Datum>>, String>>()
             .map_err(wrong)?;
-        rows.sort();
+        if !query.is_ordered() {
+            rows.sort();
+        }
         let answered = Answered { query, position, rows };
-        let head = self.ledger.head();
-        self.ledger.answer(head, answered).map_err(|text| wrong(format!("node {index}: {text}")))
+        self.ledger.answer(floor, answered).map_err(|text| wrong(format!("node {index}: {text}")))
     }
 }

@@ -292,6 +292,16 @@ impl Statement {
 }
 
 impl Query {
+    /// Whether rows come in an order that the query asks for.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        match &self.select {
+            Select::Columns { order, .. } => order.is_some(),
+            Select::Count => true,
+            Select::Truth(_) | Select::Appends | Select::Changes => false,
+        }
+    }
+
     #[must_use]
     pub fn sql(&self, spec: &TableSpec, parameters: &mut Parameters) -> String {
         let names = spec.names();

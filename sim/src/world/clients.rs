@@ -17,7 +17,7 @@ use crate::ledger::{Answered, Committed, Refused, shorten};
 use crate::model::{Effect, Refusal, TenantModel};
 use crate::overrides::Switch;
 use crate::report::{Failure, FailureKind};
-use crate::sql::{Datum, Expected, Parameters, Query, Select, Statement};
+use crate::sql::{Datum, Expected, Parameters, Query, Statement};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Client {
@@ -492,12 +492,8 @@ impl World {
                     .map(|row| row.iter().map(Datum::from_core).collect())
                     .collect::<Result<Vec<Vec<Datum>>, String>>()
                     .map_err(|text| wrong(format!("{query:?}: {text}")))?;
-                match &query.select {
-                    Select::Columns { order: Some(_), .. } | Select::Count => {}
-                    Select::Columns { order: None, .. }
-                    | Select::Truth(_)
-                    | Select::Appends
-                    | Select::Changes => rows.sort(),
+                if !query.is_ordered() {
+                    rows.sort();
                 }
                 self.note(|| format!("read {} rows at {position}", rows.len()));
                 if let Ask::Oracle { id, part } = ask {

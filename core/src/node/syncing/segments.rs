@@ -1,13 +1,14 @@
 //! The segments of the logs, up to the heads that the checkpoint holds.
 //!
 //! Each segment is verified from its first block on: what the own disk has, as far as the chain
-//! holds, and from there on a peer's blocks. Indexes are removed: they are made anew from the
-//! segments when they are needed, because slots of positions that were never replayed here may be
-//! empty, or stale.
+//! holds, and from there on a peer's blocks. What a peer has not is looked for on the own disk
+//! again: there may be whole blocks behind a damaged one. Indexes are removed: they are made anew
+//! from the segments when they are needed, because slots of positions that were never replayed here
+//! may be empty, or stale.
 //!
-//! Invariant: a log is done only when its chain and tree end at the head. Blocks are written when
-//! they verify; the last record of a run of blocks may end in the next one, so what is written last
-//! may have to be fetched again.
+//! Invariants: a log is done only when its chain and tree end at the head. Of a peer's blocks those
+//! are written that verify, so that none of the own is lost to a damaged one; but for records
+//! longer than what is asked for at a time.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -50,8 +51,8 @@ struct Segment {
     verifier: SegmentVerifier,
     /// The next block to be verified.
     block: u64,
-    /// Of the first block that a peer sends, what is verified already.
-    prefix: Option<Box<Page>>,
+    /// Of the first block that a peer sends, what is verified already; it may not be on the disk.
+    prefix: Option<(u64, Box<Page>)>,
     waits: Waits,
     /// What the peer gave was no use: it is not asked again at once, prefix or not.
     refused: bool,
@@ -77,6 +78,14 @@ impl Segment {
         } else {
             u64::MAX
         }
+    }
+
+    /// The own block that a peer's verified bytes are the beginning of begins otherwise.
+    fn misses_prefix(&self, pages: &Pages) -> bool {
+        let Some((block, prefix)) = &self.prefix else { return false };
+        let verified = (self.verifier.verified_bytes() % PAGE_SIZE as u64) as usize;
+        let own = pages.as_slice().first().filter(|_| *block == self.block);
+        own.is_some_and(|own| own.0[..verified] != prefix.0[..verified])
     }
 
     fn file(&self) -> FileId {
@@ -185,8 +194,16 @@ impl Syncing {
         let segment = self.segment();
         match step {
             SegmentStep::LookAt => {
+                let before = segment.verifier.proven_bytes();
+                if segment.misses_prefix(pages) {
+                    self.ask_from_here(effects);
+                    return Ok(());
+                }
                 let pushed = segment.verifier.push(pages.as_bytes(), |_| Ok(()));
                 segment.block += pages.count() as u64;
+                if segment.verifier.proven_bytes() > before {
+                    (segment.refused, segment.prefix) = (false, None);
+                }
                 match pushed {
                     Ok(()) if segment.verifier.is_done() => self.sync_segment(effects),
                     Ok(()) => self.look_at_blocks(effects),
@@ -194,7 +211,8 @@ impl Syncing {
                 }
             }
             SegmentStep::Prefix => {
-                segment.prefix = pages.as_slice().first().map(|page| Box::new(page.clone()));
+                let page = pages.as_slice().first();
+                segment.prefix = page.map(|page| (segment.block, Box::new(page.clone())));
                 let refused = core::mem::take(&mut segment.refused);
                 segment.waits = if refused { Waits::Refused } else { Waits::Peer { from: None } };
             }
@@ -209,15 +227,15 @@ impl Syncing {
     /// What is not verified yet comes from a peer, from the block where it begins.
     fn ask_from_here(&mut self, effects: &mut Effects) {
         let segment = self.segment();
-        segment.block = segment.verifier.forget_unverified();
-        segment.prefix = None;
-        if segment.verifier.verified_bytes().is_multiple_of(PAGE_SIZE as u64) {
-            if segment.waits != Waits::Refused {
-                segment.waits = Waits::Peer { from: None };
-            }
+        segment.block = segment.verifier.forget_unproven();
+        let block = segment.block;
+        segment.prefix = segment.prefix.take().filter(|(of, _)| *of == block);
+        let whole = segment.verifier.verified_bytes().is_multiple_of(PAGE_SIZE as u64);
+        if whole || segment.prefix.is_some() {
+            let refused = core::mem::take(&mut segment.refused);
+            segment.waits = if refused { Waits::Refused } else { Waits::Peer { from: None } };
             return;
         }
-        segment.refused = segment.waits == Waits::Refused;
         segment.waits = Waits::Disk;
         let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
         let io = self.io(Purpose::Segment(SegmentStep::Prefix));
@@ -281,35 +299,45 @@ impl Syncing {
         let left = segment.blocks_max().saturating_sub(segment.block);
         let count = ((blocks.len() / PAGE_SIZE) as u64).min(left) as usize;
         let mut pages = Pages::from_bytes(&blocks[..count * PAGE_SIZE]);
-        if let Some(prefix) = &segment.prefix
+        if let Some((_, prefix)) = &segment.prefix
             && let Some(first) = pages.as_mut_slice().first_mut()
         {
             let verified = (segment.verifier.verified_bytes() % PAGE_SIZE as u64) as usize;
             first.0[..verified].copy_from_slice(&prefix.0[..verified]);
         }
         let mut verifier = segment.verifier.clone();
-        let good = count > 0 && verifier.push(pages.as_bytes(), |_| Ok(())).is_ok();
-        if !good {
+        let pushed = count > 0 && verifier.push(pages.as_bytes(), |_| Ok(())).is_ok();
+        // A damaged length may say that more is to come, where there is no more.
+        let good = pushed && (verifier.is_done() || (count as u64) < left);
+        let verified = (verifier.proven_bytes() / PAGE_SIZE as u64).saturating_sub(segment.block);
+        if !good && verified == 0 {
             if let Some(op) = checkpoint {
                 effects.event(Event::SyncRefused { op });
             }
-            segment.waits = Waits::Refused;
-            self.doubt = true;
             // What came before may not have been right to its end.
-            self.ask_from_here(effects);
+            segment.block = segment.verifier.forget_unproven();
+            (segment.refused, segment.waits) = (true, Waits::Disk);
+            self.doubt = true;
+            self.look_at_blocks(effects);
             return Ok(());
         }
         segment.verifier = verifier;
         segment.prefix = None;
-        // Of a segment that ends here, no block beyond its end.
-        if segment.verifier.is_done() {
-            let end = segment.verifier.verified_bytes().div_ceil(PAGE_SIZE as u64);
-            pages.resize((end - segment.block) as usize);
-        }
         let (tenant, number, block) = (segment.tenant, segment.number, segment.block);
         effects.event(Event::SyncBlocksFetched { tenant, number: number.get(), block });
         segment.waits = Waits::Disk;
-        segment.block += pages.count() as u64;
+        if segment.verifier.is_done() {
+            // Of a segment that ends here, no block beyond its end.
+            let end = segment.verifier.verified_bytes().div_ceil(PAGE_SIZE as u64);
+            pages.resize((end - block) as usize);
+        } else if verified > 0 {
+            segment.block = segment.verifier.forget_unproven();
+            let next = pages.as_slice().get(verified as usize);
+            segment.prefix = next.map(|page| (segment.block, Box::new(page.clone())));
+            pages.resize(verified as usize);
+        } else {
+            segment.block += pages.count() as u64;
+        }
         let at = Address::new(segment.file(), block * PAGE_SIZE as u64);
         let io = self.io(Purpose::Segment(SegmentStep::Write));
         effects.push(Effect::Write { io, at, pages, durable: false });

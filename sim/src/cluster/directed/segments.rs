@@ -53,6 +53,31 @@ pub(crate) fn segments_repaired() -> Result<(), String> {
     })
 }
 
+/// A node fetches a checkpoint, and there are damaged blocks in its own segments; in those of the
+/// only peer there are others. What the peer has not is on its own disk, behind what is damaged.
+pub(crate) fn segments_synced() -> Result<(), String> {
+    Scene::play(|| {
+        let mut scene = Scene::new()?;
+        let who = scene.miss_a_ring()?;
+        scene.cluster.call_back();
+        let mut peers = (0..NODES).filter(|&index| index != who);
+        let (Some(away), Some(peer)) = (peers.next(), peers.next()) else {
+            unreachable!("two of three")
+        };
+        scene.cluster.send_away(away)?;
+        let before = scene.cluster.seen.syncs;
+        // From then on it serves nobody, so that nobody mends what rots.
+        scene.cluster.drive(|cluster| cluster.seen.event("SyncStarted") > 0)?;
+        scene.rot_blocks(who, 0, 5, BAD)?;
+        scene.rot_blocks(peer, 0, 2, BAD)?;
+        scene.cluster.drive(|cluster| cluster.seen.syncs > before)?;
+        scene.cluster.call_back();
+        scene.cluster.drive(Cluster::converged)?;
+        scene.cluster.scrub()?;
+        scene.end(&["SyncRefused", "SyncFinished"])
+    })
+}
+
 /// The same blocks rotted on one of the peers, too; each of the two in turn.
 pub(crate) fn segments_peer_damaged() -> Result<(), String> {
     Scene::play(|| {
@@ -274,7 +299,8 @@ impl Scene {
             match self.step_read(who, &mut read, rotten)? {
                 Progress::Ready => match read.finish() {
                     Ok(result) => {
-                        self.cluster.take_answer(who, query, &result)?;
+                        let head = self.cluster.ledger.head();
+                        self.cluster.take_answer(who, head, query, &result)?;
                         return Ok(Ok(()));
                     }
                     Err(error) => return Ok(Err(error)),

@@ -1,0 +1,361 @@
+//! Readers of a cluster: they ask for rows while all goes wrong, of whoever they believe to lead or
+//! of anybody.
+//!
+//! Purpose: what a client may conclude from an answer. Invariants checked: a linearizable read
+//! includes all that was acknowledged before it was asked, and all that any answer showed before;
+//! a causal read includes the position that it names; every answer is what the model says at the
+//! answered position; nothing that was shown is lost; when faults have stopped everybody is
+//! answered. A reader does as the server does (`shell/src/net/guest/queries.rs`): a linearizable
+//! read asks for the lead until a quorum confirms it, and then reads as any other.
+
+use std::collections::BTreeMap;
+
+use verity_core::ids::{Position, TenantId};
+use verity_core::limits::LEAD_CONFIRM_NS;
+use verity_core::node::{LeadAnswer, LeadAsked, Progress, Read, ReadError};
+use verity_core::query::{SqlState, Value};
+use verity_core::time::{MILLISECOND_NS, SECOND_NS};
+
+use super::Cluster;
+use crate::overrides::Switch;
+use crate::random::Random;
+use crate::report::{Failure, FailureKind};
+use crate::sql::{Parameters, Query, TableSpec};
+
+/// What an answer promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promise {
+    Linearizable,
+    /// At least this position.
+    Causal(u64),
+    Eventual,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Asks somebody next.
+    Asks,
+    Leads(LeadAsked),
+    Rows(Box<Read>),
+}
+
+#[derive(Debug)]
+pub(super) struct Reading {
+    promise: Promise,
+    query: Query,
+    text: String,
+    parameters: Vec<Value>,
+    /// All that it asks about was there at this position.
+    drawn_at: u64,
+    /// Nobody else is asked.
+    only: Option<usize>,
+    at: usize,
+    /// What the answer must include; of this attempt.
+    floor: Option<u64>,
+    stage: Stage,
+    /// `None`: after an input of the node.
+    due_ns: Option<u64>,
+    give_up_ns: u64,
+    attempts: u64,
+}
+
+/// Who reads, and what was shown to anybody.
+#[derive(Debug)]
+pub(super) struct Readers {
+    random: Random,
+    pub asked: BTreeMap<u64, Reading>,
+    /// Newest position of all answers.
+    shown: Option<u64>,
+    pause_ns_mean: Option<u64>,
+    next_ns: u64,
+}
+
+/// Of a cluster, at the same time.
+const READERS: usize = 3;
+const ROWS_PATIENCE_NS: u64 = 2 * SECOND_NS;
+/// While faults go on, a reader gives up after so many.
+const ATTEMPTS_MAX: u64 = 12;
+
+impl Readers {
+    pub fn new(mut random: Random) -> Readers {
+        let pause_ns_mean = *random.pick(&[None, Some(4), Some(4), Some(20), Some(100)]);
+        Readers {
+            asked: BTreeMap::new(),
+            shown: None,
+            pause_ns_mean: pause_ns_mean.map(|ms: u64| ms * MILLISECOND_NS),
+            next_ns: 0,
+            random,
+        }
+    }
+
+    /// When somebody wants to read.
+    pub fn next_ns(&self) -> Option<u64> {
+        (self.pause_ns_mean.is_some() && self.asked.len() < READERS).then_some(self.next_ns)
+    }
+
+    /// The next reading that has something to do.
+    pub fn due(&self) -> Option<(u64, u64)> {
+        let due = self
+            .asked
+            .iter()
+            .map(|(serial, reading)| (reading.due_ns.unwrap_or(reading.give_up_ns), *serial));
+        due.min()
+    }
+
+    /// A node took an input: who waits there looks again.
+    pub fn wake(&mut self, index: usize, now_ns: u64, of_disk: bool) {
+        for reading in self.asked.values_mut() {
+            let looks = match reading.stage {
+                Stage::Asks => false,
+                Stage::Leads(_) => true,
+                Stage::Rows(_) => of_disk,
+            };
+            if reading.at == index && looks && reading.due_ns.is_none() {
+                reading.due_ns = Some(now_ns);
+            }
+        }
+    }
+
+    /// Whoever was asked is gone.
+    pub fn lose(&mut self, index: usize, now_ns: u64) {
+        for reading in self.asked.values_mut() {
+            if reading.at == index && !matches!(reading.stage, Stage::Asks) {
+                reading.stage = Stage::Asks;
+                reading.due_ns = Some(now_ns + 1);
+            }
+        }
+    }
+
+    /// Whoever was the only one to be asked need not be any more.
+    pub fn asked_of_anybody(&mut self) {
+        for reading in self.asked.values_mut() {
+            reading.only = None;
+        }
+    }
+
+    /// What must be there to be read from now on.
+    pub fn known(&self, head: Option<u64>) -> Option<u64> {
+        self.shown.max(head)
+    }
+
+    pub fn show(&mut self, position: u64) {
+        self.shown = self.shown.max(Some(position));
+    }
+}
+
+impl Cluster {
+    /// Somebody wants rows.
+    pub(super) fn new_reading(&mut self) {
+        let mean_ns = self.readers.pause_ns_mean.unwrap_or(SECOND_NS);
+        self.readers.next_ns = self.now_ns + 1 + self.readers.random.exponential(mean_ns);
+        let head = self.ledger.settled_head().unwrap_or(0);
+        let model = &self.ledger.model;
+        let Some(query) = self.queries.query(0, model, head) else { return };
+        let Some(spec) = model.spec(&query.table).cloned() else {
+            unreachable!("the query is of the model")
+        };
+        let known = self.readers.known(self.ledger.head());
+        let promise = match self.readers.random.below(10) {
+            0..5 => Promise::Linearizable,
+            5..7 => Promise::Eventual,
+            7..9 => Promise::Causal(known.unwrap_or(0)),
+            _ => Promise::Causal(self.readers.random.range(0, known.unwrap_or(0))),
+        };
+        self.want_rows(promise, query, &spec, None);
+    }
+
+    pub(super) fn want_rows(
+        &mut self,
+        promise: Promise,
+        query: Query,
+        spec: &TableSpec,
+        only: Option<usize>,
+    ) {
+        let mut parameters = Parameters::new(self.readers.random.coin());
+        let text = query.sql(spec, &mut parameters);
+        if !self.board.lets(Switch::Read) {
+            return;
+        }
+        self.serial += 1;
+        let serial = self.serial;
+        let reading = Reading {
+            promise,
+            query,
+            text,
+            parameters: parameters.values,
+            drawn_at: self.ledger.settled_head().unwrap_or(0),
+            only,
+            at: 0,
+            floor: None,
+            stage: Stage::Asks,
+            due_ns: Some(self.now_ns),
+            give_up_ns: u64::MAX,
+            attempts: 0,
+        };
+        self.readers.asked.insert(serial, reading);
+        self.recorder.at(self.now_ns, |timeline| timeline.asked(serial));
+    }
+
+    /// A reader does what it does next.
+    pub(super) fn go_on_reading(&mut self, serial: u64) -> Result<(), Failure> {
+        let Some(mut reading) = self.readers.asked.remove(&serial) else { return Ok(()) };
+        let now_ns = self.now_ns;
+        let late = now_ns >= reading.give_up_ns;
+        match &mut reading.stage {
+            Stage::Asks => return self.ask_somebody(serial, reading),
+            Stage::Leads(asked) => {
+                let Some(node) = &self.members[reading.at].node else {
+                    unreachable!("who is gone was lost")
+                };
+                match node.lead(asked) {
+                    LeadAnswer::Confirmed => {
+                        // A thread may sleep between the two.
+                        let sleeps = self.readers.random.chance(100_000);
+                        let pause_ns = self.readers.random.exponential(20 * MILLISECOND_NS);
+                        self.begin_rows(&mut reading);
+                        reading.due_ns = Some(now_ns + if sleeps { pause_ns } else { 0 });
+                    }
+                    LeadAnswer::Waiting if !late => reading.due_ns = None,
+                    LeadAnswer::Waiting | LeadAnswer::Lost => self.ask_again(&mut reading),
+                }
+            }
+            Stage::Rows(read) => {
+                let at = reading.at;
+                let progress = self.members[at].read(now_ns, read);
+                if progress != Progress::Ready && late {
+                    self.members[at].cancel(read);
+                    self.ask_again(&mut reading);
+                } else {
+                    match progress {
+                        Progress::Ready => {
+                            self.after(at)?;
+                            return self.read_ends(serial, reading);
+                        }
+                        Progress::Yielded => reading.due_ns = Some(now_ns + 1),
+                        Progress::Behind => reading.due_ns = Some(now_ns + 2 * MILLISECOND_NS),
+                        Progress::Waiting => reading.due_ns = None,
+                    }
+                }
+                self.readers.asked.insert(serial, reading);
+                return self.after(at);
+            }
+        }
+        self.readers.asked.insert(serial, reading);
+        Ok(())
+    }
+
+    fn ask_somebody(&mut self, serial: u64, mut reading: Reading) -> Result<(), Failure> {
+        let in_peace = self.next_trouble_ns.is_none();
+        if reading.attempts == ATTEMPTS_MAX && !in_peace {
+            let at = reading.at;
+            self.recorder.at(self.now_ns, |timeline| {
+                timeline.answered(serial, at, false, "a read, given up".to_owned());
+            });
+            return Ok(());
+        }
+        reading.attempts += 1;
+        let anybody = self.readers.random.index(self.members.len());
+        let believes = reading.promise == Promise::Linearizable && self.readers.random.coin();
+        let somebody = if believes { self.favourite } else { anybody };
+        reading.at = reading.only.unwrap_or(somebody);
+        let at = reading.at;
+        let clock = self.members[at].clock(self.now_ns);
+        if self.members[at].node.is_none() {
+            self.ask_again(&mut reading);
+        } else if reading.promise == Promise::Linearizable {
+            reading.floor = self.readers.known(self.ledger.head());
+            match self.members[at].ask_lead(clock) {
+                Some(asked) => {
+                    reading.stage = Stage::Leads(asked);
+                    reading.due_ns = Some(self.now_ns);
+                    reading.give_up_ns = self.now_ns + LEAD_CONFIRM_NS;
+                }
+                None => self.ask_again(&mut reading),
+            }
+        } else {
+            reading.floor = match reading.promise {
+                Promise::Causal(position) => Some(position),
+                Promise::Linearizable | Promise::Eventual => None,
+            };
+            self.begin_rows(&mut reading);
+        }
+        self.readers.asked.insert(serial, reading);
+        if self.members[at].node.is_some() { self.after(at) } else { Ok(()) }
+    }
+
+    fn begin_rows(&self, reading: &mut Reading) {
+        let read = Read::sql(TenantId::DEFAULT, &reading.text, reading.parameters.clone());
+        reading.stage = Stage::Rows(Box::new(match reading.promise {
+            Promise::Causal(position) => read.seen(Position::new(position)),
+            Promise::Linearizable | Promise::Eventual => read,
+        }));
+        reading.due_ns = Some(self.now_ns);
+        reading.give_up_ns = self.now_ns + ROWS_PATIENCE_NS;
+    }
+
+    fn ask_again(&mut self, reading: &mut Reading) {
+        reading.stage = Stage::Asks;
+        let pause_ns = self.readers.random.exponential(20 * MILLISECOND_NS);
+        reading.due_ns = Some(self.now_ns + 1 + pause_ns);
+    }
+
+    fn read_ends(&mut self, serial: u64, mut reading: Reading) -> Result<(), Failure> {
+        let Stage::Rows(read) = std::mem::replace(&mut reading.stage, Stage::Asks) else {
+            unreachable!("it just ended")
+        };
+        let (at, promise) = (reading.at, reading.promise);
+        let result = match read.finish() {
+            Ok(result) => result,
+            Err(error) => {
+                self.may_be_refused(&reading, &error)?;
+                self.ask_again(&mut reading);
+                self.readers.asked.insert(serial, reading);
+                return Ok(());
+            }
+        };
+        // What anybody answers who is cut off, too, is no progress while somebody writes.
+        if promise == Promise::Linearizable || self.pending.is_empty() {
+            self.last_progress_ns = self.now_ns;
+        }
+        let position = result.position.get();
+        self.trace.note(self.now_ns, || format!("{at} shows {position}, {promise:?}"));
+        let count = match promise {
+            Promise::Linearizable => &mut self.seen.reads_linearizable,
+            Promise::Causal(_) => &mut self.seen.reads_causal,
+            Promise::Eventual => &mut self.seen.reads_eventual,
+        };
+        *count += 1;
+        if reading.query.as_of.is_none() {
+            self.readers.show(position);
+        }
+        self.recorder.at(self.now_ns, |timeline| {
+            timeline.answered(serial, at, true, format!("{promise:?} read as of {position}"));
+        });
+        self.take_answer(at, reading.floor, reading.query, &result)
+    }
+
+    /// A node may not be ready, may not have got there, or may have lost blocks that hold records.
+    fn may_be_refused(&self, reading: &Reading, error: &ReadError) -> Result<(), Failure> {
+        let may_be_young = reading.floor.is_none_or(|floor| floor < reading.drawn_at);
+        let allowed = match error {
+            ReadError::NotReady => true,
+            ReadError::TenantUnknown(_) => may_be_young,
+            ReadError::Sql(sql) => {
+                let young = matches!(
+                    sql.code,
+                    SqlState::UndefinedTable
+                        | SqlState::UndefinedColumn
+                        | SqlState::InvalidPosition
+                );
+                sql.retryable() || (young && may_be_young)
+            }
+            ReadError::Log(_) => self.seen.blocks_rotten > 0,
+            ReadError::Store(_) => false,
+        };
+        if allowed {
+            return Ok(());
+        }
+        let detail = format!("node {} refuses {reading:?}: {error}", reading.at);
+        Err(Failure::new(FailureKind::Wrong, detail))
+    }
+}
