@@ -3,6 +3,7 @@
 //! Nothing here is part of the product. Start reading at `ci`: it is what `.ci/run` calls, and it
 //! calls all the others.
 
+mod bench_peers;
 mod bench_sqlite;
 mod chaos;
 mod ci;
@@ -39,6 +40,8 @@ enum Command {
     Chaos(chaos::Options),
     /// SQLite's logic tests, in six modes, against the library.
     Slt(slt::Options),
+    /// Durable inserts through three replicas, and through PostgreSQL and etcd, as ratios.
+    BenchPeers(bench_peers::Options),
     /// The work of `verity bench` through SQLite (WAL, synchronous=FULL), as ratios.
     BenchSqlite(bench_sqlite::Options),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Zoo(options) => zoo::run(&options),
         Command::Chaos(options) => chaos::run(&options),
         Command::Slt(options) => slt::run(&options),
+        Command::BenchPeers(options) => bench_peers::run(&options),
         Command::BenchSqlite(options) => bench_sqlite::run(&options),
     };
     match result {
