@@ -190,6 +190,11 @@ pub const BUGS: &[Bug] = &[
         "node: a read that names a position is answered as of an earlier one",
     ),
     by_check(
+        "cluster_disk_full",
+        "full_disk_keeps_lead",
+        "vsr: a primary whose disk is full goes on to lead, and nobody can write",
+    ),
+    by_check(
         "cluster_sync_killed",
         "sync_unmarked",
         "node: pages of a peer's checkpoint are written before the superblock says so",

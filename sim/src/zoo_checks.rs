@@ -143,6 +143,11 @@ pub const CHECKS: &[Check] = &[
         run: directed::reads_causal,
     },
     Check {
+        name: "cluster_disk_full",
+        demands: "writes are answered though the primary's disk is full",
+        run: directed::disk_full,
+    },
+    Check {
         name: "cluster_segments_repaired",
         demands: "a node that reads blocks of its segments that rotted has them from its peers, \
                   and answers",

@@ -74,6 +74,13 @@ impl Consensus {
         }
     }
 
+    /// Whether the disk has no room for requests: a primary makes way for one whose disk has.
+    pub fn set_full(&mut self, now: Clock, full: bool) {
+        if let Consensus::Cluster(replica) = self {
+            replica.set_full(now, full);
+        }
+    }
+
     /// A peer closed its link to us.
     pub fn on_link_closed(&mut self, now: Clock, peer: ReplicaId) {
         match self {

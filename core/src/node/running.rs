@@ -306,6 +306,7 @@ impl Running {
             }
             Input::Space { free_bytes } => {
                 self.free_bytes = Some(free_bytes);
+                self.vsr.set_full(now, self.disk_is_full());
                 Ok(())
             }
             Input::ReadDone { io, pages, result } => match io.owner {

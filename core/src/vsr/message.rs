@@ -75,6 +75,8 @@ pub enum Payload {
         monotonic: Instant,
         nonce: u64,
         standing: Standing,
+        /// The sender's disk has no room for requests.
+        full: bool,
     },
     Pong {
         /// Of the ping.
@@ -292,9 +294,11 @@ impl Payload {
         use alloc::vec;
         let none = InternalHash::ZERO;
         match self {
-            Payload::Ping { monotonic, nonce, standing } => {
-                let [log_view, op, commit, checkpoint] = standing.numbers();
-                (Kind::Ping, none, vec![monotonic.0, *nonce, log_view, op, commit, checkpoint])
+            Payload::Ping { monotonic, nonce, standing, full } => {
+                let mut numbers = vec![monotonic.0, *nonce];
+                numbers.extend(standing.numbers());
+                numbers.push(u64::from(*full));
+                (Kind::Ping, none, numbers)
             }
             Payload::Pong { monotonic, nonce, wall, seen, promised, standing } => {
                 let [log_view, op, commit, checkpoint] = standing.numbers();
@@ -359,6 +363,7 @@ impl Payload {
                 monotonic: Instant(numbers[0]),
                 nonce: numbers[1],
                 standing: Standing::parse(&numbers[2..6]),
+                full: numbers[6] != 0,
             },
             Kind::Pong => Payload::Pong {
                 monotonic: Instant(numbers[0]),

@@ -25,6 +25,7 @@ mod deliver;
 mod install;
 mod normal;
 mod repair;
+mod room;
 #[cfg(test)]
 mod tests;
 mod view_change;
@@ -122,6 +123,8 @@ struct Peer {
     round: u64,
     /// Since when it says that it is in a later view than we are.
     ahead_since: Option<Instant>,
+    /// When it last said that its disk has room; `None`: it said that it has none, or nothing yet.
+    room_at: Option<Instant>,
     /// When it closed its link to us; nothing came of it since.
     closed_at: Option<Instant>,
 }
@@ -171,6 +174,8 @@ pub struct Replica {
     durable_peers: [PeerEvidence; REPLICA_PEERS_MAX],
     writing_superblock: Option<SuperblockWanted>,
     certain: bool,
+    /// Since when our own disk has no room for requests.
+    full_since: Option<Instant>,
     /// The log was changed since boot: what peers saw of us no longer speaks against our disk.
     installed: bool,
     peers: [Peer; REPLICA_COUNT_MAX],
@@ -259,6 +264,7 @@ impl Replica {
             durable_peers: state.peers,
             writing_superblock: None,
             certain: true,
+            full_since: None,
             installed: false,
             peers,
             base: Base {
@@ -341,8 +347,9 @@ impl Replica {
             self.peers[usize::from(from.get())].closed_at = None;
         }
         match payload {
-            Payload::Ping { monotonic, nonce, standing } => {
+            Payload::Ping { monotonic, nonce, standing, full } => {
                 self.see(now, from, view, standing);
+                self.peers[usize::from(from.get())].room_at = (!full).then_some(now.monotonic);
                 self.peers[usize::from(from.get())].boots.heard(nonce);
                 self.pong(now, from, monotonic, nonce);
             }
@@ -403,7 +410,8 @@ impl Replica {
         if due(&mut self.timers.ping, now, VSR_PING_NS) {
             let standing = self.standing();
             let (monotonic, nonce) = (now.monotonic, self.nonce);
-            self.broadcast(&Payload::Ping { monotonic, nonce, standing });
+            let full = self.full_since.is_some();
+            self.broadcast(&Payload::Ping { monotonic, nonce, standing, full });
         }
         match self.phase {
             Phase::Boot => self.boot_tick(now),

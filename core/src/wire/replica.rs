@@ -142,7 +142,7 @@ impl Kind {
     #[must_use]
     pub const fn shape(self) -> Shape {
         let (numbers, hash, body) = match self {
-            Kind::Ping => (6, false, BodyShape::Empty),
+            Kind::Ping => (7, false, BodyShape::Empty),
             Kind::Pong => (10, false, BodyShape::Empty),
             Kind::Prepare => (1, false, BodyShape::Prepare),
             Kind::PrepareOk => (3, true, BodyShape::Empty),

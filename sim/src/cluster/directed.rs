@@ -7,9 +7,11 @@
 //! Start reading at [`Scene`].
 
 mod reads;
+mod room;
 mod segments;
 
 pub(crate) use reads::{reads_causal, reads_of_deposed};
+pub(crate) use room::disk_full;
 pub(crate) use segments::{
     segments_killed, segments_lost, segments_peer_damaged, segments_repaired, segments_scrubbed,
     segments_synced,

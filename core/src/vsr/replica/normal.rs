@@ -134,8 +134,8 @@ impl Replica {
 
     pub(super) fn normal_tick(&mut self, now: Clock) {
         if self.is_primary() {
-            if self.is_stuck(now) {
-                // Rule 10: no heartbeat any more, and a vote.
+            if self.is_stuck(now) || self.stands_down(now) {
+                // Rules 10 and 17: no heartbeat any more, and a vote.
                 if due(&mut self.timers.vote, now, crate::limits::VSR_VOTE_NS) {
                     self.vote(now);
                 }

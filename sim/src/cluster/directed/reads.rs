@@ -48,7 +48,7 @@ pub(crate) fn reads_causal() -> Result<(), String> {
 }
 
 impl Scene {
-    fn primary(&self, among: impl Fn(usize) -> bool) -> Result<usize, Failure> {
+    pub(super) fn primary(&self, among: impl Fn(usize) -> bool) -> Result<usize, Failure> {
         let members = self.cluster.members.iter();
         let leads = |(index, member): (usize, &Member)| among(index) && member.is_primary();
         let mut found = members.enumerate().map(leads);

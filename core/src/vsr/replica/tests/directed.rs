@@ -55,6 +55,36 @@ fn a_lonely_vote_moves_nothing() {
 }
 
 #[test]
+fn a_primary_whose_disk_is_full_makes_way() {
+    check(
+        3,
+        "write 5\n quiet\n roles\n full P\n run 500\n expect leads P\n run 2500\n expect leads B
+         write 5\n room P\n expect converge",
+    );
+    // The next one is full as well, and makes way in its turn.
+    check(
+        3,
+        "write 5\n quiet\n roles\n full P\n full B\n run 6000\n expect leads C\n write 5\n room P
+         room B\n expect converge",
+    );
+}
+
+#[test]
+fn where_all_disks_are_full_nobody_moves() {
+    check(
+        3,
+        "write 5\n quiet\n roles\n full P\n full B\n full C\n run 20000\n expect leads P
+         room P\n write 5\n expect view-changes <4\n expect converge",
+    );
+    // Who had room is gone.
+    check(
+        3,
+        "write 5\n quiet\n roles\n full P\n full B\n crash C\n run 20000\n expect leads P\n room P
+         start C\n write 5\n expect converge",
+    );
+}
+
+#[test]
 fn a_primary_whose_links_closed_is_replaced_before_its_silence_is_noticed() {
     check(
         3,

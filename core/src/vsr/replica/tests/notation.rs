@@ -11,6 +11,7 @@
 //! | `close A>B` | B is told that A closed its link to it, which may be false |
 //! | `lose A>B KIND`, `deliver` | drops one kind of message on a link; ends all such losses |
 //! | `slow A PERCENT` | speed of a disk |
+//! | `full A`, `room A` | the disk of A has no room for requests; it has again |
 //! | `rot A prepare/header/both OP` | flips a byte; `OP` is a number, `head`, `head-1`, … of that replica |
 //! | `save A`, `old A` | remembers the disk of a replica; puts it back (it must be stopped) |
 //! | `replay A KIND` | delivers every `StartView` or `DoViewChange` ever sent to A once more |
@@ -119,6 +120,12 @@ impl Run {
                 self.world.dropped_kinds.insert((from, to, kind_named(kind).code()));
             }
             ["deliver"] => self.world.dropped_kinds.clear(),
+            [what @ ("full" | "room"), who] => {
+                let who = self.who(who);
+                let now = self.world.clock(who);
+                let replica = self.world.members[who].replica.as_mut().unwrap();
+                replica.set_full(now, *what == "full");
+            }
             ["slow", who, percent] => {
                 let who = self.who(who);
                 self.world.members[who].disk_speed = percent.parse().unwrap();

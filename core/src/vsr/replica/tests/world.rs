@@ -246,7 +246,7 @@ impl World {
         self.members[index].headers = headers;
     }
 
-    fn clock(&self, index: usize) -> Clock {
+    pub fn clock(&self, index: usize) -> Clock {
         let member = &self.members[index];
         let wall = 1_000_000 + self.now_ms as i64 + member.wall_offset_ms;
         Clock {
