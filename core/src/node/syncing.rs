@@ -31,7 +31,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use crate::event::Event;
-use crate::ids::{Op, ReplicaId};
+use crate::ids::{Op, ReplicaId, View};
 use crate::io::{Effect, Effects, Input, IoError, IoId, Owner, Pages};
 use crate::keyring::Keyring;
 use crate::limits::{SYNC_ANSWER_NS, SYNC_ASK_NS, SYNC_PATIENCE_NS, VSR_TICK_NS};
@@ -61,6 +61,8 @@ pub(super) enum Outcome {
 struct Target {
     offer: Offer,
     from: ReplicaId,
+    /// In which the peer was: what its checkpoint covers may be of this view.
+    view: View,
 }
 
 #[derive(Debug)]
@@ -277,9 +279,9 @@ impl Syncing {
         if message.from == state.replica {
             return Ok(());
         }
-        let from = message.from;
+        let (from, view) = (message.from, message.view);
         match message.payload {
-            Payload::Checkpoint(offer) => self.on_offer(Target { offer: *offer, from }),
+            Payload::Checkpoint(offer) => self.on_offer(Target { offer: *offer, from, view }),
             Payload::Pages { serial, checkpoint_durable: _, pages } => {
                 self.on_pages(serial, pages, effects)?;
             }
@@ -423,6 +425,7 @@ impl Syncing {
             committed: state.committed.max(checkpoint.op),
             generation: state.generation.max(checkpoint.generation),
             release: self.config.release,
+            view: state.view.max(self.fetched().view),
             ..state
         };
         self.superblock.update(state, effects);
