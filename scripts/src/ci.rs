@@ -27,6 +27,11 @@ const TRACE_SEEDS: &[u64] = &[1, 2, 5, 7, 9, 17, 20, 25, 32, 33];
 
 /// Fixed seeds stop here, however slow the machine.
 const FIXED_SEEDS_BUDGET: Duration = Duration::from_secs(240);
+/// Runs of a cluster, about a second each.
+const CLUSTER_SEEDS: u64 = 40;
+/// Each has found a bug of the core. The first: a replica that had fetched a checkpoint said a
+/// commit number of a later view under its old one, and another believed it.
+const CLUSTER_SEEDS_FOUND: [u64; 1] = [1_795_358_960_000_005];
 
 pub fn run(options: &Options) -> Result<bool, String> {
     let mut steps = Steps::new();
@@ -109,14 +114,22 @@ fn slow(options: &Options, steps: &mut Steps) {
     let simulator = release_binary("vopr");
     steps.step("simulator, fixed seeds", || {
         let count = options.fixed_seeds;
-        Ok(Verdict::Passed(vopr::hold(&simulator, 1, count, FIXED_SEEDS_BUDGET)?))
+        Ok(Verdict::Passed(vopr::hold(&simulator, 1, count, FIXED_SEEDS_BUDGET, &[])?))
+    });
+    steps.step("simulator, fixed seeds of clusters", || {
+        let budget = FIXED_SEEDS_BUDGET;
+        let mut held = vopr::hold(&simulator, 1, CLUSTER_SEEDS, budget, &["--cluster"])?;
+        for found in CLUSTER_SEEDS_FOUND {
+            held += vopr::hold(&simulator, found, 1, budget, &["--cluster"])?;
+        }
+        Ok(Verdict::Passed(held))
     });
     steps.step("simulator, fresh seeds", || {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let first = now.map_or(0, |now| now.as_secs()) * 1_000_000;
         println!("fresh seeds from {first}");
         let budget = Duration::from_secs(options.fresh_seconds);
-        Ok(Verdict::Passed(vopr::hold(&simulator, first, u64::MAX, budget)?))
+        Ok(Verdict::Passed(vopr::hold(&simulator, first, u64::MAX, budget, &[])?))
     });
     steps.step("simulator, same trace in debug and release", || {
         // With the features that the tests were built with: only this binary is missing.

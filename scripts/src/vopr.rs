@@ -49,8 +49,15 @@ pub fn seed(binary: &Path, seed: u64, more: &[&str]) -> Result<Report, String> {
     }
 }
 
-/// Runs seeds `first..` until `count` ran or the time is over; all must hold.
-pub fn hold(binary: &Path, first: u64, count: u64, budget: Duration) -> Result<u64, String> {
+/// Runs seeds `first..` until `count` ran or the time is over; all must hold. `more`: other
+/// arguments of each.
+pub fn hold(
+    binary: &Path,
+    first: u64,
+    count: u64,
+    budget: Duration,
+    more: &[&str],
+) -> Result<u64, String> {
     let started = Instant::now();
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
@@ -66,7 +73,7 @@ pub fn hold(binary: &Path, first: u64, count: u64, budget: Duration) -> Result<u
                     if this >= first.saturating_add(count) {
                         break;
                     }
-                    let verdict = match seed(binary, this, &[]) {
+                    let verdict = match seed(binary, this, more) {
                         Ok(report) if report.ok => {
                             commits.fetch_add(report.commits, Ordering::Relaxed);
                             crashes.fetch_add(report.crashes, Ordering::Relaxed);
@@ -75,7 +82,8 @@ pub fn hold(binary: &Path, first: u64, count: u64, budget: Duration) -> Result<u
                         }
                         Ok(report) => {
                             let why = report.failure.unwrap_or_default();
-                            format!("seed {this}: {why}; replay: vopr --seed {this}")
+                            let more = more.join(" ");
+                            format!("seed {this}: {why}; replay: vopr --seed {this} {more}")
                         }
                         Err(error) => error,
                     };

@@ -162,10 +162,18 @@ fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
 
 /// First key that a table does not have yet, so that runs can follow each other.
 fn first_free_id(database: &verity::Verity, table: &str) -> Result<u64, verity::Error> {
-    let rows = database.query(&format!("SELECT COUNT(*) FROM {table}"), &[])?;
-    match rows.rows.first().and_then(|row| row.first()) {
-        Some(Value::Integer(count)) => Ok(u64::try_from(*count).unwrap_or(0) + 1),
-        Some(_) | None => Ok(1),
+    Ok(first_free(&database.query(&count_of(table), &[])?))
+}
+
+fn count_of(table: &str) -> String {
+    format!("SELECT COUNT(*) FROM {table}")
+}
+
+/// From the answer to [`count_of`]: keys are given without gaps, from 1 on.
+fn first_free(counted: &verity::Rows) -> u64 {
+    match counted.rows.first().and_then(|row| row.first()) {
+        Some(Value::Integer(count)) => u64::try_from(*count).unwrap_or(0) + 1,
+        Some(_) | None => 1,
     }
 }
 

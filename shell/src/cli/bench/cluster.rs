@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use verity::hardware::{DurableWrites, round_trip_us};
-use verity::{Client, Error, Options, Value, Verity};
+use verity::{Options, Verity};
 
 use super::insert::{Inserts, Load};
-use super::{BenchArgs, create_table, percentile_us};
+use super::{BenchArgs, count_of, create_table, first_free, percentile_us};
 use crate::cli::{Outcome, Output};
 
 const TABLE: &str = "bench_insert";
@@ -29,7 +29,7 @@ pub fn run(args: &BenchArgs, options: &Options, output: &Output) -> Outcome {
     let clients =
         (0..args.threads.clamp(1, args.clients)).map(connect).collect::<Result<Vec<_>, _>>()?;
     clients[0].execute(&create_table(TABLE), &[])?;
-    let first = first_free_id(&clients[0])?;
+    let first = first_free(&clients[0].query(&count_of(TABLE), &[])?);
     let next = AtomicU64::new(first);
     let insert = Inserts::There { clients: &clients, table: TABLE };
     let load = |end| Load { insert, next: &next, end, batch: args.batch };
@@ -107,12 +107,4 @@ fn report(
         "durable_write_and_two_round_trips_us": least_us,
         "ratio_p50_to_durable_write_and_two_round_trips": ratio,
     }})
-}
-
-fn first_free_id(client: &Client) -> Result<u64, Error> {
-    let rows = client.query(&format!("SELECT COUNT(*) FROM {TABLE}"), &[])?;
-    match rows.rows.first().and_then(|row| row.first()) {
-        Some(Value::Integer(count)) => Ok(u64::try_from(*count).unwrap_or(0) + 1),
-        Some(_) | None => Ok(1),
-    }
 }
