@@ -21,6 +21,8 @@ pub(super) enum Bug {
     CommitsInherited,
     /// What peers saw of us is not held against our disk.
     TrustsOldDisk,
+    /// A checkpoint of a peer is installed in the view of before.
+    SyncsInOldView,
     /// Nobody is told at boot for which view it voted.
     ForgetsPromises,
     /// A vote counts that was sent before its replica started again.

@@ -373,6 +373,52 @@ fn an_older_disk_is_told_for_which_view_it_voted() {
     caught(3, Bug::ForgetsPromises, FORGOTTEN_VOTE);
 }
 
+/// E, behind the ring, fetches a checkpoint for long. B is to lead view 2, and hears of the votes
+/// when the others have gone on without it: its log then has an op of its own in the place of a
+/// committed one. E, whose checkpoint covers that op, talks to B alone.
+const LATE_LEAD: &str = "write 5
+    roles
+    fetches held
+    isolate E
+    write 1500
+    quiet
+    heal
+    run 3000
+    isolate E
+    lose C>B DoViewChange
+    lose D>B DoViewChange
+    crash P
+    run 900
+    expect phase B viewchange
+    isolate B
+    start P
+    write 1500
+    quiet
+    heal
+    cut P>B
+    cut C>B
+    cut D>B
+    fetches go
+    expect synced
+    crash E
+    run 100
+    isolate B
+    isolate E
+    heal E>B
+    start E
+    replay B DoViewChange
+    run 800
+    heal
+    deliver
+    write 3
+    expect converge";
+
+#[test]
+fn a_synced_replica_does_not_speak_under_its_old_view() {
+    check(5, LATE_LEAD);
+    caught(5, Bug::SyncsInOldView, LATE_LEAD);
+}
+
 /// C votes for the next view, which nobody hears; it comes back with the disk of before, and its vote
 /// arrives when it has acknowledged more to the old primary.
 const LATE_VOTE: &str = "write 5

@@ -7,7 +7,8 @@
 //! | `run N` | N milliseconds pass |
 //! | `crash A B …` | stops replicas; of writes in flight nothing is kept (`lose`), all (`keep`), a part (`torn`) |
 //! | `start A B …` | starts stopped replicas |
-//! | `cut A>B`, `isolate A`, `heal` | links |
+//! | `cut A>B`, `isolate A`, `heal A>B`, `heal` | links |
+//! | `fetches held/go` | who is behind the ring gets its checkpoint later; now |
 //! | `close A>B` | B is told that A closed its link to it, which may be false |
 //! | `lose A>B KIND`, `deliver` | drops one kind of message on a link; ends all such losses |
 //! | `slow A PERCENT` | speed of a disk |
@@ -114,6 +115,11 @@ impl Run {
                 let (from, to) = self.link(link);
                 self.world.tell_closed(from, to);
             }
+            ["heal", link] => {
+                let (from, to) = self.link(link);
+                self.world.cut[from][to] = false;
+            }
+            ["fetches", what] => self.world.fetches_held = *what == "held",
             ["heal"] => self.world.cut.iter_mut().flatten().for_each(|cut| *cut = false),
             ["lose", link, kind] => {
                 let (from, to) = self.link(link);
@@ -299,7 +305,7 @@ impl Run {
                 let head = |who| self.world.replica(who).journal().head_op();
                 head(one) == head(other)
             }
-            ["synced"] => world.syncs > 0,
+            ["synced"] => world.run_until(LONG_MS, |world| world.syncs > 0),
             ["reads"] => world.reads_confirmed > 10,
             ["repairs"] => world.repairs > 0,
             ["truncated"] => world.truncations > 0,

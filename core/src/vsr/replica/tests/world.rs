@@ -92,6 +92,8 @@ pub(super) struct World {
     pub committed: u64,
     pub checkpoints: u64,
     pub syncs: u64,
+    /// Who wants a checkpoint gets it later.
+    pub fetches_held: bool,
     /// Every primary is asked now and then whether it still leads.
     pub reads: bool,
     pub reads_confirmed: u64,
@@ -145,6 +147,7 @@ impl World {
             committed: 0,
             checkpoints: 0,
             syncs: 0,
+            fetches_held: false,
             reads: false,
             reads_confirmed: 0,
             asked: Vec::new(),
@@ -336,7 +339,7 @@ impl World {
     /// superblock, then a new open.
     fn sync(&mut self, index: usize) {
         let now = self.clock(index);
-        if self.members[index].update.is_some() {
+        if self.fetches_held || self.members[index].update.is_some() {
             return;
         }
         let Some(wanted) = self.replica(index).sync_wanted(now) else { return };
@@ -345,9 +348,10 @@ impl World {
         let source = peers.find_map(|peer| {
             let checkpoint = self.members[peer].state.checkpoint;
             let linked = !self.cut[peer][index] && !self.cut[index][peer];
-            (linked && checkpoint.op >= wanted).then_some(checkpoint)
+            let view = self.replica(peer).view;
+            (linked && checkpoint.op >= wanted).then_some((checkpoint, view))
         });
-        let Some(checkpoint) = source else { return };
+        let Some((checkpoint, view)) = source else { return };
         let erasure =
             self.replica(index).erasure_by_sync(checkpoint.op, checkpoint.prepare_checksum);
         self.crash(index, |_| Keep::Old);
@@ -355,6 +359,9 @@ impl World {
         self.syncs += 1;
         let state = &mut self.members[index].state;
         state.checkpoint = checkpoint;
+        if self.bug != Some(Bug::SyncsInOldView) {
+            state.view = state.view.max(view);
+        }
         state.peers[index] = erasure;
         state.committed = state.committed.max(checkpoint.op);
         self.start(index);
