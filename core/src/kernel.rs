@@ -17,6 +17,7 @@
 mod apply;
 pub mod batch;
 pub mod canonical;
+mod catalogs;
 mod committed;
 mod drafts;
 mod envelope;
@@ -75,6 +76,7 @@ use crate::time::Timestamp;
 
 pub use apply::EntrySalts;
 use apply::{Ahead, Task};
+use catalogs::Catalogs;
 use prepare::Statements;
 use transaction::TransactionScratch;
 use trees::{CATALOG, TENANTS_TREE};
@@ -238,7 +240,7 @@ pub struct Attestation {
 /// What is kept in memory of a tenant.
 #[derive(Debug)]
 struct Tenant {
-    catalog: Arc<Catalog>,
+    catalogs: Catalogs,
     /// Last position of its log, while that is not open: known since a read asked.
     quiet_last: Option<Position>,
 }
@@ -310,7 +312,8 @@ impl Kernel {
         (self.stages, self.task.as_ref().map_or(0, Task::steps))
     }
 
-    /// The tenant's catalog; None: no such tenant. Restartable; for reads and for binding.
+    /// The tenant's catalog as far as records are applied; None: no such tenant. Restartable. For
+    /// what goes behind them; a read takes [`Kernel::catalog_shown`].
     pub fn catalog(
         &mut self,
         store: &Store,
@@ -321,6 +324,32 @@ impl Kernel {
         } else {
             None
         })
+    }
+
+    /// The tenant's catalog as [`Kernel::snapshot`] shows it: nothing of a transaction that is
+    /// applied in part, but for when rows have last changed. Restartable.
+    pub fn catalog_shown(
+        &mut self,
+        store: &Store,
+        tenant: TenantId,
+    ) -> Result<Option<Arc<Catalog>>, Fault> {
+        if !self.load_tenant(store, tenant)? {
+            return Ok(None);
+        }
+        Ok(self.tenants.get(&tenant).map(|state| state.catalogs.shown().clone()))
+    }
+
+    /// As [`Kernel::catalog_shown`], wholly: for who is shown the catalog itself, and reads no rows
+    /// by it. Restartable.
+    pub fn catalog_viewed(
+        &mut self,
+        store: &Store,
+        tenant: TenantId,
+    ) -> Result<Option<Arc<Catalog>>, Fault> {
+        if !self.load_tenant(store, tenant)? {
+            return Ok(None);
+        }
+        Ok(self.tenants.get(&tenant).map(|state| state.catalogs.viewed()))
     }
 
     /// The newest position of a tenant's log whose transaction is wholly applied; None: empty.
@@ -340,11 +369,18 @@ impl Kernel {
         }
     }
 
-    /// Is a transaction of the tenant applied in part? Snapshots do not show it then, but the
-    /// catalog in memory and the outcomes on record may.
+    /// Is a transaction of the tenant applied in part? Snapshots do not show it then, but
+    /// [`Kernel::catalog`] and the outcomes on record may.
     #[must_use]
     pub fn is_amid(&self, tenant: TenantId) -> bool {
         self.task.as_ref().and_then(|task| task.first_of(tenant)).is_some()
+    }
+
+    /// Has it changed tables? What is bound to [`Kernel::catalog`] then may be bound to what no
+    /// request ever sees: of a table that it drops and creates anew, that there is none.
+    #[must_use]
+    pub fn is_amid_schema(&self, tenant: TenantId) -> bool {
+        self.tenants.get(&tenant).is_some_and(|state| state.catalogs.is_amid())
     }
 
     /// As [`Kernel::snapshot`], without a look into trees when the answer is known. None: neither
@@ -367,7 +403,7 @@ impl Kernel {
                 last
             }
         };
-        Some((newest, &self.tenants.get(&tenant)?.catalog))
+        Some((newest, self.tenants.get(&tenant)?.catalogs.shown()))
     }
 
     /// Where a tenant's log stands, open or not. Restartable.
@@ -425,8 +461,8 @@ impl Kernel {
         {
             return Ok(false);
         }
-        let catalog = Arc::new(load_catalog(store, tenant)?);
-        self.tenants.insert(tenant, Tenant { catalog, quiet_last: None });
+        let catalogs = Catalogs::new(load_catalog(store, tenant)?);
+        self.tenants.insert(tenant, Tenant { catalogs, quiet_last: None });
         self.note_jobs(tenant);
         Ok(true)
     }
@@ -470,7 +506,7 @@ impl Kernel {
         let Some(state) = self.tenants.get(&tenant) else {
             unreachable!("the tenant was loaded before its work began");
         };
-        &state.catalog
+        state.catalogs.applied()
     }
 
     fn head<'a>(&self, world: &'a World<'_>, tenant: TenantId) -> &'a LogHead {

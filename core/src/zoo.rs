@@ -244,6 +244,11 @@ pub const BUGS: &[Bug] = &[
         "segment_repair_not_durable",
         "log: blocks count as repaired before their write is durable",
     ),
+    by_check(
+        "tables_amid",
+        "bound_amid",
+        "kernel: a read is bound to tables that a transaction under way has made so far",
+    ),
     // Query.
     by_check(
         "ranges_and_unions",

@@ -191,16 +191,14 @@ impl TenantModel {
 
     /// The rows of a query as of a position; sorted when the query gives no order.
     pub fn answer(&self, query: &Query, position: u64) -> Result<Vec<Vec<Datum>>, Refusal> {
-        let table = self.tables.get(&query.table).ok_or(Refusal::UndefinedTable)?;
-        if table.created_at > position {
-            return Err(Refusal::UndefinedTable);
-        }
+        let table = self.tables.get(&query.table).filter(|table| table.created_at <= position);
         let selects = |row: &[Datum]| match &query.filter {
             Some(filter) => filter.selects(row),
             None => true,
         };
         let number = |position: u64| vec![Datum::Integer(position as i64)];
         match &query.select {
+            // Of the log, which is there before the table: a replica may lag behind its creation.
             Select::Appends => {
                 let records = self.streams.values().flatten();
                 let mut seen: Vec<u64> =
@@ -209,13 +207,14 @@ impl TenantModel {
                 return Ok(seen.into_iter().map(number).collect());
             }
             Select::Changes => {
-                let versions = table.rows.values().flatten();
+                let versions = table.into_iter().flat_map(|table| table.rows.values().flatten());
                 let ends = versions.flat_map(|version| [Some(version.begun_at), version.ended_at]);
                 let ends: BTreeSet<u64> = ends.flatten().filter(|end| *end <= position).collect();
                 return Ok(ends.into_iter().map(number).collect());
             }
             Select::Count | Select::Truth(_) | Select::Columns { .. } => {}
         }
+        let table = table.ok_or(Refusal::UndefinedTable)?;
         let rows = table
             .rows
             .values()

@@ -58,6 +58,11 @@ pub const CHECKS: &[Check] = &[
         run: solo::cold_duplicates,
     },
     Check {
+        name: "tables_amid",
+        demands: "reads see the tables of before until a transaction that makes one is whole",
+        run: solo::tables_amid,
+    },
+    Check {
         name: "torn_prepare",
         demands: "a prepare that a crash tore is dropped, and what is before it stays",
         run: crashes::torn_prepare,

@@ -223,14 +223,21 @@ pub fn apply_record(
 
 /// What must be known of a record in the catalog in memory before `apply_record` changes trees: a
 /// reader between two of its steps must not take the table's current rows for those of its
-/// position.
-pub fn announce(catalog: &mut Arc<Catalog>, metadata: &Metadata, payload: &Payload<'_>) {
+/// position. Gives what was known until then, if that was something else.
+pub fn announce(
+    catalog: &mut Arc<Catalog>,
+    metadata: &Metadata,
+    payload: &Payload<'_>,
+) -> Option<(TableId, Position)> {
     let (Payload::RowPut { table, .. } | Payload::RowDelete { table, .. }) = payload else {
-        return;
+        return None;
     };
-    if catalog.changed_at(*table) != metadata.transaction_last {
-        Arc::make_mut(catalog).set_changed_at(*table, metadata.transaction_last);
+    let known = catalog.changed_at(*table);
+    if known == metadata.transaction_last {
+        return None;
     }
+    Arc::make_mut(catalog).set_changed_at(*table, metadata.transaction_last);
+    Some((*table, known))
 }
 
 /// What the record changes in the catalog that the kernel keeps in memory. After `apply_record`.

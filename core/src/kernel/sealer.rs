@@ -76,7 +76,7 @@ impl Kernel {
     /// A sealer of the schema as it is now; `None` when it is not at hand.
     #[must_use]
     pub fn sealer(&self, keys: &dyn Keys, tenant: TenantId) -> Option<Sealer> {
-        let catalog = Arc::clone(&self.tenants.get(&tenant)?.catalog);
+        let catalog = Arc::clone(self.tenants.get(&tenant)?.catalogs.applied());
         let keys = Arc::clone(keys.newest(tenant)?.requests());
         Some(Sealer { tenant, catalog, keys })
     }
@@ -84,7 +84,7 @@ impl Kernel {
     /// Whether it would still be made the same.
     #[must_use]
     pub fn sealer_holds(&self, keys: &dyn Keys, sealer: &Sealer) -> bool {
-        let schema = self.tenants.get(&sealer.tenant).map(|state| state.catalog.version);
+        let schema = self.tenants.get(&sealer.tenant).map(|state| state.catalogs.applied().version);
         let key = keys.newest(sealer.tenant).map(|keys| keys.id());
         schema == Some(sealer.catalog.version) && key == Some(sealer.keys.id())
     }

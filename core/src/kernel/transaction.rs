@@ -5,15 +5,12 @@
 //! dense; all records of a transaction name the same first and last position; a record's tree
 //! changes follow its append at once, so trees are never ahead of the log.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::catalogs::Catalogs;
 use super::drafts::{DraftContext, Drafts};
 use super::payload::Payload;
-use super::record::{
-    OpenRecord, RecordProgress, RecordScratch, announce, apply_record, apply_to_catalog,
-    prefetch_record,
-};
+use super::record::{OpenRecord, RecordProgress, RecordScratch, apply_record, prefetch_record};
 use super::{KernelError, Stall, World};
 use crate::crypto::TenantKeys;
 use crate::event::Event;
@@ -108,7 +105,7 @@ impl Transaction {
     pub fn run(
         &mut self,
         world: &mut World<'_>,
-        catalog: &mut Arc<Catalog>,
+        catalogs: &mut Catalogs,
         scratch: &mut TransactionScratch,
         effects: &mut Effects,
     ) -> Result<(), Stall> {
@@ -131,17 +128,15 @@ impl Transaction {
             let made = self.drafts.made_row(self.next);
             let record =
                 OpenRecord { metadata, hash: appended.hash, payload: &payload, made, outcome };
-            announce(catalog, metadata, &payload);
-            let progress = &mut self.progress;
+            catalogs.announce(metadata, &payload);
+            let (catalog, progress) = (catalogs.applied(), &mut self.progress);
             let applied =
                 apply_record(world.store, catalog, &record, progress, &mut scratch.record);
             if let Err(fault) = applied {
                 self.prefetch(world.store, catalog);
                 return Err(fault.into());
             }
-            if payload.changes_catalog() {
-                apply_to_catalog(Arc::make_mut(catalog), &payload);
-            }
+            catalogs.follow(&payload, self.next + 1 == self.drafts.len());
             if let Payload::TenantCreated { tenant, .. } = payload {
                 effects.event(Event::TenantCreated { tenant });
             }

@@ -58,7 +58,7 @@ impl Running {
             return Ok(prepared);
         }
         let found = self.table_then(read, &schema.name, position)?;
-        let Some(catalog) = self.kernel.catalog(&self.store, read.tenant)? else {
+        let Some(catalog) = self.kernel.catalog_shown(&self.store, read.tenant)? else {
             return Err(ReadError::TenantUnknown(read.tenant).into());
         };
         match (found, &read.gone) {

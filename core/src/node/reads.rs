@@ -2,7 +2,9 @@
 //!
 //! A [`Read`] holds everything between two slices: the bound statement, the snapshot, pins. It
 //! reads the last fully applied transaction of its tenant, or what `AS OF` says. `AS OF` a position
-//! inside a transaction reads the transaction before it, and [`ReadResult::position`] says so.
+//! inside a transaction reads the transaction before it, and [`ReadResult::position`] says so. It
+//! is bound to what that one left: tables that a transaction under way creates, alters or drops are
+//! as before it (`Kernel::catalog_shown`) until it is whole.
 //!
 //! Fault model: a damaged page or record ends the read with an error that names what is lost; it
 //! never stops the node and never shortens an answer.
@@ -83,7 +85,7 @@ pub struct Read {
     pub(super) statement: Statement,
     parameters: Vec<Value>,
     stage: Stage,
-    /// The catalog that it was bound to, when that is not today's.
+    /// The catalog that it reads by, when that is not today's.
     pub(super) past: Option<Arc<Catalog>>,
     /// There is no such table now: what to say unless there was one then.
     pub(super) gone: Option<SqlError>,
@@ -439,7 +441,7 @@ impl Running {
 
     fn bind(&mut self, now: Clock, read: &mut Read) -> Result<(), Halt> {
         let tenant = read.tenant;
-        let catalog = self.kernel.catalog(&self.store, tenant)?;
+        let catalog = self.kernel.catalog_shown(&self.store, tenant)?;
         if let Some(seen) = read.seen {
             let newest = match catalog {
                 Some(_) => self.kernel.snapshot(&self.store, &self.logs, tenant)?,
@@ -536,6 +538,10 @@ impl Running {
         position: Position,
     ) -> Result<(), Halt> {
         let prepared = self.bind_at(read, prepared, position)?;
+        if prepared.views_catalog() {
+            // All of its slices show the same one.
+            read.past = self.kernel.catalog_viewed(&self.store, read.tenant)?;
+        }
         // A read may say `now()`; nothing it draws is kept, so its seed need not be secret.
         let context = Context::new(now.wall, [0; 32]);
         let parameters = core::mem::take(&mut read.parameters);
@@ -548,7 +554,7 @@ impl Running {
 
     fn run_read(&mut self, read: &mut Read) -> Result<(), Halt> {
         let tenant = read.tenant;
-        let Some(catalog) = self.kernel.catalog(&self.store, tenant)? else {
+        let Some(catalog) = self.kernel.catalog_shown(&self.store, tenant)? else {
             return Err(ReadError::TenantUnknown(tenant).into());
         };
         let head = self.kernel.log_head(&self.store, &self.logs, tenant)?;

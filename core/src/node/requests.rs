@@ -231,7 +231,11 @@ impl Running {
         // A miss that another task's read has cured brings no completion: look again at once.
         for _ in 0..SEAL_TRIES_MAX {
             match self.try_seal(request, pins, found, now, effects)? {
-                SealStep::Sealed(sealed) => return Ok(SealStep::Sealed(sealed)),
+                // What it is bound to was there before the transaction under way, or will be behind
+                // it, not only amid it.
+                SealStep::Sealed(sealed) if !self.kernel.is_amid_schema(request.tenant) => {
+                    return Ok(SealStep::Sealed(sealed));
+                }
                 // It may be a retry: of its first copy a part is applied, which refuses it, and the
                 // outcome that it is to get is not there yet, or there before a read can see what
                 // it acknowledges. What is being applied waits for completions, and so do we.

@@ -17,6 +17,7 @@ use crate::limits::ClusterConstants;
 use crate::query::{PointScratch, SqlState, Value};
 use crate::time::{Instant, Timestamp};
 
+mod amid;
 mod attesting;
 mod crowd;
 mod jobs;

@@ -280,6 +280,24 @@ impl Prepared {
         self.explain != Explain::No
     }
 
+    /// It shows what the catalog says: of tables, or their names beside records.
+    #[must_use]
+    pub fn views_catalog(&self) -> bool {
+        match &self.statement {
+            Statement::Select(select) => matches!(select.source, Source::Virtual(_)),
+            Statement::CreateTable { .. }
+            | Statement::DropTable(_)
+            | Statement::CreateIndex(_)
+            | Statement::DropIndex(..)
+            | Statement::AddColumn { .. }
+            | Statement::CancelJob(_)
+            | Statement::Nothing
+            | Statement::Insert(_)
+            | Statement::Update(..)
+            | Statement::Delete(..) => false,
+        }
+    }
+
     /// Whether it goes through a prepare. EXPLAIN never does.
     #[must_use]
     pub fn is_write(&self) -> bool {

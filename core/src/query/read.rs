@@ -9,7 +9,7 @@
 //! rows; beyond, the statement is refused and the error says what would help. The result is a
 //! function of the position, the statement and its parameters.
 //!
-//! What a step needs: the store, the tenant's catalog as the store has it now (same call, same
+//! What a step needs: the store, the tenant's catalog as snapshots show it now (same call, same
 //! state), and for `__events` a reader of records. The task carries the position.
 
 use alloc::format;
@@ -268,12 +268,7 @@ impl ReadTask {
             unreachable!("`new` refuses writes")
         };
         if !prepared.still_holds(world.catalog) {
-            return Err(SqlError::new(
-                SqlState::SchemaChanged,
-                "the table has changed since the statement was prepared",
-            )
-            .hint("prepare it again")
-            .into());
+            return Err(changed().into());
         }
         match &mut self.stage {
             Stage::Start => self.start(select, world)?,
@@ -411,6 +406,11 @@ impl ReadTask {
         prepared: &Prepared,
         world: &ReadWorld<'_>,
     ) -> Result<Option<Plan>, Stop> {
+        let version = prepared.bound_to().map(|(_, version)| version);
+        // Of a version that is still to come, the statements before it in the text make the table.
+        if !prepared.still_holds(world.catalog) && version <= Some(world.catalog.version) {
+            return Err(changed().into());
+        }
         let (schema, filter) = match &prepared.statement {
             Statement::Select(select) => {
                 let Source::Table(schema) = &select.source else { return Ok(None) };
@@ -666,6 +666,11 @@ impl ReadTask {
         self.stage = Stage::Done;
         Ok(())
     }
+}
+
+fn changed() -> SqlError {
+    let message = "the table has changed since the statement was prepared";
+    SqlError::new(SqlState::SchemaChanged, message).hint("prepare it again")
 }
 
 /// COUNT(*) of a whole table: the tree knows.

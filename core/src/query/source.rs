@@ -30,7 +30,7 @@ type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 pub struct RowSource<'a> {
     pub store: &'a Store,
     pub tenant: TenantId,
-    /// The catalog that the store's trees have now.
+    /// Of the position, but `changed_at` is told of the store's trees as they are now.
     pub catalog: &'a Catalog,
     pub position: Position,
 }

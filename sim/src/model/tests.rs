@@ -105,3 +105,23 @@ fn streams_hold_their_expected_version() {
     assert_eq!(done.effects, [Effect::Appended(2), Effect::Appended(4)]);
     assert_eq!(model.stream_version("s"), 4);
 }
+
+/// What a replica answers that lags behind the table's creation: the log is there before it.
+#[test]
+fn reads_of_the_log_need_no_table() {
+    let mut model = TenantModel::default();
+    let records = vec![vec![1], vec![2]];
+    let append = Statement::Append { stream: "s".to_owned(), expected: Expected::Any, records };
+    model.apply(&[append], 1).unwrap();
+    model.apply(&[Statement::Create(spec()), insert(&[(1, 10)])], 3).unwrap();
+    let of = |select| Query { table: "t".to_owned(), select, filter: None, as_of: None };
+    let at = |numbers: &[i64]| -> Vec<_> {
+        numbers.iter().map(|number| vec![Datum::Integer(*number)]).collect()
+    };
+    for (position, appends, changes) in [(0, at(&[]), at(&[])), (2, at(&[1, 1]), at(&[]))] {
+        assert_eq!(model.answer(&of(Select::Appends), position), Ok(appends));
+        assert_eq!(model.answer(&of(Select::Changes), position), Ok(changes));
+    }
+    assert_eq!(model.answer(&of(Select::Changes), 3), Ok(at(&[3])));
+    assert_eq!(model.answer(&all(None), 2), Err(Refusal::UndefinedTable));
+}

@@ -196,3 +196,38 @@ pub(super) fn cold_duplicates() -> Result<(), String> {
         other => Err(format!("{other} rows of {ROWS}")),
     }
 }
+
+/// A table is made, then an index over pages that must be read: somebody asks at every turn.
+pub(super) fn tables_amid() -> Result<(), String> {
+    const TABLES: &str = "SELECT name FROM __tables";
+    let mut rig = Rig::new(COLD)?;
+    let name = "n".repeat(400);
+    for first in (0..120).step_by(8) {
+        let rows: Vec<String> = (first..first + 8).map(|id| format!("({id}, '{name}')")).collect();
+        rig.write(&format!("INSERT INTO t VALUES {}", rows.join(", ")))?;
+    }
+    rig.solo.shutdown().map_err(text)?;
+    rig.open()?;
+    let before = rig.solo.query(TENANT, TABLES, Vec::new())?;
+    let mut request = rig.request("CREATE TABLE u (id BIGINT PRIMARY KEY)");
+    let index = "CREATE INDEX t_name ON t (name)".to_owned();
+    request.operations.push(Operation::Sql { text: index, params: Vec::new() });
+    let ticket = rig.solo.send(request);
+    let mut turns = 0;
+    while rig.solo.reply(ticket).is_none() {
+        let answer = rig.solo.query(TENANT, TABLES, Vec::new())?;
+        if answer != before {
+            return Err(format!("turn {turns}: {answer:?}, not {before:?}"));
+        }
+        if !rig.solo.step() {
+            return Err("a request waits for nothing".to_owned());
+        }
+        turns += 1;
+    }
+    match rig.solo.reply(ticket) {
+        Some(Ok(_)) if turns > 5 => {}
+        other => return Err(format!("after {turns} turns: {other:?}")),
+    }
+    let (_, tables) = rig.solo.query(TENANT, TABLES, Vec::new())?;
+    if tables.len() == 2 { Ok(()) } else { Err(format!("whole, it made {tables:?}")) }
+}

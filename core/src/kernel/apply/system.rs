@@ -35,7 +35,7 @@ impl Kernel {
         let Some(state) = self.tenants.get_mut(&tenant) else {
             unreachable!("the tenant was entered before its transaction began");
         };
-        transaction.run(world, &mut state.catalog, &mut self.scratch, effects)?;
+        transaction.run(world, &mut state.catalogs, &mut self.scratch, effects)?;
         self.note_jobs(tenant);
         Ok(())
     }

@@ -21,7 +21,7 @@ fn id(disk: &Disk, serial: u8) -> IdempotencyId {
 }
 
 /// One input, or a tick.
-fn turn(disk: &mut Disk, node: &mut Node) {
+pub(super) fn turn(disk: &mut Disk, node: &mut Node) {
     let mut effects = Effects::new();
     disk.now.monotonic = disk.now.monotonic.plus_ns(10_000);
     let input = disk.pending.pop_front().unwrap_or(Input::Tick);
