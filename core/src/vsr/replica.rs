@@ -241,7 +241,7 @@ impl Replica {
         let own = state.peers[usize::from(state.replica.get())];
         let erased_to = (own.log_view == state.log_view).then_some(own.op);
         let start = journal_start(state, release);
-        let recovery = ReplicaJournalRecovery::start(start, erased_to, effects);
+        let recovery = ReplicaJournalRecovery::start(start, erased_to, state.log_view, effects);
         let checkpoint = &state.checkpoint;
         let mut peers = [Peer::default(); REPLICA_COUNT_MAX];
         for (peer, evidence) in peers.iter_mut().zip(state.peers) {

@@ -3,7 +3,9 @@
 //!
 //! Sync, then the header area in chunks; the log is walked in memory, op by op from the checkpoint,
 //! by the redundant headers. Where a slot is damaged, the ring is asked: a whole prepare there that
-//! joins stands in for its header. Last, the body of every named prepare is checked.
+//! joins stands in for its header. So it does where the slot is zeros, which a sector that rotted
+//! may be, too, if it is of our log view or a later one: then it is of that log, acknowledged or
+//! not. Last, the body of every named prepare is checked.
 //!
 //! The walk ends at the first op of which nothing is known. A damaged slot at a place where it
 //! could begin, without a whole prepare behind it, means that it may have been acknowledged: the
@@ -22,7 +24,7 @@ use super::super::slots::{SlotState, Slots};
 use super::super::{JournalError, JournalStart, PrepareHeader, Ring};
 use super::{Entries, Entry, IN_FLIGHT_MAX, ReplicaJournal, State};
 use crate::crypto::hash::InternalHash;
-use crate::ids::Op;
+use crate::ids::{Op, View};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::{
     JOURNAL_CHUNK_BYTES, PAGE_SIZE, PIPELINE_MAX, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX,
@@ -58,6 +60,7 @@ pub struct ReplicaJournalRecovery {
     certain: bool,
     /// Ops above this one were erased, or never acknowledged, in the superblock's log view.
     erased_to: Option<Op>,
+    log_view: View,
     /// Entries whose bodies are still to be read, and reads in flight, by slot.
     bodies: VecDeque<PrepareHeader>,
     reading: BTreeMap<u64, PrepareHeader>,
@@ -74,15 +77,20 @@ enum Phase {
         place: u64,
         second: bool,
     },
+    /// The same, where the slot is zeros.
+    Look {
+        place: u64,
+    },
     Bodies,
 }
 
 impl ReplicaJournalRecovery {
     /// Starts with a sync. `erased_to`: the superblock's record that what was acknowledged above
-    /// this op does not count.
+    /// this op does not count; it is of `log_view`, as the superblock has it.
     pub fn start(
         start: JournalStart,
         erased_to: Option<Op>,
+        log_view: View,
         effects: &mut Effects,
     ) -> ReplicaJournalRecovery {
         let ring = Ring::new(start.ring_bytes);
@@ -99,6 +107,7 @@ impl ReplicaJournalRecovery {
             dropped: Vec::new(),
             certain: true,
             erased_to,
+            log_view,
             bodies: VecDeque::new(),
             reading: BTreeMap::new(),
             next_slot: 1,
@@ -128,7 +137,7 @@ impl ReplicaJournalRecovery {
     ) -> Result<Option<(ReplicaJournal, RecoveredReplica)>, JournalError> {
         let offset = match self.phase {
             Phase::Headers(offset) => offset,
-            Phase::Probe { place, .. } => self.ring.address(place).offset,
+            Phase::Probe { place, .. } | Phase::Look { place } => self.ring.address(place).offset,
             Phase::Sync | Phase::Bodies => 0,
         };
         result.map_err(|error| JournalError::Io { error, what: "read", offset })?;
@@ -148,6 +157,7 @@ impl ReplicaJournalRecovery {
             Phase::Probe { place, second } => {
                 self.probed(place, second, pages.as_bytes(), effects);
             }
+            Phase::Look { place } => self.looked(place, pages.as_bytes(), effects),
             Phase::Bodies => {
                 let Some(header) = self.reading.remove(&io.slot) else {
                     unreachable!("a read that was not asked for")
@@ -236,6 +246,13 @@ impl ReplicaJournalRecovery {
                         return;
                     }
                 }
+                let head = Op::new(next.get() - 1);
+                if !self.erased(head)
+                    && let Some(place) = [end, other].into_iter().find(|at| self.is_empty(*at))
+                {
+                    self.look(place, effects);
+                    return;
+                }
             }
             // Where it would be there is no header: it was never acknowledged, nor what follows it.
             if !placed && self.hole(next) {
@@ -309,21 +326,56 @@ impl ReplicaJournalRecovery {
         self.read(place, size, effects);
     }
 
-    /// What lies in the ring behind a damaged slot.
-    fn probed(&mut self, place: u64, second: bool, bytes: &[u8], effects: &mut Effects) {
+    fn look(&mut self, place: u64, effects: &mut Effects) {
+        self.probe(place, false, effects);
+        self.phase = Phase::Look { place };
+    }
+
+    /// What lies in the ring behind a slot of zeros. It may never have been acknowledged: then its
+    /// header was not written before a crash. Of an older view it may also be what the log of our
+    /// view left out.
+    fn looked(&mut self, place: u64, bytes: &[u8], effects: &mut Effects) {
+        if let Some(header) = self.joined(place, bytes)
+            && header.view >= self.log_view
+        {
+            self.restore(header);
+            self.walk(effects);
+            return;
+        }
+        let (_, Some(end)) = self.last() else { unreachable!("it was looked at from there") };
+        let other = end.next_multiple_of(self.ring.bytes());
+        if other != place && self.is_empty(other) {
+            self.look(other, effects);
+        } else {
+            self.end_of_log();
+        }
+    }
+
+    /// The whole prepare that lies at a place, if it joins the log so far.
+    fn joined(&self, place: u64, bytes: &[u8]) -> Option<PrepareHeader> {
         let next = Op::new(self.start.op.get() + self.entries.len() as u64 + 1);
         let (parent, _) = self.last();
-        let joined = PrepareHeader::decode(bytes).ok().filter(|header| {
+        PrepareHeader::decode(bytes).ok().filter(|header| {
             header.op == next
                 && header.cluster == self.start.cluster
                 && header.journal_offset == place
                 && header.view <= self.start.view
                 && Some(header.parent) == parent
                 && check_whole(header, bytes)
-        });
-        if let Some(header) = joined {
-            self.restored.push(header);
-            self.push(Some(header), Some(header.checksum), State::Held);
+        })
+    }
+
+    /// A prepare stands in for its header.
+    fn restore(&mut self, header: PrepareHeader) {
+        self.restored.push(header);
+        self.push(Some(header), Some(header.checksum), State::Held);
+    }
+
+    /// What lies in the ring behind a damaged slot.
+    fn probed(&mut self, place: u64, second: bool, bytes: &[u8], effects: &mut Effects) {
+        let next = Op::new(self.start.op.get() + self.entries.len() as u64 + 1);
+        if let Some(header) = self.joined(place, bytes) {
+            self.restore(header);
             self.walk(effects);
             return;
         }
@@ -382,10 +434,19 @@ impl ReplicaJournalRecovery {
     /// Whether the slot of a place where a prepare may begin is damaged. One round above the
     /// checkpoint there is none: there lies what the log itself begins with.
     fn is_damaged(&self, place: u64) -> bool {
+        self.state_at(place) == Some(SlotState::Damaged)
+    }
+
+    /// The same, for zeros.
+    fn is_empty(&self, place: u64) -> bool {
+        self.state_at(place) == Some(SlotState::Empty)
+    }
+
+    fn state_at(&self, place: u64) -> Option<SlotState> {
         let at = self.ring.slot_offset(place);
         let slot = &self.area.as_bytes()[at..at + PREPARE_HEADER_SIZE];
-        place < self.start.journal_offset + self.ring.bytes()
-            && SlotState::of(slot) == SlotState::Damaged
+        let counts = place < self.start.journal_offset + self.ring.bytes();
+        counts.then(|| SlotState::of(slot))
     }
 
     fn read(&mut self, place: u64, size: usize, effects: &mut Effects) -> IoId {

@@ -18,6 +18,7 @@ struct Bench {
     journal: Option<ReplicaJournal>,
     headers: Vec<PrepareHeader>,
     erased_to: Option<Op>,
+    log_view: View,
     /// Op of the checkpoint that the superblock holds.
     checkpoint: usize,
 }
@@ -26,8 +27,9 @@ impl Bench {
     fn new() -> Bench {
         let (disk, effects) = (FakeDisk::default(), Effects::new());
         let headers = Vec::new();
-        let (erased_to, checkpoint) = (None, 0);
-        let mut bench = Bench { disk, effects, journal: None, headers, erased_to, checkpoint };
+        let (erased_to, log_view, checkpoint) = (None, View::new(1), 0);
+        let journal = None;
+        let mut bench = Bench { disk, effects, journal, headers, erased_to, log_view, checkpoint };
         assert!(bench.open().certain);
         bench
     }
@@ -54,7 +56,8 @@ impl Bench {
             view: View::new(1),
             committed: Op::ZERO,
         };
-        let mut recovery = ReplicaJournalRecovery::start(start, self.erased_to, &mut self.effects);
+        let (erased_to, effects) = (self.erased_to, &mut self.effects);
+        let mut recovery = ReplicaJournalRecovery::start(start, erased_to, self.log_view, effects);
         loop {
             self.disk.submit(&mut self.effects);
             let effects = &mut self.effects;
@@ -183,13 +186,44 @@ fn what_was_written_is_held_after_a_crash() {
 }
 
 #[test]
-fn a_prepare_without_its_header_was_never_acknowledged() {
-    let mut bench = Bench::with(2);
-    bench.append(5_000);
-    bench.complete(0);
-    assert_eq!(bench.journal().state(Op::new(3)), Some(State::Writing));
-    assert!(bench.reopen(|| Keep::Old).certain);
-    assert_eq!(bench.states(), [Held, Held]);
+fn a_prepare_without_its_header_is_held_only_in_its_log_view() {
+    for (log_view, held) in [(0, 3), (1, 3), (2, 2)] {
+        let mut bench = Bench::with(2);
+        bench.append(5_000);
+        bench.complete(0);
+        assert_eq!(bench.journal().state(Op::new(3)), Some(State::Writing));
+        bench.log_view = View::new(log_view);
+        assert!(bench.reopen(|| Keep::Old).certain);
+        assert_eq!(bench.states(), [Held, Held, Held][..held], "log view {log_view}");
+    }
+}
+
+/// Zeros say nothing: they are also what rot leaves.
+#[test]
+fn a_sector_of_headers_that_became_zeros_is_replaced_by_the_prepares() {
+    for (sector, ops) in [(0, 8), (1, 4)] {
+        let mut bench = Bench::with(12);
+        bench.disk.put(sector * PAGE_SIZE as u64, [0; PAGE_SIZE]);
+        let recovered = bench.reopen(|| Keep::Old);
+        assert_eq!((recovered.certain, recovered.slots_repaired), (true, ops), "sector {sector}");
+        assert_eq!(bench.states(), [Held; 12]);
+    }
+}
+
+/// What a later view left out, and was about to be erased, is not there again.
+#[test]
+fn a_prepare_that_was_erased_in_half_does_not_come_back() {
+    for (erased_to, held) in [(None, 3), (Some(3), 3), (Some(2), 2)] {
+        let mut bench = Bench::with(3);
+        let at = bench.slot_offset(3) / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        let mut sector = bench.disk.sector(at);
+        let slot = (bench.slot_offset(3) - at) as usize;
+        sector[slot..slot + 256].fill(0);
+        bench.disk.put(at, sector);
+        bench.erased_to = erased_to.map(Op::new);
+        assert!(bench.reopen(|| Keep::Old).certain);
+        assert_eq!(bench.states(), [Held, Held, Held][..held], "to {erased_to:?}");
+    }
 }
 
 #[test]
