@@ -106,6 +106,8 @@ events! {
     ReplayStarted { from: Op, to: Op },
     ReplayFinished { op: Op },
     ApplyStalled { op: Op },
+    /// Between two slices of a prepare.
+    ApplyPaused { op: Op },
     /// Changed pages wait for those of the checkpoint under way to be written.
     CheckpointAwaited { op: Op },
     ReadStalled,

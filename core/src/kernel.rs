@@ -166,6 +166,9 @@ pub enum Stall {
     /// The pages of the checkpoint under way take the memory that this transaction needs: let some
     /// be written, then call again.
     PageRoom,
+    /// Nothing is missing: so many requests were applied that the caller may look around, as asked
+    /// by [`Kernel::slice`]; then call again.
+    Slice,
     /// The replica must stop.
     Halt(KernelError),
 }
@@ -258,6 +261,8 @@ pub struct Kernel {
     working: BTreeSet<TenantId>,
     task: Option<Task>,
     ahead: Option<Ahead>,
+    /// See [`Kernel::slice`].
+    sliced: bool,
     /// Writes that came with rows which are not those of their tables any more; for the marks.
     found_stale: u32,
     /// Requests answered, for [`Kernel::progress`].
@@ -280,6 +285,7 @@ impl Kernel {
             working: BTreeSet::new(),
             task: None,
             ahead: None,
+            sliced: false,
             found_stale: 0,
             stages: 0,
             opened: Vec::new(),
@@ -367,6 +373,16 @@ impl Kernel {
             Some(head) => Ok(head.last()),
             None => Ok(self.stored_head(store, tenant)?.last()),
         }
+    }
+
+    /// Whether apply stops after every few requests, with [`Stall::Slice`]. Changes no result.
+    pub fn slice(&mut self, sliced: bool) {
+        self.sliced = sliced;
+    }
+
+    #[must_use]
+    pub fn is_sliced(&self) -> bool {
+        self.sliced
     }
 
     /// Is a transaction of the tenant applied in part? Snapshots do not show it then, but

@@ -254,6 +254,22 @@ impl Node {
         }
     }
 
+    /// Whether a prepare of many requests is applied in slices: between two of them apply pauses,
+    /// [`Node::deadline`] is now, and the caller may let gathered requests go out by
+    /// [`Node::hurry`], if none is being written, before [`Node::run`] or `step` goes on. Changes
+    /// no result.
+    pub fn slice(&mut self, sliced: bool) {
+        if let State::Running(running) = &mut self.state {
+            running.kernel.slice(sliced);
+        }
+    }
+
+    /// Apply pauses: see [`Node::slice`].
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        matches!(&self.state, State::Running(running) if running.paused_at.is_some())
+    }
+
     /// Worth a call while the caller would only wait for the disk: does what can be done ahead of a
     /// commit. Never needed, changes no result.
     pub fn work_ahead(&mut self) {
@@ -432,6 +448,7 @@ impl Node {
             State::Running(running) => {
                 let own = running.attestation_due().into_iter().chain(running.search_due());
                 let own = own.chain(running.job_due()).chain(running.scrub_due());
+                let own = own.chain(running.paused_at);
                 running.vsr.deadline().into_iter().chain(own).min()
             }
             State::Syncing(syncing, _) => syncing.deadline(),

@@ -221,18 +221,26 @@ impl Driver {
         }
     }
 
-    /// Submits what was left.
-    fn take_left(&self, inner: &mut Inner) {
+    /// Hands what was left to the node, which does nothing with it yet. True: there was something.
+    fn enqueue_left(&self, inner: &mut Inner) -> bool {
         if self.gathered.is_empty() {
-            return;
+            return false;
         }
         let mut taken = std::mem::take(&mut inner.taken);
         self.gathered.take(&mut taken);
-        let now = self.now();
         for (asked, slot) in taken.drain(..) {
             inner.enqueue(asked, slot);
         }
         inner.taken = taken;
+        true
+    }
+
+    /// Submits what was left.
+    fn take_left(&self, inner: &mut Inner) {
+        if !self.enqueue_left(inner) {
+            return;
+        }
+        let now = self.now();
         if inner.node.halted().is_some() {
             wake_all(std::mem::take(&mut inner.answered));
         } else {

@@ -90,6 +90,10 @@ impl Replica {
         self.node.hurry(now, effects);
     }
 
+    pub fn slice(&mut self, sliced: bool) {
+        self.node.slice(sliced);
+    }
+
     pub fn work_ahead(&mut self) {
         self.node.work_ahead();
     }

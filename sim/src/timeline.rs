@@ -17,7 +17,7 @@ use verity_core::vsr::replica::Phase;
 const ENTRIES_MAX: usize = 20_000;
 const TEXT_MAX: usize = 240;
 /// Marks of the core that come with every request or page, or that are shown in another way.
-const OFTEN: [&str; 15] = [
+const OFTEN: [&str; 16] = [
     "PrepareProposed",
     "Committed",
     "TransactionApplied",
@@ -27,6 +27,7 @@ const OFTEN: [&str; 15] = [
     "PageMerged",
     "OverflowWritten",
     "ApplyStalled",
+    "ApplyPaused",
     "ReadStalled",
     "RowsFound",
     "CheckpointRecord",

@@ -1,6 +1,7 @@
 //! Applying committed prepares, one after the other, whatever pages they miss.
 
 use crate::event::Event;
+use crate::ids::Op;
 use crate::io::Effects;
 use crate::journal::{Operation, PrepareHeader};
 use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Stall, World};
@@ -9,6 +10,7 @@ use crate::node::checkpoint::CheckpointTask;
 use crate::node::halt::{kernel_halt, store_halt};
 use crate::node::running::Running;
 use crate::store::Pins;
+use crate::time::Clock;
 use crate::vsr::Committed;
 
 /// A prepare on its way into state.
@@ -32,13 +34,25 @@ const STALLS_MAX: u32 = 64;
 
 impl Running {
     /// Applies what is committed until a page is missing. True: something moved.
-    pub(super) fn apply_committed(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+    pub(super) fn apply_committed(
+        &mut self,
+        now: Clock,
+        effects: &mut Effects,
+    ) -> Result<bool, Halt> {
         let (mut moved, mut stalls) = (false, 0);
+        self.paused_at = None;
         loop {
             // A checkpoint op freezes the state after it: the one before must be out of the way,
             // which consensus sees to; ops after it may go on at once.
             if self.applying.is_none() {
                 if self.proofs_hold() {
+                    return Ok(moved);
+                }
+                // Whoever is answered comes back while the next prepare is applied.
+                let status = self.vsr.status();
+                let answers = self.kernel.is_sliced() && !self.replies.is_empty();
+                if answers && status.applied < status.commit {
+                    self.pause(now, status.applied.next(), effects);
                     return Ok(moved);
                 }
                 let Some(committed) = self.vsr.next_committed(effects) else { return Ok(moved) };
@@ -51,7 +65,7 @@ impl Running {
                 self.applying = Some(Applying { committed, pins: Pins::new(), progress });
             }
             let op = self.vsr.status().applied;
-            if !self.apply_stage(effects)? {
+            if !self.apply_stage(now, effects)? {
                 return Ok(moved);
             }
             moved = true;
@@ -63,8 +77,13 @@ impl Running {
         }
     }
 
+    fn pause(&mut self, now: Clock, op: Op, effects: &mut Effects) {
+        self.paused_at = Some(now.monotonic);
+        effects.event(Event::ApplyPaused { op });
+    }
+
     /// One run of the kernel on the prepare at hand. False: it waits.
-    fn apply_stage(&mut self, effects: &mut Effects) -> Result<bool, Halt> {
+    fn apply_stage(&mut self, now: Clock, effects: &mut Effects) -> Result<bool, Halt> {
         let Some(mut applying) = self.applying.take() else { unreachable!("set by the caller") };
         if !self.store.ready(&applying.pins).map_err(store_halt)? {
             self.applying = Some(applying);
@@ -110,6 +129,11 @@ impl Running {
                 self.vsr.applied(header.op, applying.committed.prepare);
                 Ok(true)
             }
+            Err(Stall::Slice) => {
+                self.applying = Some(applying);
+                self.pause(now, header.op, effects);
+                Ok(false)
+            }
             Err(stall) => {
                 let writes = stall == Stall::PageRoom;
                 self.on_stall(stall, &mut applying, effects)?;
@@ -153,6 +177,7 @@ impl Running {
                 effects.event(Event::CheckpointAwaited { op });
                 Ok(())
             }
+            Stall::Slice => unreachable!("handled by the caller"),
             Stall::Halt(error) => Err(kernel_halt(&error)),
         }
     }

@@ -79,8 +79,12 @@ pub(super) struct Queued {
     sealed: SealedRequest,
 }
 
-/// What gathered goes out in a hurry when it is at least this part of what is being written.
-const HURRY_SHARE: usize = 4;
+/// What gathered goes out in a hurry when it is at least this part of what is being written: one
+/// number of so many.
+const HURRY_SHARE: (usize, usize) = (1, 4);
+
+/// The same between two slices of a prepare.
+const PAUSED_SHARE: (usize, usize) = (3, 4);
 
 /// Fewer requests are not worth two prepares.
 const CROWD_MIN: usize = 8;
@@ -375,8 +379,10 @@ impl Running {
     /// done, and applying it can overlap with the next write.
     pub(super) fn hurry(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         self.seal_waiting(now, effects)?;
-        // A few that are ahead of a crowd wait for it: else the crowd waits for their write.
-        if self.queue.len() * HURRY_SHARE >= self.requests_proposed() {
+        // A few that are ahead of a crowd wait for it: else the crowd waits for their write. There
+        // will be a better moment soon while apply pauses, and only then.
+        let (share, of) = if self.paused_at.is_some() { PAUSED_SHARE } else { HURRY_SHARE };
+        if self.queue.len() * of >= self.requests_proposed() * share {
             self.hurry = true;
             self.propose(now, effects);
             self.hurry = false;

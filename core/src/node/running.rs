@@ -86,6 +86,8 @@ pub(super) struct Running {
     /// Where replay started from.
     pub recovery_point: Op,
     pub applying: Option<Applying>,
+    /// Apply could go on, and lets its caller look around first; since when.
+    pub paused_at: Option<Instant>,
     pub checkpoint: Option<CheckpointTask>,
     #[cfg(verity_zoo)]
     pub checkpoint_due: Option<CheckpointTask>,
@@ -145,6 +147,7 @@ impl Running {
             vsr,
             leading: None,
             applying: None,
+            paused_at: None,
             checkpoint: None,
             #[cfg(verity_zoo)]
             checkpoint_due: None,
@@ -260,12 +263,15 @@ impl Running {
         self.turn(now, effects)
     }
 
-    /// Runs until nothing moves. Each loop either applies a prepare, proposes one, or ends.
+    /// Runs until nothing moves, or apply pauses: the rest is then for the next turn. Each loop either applies a prepare, proposes one, or ends.
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         self.step_down_if_deposed();
         let mut busy = false;
         loop {
-            let mut moved = self.apply_committed(effects)?;
+            let mut moved = self.apply_committed(now, effects)?;
+            if self.paused_at.is_some() {
+                return Ok(());
+            }
             moved |= self.attest_in_time(now);
             moved |= self.advance_phase(now, effects)?;
             moved |= self.drive_jobs(now, effects)?;

@@ -80,8 +80,13 @@ impl Driver {
     ) -> MutexGuard<'a, Inner> {
         loop {
             self.hurry(&mut inner);
+            inner.node.slice(true);
             inner.turn(self.now());
-            self.take_left(&mut inner);
+            inner.node.slice(false);
+            let paused = inner.node.is_paused();
+            if !paused {
+                self.take_left(&mut inner);
+            }
             if done(&inner) || inner.stop || inner.node.halted().is_some() {
                 // What was pushed now leaves with the next write, or when the background thread
                 // looks: nobody waits for it.
@@ -97,7 +102,7 @@ impl Driver {
                 }
                 return inner;
             }
-            let ready = inner.disk.has_ready();
+            let ready = paused || inner.disk.has_ready();
             let timeout = self.until_deadline(&inner, WAIT_MAX);
             let answered = std::mem::take(&mut inner.answered);
             let started_io = inner.disk.take_unsubmitted();
@@ -154,17 +159,17 @@ impl Driver {
     }
 
     /// Requests that gathered while a write was under way go to the disk before what the write
-    /// brought is applied: disk and processor work at the same time.
+    /// brought is applied, or before the rest of a prepare is: disk and processor work at the same
+    /// time.
     fn hurry(&self, inner: &mut Inner) {
         let Inner { disk, inputs, .. } = inner;
         disk.poll(inputs);
-        if inner.inputs.is_empty() {
+        let idle = inner.node.is_paused() && !inner.node.gathers();
+        if inner.inputs.is_empty() && !idle {
             return;
         }
-        self.take_left(inner);
-        let now = self.now();
-        inner.node.hurry(now, &mut inner.effects);
-        inner.disk.execute(&mut inner.effects);
+        self.enqueue_left(inner);
+        inner.hurry(self.now());
         if inner.disk.take_unsubmitted() {
             self.bell.submit();
         }

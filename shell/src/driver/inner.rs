@@ -134,6 +134,18 @@ impl Inner {
     pub fn run(&mut self, now: Clock) {
         self.node.run(now, &mut self.effects);
         self.disk.execute(&mut self.effects);
+        self.learn();
+    }
+
+    /// What was enqueued goes its way before what has come is looked at.
+    pub fn hurry(&mut self, now: Clock) {
+        self.node.hurry(now, &mut self.effects);
+        self.disk.execute(&mut self.effects);
+        self.learn();
+    }
+
+    /// The next requests of this tenant may come sealed.
+    fn learn(&mut self) {
         if let Some(tenant) = self.unsealed.take() {
             self.sealers.learn(&self.node, tenant);
         }

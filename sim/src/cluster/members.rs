@@ -356,6 +356,7 @@ impl Cluster {
             node.hurry(clock, &mut member.effects);
             node.give_chunk();
         }
+        node.slice(now_ns.is_multiple_of(2));
         node.step(clock, input, &mut member.effects);
         self.after(index)
     }

@@ -147,6 +147,8 @@ impl World {
         if now_ns.is_multiple_of(3) {
             node.hurry(clock, &mut self.effects);
         }
+        // And some let a prepare be applied in slices: the deadline, which is now, goes on.
+        node.slice(now_ns.is_multiple_of(2));
         node.step(clock, input, &mut self.effects);
         Ok(())
     }

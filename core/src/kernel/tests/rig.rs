@@ -227,11 +227,12 @@ impl Rig {
         let mut effects = Effects::new();
         let mut pins = Pins::new();
         let mut progress = (u64::MAX, u64::MAX);
+        self.kernel.slice(self.op.is_multiple_of(2));
         let applied = loop {
             let mut world =
                 World { store: &mut self.store, logs: &mut self.logs, keys: &self.keys };
             let result = self.kernel.apply(&mut world, &prepare, &mut effects);
-            self.stalls += u64::from(result.is_err());
+            self.stalls += u64::from(result.as_ref().is_err_and(|stall| *stall != Stall::Slice));
             match result {
                 Ok(applied) => break applied,
                 Err(Stall::Fault(_)) => {
@@ -245,6 +246,7 @@ impl Rig {
                     pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
                     assert_eq!(self.store.ready(&pins), Ok(true));
                 }
+                Err(Stall::Slice) => {}
                 Err(Stall::LogRoom) => self.logs.flush_step(&mut effects),
                 Err(Stall::PageRoom) => unreachable!("a checkpoint is written before the next op"),
                 Err(Stall::Halt(error)) => panic!("{error}"),

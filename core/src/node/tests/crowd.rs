@@ -36,3 +36,107 @@ fn a_crowd_falls_into_two_halves() {
     let halves = CLIENTS / 4..=CLIENTS / 4 * 3;
     assert!(settled.iter().all(|count| halves.contains(count)), "{answered_at_once:?}");
 }
+
+/// So few that one prepare takes them all.
+const SEVEN: usize = 7;
+
+/// A node that has a prepare of seven appends on its way to the disk.
+fn with_a_prepare_of_seven() -> (Disk, Node, Effects) {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    let mut effects = Effects::new();
+    // Alone on its way, so that the next ones gather.
+    node.submit(disk.now, append("visits", ExpectedVersion::Any, &["first"]), &mut effects);
+    for _ in 0..SEVEN {
+        node.enqueue(append("visits", ExpectedVersion::Any, &["a visit"]));
+    }
+    node.run(disk.now, &mut effects);
+    disk.take(&mut effects);
+    assert_eq!(disk.pending.len(), 1);
+    let input = disk.pending.pop_front().expect("the first is being written");
+    node.step(disk.now, input, &mut effects);
+    disk.take(&mut effects);
+    assert_eq!(replies(&mut node), 1);
+    (disk, node, effects)
+}
+
+fn replies(node: &mut Node) -> usize {
+    core::iter::from_fn(|| node.next_reply()).map(|(_, reply)| reply.unwrap()).count()
+}
+
+fn head(node: &mut Node) -> crate::ids::Op {
+    node.status().expect("it runs").op
+}
+
+#[test]
+fn a_prepare_is_applied_in_slices_for_who_asks() {
+    let (mut disk, mut node, mut effects) = with_a_prepare_of_seven();
+    node.slice(true);
+    let mut pauses = 0;
+    while replies(&mut node) == 0 {
+        if node.is_paused() {
+            pauses += 1;
+            assert_eq!(node.deadline(), Some(disk.now.monotonic), "the rest waits for nothing");
+            node.run(disk.now, &mut effects);
+        } else {
+            let input = disk.pending.pop_front().expect("it is being written");
+            node.step(disk.now, input, &mut effects);
+        }
+        disk.take(&mut effects);
+    }
+    assert_eq!(pauses, 1, "seven requests are two slices");
+    assert!(!node.is_paused());
+}
+
+#[test]
+fn a_crowd_goes_out_between_two_slices_and_a_few_do_not() {
+    for (gathered, goes) in [(5, false), (6, true)] {
+        let (mut disk, mut node, mut effects) = with_a_prepare_of_seven();
+        node.slice(true);
+        while !node.is_paused() {
+            let input = disk.pending.pop_front().expect("it is being written");
+            node.step(disk.now, input, &mut effects);
+            disk.take(&mut effects);
+        }
+        assert!(!node.gathers(), "nothing is on its way to the disk");
+        let before = head(&mut node);
+        for _ in 0..gathered {
+            node.enqueue(append("visits", ExpectedVersion::Any, &["another"]));
+        }
+        node.hurry(disk.now, &mut effects);
+        assert_eq!(head(&mut node) > before, goes, "{gathered}");
+        disk.take(&mut effects);
+        // Whatever was done amid: all are answered.
+        let mut answered = 0;
+        while answered < SEVEN + gathered {
+            match disk.pending.pop_front() {
+                Some(input) => node.step(disk.now, input, &mut effects),
+                None => node.step(disk.now, Input::Tick, &mut effects),
+            }
+            disk.take(&mut effects);
+            answered += replies(&mut node);
+        }
+    }
+}
+
+#[test]
+fn who_is_answered_is_not_kept_waiting_for_the_next_prepare() {
+    let (mut disk, mut node, mut effects) = with_a_prepare_of_seven();
+    // The next prepare is written before the completion of this one is looked at.
+    for _ in 0..SEVEN {
+        node.enqueue(append("visits", ExpectedVersion::Any, &["another"]));
+    }
+    node.hurry(disk.now, &mut effects);
+    disk.take(&mut effects);
+    let both = disk.pending.len();
+    assert!(both >= 2, "two prepares are being written");
+    node.slice(true);
+    for input in disk.pending.drain(..).collect::<Vec<_>>() {
+        node.step(disk.now, input, &mut effects);
+    }
+    while replies(&mut node) == 0 {
+        node.run(disk.now, &mut effects);
+    }
+    assert!(node.is_paused(), "the next prepare is still to be applied");
+}
