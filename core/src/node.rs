@@ -18,6 +18,7 @@ mod jobs;
 mod leading;
 pub mod memory;
 mod opening;
+mod pacing;
 mod past;
 mod proofs;
 mod reads;
@@ -43,7 +44,6 @@ use crate::kernel::{Reply, Request, RequestError, RetryReason, SealedRequest, Se
 use crate::keyring::Keyring;
 use crate::limits::REQUEST_QUEUE_MAX;
 use crate::query::{PointScratch, Prepared, Value};
-use crate::store::Chunk;
 use crate::superblock::{Superblock, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
 
@@ -211,18 +211,6 @@ impl Node {
         }
     }
 
-    /// A prepare is on its way to the disk: requests gather until it is there, so whoever leaves
-    /// one need not hurry.
-    #[must_use]
-    pub fn gathers(&self) -> bool {
-        match &self.state {
-            State::Running(running) => running.vsr.status().in_flight > 0,
-            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
-                false
-            }
-        }
-    }
-
     /// Does what can be done without a new input.
     pub fn run(&mut self, now: Clock, effects: &mut Effects) {
         if let State::Running(running) = &mut self.state {
@@ -240,58 +228,6 @@ impl Node {
         match &mut self.state {
             State::Running(running) => running.replies.pop_front(),
             State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
-        }
-    }
-
-    /// Worth a call before the completion of a write is handed to [`Node::step`], if what this
-    /// emits reaches the disk before that: requests that gathered meanwhile are proposed at once,
-    /// and their write overlaps with applying what has just become durable. Never needed.
-    pub fn hurry(&mut self, now: Clock, effects: &mut Effects) {
-        if let State::Running(running) = &mut self.state {
-            let before = effects.len();
-            let outcome = running.hurry(now, effects);
-            self.settle(outcome, now, before, effects);
-        }
-    }
-
-    /// Whether a prepare of many requests is applied in slices: between two of them apply pauses,
-    /// [`Node::deadline`] is now, and the caller may let gathered requests go out by
-    /// [`Node::hurry`], if none is being written, before [`Node::run`] or `step` goes on. Changes
-    /// no result.
-    pub fn slice(&mut self, sliced: bool) {
-        if let State::Running(running) = &mut self.state {
-            running.kernel.slice(sliced);
-        }
-    }
-
-    /// Apply pauses: see [`Node::slice`].
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        matches!(&self.state, State::Running(running) if running.paused_at.is_some())
-    }
-
-    /// Worth a call while the caller would only wait for the disk: does what can be done ahead of a
-    /// commit. Never needed, changes no result.
-    pub fn work_ahead(&mut self) {
-        if let State::Running(running) = &mut self.state {
-            running.work_ahead();
-        }
-    }
-
-    /// Memory for the page cache that will be used soon, in pages: worth making where nobody waits,
-    /// and handing in by [`Node::give_chunk`]. Never needed, changes no result.
-    #[must_use]
-    pub fn chunk_wanted(&self) -> Option<usize> {
-        match &self.state {
-            State::Running(running) => running.store.chunk_wanted(),
-            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => None,
-        }
-    }
-
-    /// What [`Node::chunk_wanted`] asked for.
-    pub fn give_chunk(&mut self, chunk: Chunk) {
-        if let State::Running(running) = &mut self.state {
-            running.store.give_chunk(chunk);
         }
     }
 

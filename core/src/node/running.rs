@@ -263,7 +263,8 @@ impl Running {
         self.turn(now, effects)
     }
 
-    /// Runs until nothing moves, or apply pauses: the rest is then for the next turn. Each loop either applies a prepare, proposes one, or ends.
+    /// Runs until nothing moves, or apply pauses: the rest is then for the next turn. Each loop
+    /// either applies a prepare, proposes one, or ends.
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         self.step_down_if_deposed();
         let mut busy = false;
