@@ -106,7 +106,7 @@ impl Driver {
             let timeout = self.until_deadline(&inner, WAIT_MAX);
             let answered = std::mem::take(&mut inner.answered);
             let started_io = inner.disk.take_unsubmitted();
-            self.gathered.may_gather(inner.node.gathers());
+            self.gathered.may_gather(paused || inner.node.gathers());
             drop(inner);
             if !answered.is_empty() {
                 // The disk works while they are woken.
