@@ -1,8 +1,7 @@
 //! Other people's vectors against our cryptography.
 //!
 //! Purpose: RFC 6962 trees and proofs, Ed25519's edge cases, SHA-256, BLAKE3, AES-256-GCM-SIV and
-//! HKDF agree with everybody else's. Vectors lie in `../shared/corpora` beside the repository, or
-//! where `VERITY_CORPORA` says. Without them the tests say so loudly and pass, but fail under CI.
+//! HKDF agree with everybody else's.
 //!
 //! Through our own functions: trees, proofs, Ed25519, SHA-256; AES-256-GCM-SIV as requests are
 //! sealed, which is the one place that takes any nonce and additional data; BLAKE3's keyed hash as
@@ -11,9 +10,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../../tests/corpora.rs"]
+mod corpora;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use corpora::corpus;
 use serde_json::Value;
 use verity_core::crypto::hash::{ChainHash, ChainHasher, FingerprintKey};
 use verity_core::crypto::merkle::{
@@ -22,22 +25,6 @@ use verity_core::crypto::merkle::{
 };
 use verity_core::crypto::seal::{RequestKey, Tag};
 use verity_core::crypto::signature::{Signature, VerifyingKey};
-
-/// A part of the corpora, if it is there.
-fn corpus(part: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("VERITY_CORPORA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora"),
-        PathBuf::from,
-    );
-    let path = root.join(part);
-    if path.exists() {
-        return Some(path);
-    }
-    let missing = format!("NOT TESTED: {} is not there; set VERITY_CORPORA", path.display());
-    assert!(std::env::var_os("CI").is_none(), "{missing}");
-    eprintln!("{missing}");
-    None
-}
 
 fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));

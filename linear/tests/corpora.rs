@@ -1,35 +1,22 @@
 //! Other people's histories, with other people's verdicts: ours are the same.
 //!
-//! They lie in `../shared/corpora/linearizability` beside the repository, or where `VERITY_CORPORA`
-//! says. Without them the tests say so loudly and pass, but fail under CI.
+//! They lie in `linearizability` of the corpora.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "../../tests/corpora.rs"]
+mod corpora;
 #[path = "corpora/edn.rs"]
 mod edn;
 #[path = "corpora/read.rs"]
 mod read;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use corpora::corpus;
 use verity_linear::models::{Register, RegisterOp, Text};
 use verity_linear::{Limits, Operation, Verdict, by_key, check, check_keys};
-
-fn corpus(part: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("VERITY_CORPORA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora"),
-        PathBuf::from,
-    );
-    let path = root.join("linearizability").join(part);
-    if path.exists() {
-        return Some(path);
-    }
-    let missing = format!("NOT TESTED: {} is not there; set VERITY_CORPORA", path.display());
-    assert!(std::env::var_os("CI").is_none(), "{missing}");
-    eprintln!("{missing}");
-    None
-}
 
 /// Names of files, in order, and what is in them.
 fn files(folder: &Path) -> Vec<(String, String)> {
@@ -94,7 +81,7 @@ impl Tally {
 
 #[test]
 fn jepsen_of_etcd() {
-    let Some(folder) = corpus("porcupine") else { return };
+    let Some(folder) = corpus("linearizability/porcupine") else { return };
     let verdicts = std::fs::read_to_string(folder.join("jepsen_verdicts.json")).unwrap();
     let verdicts: serde_json::Value = serde_json::from_str(&verdicts).unwrap();
     let mut tally = Tally::default();
@@ -110,7 +97,7 @@ fn jepsen_of_etcd() {
 
 #[test]
 fn texts_by_key() {
-    let Some(folder) = corpus("porcupine/test_data/kv") else { return };
+    let Some(folder) = corpus("linearizability/porcupine/test_data/kv") else { return };
     let mut tally = Tally::default();
     for (name, text) in files(&folder) {
         let keys = by_key(read::texts(&text));
@@ -122,7 +109,7 @@ fn texts_by_key() {
 
 #[test]
 fn knossos() {
-    let Some(folder) = corpus("knossos/data") else { return };
+    let Some(folder) = corpus("linearizability/knossos/data") else { return };
     let mut tally = Tally::default();
     for (verdict, expected) in [("good", true), ("bad", false)] {
         for (name, text) in files(&folder.join("cas-register").join(verdict)) {
@@ -142,7 +129,7 @@ fn knossos() {
 /// read of it made stale is refused.
 #[test]
 fn a_stale_read_is_refused() {
-    let Some(folder) = corpus("knossos/data/cas-register/good") else { return };
+    let Some(folder) = corpus("linearizability/knossos/data/cas-register/good") else { return };
     let mut refused = 0;
     for (name, text) in files(&folder) {
         let mut history = read::cas_register(&edn::parse(&text));

@@ -3,20 +3,22 @@
 //! Purpose: 161,000 queries whose answers another database gave, asked of the real library: plainly,
 //! as of the newest position, as of a position whose rows are all deleted since, after a crash, with
 //! a cache that forgets everything, and of a state derived from the logs alone. The files lie in
-//! `../shared/corpora/slt` beside the repository, or where `VERITY_CORPORA` says; without them the
-//! tests say so and pass. `VERITY_SLT_QUERIES` is how many queries of each file are asked.
+//! `slt` of the corpora. `VERITY_SLT_QUERIES` is how many queries of each file are asked.
 //!
 //! Invariant: a query counts as passed only when its answer was compared. What is refused on
 //! purpose (HAVING) must be refused with 0A000, and is counted apart.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
 
+#[path = "../../../tests/corpora.rs"]
+mod corpora;
 mod engine;
 mod modes;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
+use corpora::corpus;
 use modes::{Mode, Tally, play};
 
 /// Queries of each file when nothing is said: what fits an ordinary test run.
@@ -24,13 +26,10 @@ const QUERIES_OF_A_FILE: usize = 8;
 
 /// All test files, in order; empty when the corpus is not on this machine.
 fn files() -> Vec<PathBuf> {
-    let root = std::env::var_os("VERITY_CORPORA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora"),
-        PathBuf::from,
-    );
     let mut files = Vec::new();
     for tier in ["t1_strict", "t1_orderby", "t1_limit_derived", "t2_predicates", "t3_aggregates"] {
-        let Ok(entries) = std::fs::read_dir(root.join("slt").join(tier)) else { continue };
+        let Some(folder) = corpus(&format!("slt/{tier}")) else { continue };
+        let entries = std::fs::read_dir(folder).unwrap();
         files.extend(entries.map(|entry| entry.unwrap().path()));
     }
     files.retain(|path| path.extension().is_some_and(|extension| extension == "slt"));
@@ -41,7 +40,7 @@ fn files() -> Vec<PathBuf> {
 fn check(mode: Mode) {
     let files = files();
     if files.is_empty() {
-        eprintln!("slt {mode:?}: SKIPPED, ../shared/corpora/slt is not there; set VERITY_CORPORA");
+        eprintln!("slt {mode:?}: SKIPPED");
         return;
     }
     let limit = match std::env::var("VERITY_SLT_QUERIES") {
