@@ -3,11 +3,13 @@
 //!
 //! It needs `ip` and the rights of root, as only tests that are ignored do.
 
+use std::path::Path;
 use std::process::Command;
 
 const OWN: &str = "10.213.77.1/24";
 /// Everybody, said more precisely than the route that leads there.
 const HALF: &str = "10.213.77.0/25";
+const REPLICAS_MAX: usize = 5;
 
 pub struct Namespaces {
     bridge: String,
@@ -19,8 +21,27 @@ fn ip(words: &str) {
     assert!(done.status.success(), "ip {words}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// As `ip`, of what may be gone already.
+fn ip_if_there(words: &str) {
+    let _gone_already = Command::new("ip").args(words.split_whitespace()).output();
+}
+
+/// A run that was killed leaves its bridge, which has our address: replicas would seem dead.
+fn sweep() {
+    for entry in std::fs::read_dir("/sys/class/net").unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let id = name.strip_prefix("vy").and_then(|rest| rest.strip_suffix("br"));
+        let Some(id) = id.filter(|id| !Path::new("/proc").join(id).exists()) else { continue };
+        ip_if_there(&format!("link del {name}"));
+        for number in 0..REPLICAS_MAX {
+            ip_if_there(&format!("netns del vy{id}n{number}"));
+        }
+    }
+}
+
 impl Namespaces {
     pub fn new(count: usize) -> Namespaces {
+        sweep();
         let id = std::process::id() % 100_000;
         let names = (0..count).map(|number| format!("vy{id}n{number}")).collect();
         let all = Namespaces { bridge: format!("vy{id}br"), names };
@@ -117,13 +138,10 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        let gone = |args: &[&str]| {
-            let _gone_already = Command::new("ip").args(args).output();
-        };
         for name in &self.names {
-            gone(&["netns", "del", name]);
-            gone(&["link", "del", name]);
+            ip_if_there(&format!("netns del {name}"));
+            ip_if_there(&format!("link del {name}"));
         }
-        gone(&["link", "del", &self.bridge]);
+        ip_if_there(&format!("link del {}", self.bridge));
     }
 }
