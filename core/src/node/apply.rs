@@ -51,7 +51,7 @@ impl Running {
                 // Whoever is answered comes back while the next prepare is applied.
                 let status = self.vsr.status();
                 let answers = self.kernel.is_sliced() && !self.replies.is_empty();
-                if answers && status.applied < status.commit {
+                if moved && answers && status.applied < status.commit {
                     self.pause(now, status.applied.next(), effects);
                     return Ok(moved);
                 }

@@ -313,8 +313,8 @@ impl Cluster {
                 return Ok(());
             }
         };
-        // What anybody answers who is cut off, too, is no progress while somebody writes.
-        if promise == Promise::Linearizable || self.pending.is_empty() {
+        // Reads are no progress while somebody writes: one writer whom nobody answers must be seen.
+        if self.pending.is_empty() {
             self.last_progress_ns = self.now_ns;
         }
         let position = result.position.get();
