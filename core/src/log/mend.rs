@@ -627,6 +627,7 @@ impl Logs {
         }
         let io = self.io(Purpose::MendWrite { tenant, segment });
         let at = Address::new(file, first * PAGE_SIZE as u64);
+        #[cfg(not(verity_zoo))]
         let durable = true;
         #[cfg(verity_zoo)]
         let durable = !crate::zoo::is("segment_repair_not_durable");

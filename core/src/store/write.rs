@@ -499,6 +499,7 @@ impl Store {
         if at < entries || index < entries {
             let bytes = self.bytes_mut(left);
             page::init(bytes, left, kind, level, tree);
+            #[cfg(not(verity_zoo))]
             let kept = at;
             #[cfg(verity_zoo)]
             let kept = if at > 1 && level == 0 && crate::zoo::is("split_loses_entry") {
