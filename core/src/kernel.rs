@@ -325,11 +325,7 @@ impl Kernel {
         store: &Store,
         tenant: TenantId,
     ) -> Result<Option<Arc<Catalog>>, Fault> {
-        Ok(if self.load_tenant(store, tenant)? {
-            Some(self.catalog_in_memory(tenant).clone())
-        } else {
-            None
-        })
+        Ok(self.catalogs(store, tenant)?.map(|catalogs| catalogs.applied().clone()))
     }
 
     /// The tenant's catalog as [`Kernel::snapshot`] shows it: nothing of a transaction that is
@@ -339,10 +335,7 @@ impl Kernel {
         store: &Store,
         tenant: TenantId,
     ) -> Result<Option<Arc<Catalog>>, Fault> {
-        if !self.load_tenant(store, tenant)? {
-            return Ok(None);
-        }
-        Ok(self.tenants.get(&tenant).map(|state| state.catalogs.shown().clone()))
+        Ok(self.catalogs(store, tenant)?.map(|catalogs| catalogs.shown().clone()))
     }
 
     /// As [`Kernel::catalog_shown`], wholly: for who is shown the catalog itself, and reads no rows
@@ -352,10 +345,12 @@ impl Kernel {
         store: &Store,
         tenant: TenantId,
     ) -> Result<Option<Arc<Catalog>>, Fault> {
-        if !self.load_tenant(store, tenant)? {
-            return Ok(None);
-        }
-        Ok(self.tenants.get(&tenant).map(|state| state.catalogs.viewed()))
+        Ok(self.catalogs(store, tenant)?.map(Catalogs::viewed))
+    }
+
+    fn catalogs(&mut self, store: &Store, tenant: TenantId) -> Result<Option<&Catalogs>, Fault> {
+        self.load_tenant(store, tenant)?;
+        Ok(self.tenants.get(&tenant).map(|state| &state.catalogs))
     }
 
     /// The newest position of a tenant's log whose transaction is wholly applied; None: empty.

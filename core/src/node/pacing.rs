@@ -13,12 +13,7 @@ impl Node {
     /// one need not hurry.
     #[must_use]
     pub fn gathers(&self) -> bool {
-        match &self.state {
-            State::Running(running) => running.vsr.status().in_flight > 0,
-            State::Opening(..) | State::Draining(_) | State::Syncing(..) | State::Halted(_) => {
-                false
-            }
-        }
+        matches!(&self.state, State::Running(running) if running.vsr.status().in_flight > 0)
     }
 
     /// Worth a call before the completion of a write is handed to [`Node::step`], if what this
