@@ -51,6 +51,9 @@ const SLICE_REQUESTS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Task {
     prepare: Op,
+    /// Requests that are applied.
+    done: usize,
+    /// Of those, what nobody took yet.
     replies: Vec<Result<Reply, RequestError>>,
     work: TaskWork,
 }
@@ -107,8 +110,8 @@ enum Stage {
 }
 
 impl Kernel {
-    /// Applies one prepare. On [`Stall`] do what it asks and call again with the same prepare. All
-    /// replies come at once, when the whole prepare is applied.
+    /// Applies one prepare. On [`Stall`] do what it asks and call again with the same prepare. The
+    /// replies that nobody took meanwhile come when the whole prepare is applied.
     pub fn apply(
         &mut self,
         world: &mut World<'_>,
@@ -133,6 +136,12 @@ impl Kernel {
                 Err(stall)
             }
         }
+    }
+
+    /// Replies to requests of the prepare at hand that are applied whole, in order; each is given
+    /// once. What they say is as true as at the end: it is committed, and reads see it.
+    pub fn take_replies(&mut self) -> Vec<Result<Reply, RequestError>> {
+        self.task.as_mut().map(|task| core::mem::take(&mut task.replies)).unwrap_or_default()
     }
 
     fn begin(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) -> Result<Task, Stall> {
@@ -166,7 +175,7 @@ impl Kernel {
                 TaskWork::Checkpoint { visiting: Some(visit), heads: None }
             }
         };
-        Ok(Task { prepare: prepare.op, replies: Vec::new(), work })
+        Ok(Task { prepare: prepare.op, done: 0, replies: Vec::new(), work })
     }
 
     fn run(
@@ -189,12 +198,12 @@ impl Kernel {
                     (*current, *offset) = (Some(running), next);
                     continue;
                 };
-                let index = task.replies.len();
-                let reply = self.run_request(running, index, world, prepare, effects)?;
+                let reply = self.run_request(running, task.done, world, prepare, effects)?;
                 self.stages += 1;
+                task.done += 1;
                 task.replies.push(reply);
                 *current = None;
-                let slice_ends = task.replies.len().is_multiple_of(SLICE_REQUESTS);
+                let slice_ends = task.done.is_multiple_of(SLICE_REQUESTS);
                 if self.sliced && slice_ends && *offset < prepare.body.len() {
                     return Err(Stall::Slice);
                 }

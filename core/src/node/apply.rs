@@ -1,10 +1,14 @@
 //! Applying committed prepares, one after the other, whatever pages they miss.
 
+use alloc::vec::Vec;
+
 use crate::event::Event;
 use crate::ids::Op;
 use crate::io::Effects;
 use crate::journal::{Operation, PrepareHeader};
-use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Stall, World};
+use crate::kernel::{
+    Prepare as KernelPrepare, PrepareKind, Reply, RequestError, Stall, World,
+};
 use crate::node::api::Halt;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::halt::{kernel_halt, store_halt};
@@ -106,13 +110,9 @@ impl Running {
                 if writes > 0 {
                     effects.event(Event::RowsFoundStale { op: header.op, writes });
                 }
-                let tickets = self.proposed.remove(&header.op).unwrap_or_default();
-                if !applying.committed.replay && header.operation == Operation::Requests {
-                    assert_eq!(tickets.len(), applied.replies.len(), "a reply for each request");
-                    for (ticket, reply) in tickets.into_iter().zip(applied.replies) {
-                        self.answer(ticket, reply);
-                    }
-                }
+                self.answer_applied(&applying, applied.replies);
+                let left = self.proposed.remove(&header.op).unwrap_or_default();
+                assert!(applying.committed.replay || left.is_empty(), "a reply for each request");
                 if header.operation == Operation::Recovery {
                     self.keyring.enter(self.kernel.generation());
                 }
@@ -130,6 +130,8 @@ impl Running {
                 Ok(true)
             }
             Err(Stall::Slice) => {
+                let replies = self.kernel.take_replies();
+                self.answer_applied(&applying, replies);
                 self.applying = Some(applying);
                 self.pause(now, header.op, effects);
                 Ok(false)
@@ -144,6 +146,26 @@ impl Running {
                 self.applying = Some(applying);
                 Ok(again)
             }
+        }
+    }
+
+    /// Answers the next requests of a prepare: what is applied of it is committed, and shown.
+    fn answer_applied(
+        &mut self,
+        applying: &Applying,
+        replies: Vec<Result<Reply, RequestError>>,
+    ) {
+        let Committed { header, replay, .. } = &applying.committed;
+        if *replay || header.operation != Operation::Requests {
+            return;
+        }
+        let Some(tickets) = self.proposed.get_mut(&header.op) else {
+            unreachable!("somebody waits for what was proposed here")
+        };
+        assert!(replies.len() <= tickets.len(), "a ticket for each reply");
+        let tickets: Vec<_> = tickets.drain(..replies.len()).collect();
+        for (ticket, reply) in tickets.into_iter().zip(replies) {
+            self.answer(ticket, reply);
         }
     }
 

@@ -43,6 +43,13 @@ impl Node {
         matches!(&self.state, State::Running(running) if running.paused_at.is_some())
     }
 
+    /// Apply pauses amid a prepare: more answers come soon.
+    #[must_use]
+    pub fn is_paused_amid(&self) -> bool {
+        let State::Running(running) = &self.state else { return false };
+        running.paused_at.is_some() && running.applying.is_some()
+    }
+
     /// Worth a call while the caller would only wait for the disk: does what can be done ahead of a
     /// commit.
     pub fn work_ahead(&mut self) {

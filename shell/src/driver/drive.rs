@@ -104,7 +104,8 @@ impl Driver {
             }
             let ready = paused || inner.disk.has_ready();
             let timeout = self.until_deadline(&inner, WAIT_MAX);
-            let answered = std::mem::take(&mut inner.answered);
+            let amid = inner.node.is_paused_amid();
+            let answered = inner.take_answered(amid);
             let started_io = inner.disk.take_unsubmitted();
             self.gathered.may_gather(paused || inner.node.gathers());
             drop(inner);
@@ -115,7 +116,9 @@ impl Driver {
                 }
                 wake_all(answered);
                 // Some of them were woken on this processor, and would else wait for its next tick.
-                std::thread::yield_now();
+                if !amid {
+                    std::thread::yield_now();
+                }
             }
             if ready || self.gathered.wants_a_hand() {
                 self.bell.submit();

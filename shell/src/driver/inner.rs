@@ -130,6 +130,15 @@ impl Inner {
         self.waiting.insert(ticket, slot);
     }
 
+    /// Who is to be woken now. While a prepare is applied in slices, those who are woken all at once
+    /// are not yet: most of them would sleep again.
+    pub fn take_answered(&mut self, amid: bool) -> Vec<Arc<Slot>> {
+        if !amid {
+            return std::mem::take(&mut self.answered);
+        }
+        self.answered.extract_if(.., |slot| !slot.is_of_group()).collect()
+    }
+
     /// What was enqueued goes its way.
     pub fn run(&mut self, now: Clock) {
         self.node.run(now, &mut self.effects);

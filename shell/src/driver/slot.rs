@@ -85,6 +85,10 @@ impl Slot {
         }
     }
 
+    pub(super) fn is_of_group(&self) -> bool {
+        matches!(self.lock().wake, Wake::Group(_))
+    }
+
     /// The answer, if it is there.
     pub(super) fn take(&self) -> Option<Answer> {
         self.lock().answer.take()
