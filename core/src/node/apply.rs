@@ -6,9 +6,7 @@ use crate::event::Event;
 use crate::ids::Op;
 use crate::io::Effects;
 use crate::journal::{Operation, PrepareHeader};
-use crate::kernel::{
-    Prepare as KernelPrepare, PrepareKind, Reply, RequestError, Stall, World,
-};
+use crate::kernel::{Prepare as KernelPrepare, PrepareKind, Reply, RequestError, Stall, World};
 use crate::node::api::Halt;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::halt::{kernel_halt, store_halt};
@@ -150,11 +148,7 @@ impl Running {
     }
 
     /// Answers the next requests of a prepare: what is applied of it is committed, and shown.
-    fn answer_applied(
-        &mut self,
-        applying: &Applying,
-        replies: Vec<Result<Reply, RequestError>>,
-    ) {
+    fn answer_applied(&mut self, applying: &Applying, replies: Vec<Result<Reply, RequestError>>) {
         let Committed { header, replay, .. } = &applying.committed;
         if *replay || header.operation != Operation::Requests {
             return;

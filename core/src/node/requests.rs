@@ -360,7 +360,7 @@ impl Running {
         true
     }
 
-    /// Of requests that were proposed, how many are not applied yet.
+    /// Of requests that were proposed, how many are not answered yet.
     fn requests_proposed(&self) -> usize {
         self.proposed.values().map(Vec::len).sum()
     }
