@@ -198,8 +198,7 @@ impl Kernel {
                     (*current, *offset) = (Some(running), next);
                     continue;
                 };
-                let reply =
-                    self.run_request(running, task.done, world, prepare, effects)?;
+                let reply = self.run_request(running, task.done, world, prepare, effects)?;
                 self.stages += 1;
                 task.done += 1;
                 task.replies.push(reply);

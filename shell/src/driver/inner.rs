@@ -130,8 +130,8 @@ impl Inner {
         self.waiting.insert(ticket, slot);
     }
 
-    /// Who is to be woken now. While a prepare is applied in slices, those who are woken all at once
-    /// are not yet: most of them would sleep again.
+    /// Who is to be woken now. While a prepare is applied in slices, who is woken with a whole group
+    /// is not yet: most of the group would sleep again.
     pub fn take_answered(&mut self, amid: bool) -> Vec<Arc<Slot>> {
         if !amid {
             return std::mem::take(&mut self.answered);
