@@ -130,8 +130,8 @@ impl Inner {
         self.waiting.insert(ticket, slot);
     }
 
-    /// Who is to be woken now. While a prepare is applied in slices, who is woken with a whole group
-    /// is not yet: most of the group would sleep again.
+    /// Who is to be woken now. While a prepare is applied in slices, a group that is woken as one
+    /// is not yet: most of it would sleep again.
     pub fn take_answered(&mut self, amid: bool) -> Vec<Arc<Slot>> {
         if !amid {
             return std::mem::take(&mut self.answered);
