@@ -32,6 +32,7 @@ mod rebuild;
 mod record;
 mod recovery;
 mod request;
+mod results;
 mod sealer;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ pub use request::{
     ExpectedVersion, Limit, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,
     RetryReason,
 };
+pub use results::Results;
 pub use sealer::Sealer;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -77,6 +79,8 @@ use crate::time::Timestamp;
 pub use apply::EntrySalts;
 use apply::{Ahead, Task};
 use catalogs::Catalogs;
+use envelope::Envelope;
+use execute::ExecutionScratch;
 use prepare::Statements;
 use transaction::TransactionScratch;
 use trees::{CATALOG, TENANTS_TREE};
@@ -267,8 +271,11 @@ pub struct Kernel {
     found_stale: u32,
     /// Requests answered, for [`Kernel::progress`].
     stages: u64,
-    /// Plaintext of the envelope being opened.
-    opened: Vec<u8>,
+    /// Of the last request, taken and given back.
+    envelope: Envelope,
+    execution: ExecutionScratch,
+    /// Of the last prepare, taken and given back.
+    replies: Vec<Result<Reply, RequestError>>,
     scratch: TransactionScratch,
     statements: Statements,
 }
@@ -288,7 +295,9 @@ impl Kernel {
             sliced: false,
             found_stale: 0,
             stages: 0,
-            opened: Vec::new(),
+            envelope: Envelope::default(),
+            execution: ExecutionScratch::default(),
+            replies: Vec::new(),
             scratch: TransactionScratch::default(),
             statements: Statements::default(),
         }

@@ -69,7 +69,7 @@ pub use statement::Statement;
 pub use verity_core::ids::{ClusterId, IdempotencyId, Op, Position, ReplicaId, TenantId};
 pub use verity_core::kernel::{
     Commitment, ExpectedVersion, Operation, OperationResult, Reply, Request, RequestError,
-    ResultDetail, RetryReason,
+    ResultDetail, Results, RetryReason,
 };
 pub use verity_core::limits::ClusterConstants;
 pub use verity_core::node::Status;

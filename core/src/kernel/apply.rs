@@ -22,7 +22,8 @@ use super::outcome::{Commitment, Outcome};
 use super::payload::{Payload, STREAM_SYSTEM};
 use super::record::{forgettable, put_head};
 use super::recovery::{RecoveryEvidence, RecoveryRecord};
-use super::request::{OperationResult, Reply, RequestError, RetryReason};
+use super::request::{Reply, RequestError, RetryReason};
+use super::results::Results;
 use super::transaction::{Origin, Transaction};
 use super::trees::{self, HEADS_TREE};
 use super::{Applied, Kernel, KernelError, Prepare, PrepareKind, Stall, World};
@@ -92,7 +93,7 @@ enum Stage {
     Executed {
         drafts: Drafts,
         pages_dirtied: u32,
-        answer: Result<Vec<OperationResult>, RequestError>,
+        answer: Result<Results, RequestError>,
     },
     Attest {
         attest: Attest,
@@ -100,7 +101,7 @@ enum Stage {
     },
     Commit {
         transaction: Transaction,
-        answer: Result<Vec<OperationResult>, RequestError>,
+        answer: Result<Results, RequestError>,
     },
     /// The transaction is complete; a checkpoint record may be due.
     Checkpoint {
@@ -141,7 +142,14 @@ impl Kernel {
     /// Replies to requests of the prepare at hand that are applied whole, in order; each is given
     /// once. What they say is as true as at the end: it is committed, and reads see it.
     pub fn take_replies(&mut self) -> Vec<Result<Reply, RequestError>> {
-        self.task.as_mut().map(|task| core::mem::take(&mut task.replies)).unwrap_or_default()
+        let Some(task) = &mut self.task else { return Vec::new() };
+        core::mem::replace(&mut task.replies, core::mem::take(&mut self.replies))
+    }
+
+    /// Takes back what replies came in, once all of them are with who asked.
+    pub fn reuse_replies(&mut self, replies: Vec<Result<Reply, RequestError>>) {
+        assert!(replies.is_empty(), "an answer is given once");
+        self.replies = replies;
     }
 
     fn begin(&mut self, world: &mut World<'_>, prepare: &Prepare<'_>) -> Result<Task, Stall> {
@@ -175,7 +183,9 @@ impl Kernel {
                 TaskWork::Checkpoint { visiting: Some(visit), heads: None }
             }
         };
-        Ok(Task { prepare: prepare.op, done: 0, replies: Vec::new(), work })
+        let replies = core::mem::take(&mut self.replies);
+        assert!(replies.is_empty(), "what the last prepare answered is with who asked");
+        Ok(Task { prepare: prepare.op, done: 0, replies, work })
     }
 
     fn run(
@@ -202,7 +212,10 @@ impl Kernel {
                 self.stages += 1;
                 task.done += 1;
                 task.replies.push(reply);
-                *current = None;
+                if let Some(done) = current.take() {
+                    self.envelope = done.envelope;
+                    self.envelope.clear();
+                }
                 let slice_ends = task.done.is_multiple_of(SLICE_REQUESTS);
                 if self.sliced && slice_ends && *offset < prepare.body.len() {
                     return Err(Stall::Slice);
@@ -249,8 +262,9 @@ impl Kernel {
         let Some((cipher, tag)) = sealed.split_last_chunk::<SEAL_TAG_SIZE>() else {
             unreachable!("validated: longer than a tag");
         };
-        let plain = &mut self.opened;
-        plain.clear();
+        let mut envelope = core::mem::take(&mut self.envelope);
+        assert!(envelope.is_empty(), "nothing of another request");
+        let plain = envelope.plain();
         plain.extend_from_slice(cipher);
         let request_key = keys.request();
         #[cfg(verity_zoo)]
@@ -261,8 +275,7 @@ impl Kernel {
         request_key
             .open(header.nonce, &header.encode(), plain, &Tag(*tag))
             .map_err(|_| KernelError::Seal { op: prepare.op, tenant })?;
-        let envelope =
-            Envelope::decode(plain).map_err(|error| KernelError::Body { op: prepare.op, error })?;
+        envelope.decode().map_err(|error| KernelError::Body { op: prepare.op, error })?;
         Ok((Running { header, envelope, stage: Stage::Lookup }, next))
     }
 
@@ -333,7 +346,7 @@ impl Kernel {
                 Stage::Commit { transaction, answer } => {
                     self.commit(transaction, world, effects)?;
                     let position = Some(transaction.last());
-                    let answer = core::mem::replace(answer, Ok(Vec::new()));
+                    let answer = core::mem::replace(answer, Ok(Results::default()));
                     let reply = answer.map(|results| Reply {
                         op: prepare.op,
                         timestamp: prepare.timestamp,
@@ -368,8 +381,9 @@ impl Kernel {
 
     fn begin_execution(&mut self, running: &mut Running, prepare: &Prepare<'_>, index: usize) {
         let drafts = core::mem::take(&mut self.scratch.drafts);
+        let scratch = core::mem::take(&mut self.execution);
         let seed = seed_of(prepare, index);
-        running.stage = Stage::Execute(Execution::new(drafts, prepare.timestamp, seed));
+        running.stage = Stage::Execute(Execution::new(drafts, scratch, prepare.timestamp, seed));
     }
 
     /// Reads state, changes only the request at hand.
@@ -389,12 +403,15 @@ impl Kernel {
         let Stage::Execute(execution) = &mut running.stage else {
             unreachable!("called in this stage");
         };
-        let result = execution.run(&context, &running.envelope.work)?;
+        let result = execution.run(&context, &running.envelope)?;
         self.found_stale += execution.found_stale;
         let stage = core::mem::replace(&mut running.stage, Stage::Lookup);
-        let Stage::Execute(Execution { drafts, results, pages_dirtied, .. }) = stage else {
+        let Stage::Execute(Execution { drafts, results, pages_dirtied, scratch, .. }) = stage
+        else {
             unreachable!("matched above");
         };
+        self.execution = scratch;
+        self.execution.clear();
         let answer = result.map(|()| results);
         running.stage = Stage::Executed { drafts, pages_dirtied, answer };
         Ok(())
@@ -435,7 +452,7 @@ impl Kernel {
         &mut self,
         running: &Running,
         mut drafts: Drafts,
-        mut answer: Result<Vec<OperationResult>, RequestError>,
+        mut answer: Result<Results, RequestError>,
         world: &World<'_>,
         prepare: &Prepare<'_>,
         effects: &mut Effects,

@@ -15,10 +15,13 @@
 //! Deterministic CBOR. `operation` is the index of the client's operation; one of SQL may give
 //! several commands. Invariant: replicas never parse SQL; all that a command depends on beside
 //! state is in it or in the prepare's header.
+//!
+//! Rows and records, most of what travels, are checked when an envelope is opened and stay where
+//! they are in it: work names the place, and whoever does it reads them from there. So an opened
+//! envelope asks nothing of the allocator, and its buffers are used again for the next one.
 
-use alloc::borrow::ToOwned;
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::outcome::{decode_expected, encode_expected};
 use super::request::{ExpectedVersion, Operation, Request};
@@ -27,6 +30,7 @@ use crate::ids::{IdempotencyId, TenantId, TreeId};
 use crate::query::Command;
 use crate::query::cbor::{DecodeError, Decoder, Encoder};
 use crate::query::codec::encode_value;
+use crate::query::codec_command::{InsertSent, SentCommand};
 
 const VERSION: u64 = 1;
 const WORK_COMMAND: u64 = 0;
@@ -38,20 +42,40 @@ const WORK_JOB_STEP: u64 = 4;
 /// One piece of work of a request, lowered.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
+    /// Anything but an INSERT.
     Command(Command),
-    Append { stream: String, expected: ExpectedVersion, records: Vec<Vec<u8>> },
-    CreateTenant { tenant: TenantId, kek_hash: KekHash },
+    /// Where it is: [`Envelope::insert`].
+    Insert(Range<usize>),
+    /// Where it is: [`Envelope::append`].
+    Append(Range<usize>),
+    CreateTenant {
+        tenant: TenantId,
+        kek_hash: KekHash,
+    },
     Attest,
-    JobStep { job: TreeId },
+    JobStep {
+        job: TreeId,
+    },
 }
 
 /// A request as it travels, its seal open.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Envelope {
     pub request: InternalHash,
     pub after: Option<IdempotencyId>,
     /// With the index of the operation that each belongs to.
     pub work: Vec<(u32, Work)>,
+    /// All of it, as it was sealed.
+    plain: Vec<u8>,
+}
+
+/// An append as it travels.
+#[derive(Clone, Debug)]
+pub struct AppendSent<'a> {
+    pub stream: &'a str,
+    pub expected: ExpectedVersion,
+    records: Decoder<'a>,
+    count: usize,
 }
 
 /// Encodes an envelope piece by piece, so that commands need not be gathered first.
@@ -125,40 +149,108 @@ impl EnvelopeWriter {
     }
 }
 
+impl Default for Envelope {
+    fn default() -> Envelope {
+        Envelope {
+            request: InternalHash([0; 32]),
+            after: None,
+            work: Vec::new(),
+            plain: Vec::new(),
+        }
+    }
+}
+
 impl Envelope {
-    pub fn decode(bytes: &[u8]) -> Result<Envelope, DecodeError> {
-        let decoder = &mut Decoder::new(bytes);
+    /// Holds nothing of any request, but may have room for one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.work.is_empty() && self.plain.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.work.clear();
+        self.plain.clear();
+        (self.request, self.after) = (InternalHash([0; 32]), None);
+    }
+
+    /// For whoever opens the seal; then [`Envelope::decode`].
+    pub fn plain(&mut self) -> &mut Vec<u8> {
+        &mut self.plain
+    }
+
+    pub fn decode(&mut self) -> Result<(), DecodeError> {
+        let decoder = &mut Decoder::new(&self.plain);
         decoder.record(4)?;
         if decoder.uint()? != VERSION {
             return decoder.error("envelope of another version");
         }
-        let request = InternalHash(decoder.fixed()?);
-        let after = decoder.option(|decoder| Ok(IdempotencyId(decoder.fixed()?)))?;
+        self.request = InternalHash(decoder.fixed()?);
+        self.after = decoder.option(|decoder| Ok(IdempotencyId(decoder.fixed()?)))?;
         let count = decoder.array()?;
-        let mut work = Vec::with_capacity(count.min(64));
+        assert!(self.work.is_empty(), "decoded once");
         for _ in 0..count {
             decoder.record(3)?;
             let operation = decoder.u32()?;
-            work.push((operation, decode_work(decoder)?));
+            self.work.push((operation, decode_work(decoder)?));
         }
-        decoder.finish()?;
-        Ok(Envelope { request, after, work })
+        decoder.finish()
+    }
+
+    /// What [`Work::Insert`] stands for.
+    #[must_use]
+    pub fn insert(&self, at: &Range<usize>) -> InsertSent<'_> {
+        match SentCommand::decode_from(&mut Decoder::new(&self.plain[at.clone()])) {
+            Ok(SentCommand::Insert(insert)) => insert,
+            Ok(SentCommand::Other(_)) | Err(_) => unreachable!("it was decoded before"),
+        }
+    }
+
+    /// What [`Work::Append`] stands for.
+    #[must_use]
+    pub fn append(&self, at: &Range<usize>) -> AppendSent<'_> {
+        let Ok(append) = AppendSent::decode_from(&mut Decoder::new(&self.plain[at.clone()])) else {
+            unreachable!("it was decoded before")
+        };
+        append
+    }
+}
+
+impl<'a> AppendSent<'a> {
+    fn decode_from(decoder: &mut Decoder<'a>) -> Result<AppendSent<'a>, DecodeError> {
+        decoder.record(3)?;
+        let stream = decoder.text()?;
+        let expected = decode_expected(decoder)?;
+        let count = decoder.array()?;
+        let records = decoder.clone();
+        for _ in 0..count {
+            decoder.bytes()?;
+        }
+        Ok(AppendSent { stream, expected, records, count })
+    }
+
+    #[must_use]
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
+        let mut records = self.records.clone();
+        (0..self.count).map(move |_| {
+            let Ok(record) = records.bytes() else { unreachable!("decoded before") };
+            record
+        })
     }
 }
 
 fn decode_work(decoder: &mut Decoder<'_>) -> Result<Work, DecodeError> {
     match decoder.uint()? {
-        WORK_COMMAND => Ok(Work::Command(Command::decode_from(decoder)?)),
-        WORK_APPEND => {
-            decoder.record(3)?;
-            let stream = decoder.text()?.to_owned();
-            let expected = decode_expected(decoder)?;
-            let count = decoder.array()?;
-            let mut records = Vec::with_capacity(count.min(1_024));
-            for _ in 0..count {
-                records.push(decoder.bytes()?.to_owned());
+        WORK_COMMAND => {
+            let start = decoder.offset();
+            match SentCommand::decode_from(decoder)? {
+                SentCommand::Insert(_) => Ok(Work::Insert(start..decoder.offset())),
+                SentCommand::Other(command) => Ok(Work::Command(command)),
             }
-            Ok(Work::Append { stream, expected, records })
+        }
+        WORK_APPEND => {
+            let start = decoder.offset();
+            AppendSent::decode_from(decoder)?;
+            Ok(Work::Append(start..decoder.offset()))
         }
         WORK_CREATE_TENANT => {
             decoder.record(2)?;

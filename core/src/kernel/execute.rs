@@ -21,17 +21,17 @@ mod stream;
 mod unique;
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::drafts::{DraftContext, Drafts};
-use super::envelope::Work;
+use super::envelope::{Envelope, Work};
 use super::payload::{Payload, STREAM_SYSTEM};
 use super::request::{Limit, OperationResult, RequestError, ResultDetail};
+use super::results::Results;
 use super::trees::{self, TENANTS_TREE};
 use crate::crypto::KekHash;
-use crate::ids::{Position, SchemaVersion, StreamId, TableId, TenantId, TreeId};
+use crate::ids::{Position, SchemaVersion, TableId, TenantId, TreeId};
 use crate::limits::{
     ClusterConstants, JOB_SLICE_ROWS, OPERATIONS_MAX, PAGE_SIZE, ROW_SIZE_MAX, TABLES_MAX,
     TENANTS_MAX,
@@ -48,6 +48,7 @@ use estimate::Changes;
 use insert::Inserting;
 use job::Slice;
 use schema::Building;
+use stream::OverlayStreams;
 pub use stream::check_append;
 use unique::UniqueOverlay;
 
@@ -104,14 +105,6 @@ pub(super) struct OverlayRow {
     row: Option<Vec<Value>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OverlayStream {
-    pub id: StreamId,
-    pub version: u64,
-    /// By this request.
-    made: bool,
-}
-
 /// What the work at hand has done so far; each piece of work begins with `Begin`.
 #[derive(Debug)]
 enum Step {
@@ -122,10 +115,33 @@ enum Step {
     Slice(Slice),
 }
 
+/// What requests use one after the other: empty between two, its room kept.
+#[derive(Debug, Default)]
+pub struct ExecutionScratch {
+    streams: OverlayStreams,
+    /// Changes of the table's trees so far, for the estimate of pages. In the order of trees.
+    changes: Vec<(TreeId, Changes)>,
+    /// One at a time.
+    key: Vec<u8>,
+}
+
+impl ExecutionScratch {
+    /// Nothing of a request is left for the next one.
+    pub fn clear(&mut self) {
+        self.streams.clear();
+        self.changes.clear();
+        self.key.clear();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.streams.len() == 0 && self.changes.is_empty() && self.key.is_empty()
+    }
+}
+
 #[derive(Debug)]
 pub struct Execution {
     pub drafts: Drafts,
-    pub results: Vec<OperationResult>,
+    pub results: Results,
     /// Upper bound of the pages that the drafts can dirty. Right when `run` succeeded.
     pub pages_dirtied: u32,
     /// Writes whose rows were found beforehand, and are not those of the table any more.
@@ -137,28 +153,31 @@ pub struct Execution {
     step: Step,
     rows: BTreeMap<TableId, BTreeMap<Vec<u8>, OverlayRow>>,
     unique: BTreeMap<TreeId, UniqueOverlay>,
-    streams: BTreeMap<String, OverlayStream>,
     tenants: BTreeMap<TenantId, KekHash>,
     /// Set once the request changed the schema.
     catalog: Option<Catalog>,
     bytes_scanned: u64,
-    /// Changes of the table's trees so far, for the estimate of pages.
-    changes: BTreeMap<TreeId, Changes>,
     /// Indexes that this request builds.
     built: BTreeSet<TreeId>,
     /// Bound of the pages that freeing leaves touches.
     pages_freed: u64,
     /// Rows that a slice of a job may take on.
     slice_rows_max: usize,
+    pub scratch: ExecutionScratch,
 }
 
 impl Execution {
     #[must_use]
-    pub fn new(drafts: Drafts, timestamp: Timestamp, seed: [u8; 32]) -> Execution {
-        assert!(drafts.is_empty());
+    pub fn new(
+        drafts: Drafts,
+        scratch: ExecutionScratch,
+        timestamp: Timestamp,
+        seed: [u8; 32],
+    ) -> Execution {
+        assert!(drafts.is_empty() && scratch.is_empty(), "nothing of another request");
         Execution {
             drafts,
-            results: Vec::new(),
+            results: Results::default(),
             pages_dirtied: 0,
             found_stale: 0,
             steps: 0,
@@ -167,14 +186,13 @@ impl Execution {
             step: Step::Begin,
             rows: BTreeMap::new(),
             unique: BTreeMap::new(),
-            streams: BTreeMap::new(),
             tenants: BTreeMap::new(),
             catalog: None,
             bytes_scanned: 0,
-            changes: BTreeMap::new(),
             built: BTreeSet::new(),
             pages_freed: 0,
             slice_rows_max: JOB_SLICE_ROWS,
+            scratch,
         }
     }
 
@@ -182,15 +200,15 @@ impl Execution {
     pub fn run(
         &mut self,
         context: &ExecutionContext<'_>,
-        work: &[(u32, Work)],
+        envelope: &Envelope,
     ) -> Result<Result<(), RequestError>, Fault> {
         loop {
-            let error = match self.run_to_stop(context, work) {
+            let error = match self.run_to_stop(context, envelope) {
                 Ok(()) => return Ok(Ok(())),
                 Err(Stop::Fault(fault)) => return Err(fault),
                 Err(Stop::Refused(error)) => error,
             };
-            if !self.shrinks(work, &error) {
+            if !self.shrinks(&envelope.work, &error) {
                 return Ok(Err(error));
             }
         }
@@ -211,7 +229,7 @@ impl Execution {
         self.drafts.clear();
         self.results.clear();
         self.catalog = None;
-        self.changes.clear();
+        self.scratch.changes.clear();
         self.built.clear();
         self.pages_freed = 0;
         self.bytes_scanned = 0;
@@ -222,12 +240,11 @@ impl Execution {
     fn run_to_stop(
         &mut self,
         context: &ExecutionContext<'_>,
-        work: &[(u32, Work)],
+        envelope: &Envelope,
     ) -> Result<(), Stop> {
-        limit(Limit::Operations, work.len() as u64, OPERATIONS_MAX as u32)?;
-        let alone = work.len() == 1;
-        while let Some((operation, work)) = work.get(self.at) {
-            let (rows_affected, detail) = self.run_work(context, work, alone)?;
+        limit(Limit::Operations, envelope.work.len() as u64, OPERATIONS_MAX as u32)?;
+        while let Some((operation, work)) = envelope.work.get(self.at) {
+            let (rows_affected, detail) = self.run_work(context, envelope, work)?;
             self.results.push(OperationResult { operation: *operation, rows_affected, detail });
             self.step = Step::Begin;
             self.at += 1;
@@ -245,8 +262,8 @@ impl Execution {
     fn run_work(
         &mut self,
         context: &ExecutionContext<'_>,
+        envelope: &Envelope,
         work: &Work,
-        alone: bool,
     ) -> Result<(u64, ResultDetail), Stop> {
         let tenant = context.drafts.tenant;
         let of_the_system = matches!(work, Work::CreateTenant { .. } | Work::Attest);
@@ -254,10 +271,15 @@ impl Execution {
             return Err(RequestError::NotPermitted { tenant }.into());
         }
         match work {
-            Work::Command(command) => self.run_command(context, command, alone),
-            Work::Append { stream, expected, records } => {
-                self.append(context, stream, *expected, records)
+            Work::Command(command) => {
+                let alone = envelope.work.len() == 1;
+                self.run_command(context, command, alone)
             }
+            Work::Insert(at) => {
+                let rows = self.insert(context, &envelope.insert(at))?;
+                Ok((rows, ResultDetail::Rows))
+            }
+            Work::Append(at) => self.append(context, &envelope.append(at)),
             Work::CreateTenant { tenant, kek_hash } => {
                 self.create_tenant(context, *tenant, *kek_hash)
             }
@@ -305,10 +327,7 @@ impl Execution {
                 self.add_column(context, &schema, column)?;
                 Ok((0, ResultDetail::Schema))
             }
-            Command::Insert(insert) => {
-                let rows = self.insert(context, insert)?;
-                Ok((rows, ResultDetail::Rows))
-            }
+            Command::Insert(_) => unreachable!("its rows stay as they came: `Work::Insert`"),
             Command::Update(update) => {
                 let schema = self.table(context, update.table, update.schema_version)?;
                 let assignments = Some(update.assignments.as_slice());

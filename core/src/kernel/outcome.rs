@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use super::request::{
     ExpectedVersion, Limit, OperationResult, Reply, RequestError, ResultDetail, RetryReason,
 };
+use super::results::Results;
 use crate::crypto::InternalHash;
 use crate::ids::{IdempotencyId, Op, Position, StreamId, TenantId, TreeId};
 use crate::query::cbor::{DecodeError, Decoder, Encoder};
@@ -20,7 +21,7 @@ use crate::time::Timestamp;
 pub struct Outcome {
     /// Keyed hash of what the client asked, under the tenant's fingerprint key.
     pub request: InternalHash,
-    pub result: Result<Vec<OperationResult>, RequestError>,
+    pub result: Result<Results, RequestError>,
 }
 
 /// An outcome with the record that made it: a leaf of the idempotency tree, and the answer of
@@ -41,7 +42,7 @@ impl Outcome {
         match &self.result {
             Ok(results) => {
                 encoder.uint(0).array(results.len());
-                for result in results {
+                for result in results.iter() {
                     encode_result(result, encoder);
                 }
             }
@@ -58,7 +59,7 @@ impl Outcome {
         let result = match decoder.uint()? {
             0 => {
                 let count = decoder.array()?;
-                let mut results = Vec::with_capacity(count);
+                let mut results = Results::default();
                 for _ in 0..count {
                     results.push(decode_result(decoder)?);
                 }

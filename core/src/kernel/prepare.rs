@@ -111,10 +111,11 @@ impl Kernel {
         let Some((cipher, tag)) = cipher.split_last_chunk::<SEAL_TAG_SIZE>() else {
             unreachable!("longer than a tag");
         };
-        let mut plain = cipher.to_vec();
+        let mut envelope = Envelope::default();
+        envelope.plain().extend_from_slice(cipher);
         let request_key = tenant_keys.request();
-        let opened = request_key.open(header.nonce, &header.encode(), &mut plain, &Tag(*tag));
-        let (Ok(()), Ok(envelope)) = (opened, Envelope::decode(&plain)) else {
+        let opened = request_key.open(header.nonce, &header.encode(), envelope.plain(), &Tag(*tag));
+        let (Ok(()), Ok(())) = (opened, envelope.decode()) else {
             unreachable!("it was sealed here");
         };
         Ok(Some(commitment.answer(&envelope.request)))
@@ -181,7 +182,7 @@ impl Kernel {
                     writer.command(index, &command);
                 }
                 Operation::Append { stream, expected, records } => {
-                    check_append(stream, records)?;
+                    check_append(stream, records.iter().map(Vec::as_slice))?;
                     writer.append(index, stream, *expected, records);
                 }
                 Operation::CreateTenant { tenant, kek_hash } => {

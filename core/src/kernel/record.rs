@@ -61,6 +61,7 @@ pub struct RecordProgress {
 /// Buffers that are used again for every record.
 #[derive(Debug, Default)]
 pub struct RecordScratch {
+    key: Vec<u8>,
     value: Vec<u8>,
 }
 
@@ -102,7 +103,7 @@ pub fn apply_record(
                 (None, Some((key, _))) => key,
                 (None, None) => unreachable!("opened when it was not made"),
             };
-            steps.step(|| note_change(store, metadata, table))?;
+            steps.step(|| note_change(store, metadata, table, scratch))?;
             if let Some(replaces) = replaces {
                 steps.step(|| supersede(store, schema, metadata, key, replaces, scratch))?;
             }
@@ -140,7 +141,7 @@ pub fn apply_record(
             let Ok(key) = decode_row_key(schema, key) else {
                 unreachable!("what passed its seal holds a key of its table");
             };
-            steps.step(|| note_change(store, metadata, table))?;
+            steps.step(|| note_change(store, metadata, table, scratch))?;
             steps.step(|| {
                 #[cfg(verity_zoo)]
                 if crate::zoo::is("history_lost_on_delete") {
@@ -181,13 +182,15 @@ pub fn apply_record(
         }
         Payload::StreamCreated { stream, name } => {
             let tree = TreeRef::new(tenant, STREAMS);
-            let (key, value) = (trees::stream_name_key(name), trees::number(stream.get().into()));
-            steps.step(|| store.put(tree, &key, &value).map(drop))?;
+            let key = trees::stream_name_key(name, &mut scratch.key);
+            let value = trees::number(stream.get().into(), &mut scratch.value);
+            steps.step(|| store.put(tree, key, value).map(drop))?;
         }
         Payload::Appended { stream, version, record: _ } => {
             let tree = TreeRef::new(tenant, STREAMS);
             let key = trees::stream_version_key(stream);
-            steps.step(|| store.put(tree, &key, &trees::number(version)).map(drop))?;
+            let value = trees::number(version, &mut scratch.value);
+            steps.step(|| store.put(tree, &key, value).map(drop))?;
         }
         Payload::TenantCreated { tenant: created, kek_hash } => {
             assert_eq!(tenant, TenantId::SYSTEM);
@@ -388,14 +391,19 @@ fn remember(
 
 /// Notes the end of the newest transaction that changed a row of the table: reads at or after it
 /// need no history.
-fn note_change(store: &mut Store, metadata: &Metadata, table: TableId) -> Result<(), Fault> {
+fn note_change(
+    store: &mut Store,
+    metadata: &Metadata,
+    table: TableId,
+    scratch: &mut RecordScratch,
+) -> Result<(), Fault> {
     let tree = TreeRef::new(metadata.tenant, CATALOG);
-    let key = CatalogKey::ChangedAt(table).encode();
-    let value = trees::number(metadata.transaction_last.get());
+    let key = CatalogKey::changed_at(table);
+    let value = trees::number(metadata.transaction_last.get(), &mut scratch.value);
     if store.get(tree, &key)?.is_some_and(|noted| *noted == *value) {
         return Ok(());
     }
-    store.put(tree, &key, &value).map(drop)
+    store.put(tree, &key, value).map(drop)
 }
 
 /// The current version goes to history, as ended by this record.

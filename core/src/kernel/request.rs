@@ -9,6 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::results::Results;
 use crate::crypto::KekHash;
 use crate::ids::{IdempotencyId, Op, Position, PrincipalId, StreamId, TenantId, TreeId};
 use crate::query::{SqlError, Value};
@@ -116,7 +117,7 @@ pub struct Reply {
     /// when that log is empty.
     pub position: Option<Position>,
     /// One per statement of `Sql`, one per other operation, in order.
-    pub results: Vec<OperationResult>,
+    pub results: Results,
     /// The outcome was remembered by an idempotency id: applied by an earlier request.
     pub replayed: bool,
 }

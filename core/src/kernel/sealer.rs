@@ -55,7 +55,7 @@ impl Sealer {
                     writer.command(index as u32, &command);
                 }
                 Operation::Append { stream, expected, records } => {
-                    check_append(stream, records).ok()?;
+                    check_append(stream, records.iter().map(|record| &**record)).ok()?;
                     writer.append(index as u32, stream, *expected, records);
                 }
                 Operation::Sql { .. }

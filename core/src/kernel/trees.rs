@@ -126,13 +126,13 @@ impl AttestedHead {
     }
 }
 
-#[must_use]
-pub fn stream_name_key(name: &str) -> Vec<u8> {
+/// The key is made in `out`, which is used again.
+pub fn stream_name_key<'o>(name: &str, out: &'o mut Vec<u8>) -> &'o [u8] {
     assert!(!name.is_empty() && name.len() <= STREAM_NAME_SIZE_MAX, "checked by the executor");
-    let mut key = Vec::with_capacity(1 + name.len());
-    key.push(NAME);
-    key.extend_from_slice(name.as_bytes());
-    key
+    out.clear();
+    out.push(NAME);
+    out.extend_from_slice(name.as_bytes());
+    out
 }
 
 #[must_use]
@@ -142,10 +142,10 @@ pub fn stream_version_key(stream: StreamId) -> [u8; 5] {
     key
 }
 
-#[must_use]
-pub fn number(value: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(9);
-    Encoder::new(&mut out).uint(value);
+/// The value is made in `out`, which is used again.
+pub fn number(value: u64, out: &mut Vec<u8>) -> &[u8] {
+    out.clear();
+    Encoder::new(out).uint(value);
     out
 }
 

@@ -148,7 +148,11 @@ impl Running {
     }
 
     /// Answers the next requests of a prepare: what is applied of it is committed, and shown.
-    fn answer_applied(&mut self, applying: &Applying, replies: Vec<Result<Reply, RequestError>>) {
+    fn answer_applied(
+        &mut self,
+        applying: &Applying,
+        mut replies: Vec<Result<Reply, RequestError>>,
+    ) {
         let Committed { header, replay, .. } = &applying.committed;
         if *replay || header.operation != Operation::Requests {
             return;
@@ -157,10 +161,13 @@ impl Running {
             unreachable!("somebody waits for what was proposed here")
         };
         assert!(replies.len() <= tickets.len(), "a ticket for each reply");
-        let tickets: Vec<_> = tickets.drain(..replies.len()).collect();
-        for (ticket, reply) in tickets.into_iter().zip(replies) {
+        let mut tickets = core::mem::take(tickets);
+        let answered = tickets.drain(..replies.len());
+        for (ticket, reply) in answered.zip(replies.drain(..)) {
             self.answer(ticket, reply);
         }
+        self.proposed.insert(header.op, tickets);
+        self.kernel.reuse_replies(replies);
     }
 
     fn on_stall(

@@ -153,20 +153,24 @@ fn decode_timestamp(decoder: &mut Decoder<'_>) -> Result<Value, DecodeError> {
     i64::try_from(ns).map(Value::Timestamp).map_err(|_| bad("timestamp is out of range"))
 }
 
-/// A map of columns, ids ascending.
+/// A map of `count` columns, ids ascending.
 pub fn encode_columns<'v>(
-    columns: impl ExactSizeIterator<Item = (ColumnId, &'v Value)>,
+    count: usize,
+    columns: impl Iterator<Item = (ColumnId, &'v Value)>,
     out: &mut Vec<u8>,
 ) {
     let mut encoder = Encoder::new(out);
-    encoder.map(columns.len());
+    encoder.map(count);
+    let mut written = 0;
     let mut previous = None;
     for (id, value) in columns {
         assert!(previous < Some(id), "columns are encoded in order of id, each once");
         previous = Some(id);
+        written += 1;
         encoder.uint(u64::from(id.get()));
         encode_value(&mut encoder, value);
     }
+    assert_eq!(written, count, "as many columns as were told");
 }
 
 pub fn decode_columns(bytes: &[u8]) -> Result<Vec<(ColumnId, Value)>, DecodeError> {
@@ -196,12 +200,10 @@ pub fn encode_row(hidden_key: Option<Position>, row: &[Value], out: &mut Vec<u8>
         };
         (HIDDEN_KEY_COLUMN, Value::Integer(position))
     });
-    let mut columns: Vec<(ColumnId, &Value)> = Vec::with_capacity(row.len() + 1);
-    if let Some((id, value)) = &hidden {
-        columns.push((*id, value));
-    }
-    columns.extend(row.iter().zip(1..).map(|(value, id)| (ColumnId::new(id), value)));
-    encode_columns(columns.into_iter(), out);
+    let first = hidden.as_ref().map(|(id, value)| (*id, value));
+    let declared = row.iter().zip(1..).map(|(value, id)| (ColumnId::new(id), value));
+    let count = usize::from(first.is_some()) + row.len();
+    encode_columns(count, first.into_iter().chain(declared), out);
 }
 
 /// What [`encode_row`] wrote: the hidden key if there is one, and every column.
@@ -247,7 +249,8 @@ pub fn encode_row_key(
         None => {
             let mut ids = schema.primary_key.clone();
             ids.sort_unstable();
-            encode_columns(ids.iter().map(|id| (*id, &row[schema.ordinal(*id)])), out);
+            let columns = ids.iter().map(|id| (*id, &row[schema.ordinal(*id)]));
+            encode_columns(ids.len(), columns, out);
         }
     }
 }

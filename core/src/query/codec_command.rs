@@ -100,6 +100,57 @@ impl Command {
 
     /// Where a command is one item of a larger message.
     pub fn decode_from(d: &mut Decoder<'_>) -> Result<Command> {
+        Ok(match SentCommand::decode_from(d)? {
+            SentCommand::Insert(insert) => Command::Insert(insert.to_insert()),
+            SentCommand::Other(command) => command,
+        })
+    }
+}
+
+/// A command as it is read: the rows of an INSERT stay as they came.
+#[derive(Debug)]
+pub enum SentCommand<'a> {
+    Insert(InsertSent<'a>),
+    /// Any other.
+    Other(Command),
+}
+
+/// An [`Insert`] as it travels.
+#[derive(Clone, Debug)]
+pub struct InsertSent<'a> {
+    pub table: TableId,
+    pub schema_version: SchemaVersion,
+    columns: Decoder<'a>,
+    columns_count: usize,
+    pub count: u32,
+    pub cells: &'a [u8],
+    pub on_conflict: OnConflict,
+}
+
+impl<'a> InsertSent<'a> {
+    /// Columns given, in the order of each row.
+    pub fn columns(&self) -> impl ExactSizeIterator<Item = ColumnId> + use<'a> {
+        let mut columns = self.columns.clone();
+        (0..self.columns_count).map(move |_| {
+            let Ok(id) = decode_column_id(&mut columns) else { unreachable!("decoded before") };
+            id
+        })
+    }
+
+    #[must_use]
+    pub fn reader(&self) -> CellReader<'a> {
+        CellReader { decoder: Decoder::new(self.cells) }
+    }
+
+    fn to_insert(&self) -> Insert {
+        let InsertSent { table, schema_version, count, cells, on_conflict, .. } = self.clone();
+        let rows = InsertRows { count, cells: cells.to_owned() };
+        Insert { table, schema_version, columns: self.columns().collect(), rows, on_conflict }
+    }
+}
+
+impl<'a> SentCommand<'a> {
+    pub fn decode_from(d: &mut Decoder<'a>) -> Result<SentCommand<'a>> {
         let fields = d.array()?;
         if d.uint()? != COMMAND_VERSION {
             return d.error("command of another version");
@@ -114,7 +165,13 @@ impl Command {
                 let (table, schema_version) = decode_target(d)?;
                 (Command::DropTable { table, schema_version }, 4)
             }
-            3 => (Command::Insert(decode_insert(d)?), 8),
+            3 => {
+                let insert = decode_insert(d)?;
+                return match fields {
+                    8 => Ok(SentCommand::Insert(insert)),
+                    _ => d.error("command has other fields"),
+                };
+            }
             4 => {
                 let (table, schema_version) = decode_target(d)?;
                 let assignments = decode_assignments(d)?;
@@ -156,7 +213,10 @@ impl Command {
             9 => (Command::CancelJob { job: TreeId::new(d.u32()?) }, 3),
             _ => return d.error("unknown command"),
         };
-        if fields == expected { Ok(command) } else { d.error("command has other fields") }
+        if fields != expected {
+            return d.error("command has other fields");
+        }
+        Ok(SentCommand::Other(command))
     }
 }
 
@@ -190,28 +250,28 @@ fn decode_found(d: &mut Decoder<'_>) -> Result<FoundRows> {
     Ok(FoundRows { position, keys })
 }
 
-fn decode_insert(d: &mut Decoder<'_>) -> Result<Insert> {
+fn decode_insert<'a>(d: &mut Decoder<'a>) -> Result<InsertSent<'a>> {
     let (table, schema_version) = decode_target(d)?;
-    let count = d.array()?;
-    if count > COLUMNS_MAX {
+    let columns_count = d.array()?;
+    if columns_count > COLUMNS_MAX {
         return d.error("too many columns");
     }
-    let mut columns = Vec::with_capacity(count);
-    for _ in 0..count {
+    let columns = d.clone();
+    let mut given = [false; COLUMNS_MAX];
+    for _ in 0..columns_count {
         let id = decode_column_id(d)?;
-        if columns.contains(&id) {
+        if core::mem::replace(&mut given[id.get() as usize - 1], true) {
             return d.error("a column is given twice");
         }
-        columns.push(id);
     }
-    let rows = InsertRows { count: d.u32()?, cells: d.bytes()?.to_owned() };
+    let (count, cells) = (d.u32()?, d.bytes()?);
     // A cell takes a byte at least; rows without cells are all defaults.
-    let most = rows.cells.len().checked_div(columns.len()).unwrap_or(SQL_TOKENS_MAX);
-    if rows.count as usize > most {
+    let most = cells.len().checked_div(columns_count).unwrap_or(SQL_TOKENS_MAX);
+    if count as usize > most {
         return d.error("more rows than cells");
     }
     let on_conflict = decode_on_conflict(d)?;
-    Ok(Insert { table, schema_version, columns, rows, on_conflict })
+    Ok(InsertSent { table, schema_version, columns, columns_count, count, cells, on_conflict })
 }
 
 fn encode_on_conflict(e: &mut Encoder<'_>, on_conflict: &OnConflict) {

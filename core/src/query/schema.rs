@@ -282,16 +282,29 @@ pub enum CatalogKey {
     ChangedAt(TableId),
 }
 
+const TABLE: u8 = 1;
+const CHANGED_AT: u8 = 2;
+
 impl CatalogKey {
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let (kind, table) = match self {
             CatalogKey::Counters => return alloc::vec![0],
-            CatalogKey::Table(table) => (1, table),
-            CatalogKey::ChangedAt(table) => (2, table),
+            CatalogKey::Table(table) => (TABLE, table),
+            CatalogKey::ChangedAt(table) => (CHANGED_AT, table),
         };
-        let mut key = alloc::vec![kind];
-        key.extend_from_slice(&table.get().to_be_bytes());
+        CatalogKey::of_table(kind, table).to_vec()
+    }
+
+    /// [`CatalogKey::ChangedAt`], encoded in place: it is asked for with every row.
+    #[must_use]
+    pub fn changed_at(table: TableId) -> [u8; 5] {
+        CatalogKey::of_table(CHANGED_AT, table)
+    }
+
+    fn of_table(kind: u8, table: TableId) -> [u8; 5] {
+        let mut key = [kind; 5];
+        key[1..].copy_from_slice(&table.get().to_be_bytes());
         key
     }
 
@@ -299,9 +312,9 @@ impl CatalogKey {
     pub fn decode(key: &[u8]) -> Option<CatalogKey> {
         match key {
             [0] => Some(CatalogKey::Counters),
-            [kind @ 1..=2, id @ ..] => {
+            [kind @ (TABLE | CHANGED_AT), id @ ..] => {
                 let table = TableId::new(u32::from_be_bytes(id.try_into().ok()?));
-                Some(if *kind == 1 {
+                Some(if *kind == TABLE {
                     CatalogKey::Table(table)
                 } else {
                     CatalogKey::ChangedAt(table)

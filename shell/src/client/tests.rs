@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use verity_core::crypto::InternalHash;
 use verity_core::ids::{IdempotencyId, Op, Position};
-use verity_core::kernel::{Commitment, Outcome, Reply, RequestError, RetryReason};
+use verity_core::kernel::{Commitment, Outcome, Reply, RequestError, Results, RetryReason};
 use verity_core::query::{SqlError, SqlState};
 use verity_core::time::Timestamp;
 
@@ -45,13 +45,14 @@ fn reply() -> Reply {
         op: Op::new(9),
         timestamp: Timestamp(10),
         position: Some(Position::new(11)),
-        results: Vec::new(),
+        results: Results::default(),
         replayed: false,
     }
 }
 
 fn remembered(result: Result<(), RequestError>) -> Vec<Step> {
-    let outcome = Outcome { request: InternalHash([0; 32]), result: result.map(|()| Vec::new()) };
+    let outcome =
+        Outcome { request: InternalHash([0; 32]), result: result.map(|()| Results::default()) };
     let (op, time) = (Op::new(9), Timestamp(10));
     let (id, position) = (IdempotencyId::NONE, Position::new(11));
     vec![Step::Answer(Answer::Commitment(Commitment { id, outcome, position, op, time }))]

@@ -44,9 +44,13 @@ impl Kernel {
             return;
         }
         world.store.forget_misses();
-        if let Stage::Execute(Execution { mut drafts, .. }) = running.stage {
+        self.envelope = running.envelope;
+        self.envelope.clear();
+        if let Stage::Execute(Execution { mut drafts, scratch, .. }) = running.stage {
             drafts.clear();
             self.scratch.drafts = drafts;
+            self.execution = scratch;
+            self.execution.clear();
         }
     }
 

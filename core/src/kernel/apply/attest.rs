@@ -15,6 +15,7 @@ use crate::io::Effects;
 use crate::kernel::drafts::Drafts;
 use crate::kernel::payload::{Payload, STREAM_SYSTEM};
 use crate::kernel::request::{OperationResult, Reply, RequestError, ResultDetail};
+use crate::kernel::results::Results;
 use crate::kernel::transaction::Transaction;
 use crate::kernel::trees::{self, ATTESTED_TREE, AttestedHead, TENANTS_TREE};
 use crate::kernel::{Attestation, Kernel, KernelError, Keys, Prepare, Stall, World};
@@ -158,7 +159,7 @@ impl Kernel {
                         op: prepare.op,
                         timestamp: prepare.timestamp,
                         position: Some(attestation.record),
-                        results: alloc::vec![result],
+                        results: Results::from_iter([result]),
                         replayed: false,
                     }));
                 }

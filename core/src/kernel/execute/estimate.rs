@@ -54,21 +54,30 @@ const CATALOG_ENTRIES_MAX: u64 = 4;
 const OUTCOME_FIXED: usize = 128;
 
 impl Execution {
+    fn changes_of(&mut self, tree: TreeId) -> &mut Changes {
+        let all = &mut self.scratch.changes;
+        let at = all.binary_search_by_key(&tree, |(known, _)| *known).unwrap_or_else(|at| {
+            all.insert(at, (tree, Changes::default()));
+            at
+        });
+        &mut all[at].1
+    }
+
     /// Notes a value that will be put into a tree of a table; `size` at least.
     pub(super) fn charge_put(&mut self, tree: TreeId, size: usize) {
-        let changes = self.changes.entry(tree).or_default();
+        let changes = self.changes_of(tree);
         changes.puts += 1;
         changes.overflow_pages += overflow_pages(size);
     }
 
     /// Notes that a key of a table's tree will be removed.
     pub(super) fn charge_removal(&mut self, tree: TreeId) {
-        self.changes.entry(tree).or_default().removals += 1;
+        self.changes_of(tree).removals += 1;
     }
 
     /// Notes an entry that a new index is built of.
     pub(super) fn charge_built(&mut self, tree: TreeId, entry_size: usize) {
-        self.changes.entry(tree).or_default().built_bytes += (entry_size + SLOT_SIZE) as u64;
+        self.changes_of(tree).built_bytes += (entry_size + SLOT_SIZE) as u64;
     }
 
     /// Notes what a row's change will do to the indexes of its table: those that it has now, and
@@ -101,17 +110,17 @@ impl Execution {
         let fixed = self.pages_beside_rows(context)?;
         let fixed = fixed + self.pages_freed;
         let mut pages = fixed;
-        for (&tree, changes) in &self.changes {
-            let tree = TreeRef::new(tenant, tree);
+        for (tree, changes) in &self.scratch.changes {
+            let tree = TreeRef::new(tenant, *tree);
             pages += context.store.pages_at_most(tree, changes.puts, changes.removals)?;
             pages += changes.overflow_pages + changes.built_pages();
         }
         if pages > u64::from(context.constants.transaction_pages_dirtied_max) {
             pages = fixed;
-            for (&tree, changes) in &self.changes {
+            for (tree, changes) in &self.scratch.changes {
                 // What a build puts is known by its number alone.
-                if self.built.contains(&tree) {
-                    let tree = TreeRef::new(tenant, tree);
+                if self.built.contains(tree) {
+                    let tree = TreeRef::new(tenant, *tree);
                     pages += context.store.pages_at_most(tree, changes.puts, changes.removals)?;
                     pages += changes.built_pages();
                 }
@@ -141,10 +150,10 @@ impl Execution {
                 created += trees_named(draft.kind, payload);
             }
         }
-        let touched = self.changes.len() as u64;
+        let touched = self.scratch.changes.len() as u64;
         let notes = touched + CATALOG_ENTRIES_MAX * catalog_changes;
         pages += store.pages_at_most(of(CATALOG), notes, 0)?;
-        pages += store.pages_at_most(of(STREAMS), 2 * self.streams.len() as u64, 0)?;
+        pages += store.pages_at_most(of(STREAMS), 2 * self.scratch.streams.len() as u64, 0)?;
         let trims = u64::from(IDEMPOTENCY_TRIM_MAX);
         pages += store.pages_at_most(of(IDEMPOTENCY), 1, trims)?;
         pages += overflow_pages(OUTCOME_FIXED + RESULT_SIZE_MAX * self.results.len());

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use super::row::{CurrentRow, check_row, declared_key, into_column, unique_violation};
 use super::unique::Clash;
 use super::{Execution, ExecutionContext, Step, Stop, schema_changed};
-use crate::ids::TreeId;
-use crate::query::codec_command::Cell;
-use crate::query::command::{Assignment, ConflictTarget, Insert, OnConflict};
+use crate::ids::{ColumnId, TreeId};
+use crate::query::codec_command::{Cell, InsertSent};
+use crate::query::command::{Assignment, ConflictTarget, OnConflict};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
 use crate::query::index::Index;
 use crate::query::key::hidden_key;
@@ -32,7 +32,7 @@ impl Execution {
     pub(super) fn insert(
         &mut self,
         context: &ExecutionContext<'_>,
-        insert: &Insert,
+        insert: &InsertSent<'_>,
     ) -> Result<u64, Stop> {
         let schema = self.table(context, insert.table, insert.schema_version)?;
         let mut inserting = match core::mem::replace(&mut self.step, Step::Begin) {
@@ -58,7 +58,7 @@ impl Execution {
         &mut self,
         context: &ExecutionContext<'_>,
         schema: &TableSchema,
-        insert: &Insert,
+        insert: &InsertSent<'_>,
         inserting: &mut Inserting,
     ) -> Result<(), Stop> {
         while let Some((key, row)) = inserting.rows.get_mut(inserting.next) {
@@ -219,21 +219,22 @@ pub(super) fn assigned(
 /// Every row of the statement, complete and checked, with its key. Needs no page.
 fn whole_rows(
     schema: &TableSchema,
-    insert: &Insert,
+    insert: &InsertSent<'_>,
     context: &Context,
 ) -> Result<Vec<KeyedRow>, SqlError> {
     let corrupt = |_| SqlError::new(SqlState::CorruptEncoding, "cells of an INSERT");
     let width = schema.columns.len();
-    if insert.columns.iter().any(|id| id.get() == 0 || id.get() as usize > width) {
+    let columns: Vec<ColumnId> = insert.columns().collect();
+    if columns.iter().any(|id| id.get() == 0 || id.get() as usize > width) {
         return Err(SqlError::new(SqlState::CorruptEncoding, "columns of an INSERT"));
     }
     let defaults: Vec<usize> =
-        (0..width).filter(|at| !insert.columns.contains(&schema.columns[*at].id)).collect();
-    let mut rows = Vec::with_capacity((insert.rows.count as usize).min(insert.rows.cells.len()));
-    let mut cells = insert.rows.reader();
-    for _ in 0..insert.rows.count {
+        (0..width).filter(|at| !columns.contains(&schema.columns[*at].id)).collect();
+    let mut rows = Vec::with_capacity((insert.count as usize).min(insert.cells.len()));
+    let mut cells = insert.reader();
+    for _ in 0..insert.count {
         let mut row = alloc::vec![Value::Null; width];
-        for id in &insert.columns {
+        for id in &columns {
             let column = schema.column(*id);
             let value = match (cells.cell().map_err(corrupt)?, &column.default) {
                 (Cell::Value(value), _) => value,

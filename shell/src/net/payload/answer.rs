@@ -9,7 +9,7 @@ use verity_core::ids::{
     TreeId, View,
 };
 use verity_core::kernel::{
-    Commitment, OperationResult, Outcome, Reply, RequestError, ResultDetail, RetryReason,
+    Commitment, OperationResult, Outcome, Reply, RequestError, ResultDetail, Results, RetryReason,
 };
 use verity_core::query::Value;
 use verity_core::query::cbor::{Decoder, Encoder};
@@ -217,7 +217,7 @@ fn write_results(results: &[OperationResult], mut to: struct_list::Builder<'_, r
 fn read_results(
     from: struct_list::Reader<'_, result::Owned>,
     room: &mut Room,
-) -> capnp::Result<Vec<OperationResult>> {
+) -> capnp::Result<Results> {
     room.take(from.len())?;
     let one = |result: result::Reader<'_>| {
         let detail = match result.get_detail().which()? {
