@@ -16,6 +16,7 @@ use verity_core::query::codec_command::Cell;
 use verity_core::query::eval::Context;
 use verity_core::query::key::encode_key;
 use verity_core::query::stored::{StoredPrefix, encode_stored};
+use verity_core::query::texts::Texts;
 use verity_core::query::{
     Catalog, Command, EventRead, PointScratch, ReadProgress, ReadTask, ReadWorld, RowSource,
     Statement, Value, prepare_one, read_point,
@@ -111,12 +112,12 @@ fn main() {
     }
     report("prepared INSERT: bind and encode a row", start, count);
     let start = Instant::now();
-    let mut cells = 0;
+    let (mut cells, mut texts) = (0, Texts::default());
     for command in &commands {
         let Command::Insert(insert) = command else { unreachable!("INSERT") };
         let mut reader = insert.rows.reader();
         for _ in 0..insert.rows.count as usize * insert.columns.len() {
-            let Ok(Cell::Value(_)) = reader.cell() else { unreachable!("values") };
+            let Ok(Cell::Value(_)) = reader.cell(&mut texts) else { unreachable!("values") };
             cells += 1;
         }
     }

@@ -59,6 +59,7 @@ pub use request::{
 pub use results::Results;
 pub use sealer::Sealer;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -273,7 +274,7 @@ pub struct Kernel {
     stages: u64,
     /// Of the last request, taken and given back.
     envelope: Envelope,
-    execution: ExecutionScratch,
+    execution: Option<Box<ExecutionScratch>>,
     /// Of the last prepare, taken and given back.
     replies: Vec<Result<Reply, RequestError>>,
     scratch: TransactionScratch,
@@ -296,7 +297,7 @@ impl Kernel {
             found_stale: 0,
             stages: 0,
             envelope: Envelope::default(),
-            execution: ExecutionScratch::default(),
+            execution: None,
             replies: Vec::new(),
             scratch: TransactionScratch::default(),
             statements: Statements::default(),

@@ -51,6 +51,7 @@ pub mod script;
 mod sink;
 pub mod source;
 pub mod stored;
+pub mod texts;
 pub mod value;
 pub mod versions;
 pub mod virtual_tables;

@@ -381,7 +381,7 @@ impl Kernel {
 
     fn begin_execution(&mut self, running: &mut Running, prepare: &Prepare<'_>, index: usize) {
         let drafts = core::mem::take(&mut self.scratch.drafts);
-        let scratch = core::mem::take(&mut self.execution);
+        let scratch = self.execution.take().unwrap_or_default();
         let seed = seed_of(prepare, index);
         running.stage = Stage::Execute(Execution::new(drafts, scratch, prepare.timestamp, seed));
     }
@@ -410,8 +410,7 @@ impl Kernel {
         else {
             unreachable!("matched above");
         };
-        self.execution = scratch;
-        self.execution.clear();
+        self.execution.insert(scratch).clear();
         let answer = result.map(|()| results);
         running.stage = Stage::Executed { drafts, pages_dirtied, answer };
         Ok(())

@@ -15,11 +15,14 @@ mod change;
 mod estimate;
 mod insert;
 mod job;
+mod overlay;
 mod row;
 mod schema;
 mod stream;
 mod unique;
+mod whole;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,7 +34,7 @@ use super::request::{Limit, OperationResult, RequestError, ResultDetail};
 use super::results::Results;
 use super::trees::{self, TENANTS_TREE};
 use crate::crypto::KekHash;
-use crate::ids::{Position, SchemaVersion, TableId, TenantId, TreeId};
+use crate::ids::{SchemaVersion, TableId, TenantId, TreeId};
 use crate::limits::{
     ClusterConstants, JOB_SLICE_ROWS, OPERATIONS_MAX, PAGE_SIZE, ROW_SIZE_MAX, TABLES_MAX,
     TENANTS_MAX,
@@ -39,7 +42,8 @@ use crate::limits::{
 use crate::query::bind_index::duplicate_index;
 use crate::query::command::Command;
 use crate::query::eval::Context;
-use crate::query::{Catalog, SqlError, SqlState, TableSchema, Value};
+use crate::query::texts::Texts;
+use crate::query::{Catalog, SqlError, SqlState, TableSchema};
 use crate::store::{Fault, Store};
 use crate::time::Timestamp;
 
@@ -47,10 +51,12 @@ use change::Changing;
 use estimate::Changes;
 use insert::Inserting;
 use job::Slice;
+use overlay::OverlayRows;
 use schema::Building;
 use stream::OverlayStreams;
 pub use stream::check_append;
 use unique::UniqueOverlay;
+use whole::WholeRows;
 
 /// Why a step did not get to its end.
 #[derive(Debug)]
@@ -96,15 +102,6 @@ pub struct ExecutionContext<'a> {
     pub drafts: DraftContext<'a>,
 }
 
-/// The newest version of a row that a request has changed.
-#[derive(Clone, Debug)]
-pub(super) struct OverlayRow {
-    /// The record that made or deleted it.
-    position: Position,
-    /// None: deleted.
-    row: Option<Vec<Value>>,
-}
-
 /// What the work at hand has done so far; each piece of work begins with `Begin`.
 #[derive(Debug)]
 enum Step {
@@ -118,7 +115,11 @@ enum Step {
 /// What requests use one after the other: empty between two, its room kept.
 #[derive(Debug, Default)]
 pub struct ExecutionScratch {
+    rows: OverlayRows,
     streams: OverlayStreams,
+    /// Of the INSERT whose turn it is.
+    whole: WholeRows,
+    texts: Texts,
     /// Changes of the table's trees so far, for the estimate of pages. In the order of trees.
     changes: Vec<(TreeId, Changes)>,
     /// One at a time.
@@ -128,13 +129,19 @@ pub struct ExecutionScratch {
 impl ExecutionScratch {
     /// Nothing of a request is left for the next one.
     pub fn clear(&mut self) {
+        self.rows.clear(&mut self.texts);
+        self.whole.clear(&mut self.texts);
         self.streams.clear();
         self.changes.clear();
         self.key.clear();
     }
 
     fn is_empty(&self) -> bool {
-        self.streams.len() == 0 && self.changes.is_empty() && self.key.is_empty()
+        self.rows.is_empty()
+            && self.streams.len() == 0
+            && self.whole.is_empty()
+            && self.changes.is_empty()
+            && self.key.is_empty()
     }
 }
 
@@ -151,7 +158,6 @@ pub struct Execution {
     context: Context,
     at: usize,
     step: Step,
-    rows: BTreeMap<TableId, BTreeMap<Vec<u8>, OverlayRow>>,
     unique: BTreeMap<TreeId, UniqueOverlay>,
     tenants: BTreeMap<TenantId, KekHash>,
     /// Set once the request changed the schema.
@@ -163,14 +169,14 @@ pub struct Execution {
     pages_freed: u64,
     /// Rows that a slice of a job may take on.
     slice_rows_max: usize,
-    pub scratch: ExecutionScratch,
+    pub scratch: Box<ExecutionScratch>,
 }
 
 impl Execution {
     #[must_use]
     pub fn new(
         drafts: Drafts,
-        scratch: ExecutionScratch,
+        scratch: Box<ExecutionScratch>,
         timestamp: Timestamp,
         seed: [u8; 32],
     ) -> Execution {
@@ -184,7 +190,6 @@ impl Execution {
             context: Context::new(timestamp, seed),
             at: 0,
             step: Step::Begin,
-            rows: BTreeMap::new(),
             unique: BTreeMap::new(),
             tenants: BTreeMap::new(),
             catalog: None,

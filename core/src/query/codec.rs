@@ -11,7 +11,6 @@
 //!
 //! Invariant: one value, one encoding; the decoder refuses everything else.
 
-use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 
 use crate::ids::{ColumnId, Position};
@@ -26,6 +25,7 @@ use crate::query::datetime::NS_PER_SECOND;
 use crate::query::decimal::Decimal;
 use crate::query::json;
 use crate::query::schema::{HIDDEN_KEY_COLUMN, TableSchema};
+use crate::query::texts::Texts;
 use crate::query::value::Value;
 
 pub fn encode_value(encoder: &mut Encoder<'_>, value: &Value) {
@@ -91,12 +91,20 @@ fn decode_mantissa(decoder: &mut Decoder<'_>) -> Result<i128, DecodeError> {
 }
 
 pub fn decode_value(decoder: &mut Decoder<'_>) -> Result<Value, DecodeError> {
+    decode_value_with(decoder, &mut Texts::default())
+}
+
+/// As [`decode_value`]; texts and blobs take room that others had.
+pub fn decode_value_with(
+    decoder: &mut Decoder<'_>,
+    texts: &mut Texts,
+) -> Result<Value, DecodeError> {
     let start = decoder.offset();
     let bad = |reason| DecodeError { offset: start, reason };
     match decoder.peek()? {
         (MAJOR_UNSIGNED | MAJOR_NEGATIVE, _) => Ok(Value::Integer(decoder.int()?)),
-        (MAJOR_TEXT, _) => Ok(Value::Text(decoder.text()?.to_owned())),
-        (MAJOR_BYTES, _) => Ok(Value::Blob(decoder.bytes()?.to_owned())),
+        (MAJOR_TEXT, _) => Ok(Value::Text(texts.text(decoder.text()?))),
+        (MAJOR_BYTES, _) => Ok(Value::Blob(texts.blob(decoder.bytes()?))),
         (MAJOR_SIMPLE, 20 | 21) => Ok(Value::Boolean(decoder.bool()?)),
         (MAJOR_SIMPLE, 22) => {
             decoder.null()?;
@@ -123,7 +131,7 @@ pub fn decode_value(decoder: &mut Decoder<'_>) -> Result<Value, DecodeError> {
                 let text =
                     core::str::from_utf8(decoder.bytes()?).map_err(|_| bad("JSON is not UTF-8"))?;
                 json::validate(text).map_err(|_| bad("not JSON"))?;
-                Ok(Value::Json(text.to_owned()))
+                Ok(Value::Json(texts.text(text)))
             }
             _ => Err(bad("unknown tag")),
         },

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::ids::{ColumnId, Position, SchemaVersion, TableId, TreeId};
 use crate::limits::{COLUMNS_MAX, SQL_TOKENS_MAX};
 use crate::query::cbor::{DecodeError, Decoder, Encoder, MAJOR_TAG};
-use crate::query::codec::{decode_value, encode_value};
+use crate::query::codec::{decode_value_with, encode_value};
 use crate::query::codec_expr::{decode_column_id, decode_expr, encode_expr};
 use crate::query::codec_schema::{
     decode_column, decode_index_columns, decode_name, encode_column, encode_column_ids,
@@ -20,6 +20,7 @@ use crate::query::command::{
 };
 use crate::query::expr::Expr;
 use crate::query::schema::TableSchema;
+use crate::query::texts::Texts;
 use crate::query::value::Value;
 
 /// Raised when the meaning of a command changes; old ones stay readable.
@@ -388,7 +389,7 @@ pub struct CellReader<'a> {
 }
 
 impl CellReader<'_> {
-    pub fn cell(&mut self) -> Result<Cell> {
+    pub fn cell(&mut self, texts: &mut Texts) -> Result<Cell> {
         let d = &mut self.decoder;
         if let (MAJOR_TAG, 25) = d.peek()? {
             let mut ahead = d.clone();
@@ -401,7 +402,7 @@ impl CellReader<'_> {
                 return decode_expr(d).map(Cell::Expr);
             }
         }
-        decode_value(d).map(Cell::Value)
+        decode_value_with(d, texts).map(Cell::Value)
     }
 
     /// All cells must have been read.

@@ -32,14 +32,24 @@ const SIGN: u64 = 1 << 63;
 
 /// The key of a row whose table declares one.
 pub fn encode_key(schema: &TableSchema, row: &[Value]) -> Result<Vec<u8>, SqlError> {
-    assert!(!schema.hidden_key(), "the key of such a row is its insert position");
     let mut key = Vec::with_capacity(32);
+    encode_key_into(schema, row, &mut key)?;
+    Ok(key)
+}
+
+/// Appends the key of a row whose table declares one.
+pub fn encode_key_into(
+    schema: &TableSchema,
+    row: &[Value],
+    out: &mut Vec<u8>,
+) -> Result<(), SqlError> {
+    assert!(!schema.hidden_key(), "the key of such a row is its insert position");
+    let start = out.len();
     for id in &schema.primary_key {
         let value = &row[schema.ordinal(*id)];
-        encode_key_value(value, schema.column(*id).column_type, &mut key);
+        encode_key_value(value, schema.column(*id).column_type, out);
     }
-    check_size(schema, &key)?;
-    Ok(key)
+    check_size(schema, &out[start..])
 }
 
 pub fn check_size(schema: &TableSchema, key: &[u8]) -> Result<(), SqlError> {

@@ -49,8 +49,7 @@ impl Kernel {
         if let Stage::Execute(Execution { mut drafts, scratch, .. }) = running.stage {
             drafts.clear();
             self.scratch.drafts = drafts;
-            self.execution = scratch;
-            self.execution.clear();
+            self.execution.insert(scratch).clear();
         }
     }
 

@@ -178,10 +178,9 @@ impl Execution {
         };
         while *next < changes.len() {
             let Change { key, current, row } = &mut changes[*next];
-            let key = core::mem::take(key);
             match row.take() {
-                Some(row) => {
-                    self.put_row(context, schema, Some(key), Some(current), row)?;
+                Some(mut row) => {
+                    self.put_row(context, schema, Some(key), Some(current), &mut row)?
                 }
                 None => self.delete_row(context, schema, key, current)?,
             }
@@ -197,8 +196,8 @@ impl Execution {
                     return Err(fault.into());
                 }
             }
-            let (key, row) = (core::mem::take(key), core::mem::take(row));
-            self.put_row(context, schema, Some(key), None, row)?;
+            let mut row = core::mem::take(row);
+            self.put_row(context, schema, Some(key), None, &mut row)?;
             *next += 1;
         }
         while let Some(key) = unique.get(*checked) {
@@ -295,8 +294,7 @@ impl Execution {
         let tree = TreeRef::new(context.drafts.tenant, schema.rows);
         let initial = schema.initial_values(Position::new(u64::MAX));
         while let Some(key) = find.keys.first() {
-            let changed = self.rows.get(&schema.id);
-            if changed.is_none_or(|changed| !changed.contains_key(key)) {
+            if !self.scratch.rows.contains(schema.id, key) {
                 let value = match context.store.get(tree, key) {
                     Ok(Some(value)) => value,
                     Ok(None) if find.origin == Origin::Found => {
@@ -338,7 +336,7 @@ impl Execution {
         found: &mut BTreeMap<Vec<u8>, CurrentRow>,
     ) -> Result<(), Stop> {
         let tree = TreeRef::new(context.drafts.tenant, schema.rows);
-        let changed = self.rows.get(&schema.id);
+        let changed = &self.scratch.rows;
         let initial = schema.initial_values(Position::new(u64::MAX));
         loop {
             let mut failed: Option<SqlError> = None;
@@ -346,7 +344,7 @@ impl Execution {
             let flow = context.store.scan(tree, cursor, |key, value| {
                 bytes += (key.len() + value.len()) as u64;
                 visited += 1;
-                if changed.is_none_or(|changed| !changed.contains_key(key)) {
+                if !changed.contains(schema.id, key) {
                     let stored = StoredRow::new(value).with_initial(&initial);
                     let env = Env::constant(&[], &self.context);
                     match matches(predicate, &env.with_row(RowView::Stored(stored))) {
@@ -388,16 +386,15 @@ impl Execution {
         ranges: Option<&[KeyRange]>,
         found: &mut BTreeMap<Vec<u8>, CurrentRow>,
     ) -> Result<(), SqlError> {
-        let Some(changed) = self.rows.get(&schema.id) else { return Ok(()) };
-        for (key, changed) in changed {
+        for (key, changed) in self.scratch.rows.of(schema.id) {
             if ranges.is_some_and(|ranges| !ranges.iter().any(|range| within(key, range))) {
                 continue;
             }
-            let Some(row) = &changed.row else { continue };
+            let Some(row) = changed.row else { continue };
             let env = Env::constant(&[], &self.context).with_row(RowView::Values(row));
             if matches(predicate, &env)? {
-                let current = CurrentRow { begun_at: changed.position, row: row.clone() };
-                found.insert(key.clone(), current);
+                let current = CurrentRow { begun_at: changed.position, row: row.to_vec() };
+                found.insert(key.to_vec(), current);
             }
         }
         Ok(())

@@ -6,22 +6,20 @@ use alloc::vec::Vec;
 
 use super::row::{CurrentRow, check_row, declared_key, into_column, unique_violation};
 use super::unique::Clash;
-use super::{Execution, ExecutionContext, Step, Stop, schema_changed};
-use crate::ids::{ColumnId, TreeId};
-use crate::query::codec_command::{Cell, InsertSent};
+use super::whole::WholeRows;
+use super::{Execution, ExecutionContext, ExecutionScratch, Step, Stop, schema_changed};
+use crate::ids::TreeId;
+use crate::query::codec_command::InsertSent;
 use crate::query::command::{Assignment, ConflictTarget, OnConflict};
 use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
 use crate::query::index::Index;
 use crate::query::key::hidden_key;
 use crate::query::{Expr, SqlError, SqlState, TableSchema, Value};
 
-/// A complete, checked row and its key; None: hidden, given by the row's own position.
-type KeyedRow = (Option<Vec<u8>>, Vec<Value>);
-
 /// Rows that are ready, and how many of them are drafted.
 #[derive(Debug)]
 pub(super) struct Inserting {
-    rows: Vec<KeyedRow>,
+    rows: WholeRows,
     next: usize,
     affected: u64,
     /// Keys that an upsert inserted or changed: none of them may be hit again.
@@ -37,21 +35,23 @@ impl Execution {
         let schema = self.table(context, insert.table, insert.schema_version)?;
         let mut inserting = match core::mem::replace(&mut self.step, Step::Begin) {
             Step::Inserting(inserting) => inserting,
-            Step::Begin | Step::Changing(_) | Step::Building(_) | Step::Slice(_) => Inserting {
-                rows: whole_rows(&schema, insert, &self.context)?,
-                next: 0,
-                affected: 0,
-                upserted: BTreeSet::new(),
-            },
+            Step::Begin | Step::Changing(_) | Step::Building(_) | Step::Slice(_) => {
+                let ExecutionScratch { whole, texts, .. } = &mut *self.scratch;
+                whole.read(&schema, insert, &self.context, texts)?;
+                let rows = core::mem::take(whole);
+                Inserting { rows, next: 0, affected: 0, upserted: BTreeSet::new() }
+            }
         };
         let result = self.insert_rows(context, &schema, insert, &mut inserting);
-        if let Err(Stop::Fault(_)) = &result {
-            let ahead = inserting.rows[inserting.next..].iter();
-            self.prefetch(context, &schema, ahead.filter_map(|(key, _)| key.as_deref()));
+        if let Err(Stop::Fault(fault)) = result {
+            self.prefetch(context, &schema, inserting.rows.keys_from(inserting.next));
+            self.step = Step::Inserting(inserting);
+            return Err(fault.into());
         }
-        let affected = inserting.affected;
-        self.step = Step::Inserting(inserting);
-        result.map(|()| affected)
+        let ExecutionScratch { whole, texts, .. } = &mut *self.scratch;
+        *whole = inserting.rows;
+        whole.clear(texts);
+        result.map(|()| inserting.affected)
     }
 
     fn insert_rows(
@@ -68,11 +68,10 @@ impl Execution {
                     (Some(*target), arbiter_of(schema, *target)?)
                 }
             };
-            let Some(clash) = self.clash(context, schema, key.as_deref(), row, arbiter)? else {
-                let (key, row) = (key.take(), core::mem::take(row));
+            let Some(clash) = self.clash(context, schema, key, row, arbiter)? else {
                 if let OnConflict::DoUpdate { .. } = &insert.on_conflict {
                     let position = context.drafts.next_position(&self.drafts);
-                    let key = key.clone().unwrap_or_else(|| hidden_key(position).to_vec());
+                    let key = key.map_or_else(|| hidden_key(position).to_vec(), <[u8]>::to_vec);
                     inserting.upserted.insert(key);
                 }
                 self.put_row(context, schema, key, None, row)?;
@@ -93,9 +92,9 @@ impl Execution {
                 return Err(violation(schema, &clash, row).into());
             }
             if let OnConflict::DoUpdate { assignments, predicate, .. } = &insert.on_conflict {
-                let taken = match (clash, &*key) {
+                let taken = match (clash, key) {
                     (Clash::Index(_, holder), _) => holder,
-                    (Clash::PrimaryKey, Some(key)) => key.clone(),
+                    (Clash::PrimaryKey, Some(key)) => key.to_vec(),
                     (Clash::PrimaryKey, None) => unreachable!("a hidden key is never taken"),
                 };
                 if inserting.upserted.contains(&taken) {
@@ -105,7 +104,7 @@ impl Execution {
                     unreachable!("it was just seen");
                 };
                 let wanted = Upsert { assignments, predicate: predicate.as_ref() };
-                if self.upsert(context, schema, &wanted, taken.clone(), current, row)? {
+                if self.upsert(context, schema, &wanted, &taken, current, row)? {
                     inserting.upserted.insert(taken);
                     inserting.affected += 1;
                 }
@@ -122,7 +121,7 @@ impl Execution {
         context: &ExecutionContext<'_>,
         schema: &TableSchema,
         wanted: &Upsert<'_>,
-        key: Vec<u8>,
+        key: &[u8],
         current: CurrentRow,
         proposed: &[Value],
     ) -> Result<bool, Stop> {
@@ -134,7 +133,7 @@ impl Execution {
         {
             return Ok(false);
         }
-        let row = assigned(schema, wanted.assignments, &current.row, &env, &self.context)?;
+        let mut row = assigned(schema, wanted.assignments, &current.row, &env, &self.context)?;
         if !schema.hidden_key() && declared_key(schema, &row)? != key {
             let message = "ON CONFLICT DO UPDATE must not change the primary key";
             return Err(SqlError::new(SqlState::FeatureNotSupported, message)
@@ -142,11 +141,11 @@ impl Execution {
                 .into());
         }
         for index in schema.indexes.iter().filter(|index| index.unique) {
-            if self.holder(context, schema, index, &row, Some(&key))?.is_some() {
+            if self.holder(context, schema, index, &row, Some(key))?.is_some() {
                 return Err(index.violation(schema, &row).into());
             }
         }
-        self.put_row(context, schema, Some(key), Some(&current), row)?;
+        self.put_row(context, schema, Some(key), Some(&current), &mut row)?;
         Ok(true)
     }
 }
@@ -214,48 +213,4 @@ pub(super) fn assigned(
     }
     check_row(schema, &row, context)?;
     Ok(row)
-}
-
-/// Every row of the statement, complete and checked, with its key. Needs no page.
-fn whole_rows(
-    schema: &TableSchema,
-    insert: &InsertSent<'_>,
-    context: &Context,
-) -> Result<Vec<KeyedRow>, SqlError> {
-    let corrupt = |_| SqlError::new(SqlState::CorruptEncoding, "cells of an INSERT");
-    let width = schema.columns.len();
-    let columns: Vec<ColumnId> = insert.columns().collect();
-    if columns.iter().any(|id| id.get() == 0 || id.get() as usize > width) {
-        return Err(SqlError::new(SqlState::CorruptEncoding, "columns of an INSERT"));
-    }
-    let defaults: Vec<usize> =
-        (0..width).filter(|at| !columns.contains(&schema.columns[*at].id)).collect();
-    let mut rows = Vec::with_capacity((insert.count as usize).min(insert.cells.len()));
-    let mut cells = insert.reader();
-    for _ in 0..insert.count {
-        let mut row = alloc::vec![Value::Null; width];
-        for id in &columns {
-            let column = schema.column(*id);
-            let value = match (cells.cell().map_err(corrupt)?, &column.default) {
-                (Cell::Value(value), _) => value,
-                (Cell::Expr(expr), _) => eval(&expr, &Env::constant(&[], context))?,
-                (Cell::Default, Some(default)) => eval(default, &Env::constant(&[], context))?,
-                (Cell::Default, None) => Value::Null,
-            };
-            row[schema.ordinal(*id)] = into_column(value, column)?;
-        }
-        for at in &defaults {
-            let column = &schema.columns[*at];
-            let value = match &column.default {
-                Some(default) => eval(default, &Env::constant(&[], context))?,
-                None => Value::Null,
-            };
-            row[*at] = into_column(value, column)?;
-        }
-        check_row(schema, &row, context)?;
-        let key = if schema.hidden_key() { None } else { Some(declared_key(schema, &row)?) };
-        rows.push((key, row));
-    }
-    cells.finish().map_err(corrupt)?;
-    Ok(rows)
 }

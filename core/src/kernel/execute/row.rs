@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Execution, ExecutionContext, OverlayRow, Stop};
+use super::{Execution, ExecutionContext, Stop};
 use crate::ids::Position;
 use crate::kernel::payload::Payload;
 use crate::kernel::record::whole_row;
@@ -72,7 +72,7 @@ impl Execution {
         schema: &TableSchema,
         key: &[u8],
     ) -> Result<bool, Fault> {
-        if let Some(changed) = self.rows.get(&schema.id).and_then(|rows| rows.get(key)) {
+        if let Some(changed) = self.scratch.rows.get(schema.id, key) {
             return Ok(changed.row.is_some());
         }
         if !self.in_trees(context, schema) {
@@ -90,9 +90,9 @@ impl Execution {
         schema: &TableSchema,
         key: &[u8],
     ) -> Result<Option<CurrentRow>, Fault> {
-        if let Some(changed) = self.rows.get(&schema.id).and_then(|rows| rows.get(key)) {
+        if let Some(changed) = self.scratch.rows.get(schema.id, key) {
             let begun_at = changed.position;
-            return Ok(changed.row.clone().map(|row| CurrentRow { begun_at, row }));
+            return Ok(changed.row.map(|row| CurrentRow { begun_at, row: row.to_vec() }));
         }
         if !self.in_trees(context, schema) {
             return Ok(None);
@@ -120,40 +120,40 @@ impl Execution {
     }
 
     /// Drafts a row's after-image. `key` is None for a new row with a hidden key: it will be the
-    /// position of this very draft.
+    /// position of this very draft. The columns are taken: the overlay has them then.
     pub(super) fn put_row(
         &mut self,
         context: &ExecutionContext<'_>,
         schema: &TableSchema,
-        key: Option<Vec<u8>>,
+        key: Option<&[u8]>,
         before: Option<&CurrentRow>,
-        row: Vec<Value>,
+        row: &mut [Value],
     ) -> Result<(), Stop> {
         let replaces = before.map(|before| before.begun_at);
         if let Some(before) = before {
             self.charge_put(schema.history, stored_size(&before.row));
         }
         let position = context.drafts.next_position(&self.drafts);
-        let key = key.unwrap_or_else(|| hidden_key(position).to_vec());
+        let hidden = hidden_key(position);
+        let key = key.unwrap_or(&hidden);
         for index in &schema.indexes {
-            index.check_size(schema, &row, key.len())?;
+            index.check_size(schema, row, key.len())?;
         }
         let old = before.map(|before| before.row.as_slice());
-        self.note_unique(schema, &key, old, Some(&row));
-        self.charge_indexes(context, schema, old, Some(&row));
+        self.note_unique(schema, key, old, Some(row));
+        self.charge_indexes(context, schema, old, Some(row));
         let mut encoded = core::mem::take(&mut self.drafts.encoded);
         encoded.clear();
-        encode_row(hidden_position(schema, &key), &row, &mut encoded);
+        encode_row(hidden_position(schema, key), row, &mut encoded);
         if encoded.len() > ROW_SIZE_MAX {
             let (size, max) = (encoded.len(), ROW_SIZE_MAX);
             return Err(RequestError::TooLarge { size, max }.into());
         }
-        self.charge_put(schema.rows, stored_size(&row));
+        self.charge_put(schema.rows, stored_size(row));
         let payload = Payload::RowPut { table: schema.id, replaces, row: &encoded };
-        self.drafts.push_row(&context.drafts, schema, &payload, &key, &row);
+        self.drafts.push_row(&context.drafts, schema, &payload, key, row);
         self.drafts.encoded = encoded;
-        let changed = OverlayRow { position, row: Some(row) };
-        self.rows.entry(schema.id).or_default().insert(key, changed);
+        self.scratch.rows.put(schema.id, key, position, Some(row));
         self.steps += 1;
         self.check_drafts(context)
     }
@@ -162,15 +162,15 @@ impl Execution {
         &mut self,
         context: &ExecutionContext<'_>,
         schema: &TableSchema,
-        key: Vec<u8>,
+        key: &[u8],
         current: &CurrentRow,
     ) -> Result<(), Stop> {
         let position = context.drafts.next_position(&self.drafts);
-        self.note_unique(schema, &key, Some(&current.row), None);
+        self.note_unique(schema, key, Some(&current.row), None);
         self.charge_indexes(context, schema, Some(&current.row), None);
         let mut encoded = core::mem::take(&mut self.drafts.encoded);
         encoded.clear();
-        let hidden = hidden_position(schema, &key);
+        let hidden = hidden_position(schema, key);
         encode_row_key(schema, hidden, &current.row, &mut encoded);
         self.charge_put(schema.history, stored_size(&current.row));
         self.charge_removal(schema.rows);
@@ -178,8 +178,7 @@ impl Execution {
             Payload::RowDelete { table: schema.id, replaces: current.begun_at, key: &encoded };
         self.drafts.push(&payload, schema.stream, schema.schema_version);
         self.drafts.encoded = encoded;
-        let changed = OverlayRow { position, row: None };
-        self.rows.entry(schema.id).or_default().insert(key, changed);
+        self.scratch.rows.put(schema.id, key, position, None);
         self.steps += 1;
         self.check_drafts(context)
     }

@@ -88,7 +88,7 @@ impl Execution {
         } else {
             0
         };
-        let changed = self.rows.get(&schema.id).map_or(0, BTreeMap::len) as u64;
+        let changed = self.scratch.rows.count(schema.id) as u64;
         let at_once = u64::from(context.constants.transaction_events_max / 4);
         let by_job = stored + changed > at_once.min(INDEX_ROWS_AT_ONCE_MAX);
         let entries = catalog.next_tree;
@@ -157,7 +157,7 @@ impl Execution {
         let tree = TreeRef::new(context.drafts.tenant, schema.rows);
         let cursor = building.cursor.get_or_insert_with(|| Cursor::all(Direction::Forward));
         loop {
-            let changed = self.rows.get(&schema.id);
+            let changed = &self.scratch.rows;
             let mut failed: Option<SqlError> = None;
             let (mut visited, mut scanned) = (0, 0);
             let mut entered: Vec<usize> = Vec::new();
@@ -165,7 +165,7 @@ impl Execution {
             let flow = context.store.scan(tree, cursor, |key, value| {
                 scanned += (key.len() + value.len()) as u64;
                 visited += 1;
-                if changed.is_none_or(|changed| !changed.contains_key(key)) {
+                if !changed.contains(schema.id, key) {
                     let row = whole_row(schema, value);
                     entered.push(index.entry(schema, &row, key).key.len() + ENTRY_SIZE);
                     if let Err(error) = note_row(schema, index, &row, key, seen) {
@@ -200,8 +200,8 @@ impl Execution {
     ) -> Result<(), SqlError> {
         let mut seen: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let mut entered: Vec<usize> = Vec::new();
-        for (key, changed) in self.rows.get(&schema.id).into_iter().flatten() {
-            let Some(row) = &changed.row else { continue };
+        for (key, changed) in self.scratch.rows.of(schema.id) {
+            let Some(row) = changed.row else { continue };
             entered.push(index.entry(schema, row, key).key.len() + ENTRY_SIZE);
             note_row(schema, index, row, key, &mut seen)?;
             if let Some(prefix) = index.unique_prefix(schema, row)
@@ -290,11 +290,7 @@ impl Execution {
         let altered = with_column(schema, &column, self.catalog_now(context));
         self.alter(context, TableChange::ColumnAdded, altered)?;
         let initial = column.initial;
-        for changed in self.rows.get_mut(&schema.id).into_iter().flatten() {
-            if let Some(row) = &mut changed.1.row {
-                row.push(initial.clone());
-            }
-        }
+        self.scratch.rows.widen(schema.id, &initial);
         Ok(())
     }
 

@@ -65,10 +65,10 @@ impl Execution {
         built: BTreeMap<Vec<u8>, Vec<u8>>,
     ) {
         let mut overlay = UniqueOverlay { changed: BTreeMap::new(), built: Some(built) };
-        for (key, changed) in self.rows.get(&schema.id).into_iter().flatten() {
-            let prefix = changed.row.as_ref().and_then(|row| index.unique_prefix(schema, row));
+        for (key, changed) in self.scratch.rows.of(schema.id) {
+            let prefix = changed.row.and_then(|row| index.unique_prefix(schema, row));
             if let Some(prefix) = prefix {
-                overlay.changed.entry(prefix).or_default().insert(key.clone());
+                overlay.changed.entry(prefix).or_default().insert(key.to_vec());
             }
         }
         self.unique.insert(index.entries, overlay);
@@ -90,10 +90,8 @@ impl Execution {
         {
             return Ok(Some(key.clone()));
         }
-        let changed = self.rows.get(&schema.id);
-        let counts = |key: &[u8]| {
-            Some(key) != own && changed.is_none_or(|changed| !changed.contains_key(key))
-        };
+        let changed = &self.scratch.rows;
+        let counts = |key: &[u8]| Some(key) != own && !changed.contains(schema.id, key);
         if let Some(built) = overlay.and_then(|overlay| overlay.built.as_ref()) {
             return Ok(built.get(&prefix).filter(|key| counts(key)).cloned());
         }
@@ -160,8 +158,8 @@ impl Execution {
         schema: &TableSchema,
         key: &[u8],
     ) -> Result<(), Stop> {
-        let row = self.rows.get(&schema.id).and_then(|rows| rows.get(key));
-        let Some(row) = row.and_then(|changed| changed.row.as_deref()) else { return Ok(()) };
+        let changed = self.scratch.rows.get(schema.id, key);
+        let Some(row) = changed.and_then(|changed| changed.row) else { return Ok(()) };
         for index in schema.indexes.iter().filter(|index| index.unique) {
             if self.holder(context, schema, index, row, Some(key))?.is_some() {
                 return Err(index.violation(schema, row).into());

@@ -12,6 +12,7 @@ use crate::query::codec::{
 use crate::query::codec_command::Cell;
 use crate::query::key::{encode_key_value, history_key, prefix_end, split_history_key};
 use crate::query::stored::{StoredPrefix, StoredRow, encode_stored, is_stored_row};
+use crate::query::texts::Texts;
 use crate::query::{ColumnType, Command, TableSchema, Value};
 
 /// Equal to the bit: `==` of values is SQL's.
@@ -71,9 +72,9 @@ fn commands_round_trip_and_mutants_are_refused_or_canonical() {
         if let Command::Insert(insert) = &decoded {
             let mut reader = insert.rows.reader();
             for _ in 0..insert.rows.count {
-                assert!(matches!(reader.cell(), Ok(Cell::Value(_))));
-                assert!(matches!(reader.cell(), Ok(Cell::Expr(_))));
-                assert_eq!(reader.cell(), Ok(Cell::Default));
+                assert!(matches!(reader.cell(&mut Texts::default()), Ok(Cell::Value(_))));
+                assert!(matches!(reader.cell(&mut Texts::default()), Ok(Cell::Expr(_))));
+                assert_eq!(reader.cell(&mut Texts::default()), Ok(Cell::Default));
             }
             reader.finish().unwrap();
         }

@@ -19,6 +19,7 @@ use crate::query::eval::{Context, Env, RowView, eval, eval_truth};
 use crate::query::key::{encode_key, hidden_key, history_key};
 use crate::query::source::RowScan;
 use crate::query::stored::{StoredPrefix, StoredRow, encode_stored};
+use crate::query::texts::Texts;
 use crate::query::{
     AsOf, Catalog, Command, EventRead, EventRow, Expr, ReadProgress, ReadTask, ReadWorld,
     RowSource, SqlError, Stop, TableSchema, Value, prepare,
@@ -262,7 +263,7 @@ impl Database {
                         .collect::<Result<_, _>>()?;
                     for id in &insert.columns {
                         let at = schema.ordinal(*id);
-                        match reader.cell().unwrap() {
+                        match reader.cell(&mut Texts::default()).unwrap() {
                             Cell::Value(value) => row[at] = value,
                             Cell::Expr(expr) => row[at] = eval(&expr, &env)?,
                             Cell::Default => {}
