@@ -4,9 +4,11 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use super::Ring;
+use super::slots::vacant_area;
 use crate::event::Event;
 use crate::io::{Effect, Effects, FileId, IoError, IoId, Pages};
-use crate::limits::PAGE_SIZE;
+use crate::limits::{JOURNAL_RING_BYTES_MIN, PAGE_SIZE};
 
 /// SplitMix64: small, seeded, good enough to shuffle.
 #[derive(Clone, Debug)]
@@ -68,6 +70,17 @@ pub(crate) struct FakeDisk {
 }
 
 impl FakeDisk {
+    /// A new journal with the smallest ring.
+    pub(crate) fn formatted() -> FakeDisk {
+        let mut disk = FakeDisk::default();
+        let area = vacant_area(Ring::new(JOURNAL_RING_BYTES_MIN));
+        for (sector, bytes) in area.as_bytes().chunks_exact(PAGE_SIZE).enumerate() {
+            let Ok(bytes) = bytes.try_into() else { unreachable!("a page is a sector") };
+            disk.put((sector * PAGE_SIZE) as u64, bytes);
+        }
+        disk
+    }
+
     pub(crate) fn submit(&mut self, effects: &mut Effects) {
         for effect in effects.drain() {
             match effect {

@@ -1,9 +1,10 @@
-//! A new journal: zeros over the header area and the whole ring.
+//! A new journal: vacant slots, and zeros over the whole ring.
 //!
 //! Every page is written once, so that no later write meets a never-written block (which costs the
-//! disk more) or runs out of space in the middle of the ring. Zeros are no prepare and no header.
+//! disk more) or runs out of space in the middle of the ring. Zeros are no prepare.
 //! Bounded: `JOURNAL_CHUNKS_IN_FLIGHT_MAX` writes in flight, one sync at the end.
 
+use super::slots::fill_vacant;
 use super::{JournalError, Ring, to_usize};
 use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::{JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_IN_FLIGHT_MAX, PAGE_SIZE};
@@ -70,6 +71,10 @@ impl JournalFormat {
             return;
         }
         pages.resize(to_usize(size) / PAGE_SIZE);
+        let slots = self.ring.header_area_bytes().saturating_sub(self.issued_bytes).min(size);
+        let (slots, zeros) = pages.as_bytes_mut().split_at_mut(to_usize(slots));
+        fill_vacant(slots, to_usize(self.issued_bytes));
+        zeros.fill(0);
         let at = Address::new(FileId::Journal, self.issued_bytes);
         effects.push(Effect::Write { io: self.next_io(), at, pages, durable: false });
         self.issued_bytes += size;

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::prepare::{PrepareHeader, check_body};
 use super::ring::{Ring, to_usize};
-use super::slots::Slots;
+use super::slots::{Slots, vacant_area};
 use super::{Evidence, JournalError, JournalStart, Recovered, TornTail};
 use crate::ids::Op;
 use crate::io::{IoError, Pages};
@@ -357,7 +357,7 @@ impl Scan {
     /// The header area as it should be: the chain's headers and nothing else. Sectors where a
     /// header of the chain was missing or damaged are dirty.
     fn rebuild_slots(&self) -> (Slots, u32) {
-        let mut slots = Slots::new(self.ring, Pages::zeroed(self.ring.sectors()));
+        let mut slots = Slots::new(self.ring, vacant_area(self.ring));
         let mut repaired = 0;
         for header in &self.joined {
             let found = self.slot(self.ring.slot_offset(header.journal_offset));

@@ -5,6 +5,9 @@
 //! truth; a slot changes only when its prepare is durable, so that a header on disk always proves
 //! that its prepare once was.
 //!
+//! A slot without a header says so, and which slot it is: zeros, and the sector of other slots, are
+//! what damage leaves, never what was not used.
+//!
 //! Invariants: never two writes of one sector in flight; at most `JOURNAL_HEADER_WRITES_MAX` in
 //! all; a sector that changed while it was being written is written again.
 
@@ -29,8 +32,8 @@ enum SectorState {
 /// What is in one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotState {
-    /// Zeros: never used, or erased.
-    Empty,
+    /// Never used, or erased.
+    Vacant,
     /// A good header, of whatever op.
     Good,
     /// Neither: torn or rotten.
@@ -38,16 +41,43 @@ pub enum SlotState {
 }
 
 impl SlotState {
-    pub fn of(slot: &[u8]) -> SlotState {
-        assert_eq!(slot.len(), PREPARE_HEADER_SIZE);
-        if PrepareHeader::decode(slot).is_ok() {
+    /// Of the slot at an offset of the header area.
+    pub fn at(area: &[u8], offset: usize) -> SlotState {
+        let slot = &area[offset..offset + PREPARE_HEADER_SIZE];
+        if *slot == vacant(offset) {
+            SlotState::Vacant
+        } else if PrepareHeader::decode(slot).is_ok() {
             SlotState::Good
-        } else if slot.iter().all(|&byte| byte == 0) {
-            SlotState::Empty
         } else {
             SlotState::Damaged
         }
     }
+}
+
+/// What says that a slot holds no header: its number, sixteen times.
+fn vacant(offset: usize) -> [u8; PREPARE_HEADER_SIZE] {
+    assert!(offset.is_multiple_of(PREPARE_HEADER_SIZE));
+    let number = (offset / PREPARE_HEADER_SIZE) as u64;
+    let mut slot = [0; PREPARE_HEADER_SIZE];
+    for unit in slot.chunks_exact_mut(16) {
+        unit[..8].copy_from_slice(b"vacant\0\0");
+        unit[8..].copy_from_slice(&number.to_le_bytes());
+    }
+    slot
+}
+
+/// Writes over this part of the header area that no slot holds a header.
+pub fn fill_vacant(area: &mut [u8], first_offset: usize) {
+    for (slot, bytes) in area.chunks_exact_mut(PREPARE_HEADER_SIZE).enumerate() {
+        bytes.copy_from_slice(&vacant(first_offset + slot * PREPARE_HEADER_SIZE));
+    }
+}
+
+/// The header area of a ring that holds nothing.
+pub fn vacant_area(ring: Ring) -> Pages {
+    let mut area = Pages::zeroed(ring.sectors());
+    fill_vacant(area.as_bytes_mut(), 0);
+    area
 }
 
 #[derive(Debug)]
@@ -88,16 +118,15 @@ impl Slots {
         slot.copy_from_slice(&header.encode());
     }
 
-    /// Zeroes a slot, to be written.
+    /// No header is in this slot any more; to be written.
     pub fn erase(&mut self, offset: u64) {
         let at = self.ring.slot_offset(offset);
-        self.image.as_bytes_mut()[at..at + PREPARE_HEADER_SIZE].fill(0);
+        fill_vacant(&mut self.image.as_bytes_mut()[at..at + PREPARE_HEADER_SIZE], at);
         self.mark_dirty(self.ring.sector_of(offset));
     }
 
     pub fn state(&self, offset: u64) -> SlotState {
-        let at = self.ring.slot_offset(offset);
-        SlotState::of(&self.image.as_bytes()[at..at + PREPARE_HEADER_SIZE])
+        SlotState::at(self.image.as_bytes(), self.ring.slot_offset(offset))
     }
 
     fn mark_dirty(&mut self, sector: SectorIndex) {

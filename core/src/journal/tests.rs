@@ -68,7 +68,7 @@ impl Bench {
     }
 
     fn new(start: JournalStart, replica_count: u8) -> Bench {
-        Bench::open(FakeDisk::default(), start, replica_count).unwrap().0
+        Bench::open(FakeDisk::formatted(), start, replica_count).unwrap().0
     }
 
     /// Proposes a prepare with a body of `size` bytes.
@@ -237,7 +237,7 @@ fn a_reused_buffer_leaves_nothing_behind() {
 }
 
 #[test]
-fn format_covers_the_file_with_zeros_in_bounded_writes() {
+fn format_covers_the_file_with_vacant_slots_and_zeros_in_bounded_writes() {
     let mut disk = FakeDisk::default();
     let ring = Ring::new(RING);
     for offset in (0..ring.file_bytes()).step_by(PAGE_SIZE) {
@@ -261,7 +261,14 @@ fn format_covers_the_file_with_zeros_in_bounded_writes() {
         disk.submit(&mut effects);
     }
     assert_eq!(format.progress(), (ring.file_bytes(), ring.file_bytes()));
-    for offset in (0..ring.file_bytes()).step_by(PAGE_SIZE) {
+    for offset in (0..ring.header_area_bytes()).step_by(PAGE_SIZE) {
+        for (slot, bytes) in disk.sector(offset).chunks_exact(PREPARE_HEADER_SIZE).enumerate() {
+            let number = offset as usize / PREPARE_HEADER_SIZE + slot;
+            let unit = [*b"vacant\0\0", (number as u64).to_le_bytes()].concat();
+            assert_eq!(bytes, unit.repeat(16));
+        }
+    }
+    for offset in (ring.header_area_bytes()..ring.file_bytes()).step_by(PAGE_SIZE) {
         assert_eq!(disk.sector(offset), [0; PAGE_SIZE]);
     }
 }

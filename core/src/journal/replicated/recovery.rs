@@ -3,9 +3,9 @@
 //!
 //! Sync, then the header area in chunks; the log is walked in memory, op by op from the checkpoint,
 //! by the redundant headers. Where a slot is damaged, the ring is asked: a whole prepare there that
-//! joins stands in for its header. So it does where the slot is zeros, which a sector that rotted
-//! may be, too, if it is of our log view or a later one: then it is of that log, acknowledged or
-//! not. Last, the body of every named prepare is checked.
+//! joins stands in for its header. One of an older view than the log view must be proven by what
+//! joins it above: it may be one that was never acknowledged, which our log view left out. Last, the
+//! body of every named prepare is checked.
 //!
 //! The walk ends at the first op of which nothing is known. A damaged slot at a place where it
 //! could begin, without a whole prepare behind it, means that it may have been acknowledged: the
@@ -61,6 +61,8 @@ pub struct ReplicaJournalRecovery {
     /// Ops above this one were erased, or never acknowledged, in the superblock's log view.
     erased_to: Option<Op>,
     log_view: View,
+    /// So many entries at the end stand in for their headers, and are not proven.
+    unproven: usize,
     /// Entries whose bodies are still to be read, and reads in flight, by slot.
     bodies: VecDeque<PrepareHeader>,
     reading: BTreeMap<u64, PrepareHeader>,
@@ -76,10 +78,6 @@ enum Phase {
     Probe {
         place: u64,
         second: bool,
-    },
-    /// The same, where the slot is zeros.
-    Look {
-        place: u64,
     },
     Bodies,
 }
@@ -108,6 +106,7 @@ impl ReplicaJournalRecovery {
             certain: true,
             erased_to,
             log_view,
+            unproven: 0,
             bodies: VecDeque::new(),
             reading: BTreeMap::new(),
             next_slot: 1,
@@ -137,7 +136,7 @@ impl ReplicaJournalRecovery {
     ) -> Result<Option<(ReplicaJournal, RecoveredReplica)>, JournalError> {
         let offset = match self.phase {
             Phase::Headers(offset) => offset,
-            Phase::Probe { place, .. } | Phase::Look { place } => self.ring.address(place).offset,
+            Phase::Probe { place, .. } => self.ring.address(place).offset,
             Phase::Sync | Phase::Bodies => 0,
         };
         result.map_err(|error| JournalError::Io { error, what: "read", offset })?;
@@ -157,7 +156,6 @@ impl ReplicaJournalRecovery {
             Phase::Probe { place, second } => {
                 self.probed(place, second, pages.as_bytes(), effects);
             }
-            Phase::Look { place } => self.looked(place, pages.as_bytes(), effects),
             Phase::Bodies => {
                 let Some(header) = self.reading.remove(&io.slot) else {
                     unreachable!("a read that was not asked for")
@@ -234,6 +232,7 @@ impl ReplicaJournalRecovery {
             if let Some(header) = candidates.iter().filter(joins).max_by_key(|header| header.view) {
                 let header = *header;
                 self.push(Some(header), Some(header.checksum), State::Held);
+                self.unproven = 0;
                 self.bodies.push_back(header);
                 continue;
             }
@@ -245,13 +244,6 @@ impl ReplicaJournalRecovery {
                         self.probe(place, second, effects);
                         return;
                     }
-                }
-                let head = Op::new(next.get() - 1);
-                if !self.erased(head)
-                    && let Some(place) = [end, other].into_iter().find(|at| self.is_empty(*at))
-                {
-                    self.look(place, effects);
-                    return;
                 }
             }
             // Where it would be there is no header: it was never acknowledged, nor what follows it.
@@ -270,6 +262,9 @@ impl ReplicaJournalRecovery {
         }
         let after = self.found.get(&next.next()).and_then(|headers| headers.first());
         let checksum = after.map(|header| header.parent);
+        for _ in self.take_unproven() {
+            self.push(None, None, State::Rotten);
+        }
         self.push(None, checksum, State::Rotten);
         true
     }
@@ -277,6 +272,15 @@ impl ReplicaJournalRecovery {
     /// What was found above is of prepares that became durable before one below them did; it is
     /// dropped, and erased. Not so a header in the very next place that does not join.
     fn end_of_log(&mut self) {
+        let unproven = self.take_unproven();
+        if !unproven.is_empty() {
+            let head = Op::new(self.start.op.get() + self.entries.len() as u64);
+            if self.erased(head) {
+                self.dropped.extend(unproven.iter().map(|header| header.journal_offset));
+            } else {
+                self.certain = false;
+            }
+        }
         let head = Op::new(self.start.op.get() + self.entries.len() as u64);
         if self.found.contains_key(&head.next()) && !self.erased(head) {
             self.certain = false;
@@ -285,7 +289,7 @@ impl ReplicaJournalRecovery {
             self.certain = false;
         }
         let above = self.found.split_off(&head.next());
-        self.dropped = above.into_values().flatten().map(|header| header.journal_offset).collect();
+        self.dropped.extend(above.into_values().flatten().map(|header| header.journal_offset));
         self.phase = Phase::Bodies;
     }
 
@@ -326,31 +330,6 @@ impl ReplicaJournalRecovery {
         self.read(place, size, effects);
     }
 
-    fn look(&mut self, place: u64, effects: &mut Effects) {
-        self.probe(place, false, effects);
-        self.phase = Phase::Look { place };
-    }
-
-    /// What lies in the ring behind a slot of zeros. It may never have been acknowledged: then its
-    /// header was not written before a crash. Of an older view it may also be what the log of our
-    /// view left out.
-    fn looked(&mut self, place: u64, bytes: &[u8], effects: &mut Effects) {
-        if let Some(header) = self.joined(place, bytes)
-            && header.view >= self.log_view
-        {
-            self.restore(header);
-            self.walk(effects);
-            return;
-        }
-        let (_, Some(end)) = self.last() else { unreachable!("it was looked at from there") };
-        let other = end.next_multiple_of(self.ring.bytes());
-        if other != place && self.is_empty(other) {
-            self.look(other, effects);
-        } else {
-            self.end_of_log();
-        }
-    }
-
     /// The whole prepare that lies at a place, if it joins the log so far.
     fn joined(&self, place: u64, bytes: &[u8]) -> Option<PrepareHeader> {
         let next = Op::new(self.start.op.get() + self.entries.len() as u64 + 1);
@@ -369,6 +348,14 @@ impl ReplicaJournalRecovery {
     fn restore(&mut self, header: PrepareHeader) {
         self.restored.push(header);
         self.push(Some(header), Some(header.checksum), State::Held);
+        self.unproven = if header.view < self.log_view { self.unproven + 1 } else { 0 };
+    }
+
+    /// Takes back what is not proven.
+    fn take_unproven(&mut self) -> Vec<PrepareHeader> {
+        let unproven = core::mem::take(&mut self.unproven);
+        self.entries.truncate(self.entries.len() - unproven);
+        self.restored.split_off(self.restored.len() - unproven)
     }
 
     /// What lies in the ring behind a damaged slot.
@@ -434,19 +421,9 @@ impl ReplicaJournalRecovery {
     /// Whether the slot of a place where a prepare may begin is damaged. One round above the
     /// checkpoint there is none: there lies what the log itself begins with.
     fn is_damaged(&self, place: u64) -> bool {
-        self.state_at(place) == Some(SlotState::Damaged)
-    }
-
-    /// The same, for zeros.
-    fn is_empty(&self, place: u64) -> bool {
-        self.state_at(place) == Some(SlotState::Empty)
-    }
-
-    fn state_at(&self, place: u64) -> Option<SlotState> {
-        let at = self.ring.slot_offset(place);
-        let slot = &self.area.as_bytes()[at..at + PREPARE_HEADER_SIZE];
-        let counts = place < self.start.journal_offset + self.ring.bytes();
-        counts.then(|| SlotState::of(slot))
+        place < self.start.journal_offset + self.ring.bytes()
+            && SlotState::at(self.area.as_bytes(), self.ring.slot_offset(place))
+                == SlotState::Damaged
     }
 
     fn read(&mut self, place: u64, size: usize, effects: &mut Effects) -> IoId {

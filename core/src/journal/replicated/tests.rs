@@ -5,12 +5,14 @@ use alloc::vec::Vec;
 use super::*;
 use crate::ids::{ClusterId, Generation, Release, ReplicaId, View};
 use crate::journal::fake_disk::{Completion, FakeDisk, Keep, Pending, Random};
+use crate::journal::slots::fill_vacant;
 use crate::journal::{JournalStart, Operation, PrepareBuffer};
 use crate::limits::JOURNAL_RING_BYTES_MIN;
 use crate::time::Timestamp;
 
 const CLUSTER: ClusterId = ClusterId::new(7);
 const RING: u64 = JOURNAL_RING_BYTES_MIN;
+const PAGE: u64 = PAGE_SIZE as u64;
 
 struct Bench {
     disk: FakeDisk,
@@ -25,10 +27,9 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let (disk, effects) = (FakeDisk::default(), Effects::new());
-        let headers = Vec::new();
+        let (disk, effects) = (FakeDisk::formatted(), Effects::new());
+        let (headers, journal) = (Vec::new(), None);
         let (erased_to, log_view, checkpoint) = (None, View::new(1), 0);
-        let journal = None;
         let mut bench = Bench { disk, effects, journal, headers, erased_to, log_view, checkpoint };
         assert!(bench.open().certain);
         bench
@@ -185,45 +186,87 @@ fn what_was_written_is_held_after_a_crash() {
     assert_eq!((recovered.certain, recovered.floor, recovered.rotten), (true, Op::new(2), 0));
 }
 
+/// Its slot says that it was never acknowledged.
 #[test]
-fn a_prepare_without_its_header_is_held_only_in_its_log_view() {
-    for (log_view, held) in [(0, 3), (1, 3), (2, 2)] {
-        let mut bench = Bench::with(2);
-        bench.append(5_000);
-        bench.complete(0);
-        assert_eq!(bench.journal().state(Op::new(3)), Some(State::Writing));
-        bench.log_view = View::new(log_view);
-        assert!(bench.reopen(|| Keep::Old).certain);
-        assert_eq!(bench.states(), [Held, Held, Held][..held], "log view {log_view}");
+fn a_prepare_without_its_header_does_not_count() {
+    let mut bench = Bench::with(2);
+    bench.append(5_000);
+    bench.complete(0);
+    assert_eq!(bench.journal().state(Op::new(3)), Some(State::Writing));
+    assert!(bench.reopen(|| Keep::Old).certain);
+    assert_eq!(bench.states(), [Held, Held]);
+}
+
+/// Zeros say nothing of what was there, nor do the slots of another place: the prepares do. Where
+/// the next one may begin there is none, so one more may have been acknowledged.
+#[test]
+fn a_sector_of_headers_that_was_lost_is_replaced_by_the_prepares() {
+    for (sector, ops, certain) in [(0, 8, true), (1, 4, false)] {
+        for nothing in [true, false] {
+            let mut bench = Bench::with(12);
+            let rot = if nothing { [0; PAGE_SIZE] } else { bench.disk.sector(3 * PAGE) };
+            bench.disk.put(sector * PAGE, rot);
+            let recovered = bench.reopen(|| Keep::Old);
+            assert_eq!((recovered.certain, recovered.slots_repaired), (certain, ops), "{sector}");
+            assert_eq!(bench.states(), [Held; 12]);
+        }
     }
 }
 
-/// Zeros say nothing: they are also what rot leaves.
+/// What was there may have been acknowledged: without headers, and the last prepare without a body,
+/// the replica cannot say how far its log went.
 #[test]
-fn a_sector_of_headers_that_became_zeros_is_replaced_by_the_prepares() {
-    for (sector, ops) in [(0, 8), (1, 4)] {
-        let mut bench = Bench::with(12);
-        bench.disk.put(sector * PAGE_SIZE as u64, [0; PAGE_SIZE]);
+fn a_log_whose_end_was_lost_with_its_headers_is_not_certain() {
+    let mut bench = Bench::with(3);
+    bench.disk.put(0, [0; PAGE_SIZE]);
+    bench.rot_prepare(3);
+    let recovered = bench.reopen(|| Keep::Old);
+    assert_eq!((recovered.certain, recovered.slots_repaired), (false, 2));
+    assert_eq!(bench.states(), [Held, Held]);
+}
+
+/// Of an older view than the log view, a prepare whose header was lost may be one that was never
+/// acknowledged, and that our log view left out: what joins it above says that it is not.
+#[test]
+fn a_prepare_of_an_older_view_is_proven_by_what_joins_it() {
+    // Slots 0 to 15 are lost. With 12 ops of two pages their headers are of ops 1 to 8.
+    for (ops, erased_to, certain, head) in
+        [(12, None, true, 12), (8, None, false, 0), (8, Some(0), true, 0), (8, Some(8), false, 0)]
+    {
+        let mut bench = Bench::with(ops);
+        bench.disk.put(0, [0; PAGE_SIZE]);
+        bench.log_view = View::new(2);
+        bench.erased_to = erased_to.map(Op::new);
         let recovered = bench.reopen(|| Keep::Old);
-        assert_eq!((recovered.certain, recovered.slots_repaired), (true, ops), "sector {sector}");
-        assert_eq!(bench.states(), [Held; 12]);
+        assert_eq!((recovered.certain, bench.journal().head_op()), (certain, Op::new(head)));
+        assert_eq!(bench.states(), [Held; 12][..head as usize]);
     }
+}
+
+/// Nor does a later header prove it from the other side of a hole.
+#[test]
+fn a_prepare_of_an_older_view_is_not_proven_across_a_hole() {
+    let mut bench = Bench::with(12);
+    bench.disk.put(0, [0; PAGE_SIZE]);
+    bench.rot_prepare(4);
+    bench.log_view = View::new(2);
+    assert!(bench.reopen(|| Keep::Old).certain);
+    let mut expected = [Rotten; 12];
+    expected[8..].fill(Held);
+    assert_eq!(bench.states(), expected);
 }
 
 /// What a later view left out, and was about to be erased, is not there again.
 #[test]
 fn a_prepare_that_was_erased_in_half_does_not_come_back() {
-    for (erased_to, held) in [(None, 3), (Some(3), 3), (Some(2), 2)] {
-        let mut bench = Bench::with(3);
-        let at = bench.slot_offset(3) / PAGE_SIZE as u64 * PAGE_SIZE as u64;
-        let mut sector = bench.disk.sector(at);
-        let slot = (bench.slot_offset(3) - at) as usize;
-        sector[slot..slot + 256].fill(0);
-        bench.disk.put(at, sector);
-        bench.erased_to = erased_to.map(Op::new);
-        assert!(bench.reopen(|| Keep::Old).certain);
-        assert_eq!(bench.states(), [Held, Held, Held][..held], "to {erased_to:?}");
-    }
+    let mut bench = Bench::with(3);
+    let at = bench.slot_offset(3) / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+    let mut sector = bench.disk.sector(at);
+    let slot = (bench.slot_offset(3) - at) as usize;
+    fill_vacant(&mut sector[slot..slot + 256], bench.slot_offset(3) as usize);
+    bench.disk.put(at, sector);
+    assert!(bench.reopen(|| Keep::Old).certain);
+    assert_eq!(bench.states(), [Held, Held]);
 }
 
 #[test]

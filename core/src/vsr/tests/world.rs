@@ -75,7 +75,7 @@ pub(super) struct World {
 impl World {
     pub fn new(seed: u64) -> World {
         World {
-            disk: FakeDisk::default(),
+            disk: FakeDisk::formatted(),
             state: formatted(),
             vsr: None,
             now: Clock { monotonic: Instant(0), wall: Timestamp(10 * SECOND_NS) },

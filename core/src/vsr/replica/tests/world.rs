@@ -110,7 +110,7 @@ fn formatted(index: usize, count: usize) -> SuperblockState {
 impl World {
     pub fn new(seed: u64, count: usize) -> World {
         let member = |index| Member {
-            disk: FakeDisk::default(),
+            disk: FakeDisk::formatted(),
             state: formatted(index, count),
             update: None,
             checkpoint_due: None,
