@@ -22,7 +22,14 @@
 //!   replica that is the end: [`JournalError::Rotten`], never silence. The proofs:
 //!   1. a redundant header for n, joined to n - 1: it is written only after n was durable;
 //!   2. any good header in ring or slots, whatever its op, with `commit >= n`;
-//!   3. the superblock's `committed >= n` (written before an opened journal serves anybody).
+//!   3. the superblock's `committed >= n` (written before an opened journal serves anybody);
+//!   4. no header in the whole file, of our cluster, comes near the checkpoint: then this is not
+//!      the journal that the checkpoint was taken of, and what that held above it is lost. (One op
+//!      is allowed for: the checkpoint's own prepare may have rotted without any harm.)
+//! - If nothing proves it, and what is found where n could begin is not what a journal holds there
+//!   without it, nobody can tell: it is dropped as a torn tail that is *damaged*, with a warning,
+//!   and `verify` says so. That is a page that looks like n, or a slot that holds neither a header
+//!   of its own place nor the mark of a vacant one.
 //!
 //! **Why dropped prepares do no harm later.** Let d be the first op dropped in some open. No header
 //! in the file then had `commit >= d`, else d was rotten. So what is left of the dropped future
@@ -129,6 +136,9 @@ pub enum Evidence {
     Superblock { committed: Op },
     /// It was whole when the journal was opened.
     Opened,
+    /// The superblock's checkpoint is of `op`, and the newest header in the whole journal is of
+    /// `newest`: another file was put in its place, or all of it was lost.
+    Checkpoint { op: Op, newest: Op },
 }
 
 /// Why the journal cannot go on.
@@ -173,6 +183,12 @@ impl core::fmt::Display for JournalError {
                         write!(f, "the superblock, which knows {committed} as committed, shows")
                     }
                     Evidence::Opened => f.write_str("that it was whole at open shows"),
+                    Evidence::Checkpoint { op, newest } => write!(
+                        f,
+                        "the checkpoint of op {op} is newer than all that this journal holds (up \
+                         to op {newest}; an older file, or that of another directory?): nothing \
+                         shows"
+                    ),
                 }?;
                 f.write_str(
                     " that it was acknowledged: nothing is dropped silently. Restore this \

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::prepare::{PrepareHeader, check_body};
 use super::ring::{Ring, to_usize};
-use super::slots::{Slots, vacant_area};
+use super::slots::{SlotState, Slots, vacant_area};
 use super::{Evidence, JournalError, JournalStart, Recovered, TornTail};
 use crate::ids::Op;
 use crate::io::{IoError, Pages};
@@ -35,8 +35,11 @@ pub struct Scan {
     dropped: Option<PrepareHeader>,
     /// The last header in the ring that joined, with a bad body.
     broken: Option<PrepareHeader>,
-    /// The op after the chain, when something that looks like it lies where it may begin.
+    /// The op after the chain, when something lies where it may begin that may be what is left of
+    /// it.
     resembled: Option<Op>,
+    /// The newest op of which there is a good header of this cluster, anywhere.
+    newest: Op,
     /// File offsets of pages that the device could not read; they were fed as zeros.
     unreadable: BTreeMap<u64, IoError>,
     /// Prepares of the chain whose header in the ring is damaged, and their first page as it should
@@ -70,6 +73,7 @@ impl Scan {
             dropped: None,
             broken: None,
             resembled: None,
+            newest: Op::ZERO,
             unreadable: BTreeMap::new(),
             restored: Vec::new(),
         }
@@ -151,10 +155,15 @@ impl Scan {
             return Some(PAGE_SIZE);
         }
         let (cluster, next) = (self.start.cluster, self.head_op().next());
-        if PrepareHeader::resembles(&self.window[used..], cluster, next, &parent, offset) {
+        let page = &self.window[used..];
+        let slot_offset = self.ring.slot_offset(offset);
+        let slot = SlotState::at(self.headers_found.as_bytes(), slot_offset, self.ring, cluster);
+        if slot == SlotState::Damaged
+            || PrepareHeader::resembles(page, cluster, next, &parent, offset)
+        {
             self.resembled = Some(next);
         }
-        let found = self.slot(self.ring.slot_offset(offset));
+        let found = self.slot(slot_offset);
         let joins = |header: &PrepareHeader| header.journal_offset == offset && self.joins(header);
         let Some(header) = found.filter(joins) else { return Some(PAGE_SIZE) };
         let padded = to_usize(header.padded_bytes());
@@ -231,6 +240,7 @@ impl Scan {
         if header.cluster != self.start.cluster {
             return;
         }
+        self.newest = self.newest.max(header.op);
         if self.commit_witness.is_none_or(|witness| header.commit > witness.commit) {
             self.commit_witness = Some(*header);
         }
@@ -329,6 +339,10 @@ impl Scan {
             }
         }
         let (op, offset) = (head.next(), end);
+        if self.newest.next() < self.start.op {
+            let evidence = Evidence::Checkpoint { op: self.start.op, newest: self.newest };
+            return Err(JournalError::Rotten { op, offset, evidence });
+        }
         if let Some(witness) = self.commit_witness
             && witness.commit > head
         {
@@ -357,7 +371,7 @@ impl Scan {
     /// The header area as it should be: the chain's headers and nothing else. Sectors where a
     /// header of the chain was missing or damaged are dirty.
     fn rebuild_slots(&self) -> (Slots, u32) {
-        let mut slots = Slots::new(self.ring, vacant_area(self.ring));
+        let mut slots = Slots::new(self.ring, self.start.cluster, vacant_area(self.ring));
         let mut repaired = 0;
         for header in &self.joined {
             let found = self.slot(self.ring.slot_offset(header.journal_offset));

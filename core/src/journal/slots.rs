@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use super::prepare::PrepareHeader;
 use super::ring::{Ring, SectorIndex};
+use crate::ids::ClusterId;
 use crate::io::Pages;
 use crate::limits::{JOURNAL_HEADER_WRITES_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE};
 
@@ -34,19 +35,24 @@ enum SectorState {
 pub enum SlotState {
     /// Never used, or erased.
     Vacant,
-    /// A good header, of whatever op.
+    /// A good header of ours, of whatever op.
     Good,
     /// Neither: torn or rotten.
     Damaged,
 }
 
 impl SlotState {
-    /// Of the slot at an offset of the header area.
-    pub fn at(area: &[u8], offset: usize) -> SlotState {
+    /// Of the slot at an offset of the header area. Headers of other clusters are damage, and those
+    /// of other places.
+    pub fn at(area: &[u8], offset: usize, ring: Ring, cluster: ClusterId) -> SlotState {
         let slot = &area[offset..offset + PREPARE_HEADER_SIZE];
         if *slot == vacant(offset) {
-            SlotState::Vacant
-        } else if PrepareHeader::decode(slot).is_ok() {
+            return SlotState::Vacant;
+        }
+        let ours = |header: PrepareHeader| {
+            header.cluster == cluster && ring.slot_offset(header.journal_offset) == offset
+        };
+        if PrepareHeader::decode(slot).is_ok_and(ours) {
             SlotState::Good
         } else {
             SlotState::Damaged
@@ -83,6 +89,7 @@ pub fn vacant_area(ring: Ring) -> Pages {
 #[derive(Debug)]
 pub struct Slots {
     ring: Ring,
+    cluster: ClusterId,
     image: Pages,
     states: Vec<SectorState>,
     dirty: VecDeque<SectorIndex>,
@@ -91,13 +98,14 @@ pub struct Slots {
 
 impl Slots {
     /// Takes the header area as it should be; nothing dirty.
-    pub fn new(ring: Ring, image: Pages) -> Slots {
+    pub fn new(ring: Ring, cluster: ClusterId, image: Pages) -> Slots {
         assert_eq!(image.count(), ring.sectors());
         let mut states = Vec::with_capacity(ring.sectors());
         states.resize(ring.sectors(), SectorState::Clean);
         let mut buffers = Vec::with_capacity(JOURNAL_HEADER_WRITES_MAX);
         buffers.resize_with(JOURNAL_HEADER_WRITES_MAX, || Pages::zeroed(1));
-        Slots { ring, image, states, dirty: VecDeque::with_capacity(ring.sectors()), buffers }
+        let dirty = VecDeque::with_capacity(ring.sectors());
+        Slots { ring, cluster, image, states, dirty, buffers }
     }
 
     pub fn memory_bytes(&self) -> usize {
@@ -126,7 +134,8 @@ impl Slots {
     }
 
     pub fn state(&self, offset: u64) -> SlotState {
-        SlotState::at(self.image.as_bytes(), self.ring.slot_offset(offset))
+        let at = self.ring.slot_offset(offset);
+        SlotState::at(self.image.as_bytes(), at, self.ring, self.cluster)
     }
 
     fn mark_dirty(&mut self, sector: SectorIndex) {

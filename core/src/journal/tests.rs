@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::fake_disk::{Completion, FakeDisk, Keep};
 use super::*;
-use crate::crypto::hash::{ChainHash, InternalHash};
+use crate::crypto::hash::{ChainHash, InternalDomain, InternalHash};
 use crate::ids::{Generation, ReplicaId};
 use crate::io::FileId;
 use crate::limits::{JOURNAL_RING_BYTES_MIN, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX};
@@ -26,6 +26,26 @@ fn start_at(journal_offset: u64) -> JournalStart {
         view: View::new(3),
         committed: Op::new(10),
     }
+}
+
+/// A new disk, but for the header of the checkpoint's prepare, in the last slot.
+fn with_header_of(start: &JournalStart) -> FakeDisk {
+    let mut disk = FakeDisk::formatted();
+    let mut header = PrepareHeader {
+        op: start.op,
+        commit: start.op.previous().unwrap_or(Op::ZERO),
+        operation: Operation::Checkpoint,
+        journal_offset: RING - PAGE,
+        release: RELEASE,
+        ..PrepareHeader::root(start.cluster)
+    };
+    header.seal();
+    let ring = Ring::new(RING);
+    let at = ring.slot_offset(header.journal_offset);
+    let mut sector = disk.sector(ring.sector_address(ring.sector_of(RING - PAGE)).offset);
+    sector[at % PAGE_SIZE..][..PREPARE_HEADER_SIZE].copy_from_slice(&header.encode());
+    disk.put((at - at % PAGE_SIZE) as u64, sector);
+    disk
 }
 
 /// A journal and its disk.
@@ -68,7 +88,7 @@ impl Bench {
     }
 
     fn new(start: JournalStart, replica_count: u8) -> Bench {
-        Bench::open(FakeDisk::formatted(), start, replica_count).unwrap().0
+        Bench::open(with_header_of(&start), start, replica_count).unwrap().0
     }
 
     /// Proposes a prepare with a body of `size` bytes.
@@ -436,6 +456,81 @@ fn a_bit_flipped_in_the_newest_prepare_is_not_silence() {
     }
 }
 
+/// Prepares 11 to 13 after a checkpoint of op 10 whose own prepare is in the ring, all with their
+/// headers on the disk.
+fn journal_of_three() -> (FakeDisk, JournalStart, PrepareHeader) {
+    let start = JournalStart { op: Op::new(9), committed: Op::new(9), ..start_at(0) };
+    let mut bench = Bench::new(start, 1);
+    let checkpoint = bench.write(10);
+    for _ in 0..3 {
+        bench.write(10);
+    }
+    bench.settle();
+    let disk = bench.crash(Keep::Old);
+    let start = JournalStart {
+        op: checkpoint.op,
+        prepare_checksum: checkpoint.checksum,
+        journal_offset: checkpoint.journal_end(),
+        ..start_at(0)
+    };
+    (disk, start, checkpoint)
+}
+
+#[test]
+fn a_journal_that_ends_before_the_checkpoint_is_not_that_of_the_checkpoint() {
+    let (disk, start, checkpoint) = journal_of_three();
+    assert_eq!(Bench::open(disk, start, 1).unwrap().1.headers.len(), 3);
+    let of = |newest| Evidence::Checkpoint { op: checkpoint.op, newest };
+    let rotten = |newest| {
+        let (op, offset) = (checkpoint.op.next(), start.journal_offset);
+        Err(JournalError::Rotten { op, offset, evidence: of(newest) })
+    };
+    let open = |disk| Bench::open(disk, start, 1).map(|(_, recovered)| recovered.headers.len());
+    // Zeros, a new one, noise, and that of another cluster.
+    assert_eq!(open(FakeDisk::default()), rotten(Op::ZERO));
+    assert_eq!(open(FakeDisk::formatted()), rotten(Op::ZERO));
+    let mut noise = FakeDisk::default();
+    for offset in (0..Ring::new(RING).file_bytes()).step_by(PAGE_SIZE) {
+        let seed = InternalHash::of(InternalDomain::Fingerprint, &[&offset.to_le_bytes()]).0;
+        noise.put(offset, core::array::from_fn(|at| seed[at % 32] ^ (at / 32) as u8));
+    }
+    assert_eq!(open(noise), rotten(Op::ZERO));
+    let (other, ..) = journal_of_three();
+    let stranger = JournalStart { cluster: ClusterId::new(99), ..start };
+    let found = Bench::open(other, stranger, 1).map(|_| ());
+    assert_eq!(found, rotten(Op::ZERO).map(|_: usize| ()));
+    // An older one of its own: up to op 8.
+    let old = JournalStart { op: Op::new(6), committed: Op::new(6), ..start_at(0) };
+    let mut bench = Bench::new(old, 1);
+    bench.write(10);
+    bench.write(10);
+    bench.settle();
+    assert_eq!(open(bench.crash(Keep::Old)), rotten(Op::new(8)));
+    // The checkpoint's own prepare may rot: it is not needed.
+    let near = JournalStart { op: Op::new(8), committed: Op::new(8), ..start_at(0) };
+    let mut bench = Bench::new(near, 1);
+    bench.write(10);
+    let (_, recovered) = Bench::open(bench.crash(Keep::New), start, 1).unwrap();
+    assert!(recovered.headers.is_empty());
+}
+
+/// Slots are never zeros, nor noise, unless they were damaged: what was there may have counted.
+#[test]
+fn a_tail_that_was_lost_with_its_headers_is_not_silence() {
+    for lost in [[0; PAGE_SIZE], [0xA5; PAGE_SIZE]] {
+        let (mut disk, start, _) = journal_of_three();
+        let (_, whole) = Bench::open(disk.clone(), start, 1).unwrap();
+        disk.put(0, lost);
+        for header in &whole.headers[1..] {
+            disk.put(Ring::new(RING).address(header.journal_offset).offset, lost);
+        }
+        let (_, recovered) = Bench::open(disk, start, 1).unwrap();
+        assert_eq!(recovered.headers, whole.headers[..1]);
+        let op = whole.headers[1].op;
+        assert_eq!(recovered.torn, Some(TornTail { op, op_max_seen: op, damaged: true }));
+    }
+}
+
 #[test]
 fn later_prepares_whole_and_with_headers_do_not_prove_an_earlier_one() {
     let start = start_at(0);
@@ -666,7 +761,10 @@ fn a_journal_ahead_of_the_superblock_is_refused() {
     assert_eq!(Bench::open(disk.clone(), ours, 1).err(), Some(error));
     // Prepares of another cluster are so many random bytes.
     let other = JournalStart { cluster: ClusterId::new(8), ..start };
-    assert!(Bench::open(disk, other, 1).unwrap().1.headers.is_empty());
+    // Nothing of another cluster counts, and then nothing is left.
+    let evidence = Evidence::Checkpoint { op: other.op, newest: Op::ZERO };
+    let error = JournalError::Rotten { op: other.op.next(), offset: 0, evidence };
+    assert_eq!(Bench::open(disk, other, 1).err(), Some(error));
 }
 
 #[test]

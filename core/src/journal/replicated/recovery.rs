@@ -421,9 +421,9 @@ impl ReplicaJournalRecovery {
     /// Whether the slot of a place where a prepare may begin is damaged. One round above the
     /// checkpoint there is none: there lies what the log itself begins with.
     fn is_damaged(&self, place: u64) -> bool {
+        let (area, at) = (self.area.as_bytes(), self.ring.slot_offset(place));
         place < self.start.journal_offset + self.ring.bytes()
-            && SlotState::at(self.area.as_bytes(), self.ring.slot_offset(place))
-                == SlotState::Damaged
+            && SlotState::at(area, at, self.ring, self.start.cluster) == SlotState::Damaged
     }
 
     fn read(&mut self, place: u64, size: usize, effects: &mut Effects) -> IoId {
@@ -445,7 +445,7 @@ impl ReplicaJournalRecovery {
         }
         // The head is never a hole: a hole exists only because a later op does.
         assert!(self.entries.last().is_none_or(|entry| entry.header.is_some()));
-        let mut slots = Slots::new(self.ring, core::mem::take(&mut self.area));
+        let mut slots = Slots::new(self.ring, self.start.cluster, core::mem::take(&mut self.area));
         for header in &self.restored {
             slots.set(header);
         }

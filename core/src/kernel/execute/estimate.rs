@@ -300,7 +300,11 @@ fn index_changes(
             }
         }
         if let Some(after) = &after {
-            change(index.entries, index.entry(schema, after, key).key, Some(ENTRY_SIZE));
+            let entry = index.entry(schema, after, key).key;
+            // Too large where the request has dropped the index before it put the row: no entry.
+            if entry.len() <= ROW_KEY_SIZE_MAX {
+                change(index.entries, entry, Some(ENTRY_SIZE));
+            }
         }
     }
 }

@@ -624,6 +624,26 @@ fn what_cannot_be_indexed_is_refused() {
     assert_eq!(rig.rebuild().unwrap().difference, None);
 }
 
+/// So many that pages are counted tree by tree, those of the dropped index too.
+#[test]
+fn rows_may_be_too_long_for_an_index_that_their_transaction_dropped() {
+    let mut rig = Rig::with(Memory::Ample, ClusterConstants::DEFAULT);
+    rig.run_sql("CREATE TABLE t (id BIGINT PRIMARY KEY, b TEXT)").unwrap();
+    for first in (0..4_000).step_by(500) {
+        let row = |id| format!("({id}, '{}')", id * 7_919 % 100_003);
+        let rows: Vec<String> = (first..first + 500).map(row).collect();
+        rig.run_sql(&format!("INSERT INTO t VALUES {}", rows.join(", "))).unwrap();
+    }
+    rig.run_sql("CREATE INDEX i ON t (b)").unwrap();
+    rig.finish_jobs();
+    let update = format!("UPDATE t SET b = '{}' || b WHERE id < 500", "x".repeat(700));
+    assert_eq!(rig.refused(&format!("{update}; DROP INDEX i")).code, SqlState::LimitExceeded);
+    rig.run_sql(&format!("DROP INDEX i; {update}")).unwrap();
+    let (text, last) = ("SELECT COUNT(*) FROM t WHERE length(b) > 700", rig.last());
+    assert_eq!(rig.select(text, last, false).unwrap(), [[Value::Integer(500)]]);
+    assert_eq!(rig.rebuild().unwrap().difference, None);
+}
+
 #[test]
 fn a_column_that_is_added_is_there_from_then_on() {
     let mut rig = Rig::new(Memory::None);
