@@ -157,8 +157,11 @@ impl Scan {
         let (cluster, next) = (self.start.cluster, self.head_op().next());
         let page = &self.window[used..];
         let slot_offset = self.ring.slot_offset(offset);
-        let slot = SlotState::at(self.headers_found.as_bytes(), slot_offset, self.ring, cluster);
-        if slot == SlotState::Damaged
+        // At the start of the ring only if it may not have fitted before its end.
+        let may_be_here = offset == end || !self.ring.fits_at(end, PREPARE_SIZE_MAX as u64);
+        let area = self.headers_found.as_bytes();
+        let slot = SlotState::at(area, slot_offset, self.ring, cluster);
+        if (may_be_here && slot == SlotState::Damaged)
             || PrepareHeader::resembles(page, cluster, next, &parent, offset)
         {
             self.resembled = Some(next);

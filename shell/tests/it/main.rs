@@ -10,6 +10,7 @@ mod embedded;
 mod full_disk;
 mod import;
 mod interactive;
+mod journal;
 mod keys;
 mod memory;
 mod proofs;

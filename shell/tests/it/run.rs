@@ -106,7 +106,7 @@ impl Database {
     }
 }
 
-/// Prepares that ever reached the journal, until its ring wraps: header slots that are not zero.
+/// Prepares that ever reached the journal, until its ring wraps: header slots that are not vacant.
 /// Seen from outside, while another process writes.
 pub fn prepares(data: &Path) -> usize {
     const SLOT: usize = 256;
@@ -116,7 +116,7 @@ pub fn prepares(data: &Path) -> usize {
     if std::io::Read::read_exact(&mut journal, &mut headers).is_err() {
         return 0;
     }
-    headers.chunks(SLOT).filter(|slot| slot.iter().any(|byte| *byte != 0)).count()
+    headers.chunks(SLOT).filter(|slot| !slot.starts_with(b"vacant\0\0")).count()
 }
 
 /// Waits until the child made `count` more prepares durable; false: it ended before.

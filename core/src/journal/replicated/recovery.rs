@@ -4,8 +4,8 @@
 //! Sync, then the header area in chunks; the log is walked in memory, op by op from the checkpoint,
 //! by the redundant headers. Where a slot is damaged, the ring is asked: a whole prepare there that
 //! joins stands in for its header. One of an older view than the log view must be proven by what
-//! joins it above: it may be one that was never acknowledged, which our log view left out. Last, the
-//! body of every named prepare is checked.
+//! joins it above: it may be one that was never acknowledged, and was left out. Last, the body of
+//! every named prepare is checked.
 //!
 //! The walk ends at the first op of which nothing is known. A damaged slot at a place where it
 //! could begin, without a whole prepare behind it, means that it may have been acknowledged: the
