@@ -2,9 +2,9 @@
 //!
 //! Invariants: exit code 0 means done and holds, 1 means failed or broken, 2 means the question
 //! could not be asked or answered (wrong arguments, unreadable files). With `--json` standard
-//! output carries JSON only, one object a line. Messages for people who must act go to standard
-//! error. No command panics on any input; Ctrl-C takes a last checkpoint, a second one is like a
-//! crash: nothing acknowledged is lost by either.
+//! output carries JSON only, one object a line, for wrong arguments as well. Messages for people
+//! who must act go to standard error. No command panics on any input; Ctrl-C takes a last
+//! checkpoint, a second one is like a crash: nothing acknowledged is lost by either.
 
 mod args;
 mod bench;
@@ -25,9 +25,11 @@ mod table;
 mod verify;
 mod witness;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, TenantCommand};
@@ -83,12 +85,16 @@ pub fn open_or_make(
 }
 
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.global.log);
-    let filter = match filter {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
+    let output = Output::new(cli.global.json);
+    let filter = match EnvFilter::try_new(&cli.global.log) {
         Ok(filter) => filter,
         Err(error) => {
-            eprintln!("error: --log {}: {error}; try warn, info, debug or trace", cli.global.log);
+            let asked = &cli.global.log;
+            output.error(&format!("--log {asked}: {error}; try warn, info, debug or trace"));
             return ExitCode::from(2);
         }
     };
@@ -101,12 +107,15 @@ pub fn run() -> ExitCode {
     // A limit on the size of files is an error of the write that meets it, not the end.
     let told = std::sync::Arc::default();
     let _default_remains = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, told);
-    let output = Output::new(cli.global.json);
     let result = match &cli.command {
         Command::Demo(args) => demo::run(args, &cli.global, &output),
         Command::Sql(args) => sql::run(args, &cli.global, &output),
         Command::Import(args) => import::run(args, &cli.global, &output),
         Command::Verify(args) => match &args.file {
+            Some(file) if file.is_dir() => Err(Failure::CannotTell(format!(
+                "{0} is a directory, no proof and no log; for a data directory write --data {0}",
+                file.display()
+            ))),
             Some(file) if export::is_log(file) => export::check(file, args, &output),
             Some(file) => prove::check(file, args, &output),
             None => verify::run(args, &cli.global, &output),
@@ -136,4 +145,29 @@ pub fn run() -> ExitCode {
         output.error(&message);
     }
     ExitCode::from(code)
+}
+
+/// Wrong arguments, or help that was asked for.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    let _nobody_listens = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && std::path::Path::new(argument).is_dir()
+    {
+        let _nobody_listens = writeln!(
+            std::io::stderr(),
+            "\n  tip: a data directory is named with --data {argument}"
+        );
+    }
+    // What was asked for as far as can be told: behind `--` there are no options.
+    let mut options = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+    if options.any(|argument| argument == "--json") {
+        let message = error.render().to_string();
+        let message = message.strip_prefix("error: ").unwrap_or(&message).trim();
+        Output::new(true).object(&serde_json::json!({ "error": message }));
+    }
+    ExitCode::from(2)
 }

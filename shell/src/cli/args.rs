@@ -107,6 +107,14 @@ pub enum Command {
     /// Run SQL statements from -c or standard input
     Sql(SqlArgs),
     /// Load a CSV file with a header into a table; safe to run again after a crash
+    #[command(
+        long_about = "Loads a CSV file with a header into a table; safe to run again after a \
+        crash.\n\n\
+        The same file into the same table is one import: rows that it imported before \
+        (`already_there` in JSON) are not imported again, not even when they were deleted since. \
+        A table that was dropped and made again is another one.\n\n\
+        Exit codes: 0 all rows are imported, 1 failed or some were rejected, 2 could not tell."
+    )]
     Import(ImportArgs),
     /// Check a proof or an exported log offline, or every file of a data directory; changes nothing
     Verify(VerifyArgs),
@@ -182,7 +190,7 @@ pub struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// Data directory
+    /// Data directory; made with a new database when it is missing, and its parents too
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     #[arg(required_unless_present = "connect")]
     pub data: Option<PathBuf>,
@@ -202,7 +210,7 @@ pub struct ImportArgs {
     /// The CSV file; its first line names the columns
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Data directory
+    /// Data directory; made with a new database when it is missing, and its parents too
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
     #[arg(required_unless_present = "connect")]
     pub data: Option<PathBuf>,
@@ -215,7 +223,7 @@ pub struct ImportArgs {
     /// Types of columns instead of inferred ones: name=TYPE,name=TYPE
     #[arg(long, value_name = "LIST", conflicts_with = "schema")]
     pub types: Option<String>,
-    /// A CREATE TABLE statement to use when the table is missing
+    /// A CREATE TABLE statement for --table, to use when it is missing
     #[arg(long, value_name = "SQL")]
     pub schema: Option<String>,
     /// Columns of the primary key, comma separated; without it a hidden one is used

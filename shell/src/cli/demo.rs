@@ -33,10 +33,13 @@ pub fn run(args: &DemoArgs, global: &Global, output: &Output) -> Outcome {
             directory.display()
         )));
     }
+    let goes = temporary && !args.keep;
+    if goes {
+        super::output::leave_nothing_in(&directory);
+    }
     let result = tell(&directory, args.patients, global, output);
-    if temporary && !args.keep {
-        // Left-overs of a demo in a temporary directory harm nobody.
-        let _left_over = std::fs::remove_dir_all(&directory);
+    if goes {
+        super::output::remove_left_over();
     } else {
         output.line(format!("\nThe demo's files are in {}.", directory.display()));
     }

@@ -2,9 +2,9 @@
 //!
 //! How: the file is cut into batches by a rule that depends on the file alone (`ROWS_MAX` rows or
 //! `BYTES_MAX` bytes of text, whichever comes first). Batch *n* commits in one transaction together
-//! with an append to the stream `import/<table>/<hash of the file>` that expects version *n*. So a
-//! batch that was committed before a crash is refused and skipped, one that was not is done; the
-//! version of the stream is the place to go on.
+//! with an append to the stream `import/<table>/<hash of the file>@<where the table was made>` that
+//! expects version *n*. So a batch that was committed before a crash is refused and skipped, one
+//! that was not is done; the version of the stream is the place to go on.
 //!
 //! Invariants: every row of the file is in the table once or in the rejects file with a reason,
 //! never both. Which rows were rejected is on record in the database (`record`), and commits with
@@ -23,6 +23,8 @@ mod target;
 use serde_json::json;
 use verity::TenantId;
 
+use rejects::Rejects;
+
 use super::args::{Global, ImportArgs};
 use super::session::Session;
 use super::{Failure, Outcome, Output, interrupt, open_or_make};
@@ -37,6 +39,7 @@ pub const BYTES_MAX: usize = 192 * 1024;
 pub struct Summary {
     pub rows: u64,
     pub imported: u64,
+    /// Imported before by the same import, whether or not they were deleted since.
     pub skipped: u64,
     pub rejected: u64,
     pub batches: u64,
@@ -53,10 +56,14 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
             args.file.display()
         ));
     }
+    // What cannot be meant is told before anything is made.
+    target::check(args, &survey)?;
+    let rejects_path = rejects::path(args, &survey.hash);
+    let rejects = Rejects::new(&rejects_path, args.rejects.is_some(), &survey.header)?;
     let started = std::time::Instant::now();
     let load = |session: &Session| {
         target::resolve(session, args, &survey)
-            .and_then(|target| load::load(session, args, &survey, &target, output))
+            .and_then(|target| load::load(session, args, &survey, &target, rejects, output))
     };
     let summary = if args.connect.is_empty() {
         let Some(data) = &args.data else { unreachable!("one of both is required") };
@@ -75,8 +82,15 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
         load(&Session::connect(&args.connect, args.tenant)?)?
     };
     let seconds = started.elapsed().as_secs_f64();
-    let rejects_path = rejects::path(args, &survey.hash);
-    output.object(&json!({
+    let failure = (summary.rejected > 0).then(|| {
+        format!(
+            "{} row{} rejected; see {} for each row and its reason",
+            summary.rejected,
+            if summary.rejected == 1 { " was" } else { "s were" },
+            rejects_path.display()
+        )
+    });
+    let mut told = json!({
         "table": args.table,
         "file": args.file.display().to_string(),
         "rows": summary.rows,
@@ -87,22 +101,24 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
         "batches": summary.batches,
         "position": summary.position.map(|position| position.get()),
         "seconds": seconds,
-    }));
+    });
+    if let Some(failure) = &failure {
+        told["error"] = json!(failure);
+    }
+    output.object(&told);
     output.line(format!(
-        "{}: {} rows imported into {}, {} already there, {} rejected ({seconds:.1} s)",
+        "{}: {} rows imported into {}, {} imported before, {} rejected ({seconds:.1} s)",
         args.file.display(),
         summary.imported,
         super::table::printable(&args.table),
         summary.skipped,
         summary.rejected,
     ));
-    if summary.rejected > 0 {
-        return Err(Failure::Failed(format!(
-            "{} row{} rejected; see {} for each row and its reason",
-            summary.rejected,
-            if summary.rejected == 1 { " was" } else { "s were" },
-            rejects_path.display()
-        )));
+    match failure {
+        None => Ok(()),
+        Some(failure) => {
+            output.note(&format!("error: {failure}"));
+            Err(Failure::Told(1))
+        }
     }
-    Ok(())
 }

@@ -4,6 +4,8 @@
 //! other tools, with exit code 141; nothing here panics.
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -126,10 +128,36 @@ fn write_line(text: &str) {
     if let Err(error) = written {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             // As a signal would have it: 0 would say that what was not read was fine.
+            remove_left_over();
             std::process::exit(141);
         }
         let _nobody_listens = writeln!(std::io::stderr(), "error: standard output: {error}");
         // Whoever asked was told nothing: neither that it holds nor that it does not.
+        remove_left_over();
         std::process::exit(2);
     }
 }
+
+/// A directory that is nobody's once the process is gone.
+static LEFT_OVER: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Goes away also when the reader of standard output does.
+pub fn leave_nothing_in(directory: &Path) {
+    *LEFT_OVER.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.to_path_buf());
+}
+
+pub fn remove_left_over() {
+    let directory = LEFT_OVER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(directory) = directory else { return };
+    // A database may still be open in it, and make a file meanwhile.
+    for _ in 0..REMOVE_TRIES {
+        if std::fs::remove_dir_all(&directory).is_ok() || !directory.exists() {
+            return;
+        }
+        std::thread::sleep(REMOVE_PAUSE);
+    }
+}
+
+/// Left-overs in a temporary directory harm nobody: no longer than half a second.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(10);

@@ -1,6 +1,6 @@
 //! Arguments, SQL from the command line, exit codes, JSON.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::process::Stdio;
 
 use crate::run::{Database, Run, command, verity};
@@ -42,6 +42,49 @@ fn wrong_arguments_end_with_2_and_a_hint() {
         &["--log", "=[", "sql", "--data", "x"],
     ] {
         verity(args).fails(2, "error:");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_told_in_json_where_json_was_asked_for() {
+    let told = |run: Run| {
+        let run = run.fails(2, "error:");
+        let objects = run.objects();
+        assert_eq!(objects.len(), 1, "{run:#?}");
+        assert!(objects[0]["error"].as_str().is_some_and(|error| !error.is_empty()), "{run:#?}");
+        objects[0]["error"].as_str().unwrap().to_string()
+    };
+    for (args, word) in [
+        (&["frobnicate", "--json"][..], "unrecognized"),
+        (&["--json", "sql"], "--data"),
+        (&["sql", "--data", "x", "--tenant", "minus one", "--json"], "minus one"),
+        (&["--log", "=[", "sql", "--json", "--data", "x"], "--log =["),
+    ] {
+        let error = told(verity(args));
+        assert!(error.contains(word) && !error.starts_with("error"), "{error}");
+    }
+    let environment = |name: &str, value: &str| {
+        let args = ["sql", "--json", "--data", "x"];
+        Run::new(command().args(args).env(name, value).output().unwrap())
+    };
+    assert!(told(environment("VERITY_LOG", "=[")).contains("=["));
+    // Help is no error, and without the word nothing is told on standard output.
+    assert!(verity(&["sql", "--help", "--json"]).ok().stdout.contains("Usage:"));
+    let run = verity(&["sql", "--", "--json"]).fails(2, "error:");
+    assert!(run.stdout.is_empty(), "{run:#?}");
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_is_told_how_to_name_it() {
+    let database = Database::new();
+    let data = database.data();
+    let data = data.to_str().unwrap();
+    verity(&["verify", data]).fails(2, &format!("write --data {data}"));
+    verity(&["sql", data]).fails(2, &format!("named with --data {data}"));
+    for command in ["sql", "import"] {
+        let help = verity(&[command, "--help"]).ok().stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains("made with a new database when it is missing"), "{help}");
     }
 }
 
@@ -303,6 +346,24 @@ fn a_reader_that_goes_away_is_no_panic() {
         .unwrap();
     drop(child.stdout.take());
     Run::new(child.wait_with_output().unwrap());
+}
+
+#[test]
+fn a_demo_whose_reader_goes_away_leaves_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut child = command()
+        .args(["demo", "--patients", "500"])
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("Verity"));
+    drop(lines);
+    Run::new(child.wait_with_output().unwrap()).fails(141, "");
+    let left = std::fs::read_dir(temporary.path()).unwrap().count();
+    assert_eq!(left, 0, "the demo left its files behind");
 }
 
 #[test]

@@ -12,6 +12,10 @@ fn imports_that_are_killed_again_and_again_lose_and_double_nothing() {
         let mut csv = "id,name,amount\n".to_string();
         (0..ROWS).for_each(|n| csv.push_str(&format!("{n},person {n},{}.25\n", n * 3)));
         std::fs::write(&file, csv).unwrap();
+        // The same file once went to a table of the same name.
+        let args = ["import", "--table", "rows", "--primary-key", "id", file.to_str().unwrap()];
+        database.run(&args).ok();
+        database.sql("DROP TABLE rows").ok();
         let spawn = || {
             command()
                 .args(["import", "--table", "rows", "--primary-key", "id", "--io", io, "--data"])

@@ -94,6 +94,8 @@ fn files_that_are_no_csv_are_refused_before_anything_is_made() {
     import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--primary-key", "z"])
         .fails(2, "no such");
     import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--schema", "CREATE TABLE"])
+        .fails(2, "one CREATE TABLE statement");
+    import(&database, "t.csv", b"a\n1\n", &["--table", "t", "--schema", "CREATE TABLE t"])
         .fails(1, "cannot create table");
 }
 
@@ -315,10 +317,19 @@ fn an_import_that_an_older_release_began_goes_on() {
     let older = verity::Verity::open(database.data()).unwrap();
     let cell = |n| verity::Value::Integer(n);
     let rows = (2..=500).map(|n| vec![cell(n), cell(n)]).collect();
-    older.insert_rows("t", &["id", "n"], rows).unwrap();
-    let record = br#"{"batch":0,"rows":499}"#.to_vec();
-    let stream = format!("import/t/{hash}");
-    older.append(&stream, verity::ExpectedVersion::None, vec![record]).unwrap();
+    let batch = vec![
+        verity::Operation::InsertRows {
+            table: "t".to_string(),
+            columns: vec!["id".to_string(), "n".to_string()],
+            rows,
+        },
+        verity::Operation::Append {
+            stream: format!("import/t/{hash}"),
+            expected: verity::ExpectedVersion::Exact(0),
+            records: vec![br#"{"batch":0,"rows":499}"#.to_vec()],
+        },
+    ];
+    older.transaction_with_id(older.new_id().unwrap(), batch).unwrap();
     older.close().unwrap();
     for nth in 0..2 {
         let args = ["--table", "t", file.to_str().unwrap()];
@@ -328,4 +339,170 @@ fn an_import_that_an_older_release_began_goes_on() {
         assert_eq!(told["already_there"], if nth == 0 { 499 } else { 599 }, "{run:#?}");
         assert_eq!(database.number("SELECT COUNT(*) FROM t"), 599);
     }
+}
+
+/// A CSV of so many rows, which are more than one batch.
+fn rows(count: i64) -> String {
+    let rows = (0..count).map(|n| format!("{n},x{n}\n"));
+    std::iter::once("id,v\n".to_string()).chain(rows).collect()
+}
+
+#[test]
+fn a_table_that_was_dropped_and_made_again_gets_all_rows() {
+    let database = Database::new();
+    let csv = format!("{}twice,of,three\n", rows(1_200));
+    let args = ["--table", "b", "--types", "id=BIGINT"];
+    for round in 0..3 {
+        let run = import(&database, "b.csv", csv.as_bytes(), &args).fails(1, "1 row was rejected");
+        assert_eq!(run.objects()[0]["imported"], 1_200, "{round}: {run:#?}");
+        assert_eq!(run.objects()[0]["already_there"], 0, "{round}: {run:#?}");
+        let run = import(&database, "b.csv", csv.as_bytes(), &args).fails(1, "1 row was rejected");
+        assert_eq!(run.objects()[0]["imported"], 0, "{round}: {run:#?}");
+        assert_eq!(run.objects()[0]["already_there"], 1_200, "{round}: {run:#?}");
+        assert_eq!(run.objects()[0]["rejected"], 1, "{round}: {run:#?}");
+        assert_eq!(database.number("SELECT COUNT(*) FROM b"), 1_200);
+        database.sql("DROP TABLE b").ok();
+    }
+}
+
+#[test]
+fn rows_that_were_deleted_since_are_told_as_imported_before() {
+    let database = Database::new();
+    let file = database.path("b.csv");
+    std::fs::write(&file, rows(600)).unwrap();
+    let file = file.to_str().unwrap();
+    database.run(&["import", file, "--table", "b"]).ok();
+    database.sql("DELETE FROM b").ok();
+    let data = database.data();
+    let run =
+        crate::run::verity(&["import", file, "--table", "b", "--data", data.to_str().unwrap()]);
+    let run = run.ok();
+    assert!(run.stdout.contains("0 rows imported into b, 600 imported before"), "{run:#?}");
+    assert_eq!(database.number("SELECT COUNT(*) FROM b"), 0);
+    let help = crate::run::verity(&["import", "--help"]).ok();
+    assert!(help.stdout.contains("already_there"), "{help:#?}");
+}
+
+/// What a release did that named streams after table and file alone.
+fn as_an_older_release(database: &Database, csv: &str, with_head: bool, upto: i64) {
+    let mut hasher = verity_core::crypto::ChainHasher::new();
+    hasher.update(csv.as_bytes());
+    let hash: String = hasher.finish().0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let stream = format!("import/t/{hash}");
+    let rejected = format!("{stream}/rejected");
+    let older = verity::Verity::open(database.data()).unwrap();
+    for (number, first) in (0..upto).step_by(500).enumerate() {
+        let ids = first..upto.min(first + 500);
+        let row = |n| vec![verity::Value::Integer(n), verity::Value::text(&format!("x{n}"))];
+        let note = format!("{{\"batch\":{number},\"rows\":{}}}", ids.end - ids.start);
+        let append = |stream: &str, expected, record: String| verity::Operation::Append {
+            stream: stream.to_string(),
+            expected,
+            records: vec![record.into_bytes()],
+        };
+        let mut batch = vec![
+            verity::Operation::InsertRows {
+                table: "t".to_string(),
+                columns: vec!["id".to_string(), "v".to_string()],
+                rows: ids.map(row).collect(),
+            },
+            append(&stream, verity::ExpectedVersion::Exact(number as u64), note),
+        ];
+        if with_head && number == 0 {
+            let head = format!("{{\"import\":\"{rejected}\",\"rejected\":{{\"from_batch\":0}}}}");
+            batch.push(append(&rejected, verity::ExpectedVersion::Any, head));
+        }
+        older.transaction_with_id(older.new_id().unwrap(), batch).unwrap();
+    }
+    older.close().unwrap();
+}
+
+#[test]
+fn an_import_of_an_older_release_counts_for_the_table_it_went_to() {
+    for with_head in [true, false] {
+        let database = Database::new();
+        let csv = rows(1_200);
+        let create = "CREATE TABLE t (id BIGINT PRIMARY KEY, v TEXT)";
+        database.sql(create).ok();
+        as_an_older_release(&database, &csv, with_head, 1_000);
+        // Cut off there, and gone on with; then once more.
+        for (imported, before) in [(200, 1_000), (0, 1_200)] {
+            let run = import(&database, "t.csv", csv.as_bytes(), &["--table", "t"]).ok();
+            assert_eq!(run.objects()[0]["imported"], imported, "{with_head}: {run:#?}");
+            assert_eq!(run.objects()[0]["already_there"], before, "{with_head}: {run:#?}");
+        }
+        database.sql("DROP TABLE t").ok();
+        database.sql(create).ok();
+        // Another file's first batch is not this one's.
+        import(&database, "o.csv", b"id,v\n5000,y\n", &["--table", "other"]).ok();
+        for (imported, before) in [(1_200, 0), (0, 1_200)] {
+            let run = import(&database, "t.csv", csv.as_bytes(), &["--table", "t"]).ok();
+            assert_eq!(run.objects()[0]["imported"], imported, "{with_head}: {run:#?}");
+            assert_eq!(run.objects()[0]["already_there"], before, "{with_head}: {run:#?}");
+        }
+        assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1_200);
+    }
+}
+
+/// Runs a command that must come to its end by itself.
+fn ends(args: &[&str]) -> crate::run::Run {
+    let mut child = crate::run::command()
+        .args(args)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        if std::time::Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{args:?} does not end");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    crate::run::Run::new(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn imports_that_cannot_be_are_refused_before_a_database_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let names = |count: usize| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
+    let fine = path("fine.csv");
+    std::fs::write(&fine, "id\n1\n").unwrap();
+    let wide = path("wide.csv");
+    std::fs::write(&wide, names(300_000)).unwrap();
+    let fifo = path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (data, nowhere) = (path("data"), path("no/such/rejects.csv"));
+    let import = |more: &[&str]| {
+        ends(&[&["import", "--json", "--data", &data, "--table", "sch"], more].concat())
+    };
+    import(&[&wide]).fails(2, "300000 columns; a table has 1 to 256 columns");
+    import(&[&fifo]).fails(2, "no regular file");
+    import(&["/dev/zero"]).fails(2, "no regular file");
+    import(&[dir.path().to_str().unwrap()]).fails(2, "is a directory");
+    let other = "CREATE TABLE other (id BIGINT PRIMARY KEY)";
+    import(&[&fine, "--schema", other]).fails(2, "creates table other, --table is sch");
+    import(&[&fine, "--rejects", &nowhere]).fails(1, "cannot write the rejects file");
+    import(&[&fine, "--rejects", dir.path().to_str().unwrap()]).fails(1, "cannot write");
+    assert!(!std::path::Path::new(&data).exists(), "a refused import made a database");
+    let wide = path("256.csv");
+    std::fs::write(&wide, format!("{}\n", names(256))).unwrap();
+    import(&[&wide, "--rejects", &path("rejects.csv")]).ok();
+    assert!(!dir.path().join("rejects.csv.partial").exists());
+}
+
+#[test]
+fn an_import_with_rejects_prints_one_object() {
+    let database = Database::new();
+    let run = import(&database, "t.csv", b"id,v\n1,1\n2\n", &["--table", "t"]);
+    let run = run.fails(1, "error: 1 row was rejected");
+    let objects = run.objects();
+    assert_eq!(objects.len(), 1, "{run:#?}");
+    assert_eq!(objects[0]["imported"], 1, "{run:#?}");
+    assert!(objects[0]["error"].as_str().unwrap().contains("1 row was rejected"), "{run:#?}");
+    let run = import(&database, "t.csv", b"id,v\n1,1\n", &["--table", "t"]).ok();
+    assert!(run.objects()[0].get("error").is_none(), "{run:#?}");
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use csv::{ByteRecord, Reader, ReaderBuilder};
 use verity_core::crypto::{ChainHash, ChainHasher};
+use verity_core::limits::COLUMNS_MAX;
 
 use super::infer::Candidates;
 use super::{BYTES_MAX, ROWS_MAX};
@@ -33,7 +34,15 @@ pub struct CsvRow {
 
 /// Reads the file once: hash, header, types.
 pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
-    let bytes = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
+        return Err(Failure::CannotTell(format!(
+            "{} is {what}; import reads a file several times, so it must be a regular one",
+            path.display()
+        )));
+    }
+    let bytes = metadata.len();
     let hash = read_whole(path)?;
     let mut reader = open(path)?;
     let header = header(path, &mut reader)?;
@@ -180,6 +189,13 @@ fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<Strin
         return Err(Failure::CannotTell(format!(
             "{} is empty; the first line must name the columns",
             path.display()
+        )));
+    }
+    if record.len() > COLUMNS_MAX {
+        return Err(Failure::CannotTell(format!(
+            "{}: the first line names {} columns; a table has 1 to {COLUMNS_MAX} columns",
+            path.display(),
+            record.len()
         )));
     }
     let mut names: Vec<String> = Vec::with_capacity(record.len());

@@ -17,7 +17,7 @@ use super::Summary;
 use super::batches::{Batches, CsvRow, Survey};
 use super::infer::convert;
 use super::record::{Reason, Record};
-use super::rejects::{self, Rejects};
+use super::rejects::Rejects;
 use super::target::Target;
 use crate::cli::args::ImportArgs;
 use crate::cli::session::Session;
@@ -55,16 +55,24 @@ pub fn load(
     args: &ImportArgs,
     survey: &Survey,
     target: &Target,
+    mut rejects: Rejects,
     output: &Output,
 ) -> Result<Summary, Failure> {
     // By the table's own name, however the command line spelled it.
-    let record = Record::new(session, &target.table, &survey.hash);
+    let record = Record::new(session, &target.table, &survey.hash)?;
     let mut loader = Loader { session, target, record, output: *output };
     // Batches below this were committed by an earlier run.
-    let version = loader.version(&loader.record.stream.clone())?;
-    let recorded = loader.version(&loader.record.rejected.clone())?;
+    let mut version = loader.version(&loader.record.stream)?;
+    if version == 0 {
+        // Until the first batch every run decides this anew, from what does not change.
+        let older = loader.record.older();
+        let batches = loader.version(&older.stream)?;
+        if batches > 0 && older.is_of_this_table(loader.version(&older.rejected)?)? {
+            (loader.record, version) = (older, batches);
+        }
+    }
+    let recorded = loader.version(&loader.record.rejected)?;
     let known = loader.record.load(version, recorded)?;
-    let mut rejects = Rejects::new(&rejects::path(args, &survey.hash), &survey.header)?;
     let mut batches = Batches::open(&args.file)?;
     let mut summary = Summary { rows: survey.rows, ..Summary::default() };
     let bar = output.progress(survey.rows, "rows", "importing");

@@ -1,12 +1,16 @@
 //! What the database remembers of an import: batches that committed, and rows that were rejected.
 //!
-//! Two streams: `import/<table>/<hash of the file>` has a record for each batch; the same with
-//! `/rejected` behind it begins with a head and then has a record for each rejected row, appended
-//! in the transaction of the row's batch. So what was rejected is known as long as what was
-//! imported, whatever became of the rejects file.
+//! Two streams: `import/<table>/<hash of the file>@<position>` has a record for each batch; the
+//! same with `/rejected` behind it begins with a head and then has a record for each rejected row,
+//! appended in the transaction of the row's batch. So what was rejected is known as long as what
+//! was imported, whatever became of the rejects file.
 //!
-//! Records are JSON; a reader takes what it knows. An import that an older release began has no
-//! head while it has batches; the first batch after those writes one that says where it begins.
+//! The position is that at which the table was made: a stream outlives its table, and what was
+//! imported into one that is dropped is not in the next one of its name.
+//!
+//! Records are JSON; a reader takes what it knows. Older releases left the position out: what they
+//! began is gone on with, if it was in this very table. An import of releases older yet has no head
+//! while it has batches; the first batch after those writes one that says where it begins.
 
 use std::collections::BTreeMap;
 
@@ -47,17 +51,63 @@ pub struct Known {
 pub struct Record<'a> {
     session: &'a Session,
     table: String,
+    /// Where in the log the table was made.
+    made: i64,
     pub stream: String,
     pub rejected: String,
     has_head: bool,
 }
 
 impl<'a> Record<'a> {
-    pub fn new(session: &'a Session, table: &str, file: &ChainHash) -> Record<'a> {
+    /// Of the table that has this name now.
+    pub fn new(session: &'a Session, table: &str, file: &ChainHash) -> Result<Record<'a>, Failure> {
+        let sql = "SELECT created_at FROM __tables WHERE name = ?";
+        let rows = session.query(sql, &[Value::text(table)])?.rows;
+        let Some(Value::Integer(made)) = rows.first().and_then(|row| row.first()) else {
+            return Err(Failure::Failed(format!("table {table} is not there any more")));
+        };
         let hash: String = file.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        let stream = format!("import/{table}/{hash}");
+        let stream = format!("import/{table}/{hash}@{made}");
         let rejected = format!("{stream}/rejected");
-        Record { session, table: table.to_string(), stream, rejected, has_head: false }
+        let table = table.to_string();
+        Ok(Record { session, table, made: *made, stream, rejected, has_head: false })
+    }
+
+    /// As older releases named it.
+    pub fn older(&self) -> Record<'a> {
+        let end = self.stream.rfind('@').unwrap_or(self.stream.len());
+        let stream = self.stream[..end].to_string();
+        let rejected = format!("{stream}/rejected");
+        let (session, table, made) = (self.session, self.table.clone(), self.made);
+        Record { session, table, made, stream, rejected, has_head: false }
+    }
+
+    /// Whether an import of an older release went to this very table. `records`: of rejected rows.
+    pub fn is_of_this_table(&self, records: u64) -> Result<bool, Failure> {
+        // The head commits with the first batch, and names its stream.
+        let (beginning, more) = match records {
+            0 => ("{\"batch\":0,".to_string(), ""),
+            _ => (format!("{}{{\"from_batch\":", self.beginning()), " LIMIT 1"),
+        };
+        let sql = format!(
+            "SELECT transaction_first FROM __events WHERE position >= ? AND kind = 'append' \
+             AND CAST(columns AS TEXT) LIKE ?{more}"
+        );
+        let found = self.session.query(&sql, &[Value::Integer(self.made), pattern(&beginning)])?;
+        if records > 0 {
+            return Ok(!found.rows.is_empty());
+        }
+        // Before there was a head, nothing in a batch's record said whose it is: its rows do.
+        for row in found.rows {
+            let sql = "SELECT position FROM __events WHERE position >= ? \
+                       AND transaction_first = ? AND table_name = ? LIMIT 1";
+            let Some(first) = row.into_iter().next() else { continue };
+            let of = Value::text(self.table.as_str());
+            if !self.session.query(sql, &[first.clone(), first, of])?.rows.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What a batch appends beside its rows.
@@ -108,14 +158,10 @@ impl<'a> Record<'a> {
 
     /// Looks through the log, from where the table was made.
     fn search(&self, records: u64) -> Result<Known, Failure> {
-        let made = "SELECT created_at FROM __tables WHERE name = ?";
-        let made = self.session.query(made, &[Value::text(self.table.as_str())])?.rows;
-        let from = made.first().and_then(|row| row.first()).cloned().unwrap_or(Value::Integer(0));
-        let digits: String = self.beginning().bytes().map(|byte| format!("{byte:02x}")).collect();
         let sql = "SELECT columns FROM __events WHERE position >= ? AND kind = 'append' \
                    AND CAST(columns AS TEXT) LIKE ?";
-        let pattern = Value::Text(format!("\"{digits}%"));
-        let rows = self.session.query(sql, &[from, pattern])?.rows;
+        let params = [Value::Integer(self.made), pattern(&self.beginning())];
+        let rows = self.session.query(sql, &params)?.rows;
         let found = rows.len() as u64;
         let mut known = Known::default();
         for row in &rows {
@@ -137,6 +183,12 @@ impl<'a> Record<'a> {
         }
         Ok(known)
     }
+}
+
+/// What `__events` shows of records that begin so.
+fn pattern(beginning: &str) -> Value {
+    let digits: String = beginning.bytes().map(|byte| format!("{byte:02x}")).collect();
+    Value::Text(format!("\"{digits}%"))
 }
 
 /// The JSON of a record, which `__events` shows as hexadecimal digits.

@@ -44,12 +44,17 @@ pub fn path(args: &ImportArgs, hash: &ChainHash) -> PathBuf {
 }
 
 impl Rejects {
-    pub fn new(path: &Path, header: &[String]) -> Result<Rejects, Failure> {
+    /// `asked`: somebody named the file, so that it cannot be written is told now, not when rows
+    /// are in the database.
+    pub fn new(path: &Path, asked: bool, header: &[String]) -> Result<Rejects, Failure> {
         let mut partial = path.as_os_str().to_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         refuse_other_files(path)?;
         refuse_other_files(&partial)?;
+        if asked {
+            try_to_write(&partial).map_err(|error| failed(&partial, &error))?;
+        }
         let header = header.to_vec();
         Ok(Rejects { path: path.to_path_buf(), partial, header, writer: None, count: 0 })
     }
@@ -88,6 +93,17 @@ impl Rejects {
             .and_then(|()| File::open(folder)?.sync_all())
             .map_err(|error| failed(&self.path, &error))?;
         Ok(self.count)
+    }
+}
+
+/// Leaves what is there as it is.
+fn try_to_write(path: &Path) -> std::io::Result<()> {
+    match File::options().write(true).create_new(true).open(path) {
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            File::options().write(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
     }
 }
 

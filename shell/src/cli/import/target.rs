@@ -22,9 +22,23 @@ pub struct Target {
     pub types: Vec<ColumnType>,
 }
 
-pub fn resolve(session: &Session, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
-    // Also where they are not needed: what cannot be meant is told before anything is done.
+/// Arguments that cannot be meant, also where they are not needed.
+pub fn check(args: &ImportArgs, survey: &Survey) -> Result<(), Failure> {
     parse_types(args.types.as_deref().unwrap_or_default(), &survey.header)?;
+    let Some(statement) = &args.schema else { return Ok(()) };
+    let Some(name) = created_table(statement) else {
+        return Err(Failure::cannot_tell("--schema takes one CREATE TABLE statement and no other"));
+    };
+    if name != args.table && name != args.table.to_lowercase() {
+        return Err(Failure::CannotTell(format!(
+            "--schema creates table {name}, --table is {}; name the same table in both",
+            args.table
+        )));
+    }
+    Ok(())
+}
+
+pub fn resolve(session: &Session, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
     // As it is written: a quoted name may have capitals.
     if let Some(target) = existing(session, &args.table, survey)? {
         return Ok(target);
@@ -34,12 +48,7 @@ pub fn resolve(session: &Session, args: &ImportArgs, survey: &Survey) -> Result<
         return Ok(target);
     }
     let statement = match &args.schema {
-        Some(statement) if creates_a_table(statement) => statement.clone(),
-        Some(_) => {
-            return Err(Failure::CannotTell(
-                "--schema takes one CREATE TABLE statement and no other".to_string(),
-            ));
-        }
+        Some(statement) => statement.clone(),
         None => create_table(&table, args, survey)?,
     };
     if let Err(error) = session.execute(&statement) {
@@ -80,12 +89,42 @@ fn existing(session: &Session, table: &str, survey: &Survey) -> Result<Option<Ta
     Ok(Some(target))
 }
 
-/// One statement, and one that can do no harm.
-fn creates_a_table(text: &str) -> bool {
-    let Ok(statements) = verity::split_statements(text) else { return false };
-    let [range] = &statements[..] else { return false };
-    let mut words = text[range.clone()].split_whitespace().map(str::to_ascii_uppercase);
-    words.next().as_deref() == Some("CREATE") && words.next().as_deref() == Some("TABLE")
+/// The table that a text makes, if it is one CREATE TABLE statement: one that can do no harm.
+fn created_table(text: &str) -> Option<String> {
+    let statements = verity::split_statements(text).ok()?;
+    let [range] = &statements[..] else { return None };
+    let rest = text.get(range.clone())?;
+    let mut rest = after_word(after_word(rest, "CREATE")?, "TABLE")?;
+    let if_not_exists = ["IF", "NOT", "EXISTS"];
+    if let Some(after) = if_not_exists.iter().try_fold(rest, |rest, word| after_word(rest, word)) {
+        rest = after;
+    }
+    let rest = rest.trim_start();
+    let name = match rest.strip_prefix('"') {
+        Some(quoted) => {
+            let mut name = String::new();
+            let mut letters = quoted.chars().peekable();
+            loop {
+                match letters.next()? {
+                    '"' if letters.next_if_eq(&'"').is_none() => break name,
+                    letter => name.push(letter),
+                }
+            }
+        }
+        None => {
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'));
+            rest[..end.unwrap_or(rest.len())].to_lowercase()
+        }
+    };
+    (!name.is_empty()).then_some(name)
+}
+
+/// What is behind a word that the text must begin with.
+fn after_word<'t>(text: &'t str, word: &str) -> Option<&'t str> {
+    let text = text.trim_start();
+    let (first, rest) = text.split_at_checked(word.len())?;
+    let ends = rest.starts_with(char::is_whitespace) || rest.starts_with('"') || rest.is_empty();
+    (first.eq_ignore_ascii_case(word) && ends).then_some(rest)
 }
 
 /// Which name is meant: the very one, the one in lower case, or the only one in any case.
@@ -187,6 +226,28 @@ mod tests {
             ("nothing", None),
         ] {
             assert_eq!(find(&names, wanted), found, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_statement_that_makes_a_table_names_it() {
+        for (text, name) in [
+            ("CREATE TABLE t (id BIGINT)", Some("t")),
+            ("create\n table T(id BIGINT);", Some("t")),
+            ("CREATE TABLE IF NOT EXISTS t (id BIGINT)", Some("t")),
+            ("CREATE TABLE if_not (id BIGINT)", Some("if_not")),
+            ("CREATE TABLE \"A \"\"b\"\"\" (id BIGINT)", Some("A \"b\"")),
+            ("CREATE TABLE\"A\" (id BIGINT)", Some("A")),
+            ("CREATE TABLE \u{c4}ra (id BIGINT)", Some("\u{e4}ra")),
+            ("CREATE TABLE", None),
+            ("CREATE TABLE \"t", None),
+            ("CREATE TABLES t (id BIGINT)", None),
+            ("CREATE TABLE t (id BIGINT); DROP TABLE t", None),
+            ("DROP TABLE t", None),
+            ("CR\u{c9}ATE TABLE t", None),
+            ("", None),
+        ] {
+            assert_eq!(created_table(text).as_deref(), name, "{text}");
         }
     }
 
