@@ -129,7 +129,7 @@ fn slow(options: &Options, steps: &mut Steps) {
     let simulator = release_binary("vopr");
     steps.step("simulator, fixed seeds", || {
         let count = options.fixed_seeds;
-        Ok(Verdict::Passed(vopr::hold(&simulator, 1, count, FIXED_SEEDS_BUDGET, &[])?))
+        Ok(Verdict::of(vopr::hold(&simulator, 1, count, FIXED_SEEDS_BUDGET, &[])?, count))
     });
     steps.step("simulator, fixed seeds of clusters", || {
         let budget = FIXED_SEEDS_BUDGET;
@@ -137,7 +137,7 @@ fn slow(options: &Options, steps: &mut Steps) {
         for found in CLUSTER_SEEDS_FOUND {
             held += vopr::hold(&simulator, found, 1, budget, &["--cluster"])?;
         }
-        Ok(Verdict::Passed(held))
+        Ok(Verdict::of(held, CLUSTER_SEEDS + CLUSTER_SEEDS_FOUND.len() as u64))
     });
     steps.step("simulator, fresh seeds", || {
         Ok(Verdict::Passed(fresh(&simulator, options.fresh_seconds, &[])?))

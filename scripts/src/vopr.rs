@@ -49,8 +49,9 @@ pub fn seed(binary: &Path, seed: u64, more: &[&str]) -> Result<Report, String> {
     }
 }
 
-/// Runs seeds `first..` until `count` ran or the time is over; all must hold. `more`: other
-/// arguments of each.
+/// Runs seeds `first..` until `count` ran or the time is over; all that ran must hold, and half of
+/// `count` must have run. Returns how many did. `count` of `u64::MAX`: as many as there is time
+/// for. `more`: other arguments of each.
 pub fn hold(
     binary: &Path,
     first: u64,
@@ -97,16 +98,25 @@ pub fn hold(
     });
     let failures = failures.into_inner().unwrap_or_default();
     let done = done.into_inner();
+    let of = if count == u64::MAX { String::new() } else { format!(" of {count}") };
     println!(
-        "{done} seeds from {first} held in {:.0} s: {} commits, {} crashes",
+        "{done}{of} seeds from {first} held in {:.0} s: {} commits, {} crashes",
         started.elapsed().as_secs_f64(),
         commits.into_inner(),
         crashes.into_inner(),
     );
-    match failures.first() {
-        None if done > 0 => Ok(done),
-        None => Err("no seed ran to its end in time".to_string()),
-        Some(_) => Err(failures.join("\n")),
+    if failures.is_empty() { enough(done, count) } else { Err(failures.join("\n")) }
+}
+
+/// Whether so many of the seeds that were asked for say anything.
+fn enough(done: u64, count: u64) -> Result<u64, String> {
+    match (done, count) {
+        (0, _) => Err("no seed ran to its end in time".to_string()),
+        (done, u64::MAX) => Ok(done),
+        (done, count) if done < count.div_ceil(2) => {
+            Err(format!("only {done} of {count} seeds ran to their end in time"))
+        }
+        (done, _) => Ok(done),
     }
 }
 
@@ -128,4 +138,20 @@ pub fn same_traces(one: &Path, other: &Path, seeds: &[u64]) -> Result<u64, Strin
         }
     }
     Ok(seeds.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::enough;
+
+    #[test]
+    fn a_step_of_many_seeds_does_not_hold_for_one() {
+        assert_eq!(enough(100, 100), Ok(100));
+        assert_eq!(enough(50, 100), Ok(50));
+        assert_eq!(enough(1, 1), Ok(1));
+        assert_eq!(enough(1, u64::MAX), Ok(1));
+        assert!(enough(49, 100).is_err_and(|why| why.contains("49 of 100")));
+        assert!(enough(1, 100).is_err());
+        assert!(enough(0, u64::MAX).is_err());
+    }
 }
