@@ -168,7 +168,7 @@ fn write(finding: &Finding, signature: &Signature, arguments: &Arguments) -> std
         verity_failure: FORMAT,
         version: crate::VERSION.to_owned(),
         world: verity_sim::world_hash_hex(),
-        commit: output::commit(),
+        commit: output::commit().unwrap_or("unknown").to_owned(),
         run: Run::of(&spec),
         signature: signature.text().to_owned(),
         failure: text(&verdict["failure"]),

@@ -1,7 +1,6 @@
 //! Verdicts as text and as JSON.
 
 use std::cell::RefCell;
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -133,22 +132,25 @@ pub fn replay_command_of(spec: &Spec) -> String {
         None => "",
     };
     let flags: String = spec.flags().iter().map(|flag| format!(" {flag}")).collect();
-    format!(
-        "git checkout {} && {zoo}cargo run --release -p vopr -- --seed {}{flags}",
-        commit(),
-        spec.seed
-    )
+    let run = format!("{zoo}cargo run --release -p vopr -- --seed {}{flags}", spec.seed);
+    at_commit(commit(), &run)
 }
 
-/// Where the code stands, when git knows.
-pub fn commit() -> String {
-    let asked = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    match asked {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+/// The command on the code that this binary was built from, as far as that is known.
+fn at_commit(commit: Option<&str>, run: &str) -> String {
+    match commit.map(|commit| (commit, commit.strip_suffix("-dirty"))) {
+        None => run.to_owned(),
+        Some((commit, None)) => format!("git checkout {commit} && {run}"),
+        Some((_, Some(commit))) => {
+            format!("git checkout {commit} && {run} # built with changes that are in no commit")
         }
-        Ok(_) | Err(_) => "COMMIT".to_owned(),
     }
+}
+
+/// What this binary was built from, with `-dirty` behind it if not from that alone; `None`: nobody
+/// knew when it was built.
+pub fn commit() -> Option<&'static str> {
+    Some(env!("VOPR_COMMIT")).filter(|commit| !commit.is_empty())
 }
 
 pub fn print_check(check: &Check, failure: Option<&String>, json: bool) {
@@ -185,4 +187,17 @@ pub fn zoo() -> Vec<(&'static str, &'static str)> {
 #[cfg(not(verity_zoo))]
 pub fn zoo() -> Vec<(&'static str, &'static str)> {
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_commit;
+
+    #[test]
+    fn a_replay_names_the_commit_that_was_built() {
+        assert_eq!(at_commit(None, "run"), "run");
+        assert_eq!(at_commit(Some("0123abc"), "run"), "git checkout 0123abc && run");
+        let dirty = at_commit(Some("0123abc-dirty"), "run");
+        assert!(dirty.starts_with("git checkout 0123abc && run # "), "{dirty}");
+    }
 }

@@ -219,3 +219,32 @@ fn a_page_that_cannot_be_written_is_told_with_2() {
     assert_eq!(code(&arguments), 2);
     assert_eq!(code(&["--seeds", "1..2", "--timeline", "page.html"]), 2);
 }
+
+/// Wherever it runs: what counts is what it was built from.
+#[test]
+fn the_commit_is_that_of_the_build() {
+    let git = |folder: &Path, arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(folder).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let other = folder("other-repository");
+    let name = ["-c", "user.name=n", "-c", "user.email=e"];
+    git(&other, &["init", "-q"]).unwrap();
+    git(&other, &[&name[..], &["commit", "-q", "--allow-empty", "-m", "x"]].concat()).unwrap();
+    let head = git(&other, &["rev-parse", "--short=12", "HEAD"]).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_vopr"))
+        .args(["--campaign", "--json", "--seeds", "1..2"])
+        .args(SMALL)
+        .current_dir(&other)
+        .output()
+        .unwrap();
+    let told = verdict(&output)["commit"].clone();
+    assert_ne!(told, json!(head));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = git(sources, &["rev-parse", "--show-toplevel"]);
+    if root.is_some_and(|root| sources.parent() == Some(Path::new(&root))) {
+        let head = git(sources, &["rev-parse", "--short=12", "HEAD"]).unwrap();
+        assert!(told.as_str().unwrap().starts_with(&head), "{told} of {head}");
+    }
+}
