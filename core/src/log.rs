@@ -18,7 +18,7 @@
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
 //! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
-//! the blocks of a peer), `scrub`, `verifier`.
+//! the blocks of a peer), `scrub`, `beyond` (what is behind a head), `verifier`.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -30,6 +30,7 @@ use crate::ids::{Position, SegmentNumber, TenantId};
 use crate::io::{Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::LOG_BUFFER_SIZE_MAX;
 
+mod beyond;
 mod cache;
 mod checkpoint_record;
 mod damage;
@@ -49,6 +50,7 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
+pub use beyond::{Beyond, LogEdge};
 pub use checkpoint_record::{CheckpointRecord, CheckpointRecordError, StateRootAt};
 pub use damage::{Damage, DamageReason};
 pub use flush::LogCheckpoint;

@@ -8,7 +8,7 @@
 //! directory entries are durable. A read past the end of a file, or of a file that does not exist,
 //! gives zeros; a write to a file that does not exist is a device error: only `Create` creates. So
 //! is the first write to a segment of a log that begins behind the end of the file: blocks before
-//! it were there, and somebody cut them off.
+//! it were there, and somebody cut them off. Zeros that end the last block are put back.
 //!
 //! Fault model: EIO, ENOSPC, EDQUOT, EROFS, EACCES come back as `IoError`; the first one is kept in
 //! words for the operator ([`Disk::problem`]).
@@ -18,6 +18,7 @@ pub mod files;
 mod job;
 pub mod lock;
 pub mod master_key;
+mod padding;
 pub mod paths;
 #[allow(unsafe_code)]
 mod ring;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use verity_core::event::Event;
 use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pages};
+use verity_core::log::SegmentStart;
 
 use ahead::Ahead;
 use files::{FileTable, OpenFile};
@@ -273,7 +275,7 @@ impl Disk {
         }
         let write = matches!(kind, Kind::Write { .. });
         let error = match opened {
-            Ok(Some(file)) if write && self.is_cut(at, &file) => Errno::NODATA,
+            Ok(Some(file)) if write && self.is_cut(at, &file, &pages) => Errno::NODATA,
             Ok(Some(file)) => {
                 let name = at.file;
                 let job = Job { io, kind, file, offset: at.offset, pages, moved: 0, name };
@@ -338,11 +340,31 @@ impl Disk {
         self.grow(&file);
     }
 
-    /// Does the first write to a segment leave a hole? Later ones may be done in any order.
-    fn is_cut(&mut self, at: Address, file: &OpenFile) -> bool {
-        matches!(at.file, FileId::Segment { .. })
-            && self.segments_seen.insert(at.file)
-            && rustix::fs::fstat(&file.fd).is_ok_and(|stat| (stat.st_size as u64) < at.offset)
+    /// Does the first write to a segment leave a hole? Later ones may be done in any order. Zeros
+    /// that end the last block, and nothing else, are put back.
+    fn is_cut(&mut self, at: Address, file: &OpenFile, pages: &Pages) -> bool {
+        let FileId::Segment { tenant, number } = at.file else { return false };
+        if !self.segments_seen.insert(at.file) {
+            return false;
+        }
+        let Ok(stat) = rustix::fs::fstat(&file.fd) else { return false };
+        let length = stat.st_size as u64;
+        if length >= at.offset {
+            return false;
+        }
+        let path = self.files.path(at.file);
+        let start = SegmentStart { tenant, number, before: None };
+        let whole = padding::is_all_that_is_missing(&path, start, at.offset, pages.as_bytes());
+        if !whole || rustix::fs::ftruncate(&file.fd, at.offset).is_err() {
+            return true;
+        }
+        let missing = at.offset - length;
+        tracing::warn!(
+            "{} was cut by {missing} bytes: they were zeros behind the last record, and are put \
+             back",
+            path.display()
+        );
+        false
     }
 
     fn done(&mut self, io: IoId, file: FileId, what: &str, result: Result<(), Errno>) {
@@ -388,11 +410,16 @@ fn trace(event: &Event) {
              written when the process or the machine stopped, and was never acknowledged; or it is \
              damaged since"
         ),
-        Event::SuperblockCopyBad { .. }
-        | Event::JournalRottenPrepare { .. }
+        Event::SuperblockCopyBad { copy } => tracing::warn!(
+            "copy {copy} of the superblock is damaged; it is written again from a good one"
+        ),
+        Event::IndexRebuilt { tenant, number } => tracing::warn!(
+            "log/{tenant}/{number:08}.index is damaged or missing; it is made anew from its \
+             segment, nothing is lost"
+        ),
+        Event::JournalRottenPrepare { .. }
         | Event::JournalPageUnreadable { .. }
         | Event::PageCorrupt { .. }
-        | Event::IndexRebuilt { .. }
         | Event::BlockCorrupt { .. }
         | Event::SegmentBlocksRepaired { .. }
         | Event::SegmentRepairFailed { .. } => tracing::warn!("{event:?}"),

@@ -216,7 +216,7 @@ pub fn check_signed(
     };
     report.superblock = Some(Box::new(state));
     let keyring = parts::keys(&mut files, &state, has_key, &mut report);
-    parts::journal(root, &mut files, &state, &mut report, progress);
+    let newest = parts::journal(root, &mut files, &state, &mut report, progress);
     if state.syncing {
         // Pages and segments are those of two checkpoints; what has arrived is checked by who
         // fetches.
@@ -234,6 +234,13 @@ pub fn check_signed(
         Some(heads) => {
             let keyring = keyring.as_ref();
             logs::check_all(&mut files, &heads, keyring, roots, &mut report, progress);
+            // Of several replicas a log may be ahead of what its own knows to be committed.
+            if let Some(newest) = newest
+                && state.replica_count == 1
+            {
+                let positions = state.constants.segment_positions;
+                logs::check_beyond(&mut files, &heads, positions, newest, &mut report);
+            }
             if let Some(keyring) = keyring
                 && report.verdict() != Verdict::Broken
             {

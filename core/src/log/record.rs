@@ -349,6 +349,13 @@ pub fn decode_record(bytes: &[u8]) -> Result<RecordRef<'_>, RecordError> {
     Ok(RecordRef { prev_hash, metadata, data, hash })
 }
 
+/// What the beginning of a record says, however much of it follows; unchecked.
+pub fn decode_prefix(bytes: &[u8]) -> Option<(ChainHash, Metadata)> {
+    let (prefix, rest) = bytes.split_first_chunk::<PREFIX_SIZE>()?;
+    let prev_hash = ChainHash(Reader { bytes: prefix, at: 8 }.take());
+    Some((prev_hash, Metadata::decode(rest.first_chunk::<METADATA_SIZE>()?)?))
+}
+
 /// Seals `plain` in place into `data` (ciphertext ‖ tag) and sets `metadata.data_length`.
 ///
 /// The nonce is the position, the additional data is the metadata as encoded: a record opens only

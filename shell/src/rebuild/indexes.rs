@@ -5,7 +5,7 @@
 //! not hold at its checkpoint is in no index; replay adds it.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use verity_core::ids::{Position, SegmentNumber, TenantId};
@@ -109,8 +109,9 @@ struct New {
 impl New {
     fn create(place: &Path) -> std::io::Result<New> {
         let path = place.with_extension("index.new");
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&path)?;
         Ok(New { place: place.to_path_buf(), path, file, problem: None, placed: false })
     }
 

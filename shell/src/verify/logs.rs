@@ -1,16 +1,17 @@
 //! Every block of every log, streamed through the core's segment verifier.
 
-use verity_core::ids::{SegmentNumber, TenantId};
+use verity_core::ids::{Op, SegmentNumber, TenantId};
 use verity_core::io::{Address, FileId, IoError};
 use verity_core::keyring::Keyring;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{
-    CheckpointRecord, Damage, DamageReason, LogHead, RecordKind, RecordView, SegmentEnd,
-    SegmentExtent, SegmentStart, SegmentVerifier, open_record, page_is_good,
+    Beyond, CheckpointRecord, Damage, DamageReason, LogEdge, LogHead, Metadata, RecordKind,
+    RecordView, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier, open_record,
+    page_is_good,
 };
 
 use super::roots::{Points, Roots};
-use super::{CheckedLog, Finding, Heads, Progress, Report, Severity, segment_name};
+use super::{CheckedLog, Finding, Heads, Progress, Report, Severity, Silent, segment_name};
 use crate::disk::paths;
 use crate::offline::Offline;
 
@@ -46,6 +47,61 @@ pub fn check_all(
             let name = segment_name(tenant, number);
             report.note("log", format!("{name} is newer than the checkpoint; replay fills it"));
         }
+    }
+}
+
+/// Does a log hold what neither checkpoint nor journal does? A record is written to its log only
+/// when its prepare is durable in the journal, and applied.
+pub fn check_beyond(
+    files: &mut Offline,
+    heads: &Heads,
+    segment_positions: u64,
+    newest: Op,
+    report: &mut Report,
+) {
+    for (tenant, head) in heads {
+        let edge = LogEdge::of(*tenant, head, segment_positions);
+        let mut bytes = [0; 2 * PAGE_SIZE];
+        // What cannot be read is told of by the check of the log itself.
+        if files.read(edge.block(), &mut bytes).is_err() {
+            continue;
+        }
+        let Some(first) = edge.beyond(&bytes) else { continue };
+        let lost = if first.op > newest { Some(first) } else { walk_beyond(files, &edge, newest) };
+        if let Some(lost) = lost {
+            report.findings.push(Finding {
+                severity: Severity::Damage,
+                part: "log",
+                place: Some((*tenant, lost.position)),
+                what: lost.to_string(),
+            });
+        }
+    }
+}
+
+/// The first record that is of an op behind `newest`, of those that follow the edge of a log.
+fn walk_beyond(files: &mut Offline, edge: &LogEdge, newest: Op) -> Option<Beyond> {
+    let (tenant, mut number) = (edge.tenant, edge.segment);
+    let mut before = None;
+    loop {
+        let mut lost = None;
+        let start = SegmentStart { tenant, number, before };
+        let end = stream(files, start, SegmentExtent::Unknown, &mut Silent, |view| {
+            let Metadata { position, op, .. } = view.record.metadata;
+            if op > newest {
+                lost = Some(Beyond { tenant, position, op });
+                return Err(DamageReason::Head);
+            }
+            Ok(())
+        });
+        if lost.is_some() {
+            return lost;
+        }
+        // Behind the last record is whatever a crash left.
+        let end = end.ok()?;
+        let next = SegmentNumber::new(number.get() + 1);
+        files.size(FileId::Segment { tenant, number: next })?;
+        (number, before) = (next, Some(end));
     }
 }
 
@@ -222,6 +278,21 @@ impl Checked {
         self.checkpoint_records += claims;
         match streamed {
             Ok(end) => {
+                let length = files.size(FileId::Segment { tenant, number }).unwrap_or(0);
+                if head.is_some() && length < end.size_bytes {
+                    report.findings.push(Finding {
+                        severity: Severity::Damage,
+                        part: "log",
+                        place: Some((tenant, end.next)),
+                        what: format!(
+                            "{} has {length} bytes of the {} that were written: all records are \
+                             whole, zeros behind the last one were cut off; the next write to it \
+                             puts them back",
+                            segment_name(tenant, number),
+                            end.size_bytes
+                        ),
+                    });
+                }
                 self.segments += 1;
                 self.bytes += end.size_bytes;
                 self.end = end;

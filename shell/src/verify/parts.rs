@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use verity_core::ids::Op;
 use verity_core::io::{Address, Effects, FileId, Input, IoError};
 use verity_core::journal::{self, JournalError, JournalStart, Recovered};
 use verity_core::keyring::format::{Image, extent_offset, image_size};
@@ -191,23 +192,34 @@ pub fn walk(
     })
 }
 
-/// What is in the journal after the checkpoint.
+/// What is in the journal after the checkpoint; its newest op, or that of the checkpoint. None: it
+/// could not be told.
 pub fn journal(
     root: &Path,
     files: &mut Offline,
     state: &SuperblockState,
     report: &mut Report,
     progress: &mut dyn Progress,
-) {
+) -> Option<Op> {
     if let Some(cut) = journal_cut(root, state) {
         report.damage("journal", cut);
     }
     let walked = walk(files, state, progress);
     match walked {
-        Err(error) => report.unknown("journal", format!("cannot be read: {error}")),
-        Ok(Err(error @ JournalError::NewerRelease { .. })) => report.unknown("journal", error),
-        Ok(Err(error)) => report.damage("journal", error),
+        Err(error) => {
+            report.unknown("journal", format!("cannot be read: {error}"));
+            None
+        }
+        Ok(Err(error @ JournalError::NewerRelease { .. })) => {
+            report.unknown("journal", error);
+            None
+        }
+        Ok(Err(error)) => {
+            report.damage("journal", error);
+            None
+        }
         Ok(Ok(recovered)) => {
+            let newest = recovered.headers.last().map_or(state.checkpoint.op, |last| last.op);
             report.prepares = recovered.headers.len() as u64;
             for op in recovered.restored() {
                 report.note(
@@ -226,7 +238,7 @@ pub fn journal(
                             torn.op_max_seen
                         ),
                     );
-                    return;
+                    return Some(newest);
                 }
                 report.unknown(
                     "journal",
@@ -238,6 +250,7 @@ pub fn journal(
                     ),
                 );
             }
+            Some(newest)
         }
     }
 }

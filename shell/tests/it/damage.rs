@@ -248,6 +248,42 @@ fn a_log_that_was_cut_is_not_written_on_in_silence() {
     }
 }
 
+/// Zeros behind the last record are no data: verify says so, and the next write puts them back.
+#[test]
+fn padding_that_was_cut_off_is_told_and_put_back() {
+    let database = filled();
+    for tenant in [0, 1] {
+        let copy = fresh_copy(&database);
+        let path = copy.to_str().unwrap();
+        let segment = copy.join(format!("log/{tenant}/00000000.segment"));
+        let bytes = std::fs::read(&segment).unwrap();
+        let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+        assert!(zeros > 20, "the last block has no padding worth a test: {zeros}");
+        for cut in [1, zeros - 8, zeros + 30] {
+            std::fs::write(&segment, &bytes[..bytes.len() - cut]).unwrap();
+            verity(&["verify", "--data", path]).fails(1, "");
+            if cut > zeros {
+                let insert = "INSERT INTO rows VALUES (-9, 'never')";
+                let run = verity(&["sql", "--data", path, "-c", insert]);
+                assert!(run.code == Some(1) && run.stderr.contains("somebody cut"), "{run:#?}");
+                continue;
+            }
+            let copy = database.path("again");
+            let _ = std::fs::remove_dir_all(&copy);
+            copy_directory(std::path::Path::new(path), &copy);
+            let key = database.path("again.master-key");
+            std::fs::copy(database.path("data.master-key"), key).unwrap();
+            let path = copy.to_str().unwrap();
+            let insert = "INSERT INTO rows VALUES (-1, 'after the cut')";
+            let run = verity(&["sql", "--data", path, "-c", insert]).ok();
+            assert!(run.stderr.contains(&format!("was cut by {cut} bytes")), "{run:#?}");
+            let run = verity(&["sql", "--data", path, "-c", "SELECT COUNT(*) FROM rows"]).ok();
+            assert!(run.stderr.is_empty(), "{run:#?}");
+            verity(&["verify", "--data", path]).ok();
+        }
+    }
+}
+
 #[test]
 fn a_segment_of_another_tenant_in_its_place_is_found() {
     let database = filled();
@@ -366,6 +402,37 @@ fn an_older_superblock_that_was_put_back_is_told_as_what_it_is() {
     let error = verity::Verity::open(&copy).unwrap_err();
     assert!(matches!(error, verity::Error::SuperblockStale(_)), "{error}");
     assert_eq!(error.sqlstate(), "XX001");
+}
+
+/// Puts back all that says how far the logs go, and looks whether anyone notices.
+fn put_back(database: &Database, old: &[(String, Vec<u8>)]) {
+    let copy = fresh_copy(database);
+    for (name, bytes) in old.iter().filter(|(name, _)| name != "lock") {
+        std::fs::write(copy.join(name), bytes).unwrap();
+    }
+    let words = "of which neither checkpoint nor journal knows";
+    let verified = verity(&["verify", "--json", "--data", copy.to_str().unwrap()]).fails(1, "");
+    let findings = verified.objects()[0]["findings"].clone();
+    let mut found = findings.as_array().unwrap().iter();
+    let found = found.find(|finding| finding["tenant"] == 1 && finding["severity"] == "damage");
+    assert!(found.unwrap()["reason"].as_str().unwrap().contains(words), "{verified:#?}");
+    assert!(found.unwrap()["position"].as_u64().unwrap() > 0, "{verified:#?}");
+}
+
+#[test]
+fn logs_that_know_more_than_checkpoint_and_journal_are_told() {
+    // The journal that comes back is empty.
+    let database = filled();
+    let old = bytes_of(&database.data());
+    database.sql("INSERT INTO rows VALUES (-1, 'acknowledged')").ok();
+    put_back(&database, &old);
+    // It holds prepares, but not all.
+    let (database, rows) = killed();
+    let old = bytes_of(&database.data());
+    database.verify().ok();
+    database.sql("INSERT INTO rows VALUES (-1)").ok();
+    put_back(&database, &old);
+    assert_eq!(database.number("SELECT COUNT(*) FROM rows"), rows + 1);
 }
 
 #[test]

@@ -166,3 +166,38 @@ fn many_small_logs_want_a_checkpoint_before_room_runs_out() {
     assert!(!bench.logs.checkpoint_wanted());
     assert_eq!(bench.logs.room(), Logs::new(1).room());
 }
+
+/// Behind a head stands nothing, or the record that follows it: cut off by a checkpoint or not, in
+/// the next segment or in this one. Of another history there is none.
+#[test]
+fn a_record_behind_the_head_is_found_and_garbage_is_none() {
+    for checkpointed in [true, false] {
+        let mut bench = Bench::new(6);
+        let mut heads = Vec::new();
+        for size in [0, 3_860, 50, 9_000, 3_750, 100, 20, 30] {
+            heads.push(bench.head(TENANT));
+            bench.append_sized(TENANT, size);
+            if checkpointed {
+                bench.checkpoint();
+            }
+        }
+        bench.checkpoint();
+        let newest = bench.head(TENANT);
+        let look = |bench: &Bench, head: &LogHead| {
+            let edge = LogEdge::of(TENANT, head, 6);
+            let (at, mut bytes) = (edge.block(), [0; 2 * PAGE_SIZE]);
+            bench.disk.read(at.file, at.offset, &mut bytes);
+            edge.beyond(&bytes).map(|beyond| (beyond.tenant, beyond.position))
+        };
+        for head in &heads {
+            assert_eq!(look(&bench, head), Some((TENANT, head.next)), "{head:?}");
+            let other = LogHead { chain: ChainHash([9; 32]), ..head.clone() };
+            assert_eq!(look(&bench, &other), None);
+        }
+        assert_eq!(look(&bench, &newest), None);
+        for content in bench.disk.files.values_mut() {
+            content.extend_from_slice(&[0xaa; 3 * PAGE_SIZE]);
+        }
+        assert_eq!(look(&bench, &newest), None);
+    }
+}
