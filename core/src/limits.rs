@@ -164,6 +164,8 @@ pub const CHECKPOINT_RECORDS: u64 = 250_000;
 pub const LOG_IO_IN_FLIGHT_MAX: usize = 32;
 /// Blocks of segments and indexes that are kept after a read, those pinned not counted.
 pub const LOG_CACHE_BLOCKS: usize = 1_024;
+/// Indexes whose header is known to be good; the others are read again.
+pub const LOG_HEADERS_KNOWN_MAX: usize = 4_096;
 /// Neighbouring blocks that are read at once.
 pub const LOG_READ_BLOCKS_MAX: usize = 64;
 

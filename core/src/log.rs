@@ -70,7 +70,7 @@ use cache::BlockCache;
 use flush::{CheckpointWork, FileState, Purpose};
 use index::Layout;
 use mend::Repairs;
-use read::Misses;
+use read::{Header, Misses};
 use rebuild::Rebuild;
 use scrub::Scrub;
 use tail::OpenLog;
@@ -120,6 +120,8 @@ pub struct Logs {
     checkpoint: Option<CheckpointWork>,
     cache: BlockCache,
     misses: RefCell<Misses>,
+    /// Headers of indexes that were read since the start, the newest of them.
+    headers: RefCell<BTreeMap<(TenantId, SegmentNumber), Header>>,
     rebuilds: BTreeMap<(TenantId, SegmentNumber), Rebuild>,
     /// Segments whose index was rebuilt since the start: it is right.
     rebuilt: BTreeSet<(TenantId, SegmentNumber)>,
@@ -155,6 +157,7 @@ impl Logs {
             checkpoint: None,
             cache: BlockCache::new(),
             misses: RefCell::new(Misses::default()),
+            headers: RefCell::new(BTreeMap::new()),
             rebuilds: BTreeMap::new(),
             rebuilt: BTreeSet::new(),
             unbuildable: BTreeMap::new(),

@@ -18,6 +18,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use super::index;
+use super::read::Header;
 use super::tail::{Covered, PageBase, RunState};
 use super::{LogError, LogHead, Logs};
 use crate::ids::{Op, SegmentNumber, TenantId};
@@ -448,20 +449,45 @@ impl Logs {
             return Ready::Nothing;
         }
         if page.base != PageBase::Whole {
-            if self.unbuildable.contains_key(&key) {
-                page.base = PageBase::Whole;
-            } else {
-                if !page.loading {
-                    page.loading = true;
-                    let io = self.io(Purpose::LoadPage { tenant, segment, number });
-                    let at = Address::new(file, u64::from(number) * PAGE_SIZE as u64);
-                    let pages = self.pages(1);
-                    effects.push(Effect::Read { io, at, pages });
-                }
-                return Ready::Wait;
-            }
+            self.load_page(tenant, segment, number, effects);
+            return Ready::Wait;
         }
         if self.file_exists(file, effects) { Ready::Yes } else { Ready::Wait }
+    }
+
+    /// Reads what the disk has of a page that is to be completed; before the first of an index, its
+    /// header: once the page is written, nobody would wait for that.
+    fn load_page(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        number: u32,
+        effects: &mut Effects,
+    ) {
+        let key = (tenant, segment);
+        let header = self.headers.borrow().get(&key).copied();
+        let number = match header {
+            Some(Header::Loading) => return,
+            Some(Header::Good) => number,
+            None if self.header_is_known(tenant, segment) => number,
+            None => {
+                self.headers.borrow_mut().insert(key, Header::Loading);
+                0
+            }
+        };
+        if number > 0 {
+            let page =
+                self.open.get_mut(&tenant).and_then(|log| log.pages.get_mut(&(segment, number)));
+            let Some(page) = page else { unreachable!("the caller has it") };
+            if core::mem::replace(&mut page.loading, true) {
+                return;
+            }
+        }
+        let io = self.io(Purpose::LoadPage { tenant, segment, number });
+        let file = FileId::Index { tenant, number: segment };
+        let at = Address::new(file, u64::from(number) * PAGE_SIZE as u64);
+        let pages = self.pages(1);
+        effects.push(Effect::Read { io, at, pages });
     }
 
     /// The bytes to write of a page that is ready; it counts as being written from now on.

@@ -225,6 +225,19 @@ pub fn page_is_good(tenant: TenantId, segment: SegmentNumber, number: u32, page:
         && page[..4] == checksum(tenant, segment, number, page).to_le_bytes()
 }
 
+/// Is page 0 what was written when the segment began?
+pub(super) fn header_is_good(
+    tenant: TenantId,
+    segment: SegmentNumber,
+    segment_positions: u64,
+    page: &[u8],
+) -> bool {
+    let mut good = [0; PAGE_SIZE];
+    header_page(tenant, segment, segment_positions, &mut good);
+    stamp(tenant, segment, 0, &mut good);
+    page == good
+}
+
 fn checksum(tenant: TenantId, segment: SegmentNumber, number: u32, page: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&tenant.get().to_le_bytes());

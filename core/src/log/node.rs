@@ -7,7 +7,6 @@ use super::{LogHead, Logs};
 use crate::crypto::merkle::{Frontier, leaf_hash};
 use crate::crypto::{ChainHash, merkle};
 use crate::ids::{Position, SegmentNumber, TenantId};
-use crate::io::FileId;
 
 impl Logs {
     /// The hash of a complete node: `level` 0 are the leaves. `head` as in [`Logs::read`]. What is
@@ -68,10 +67,7 @@ impl Logs {
         if let Some(hash) = self.tile_in_memory(tenant, segment, slot) {
             return Ok(hash);
         }
-        let file = FileId::Index { tenant, number: segment };
-        let Some(page) = self.cache.get(file, u64::from(slot.page)) else {
-            return Err(self.tile_missing(file, u64::from(slot.page)));
-        };
+        let page = self.tile_page(tenant, head, Position::new(last), slot.page)?;
         let hash = hash_at(&page.0, slot);
         // Zeros: a write of the page was lost.
         if !index::page_is_good(tenant, segment, slot.page, &page.0) || hash == ChainHash::ZERO {

@@ -25,8 +25,8 @@ use super::{LogError, Logs};
 use crate::crypto::ChainHash;
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
-use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Pages};
-use crate::limits::{LOG_READ_BLOCKS_MAX, PAGE_SIZE};
+use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Page, Pages};
+use crate::limits::{LOG_HEADERS_KNOWN_MAX, LOG_READ_BLOCKS_MAX, PAGE_SIZE};
 
 /// Why a stage stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,14 @@ impl LogPins {
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty() && self.rebuilds.is_empty()
     }
+}
+
+/// What is known of page 0 of an index that is not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Header {
+    /// Being read before a page of the index is written.
+    Loading,
+    Good,
 }
 
 /// What stages found missing since the last fetch.
@@ -120,11 +128,7 @@ impl Logs {
             return Ok(entry);
         }
         let at = Place { tenant, segment, offset: 0, position };
-        let file = FileId::Index { tenant, number: segment };
-        let Some(page) = self.cache.get(file, u64::from(slot.page)) else {
-            self.misses.borrow_mut().blocks.insert((file, u64::from(slot.page)));
-            return Err(LogFault::Missing);
-        };
+        let page = self.index_page(&at, head, slot.page)?;
         let entry = if index::page_is_good(tenant, segment, slot.page, &page.0) {
             index::decode_entry(&page.0, slot)
         } else {
@@ -140,9 +144,67 @@ impl Logs {
         sane.ok_or_else(|| self.distrust_index(&at, head, DamageReason::Hash))
     }
 
-    pub(super) fn tile_missing(&self, file: FileId, page: u64) -> LogFault {
-        self.misses.borrow_mut().blocks.insert((file, page));
-        LogFault::Missing
+    /// A page of an index that is not in memory, unchecked; the header with the first of a file.
+    fn index_page(&self, at: &Place, head: &LogHead, number: u32) -> Result<&Page, LogFault> {
+        let Place { tenant, segment, .. } = *at;
+        let file = FileId::Index { tenant, number: segment };
+        let page = self.cache.get(file, u64::from(number));
+        if page.is_none() {
+            self.misses.borrow_mut().blocks.insert((file, u64::from(number)));
+        }
+        if !self.header_is_known(tenant, segment) {
+            match self.cache.get(file, 0) {
+                None => {
+                    self.misses.borrow_mut().blocks.insert((file, 0));
+                    return Err(LogFault::Missing);
+                }
+                Some(header) if self.check_header(tenant, segment, &header.0) => {}
+                Some(_) => return Err(self.distrust_index(at, head, DamageReason::Hash)),
+            }
+        }
+        page.ok_or(LogFault::Missing)
+    }
+
+    /// Was the header of this index read before, or is reading it of no use? No lookup needs what
+    /// it says, but an index that is damaged there alone is to be made whole, too.
+    pub(super) fn header_is_known(&self, tenant: TenantId, segment: SegmentNumber) -> bool {
+        let key = (tenant, segment);
+        self.headers.borrow().contains_key(&key)
+            || self.rebuilt.contains(&key)
+            || self.unbuildable.contains_key(&key)
+            || self.open.get(&tenant).is_some_and(|log| log.pages.contains_key(&(segment, 0)))
+    }
+
+    /// True: it is good, and need not be read again.
+    pub(super) fn check_header(
+        &self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        header: &[u8],
+    ) -> bool {
+        let positions = self.segment_positions;
+        let good = index::header_is_good(tenant, segment, positions, header);
+        if good {
+            let mut headers = self.headers.borrow_mut();
+            if headers.len() >= LOG_HEADERS_KNOWN_MAX {
+                headers.retain(|_, header| *header == Header::Loading);
+            }
+            headers.insert((tenant, segment), Header::Good);
+        }
+        good
+    }
+
+    /// A page that has tiles; `position` is in its segment.
+    pub(super) fn tile_page(
+        &self,
+        tenant: TenantId,
+        head: &LogHead,
+        position: Position,
+        number: u32,
+    ) -> Result<&Page, LogFault> {
+        let head = self.head(tenant).unwrap_or(head);
+        let at = Place { tenant, segment: self.segment_of(position), offset: 0, position };
+        self.index_page(&at, head, number)
     }
 
     /// What is in the cache stays there while it is pinned: only a rebuild of the index mends it.

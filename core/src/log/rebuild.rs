@@ -322,11 +322,19 @@ impl Logs {
         pages: &Pages,
         effects: &mut Effects,
     ) {
-        let disk = pages.as_bytes();
         let layout = self.layout;
+        let disk = pages.as_bytes();
         let Some(log) = self.open.get_mut(&tenant) else {
             unreachable!("a log with pages to write stays open")
         };
+        if number == 0 {
+            let head = log.head.clone();
+            self.headers.borrow_mut().remove(&(tenant, segment));
+            if !self.check_header(tenant, segment, disk) {
+                self.rebuild(tenant, segment, &head, effects);
+            }
+            return;
+        }
         let end = log.head.next;
         let Some(page) = log.pages.get_mut(&(segment, number)) else {
             unreachable!("a page stays until it is written")
@@ -341,6 +349,9 @@ impl Logs {
             && layout.is_filled(first, end.get(), number, disk, slots);
         if good {
             complete(&mut page.image.0, &mut page.base, disk);
+        } else if self.unbuildable.contains_key(&(tenant, segment)) {
+            // What it had is lost with its segment.
+            page.base = PageBase::Whole;
         } else {
             let head = log.head.clone();
             self.rebuild(tenant, segment, &head, effects);

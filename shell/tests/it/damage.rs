@@ -248,6 +248,38 @@ fn a_log_that_was_cut_is_not_written_on_in_silence() {
     }
 }
 
+/// Any page of an index, its header among them: one warning, and the next command has none.
+#[test]
+fn an_index_that_rots_is_made_whole_by_whoever_uses_it() {
+    let database = filled();
+    let good = std::fs::read(database.data().join("log/1/00000000.index")).unwrap();
+    let every = "SELECT COUNT(*) FROM HISTORY OF rows WHERE name LIKE 'person%'";
+    let used = |page: usize| good[page * 4_096..][..4_096].iter().any(|byte| *byte != 0);
+    let pages: Vec<usize> = (0..good.len() / 4_096).filter(|page| used(*page)).collect();
+    let entries = pages.iter().filter(|page| **page <= 1_000_000 / 102).count();
+    assert!(entries > 40 && pages.len() > entries, "{pages:?}");
+    let cases = [0, 1, entries / 2, entries - 1].map(|nth| (pages[nth], every));
+    let insert = "INSERT INTO rows VALUES (-1, 'person before all')";
+    for (page, statement) in [&cases[..], &[(0, insert), (pages[entries - 1], insert)]].concat() {
+        let copy = fresh_copy(&database);
+        let path = copy.to_str().unwrap();
+        let index = copy.join("log/1/00000000.index");
+        flip(&index, page as u64 * 4_096 + 33);
+        let verified = verity(&["verify", "--data", path]).ok();
+        assert!(verified.stdout.contains("1 damaged page(s)"), "page {page}: {verified:#?}");
+        let run = verity(&["sql", "--data", path, "-c", statement]).ok();
+        let warnings = run.stderr.matches("log/1/00000000.index is damaged").count();
+        assert_eq!(warnings, 1, "page {page}, {statement}: {run:#?}");
+        if statement == every {
+            assert!(std::fs::read(&index).unwrap() == good, "page {page}: not what it was");
+        }
+        let verified = verity(&["verify", "--data", path]).ok();
+        assert!(!verified.stdout.contains("index"), "page {page}: {verified:#?}");
+        let again = verity(&["sql", "--data", path, "-c", every]).ok();
+        assert!(again.stderr.is_empty(), "page {page}: {again:#?}");
+    }
+}
+
 /// Zeros behind the last record are no data: verify says so, and the next write puts them back.
 #[test]
 fn padding_that_was_cut_off_is_told_and_put_back() {
