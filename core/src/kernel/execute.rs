@@ -476,6 +476,13 @@ impl Execution {
         }
     }
 
+    /// Bytes that scans may visit before [`Execution::check_scan`] refuses. A scan stops at the row
+    /// that passes it: a fault may stop it anywhere, and must not decide what is refused.
+    fn scan_left(&self, context: &ExecutionContext<'_>) -> u64 {
+        let max = u64::from(context.constants.transaction_pages_read_max) * PAGE_SIZE as u64;
+        max.saturating_sub(self.bytes_scanned)
+    }
+
     /// Limit on what scans visited.
     fn check_scan(&self, context: &ExecutionContext<'_>) -> Result<(), Stop> {
         let pages = self.bytes_scanned.div_ceil(PAGE_SIZE as u64);

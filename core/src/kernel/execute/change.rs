@@ -260,13 +260,14 @@ impl Execution {
             let tree = TreeRef::new(context.drafts.tenant, index.unwrap_or(schema.rows));
             let cursor = find.cursor.get_or_insert_with(|| cursor_over(range));
             let (mut visited, mut bytes) = (0, 0);
+            let left = self.scan_left(context);
             let keys = &mut find.keys;
             let flow = context.store.scan(tree, cursor, |key, value| {
                 bytes += (key.len() + value.len()) as u64;
                 visited += 1;
                 let row_key = if index.is_some() { row_key_of(key, value) } else { key };
                 keys.insert(row_key.to_vec());
-                if visited == SCAN_SLICE {
+                if visited == SCAN_SLICE || bytes > left {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
@@ -341,6 +342,8 @@ impl Execution {
         loop {
             let mut failed: Option<SqlError> = None;
             let (mut visited, mut bytes) = (0, 0);
+            let left = self.scan_left(context);
+            let events_max = context.constants.transaction_events_max as usize;
             let flow = context.store.scan(tree, cursor, |key, value| {
                 bytes += (key.len() + value.len()) as u64;
                 visited += 1;
@@ -357,7 +360,9 @@ impl Execution {
                         Err(error) => failed = Some(error),
                     }
                 }
-                if failed.is_some() || visited == SCAN_SLICE {
+                // At the very row: else a fault behind it would decide which of these it is.
+                let over = bytes > left || self.drafts.len() + found.len() > events_max;
+                if failed.is_some() || over || visited == SCAN_SLICE {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())

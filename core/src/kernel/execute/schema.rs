@@ -161,6 +161,7 @@ impl Execution {
             let mut failed: Option<SqlError> = None;
             let (mut visited, mut scanned) = (0, 0);
             let mut entered: Vec<usize> = Vec::new();
+            let left = self.scan_left(context);
             let seen = &mut building.seen;
             let flow = context.store.scan(tree, cursor, |key, value| {
                 scanned += (key.len() + value.len()) as u64;
@@ -172,7 +173,8 @@ impl Execution {
                         failed = Some(error);
                     }
                 }
-                if failed.is_some() || visited == SLICE {
+                // At the very row: else a fault behind it would decide which of these it is.
+                if failed.is_some() || scanned > left || visited == SLICE {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
