@@ -31,6 +31,8 @@ const TRACE_SEEDS: &[u64] = &[1, 2, 5, 7, 9, 17, 20, 25, 32, 33];
 
 /// Fixed seeds stop here, however slow the machine.
 const FIXED_SEEDS_BUDGET: Duration = Duration::from_secs(240);
+/// Of the store's own test, by a build of tests.
+const FRESH_STORE_SEEDS: u64 = 8;
 /// Runs of a cluster, about a second each.
 const CLUSTER_SEEDS: u64 = 40;
 /// Each has found a bug. The first: a replica that had fetched a checkpoint said a commit number of
@@ -60,6 +62,7 @@ pub fn run(options: &Options) -> Result<bool, String> {
     });
     others(&mut steps);
     if !options.quick {
+        steps.step("store, fresh seeds", fresh_of_the_store);
         steps.step("SQL logic tests, a part, all modes", || {
             slt::run(&slt::Options { dev: true, ..slt::Options::default() })?;
             Ok(Verdict::Passed(1))
@@ -103,12 +106,34 @@ fn lacks(command: &mut Command) -> Option<String> {
     capture_ok(command).err().map(|why| why.trim().replace('\n', " "))
 }
 
+/// A number that no earlier run began with.
+fn fresh_base() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs()) * 1_000_000
+}
+
 /// Seeds that nobody has tried before, one after the other; a failure names its own.
 fn fresh(simulator: &Path, seconds: u64, more: &[&str]) -> Result<u64, String> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let first = now.map_or(0, |now| now.as_secs()) * 1_000_000;
+    let first = fresh_base();
     println!("fresh seeds from {first} {}", more.join(" "));
     vopr::hold(simulator, first, u64::MAX, Duration::from_secs(seconds), more)
+}
+
+/// The store against an ordered map with a fault at every page, against a twin, through crashes.
+/// A seed takes two to four seconds.
+fn fresh_of_the_store() -> Result<Verdict, String> {
+    let first = fresh_base();
+    let last = first + FRESH_STORE_SEEDS;
+    println!(
+        "fresh seeds of the store from {first}; again: VERITY_SEEDS={first}..{last} cargo test \
+         --workspace --lib store_campaign -- --ignored --nocapture"
+    );
+    // As the tests before were built; of the other packages none has this name.
+    let arguments = ["test", "--workspace", "--lib", "store_campaign", "--"];
+    let mut command = cargo(&arguments);
+    command.args(["--ignored", "--nocapture"]);
+    command.env("VERITY_SEEDS", format!("{first}..{last}"));
+    Ok(Verdict::Passed(run_tests(&mut command)?))
 }
 
 fn slow(options: &Options, steps: &mut Steps) {

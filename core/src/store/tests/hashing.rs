@@ -334,7 +334,7 @@ fn hashes_are_those_of_the_written_rules() {
     let rows = TreeRef::new(T1, TreeId::new(17));
     let plain = TREE;
     let mut seen_high = 0;
-    for (seed, style) in styles.into_iter().cycle().take(rounds(8) as usize).enumerate() {
+    for (seed, style) in styles.into_iter().cycle().take(8).enumerate() {
         let mut world = World::new(habits(seed as u64, 64, seed % 2 == 1, 8));
         let salts = salts();
         world.run(|store| store.create_tenant(T1));
