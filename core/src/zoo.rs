@@ -154,7 +154,11 @@ pub const BUGS: &[Bug] = &[
     by_seeds("unique_null_clashes", "query: two NULLs are the same where values must be unique"),
     by_seeds("unique_skipped_on_update", "kernel: UPDATE does not look at what must be unique"),
     by_seeds("index_before_ready", "query: an index is read at positions from before it was whole"),
-    by_seeds("index_ready_early", "kernel: an index counts as whole when its first slice is in it"),
+    by_check(
+        "index_whole",
+        "index_ready_early",
+        "kernel: an index counts as whole when its first slice is in it",
+    ),
     by_seeds("history_begins_late", "query: a version is not there yet where it begins"),
     by_seeds("ended_rows_skipped", "query: a scan of the past knows only keys that have a row now"),
     by_seeds("initial_ignored", "query: rows from before ADD COLUMN lack its DEFAULT"),

@@ -189,6 +189,11 @@ pub const CHECKS: &[Check] = &[
         run: plans::ranges_and_unions,
     },
     Check {
+        name: "index_whole",
+        demands: "an index that is built in slices is read only when every row is in it",
+        run: plans::index_whole,
+    },
+    Check {
         name: "proof_holes",
         demands: "no entry that an answer needs can be hidden from its proof",
         run: proofs::proof_holes,
