@@ -32,7 +32,7 @@ const TRACE_SEEDS: &[u64] = &[1, 2, 5, 7, 9, 17, 20, 25, 32, 33];
 /// Fixed seeds stop here, however slow the machine.
 const FIXED_SEEDS_BUDGET: Duration = Duration::from_secs(240);
 /// Of the store's own test, by a build of tests.
-const FRESH_STORE_SEEDS: u64 = 8;
+const FRESH_STORE_SEEDS: u64 = 20;
 /// Runs of a cluster, about a second each.
 const CLUSTER_SEEDS: u64 = 40;
 /// Each has found a bug. The first: a replica that had fetched a checkpoint said a commit number of
@@ -120,7 +120,7 @@ fn fresh(simulator: &Path, seconds: u64, more: &[&str]) -> Result<u64, String> {
 }
 
 /// The store against an ordered map with a fault at every page, against a twin, through crashes.
-/// A seed takes two to four seconds.
+/// A seed takes a second or two.
 fn fresh_of_the_store() -> Result<Verdict, String> {
     let first = fresh_base();
     let last = first + FRESH_STORE_SEEDS;

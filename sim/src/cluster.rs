@@ -45,7 +45,7 @@ use crate::ledger::Ledger;
 use crate::overrides::{Board, Overrides, Switch, Switches};
 use crate::random::Random;
 use crate::report::{Failure, FailureKind};
-use crate::swarm::{Options, draw_attest_after};
+use crate::swarm::{ErrorRates, Options, draw_amid_write, draw_attest_after};
 use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
@@ -125,6 +125,9 @@ pub struct Cluster {
     next_client_ns: u64,
     next_trouble_ns: Option<u64>,
     crash_ppm: u64,
+    /// Which crashes wait for a write, and how often that is so.
+    amid_write: Random,
+    amid_write_ppm: u64,
     cut_ppm: u64,
     isolate_ppm: u64,
     close_ppm: u64,
@@ -183,6 +186,7 @@ pub fn run_and_tell(
         Failure::new(failure.kind, detail)
     });
     cluster.seen.met = cluster.met();
+    cluster.seen.disk_faults = cluster.disk_faults();
     cluster.seen.sim_ns = cluster.now_ns;
     cluster.seen.trace = cluster.trace.hash();
     cluster.seen.lines = cluster.trace.lines().to_vec();
@@ -215,7 +219,23 @@ impl Cluster {
         let segment_positions =
             *root.stream("segments").pick(&[300, 2_000, constants.segment_positions]);
         let constants = ClusterConstants { segment_positions, ..constants };
-        Cluster::of(seed, count, constants, options, &root, random)
+        let mut cluster = Cluster::of(seed, count, constants, options, &root, random)?;
+        cluster.draw_errors(&root);
+        Ok(cluster)
+    }
+
+    /// In some runs disks report errors often, and crashes wait for writes; drawn apart, so that
+    /// the others are as they were.
+    fn draw_errors(&mut self, root: &Random) {
+        let mut plan = root.stream("errors plan");
+        if let Some(errors) = ErrorRates::draw(&mut plan) {
+            for member in &mut self.members {
+                if plan.coin() && self.board.lets(Switch::MoreErrors) {
+                    member.disk.set_faults(errors.over(member.disk.faults()));
+                }
+            }
+        }
+        self.amid_write_ppm = draw_amid_write(&mut root.stream("crash plan"));
     }
 
     fn of(
@@ -266,6 +286,8 @@ impl Cluster {
             next_client_ns: 0,
             next_trouble_ns: None,
             crash_ppm: *random.pick(&[0, 20_000, 60_000]),
+            amid_write: root.stream("crash amid write"),
+            amid_write_ppm: 0,
             cut_ppm: *random.pick(&[0, 20_000, 60_000]),
             isolate_ppm: *random.pick(&[0, 10_000, 40_000]),
             close_ppm: *closes.pick(&[0, 20_000, 200_000]),
@@ -393,6 +415,7 @@ impl Cluster {
         self.recorder.at(self.now_ns, |timeline| timeline.note("faults stop"));
         for member in &mut self.members {
             member.disk.heal();
+            member.dies_writing = false;
             if member.node.is_none() {
                 member.boot_at_ns = Some(self.now_ns + 1);
             }
@@ -508,6 +531,15 @@ impl Cluster {
             offer(at_ns, Due::Trouble);
         }
         best
+    }
+
+    /// What the disks of all did, by name.
+    fn disk_faults(&self) -> BTreeMap<&'static str, u64> {
+        let mut sum = BTreeMap::new();
+        for (name, count) in self.members.iter().flat_map(|member| &member.disk.stats().faults) {
+            *sum.entry(*name).or_default() += count;
+        }
+        sum
     }
 
     fn met(&self) -> Switches {

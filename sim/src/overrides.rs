@@ -54,10 +54,14 @@ pub enum Switch {
     Rebuild,
     Twin,
     Attest,
+    /// A crash waits for a write or a sync to be in flight.
+    CrashAmidWrite,
+    /// Errors of the disk come as often as a run of many errors has them.
+    MoreErrors,
 }
 
 impl Switch {
-    pub const ALL: [Switch; 41] = [
+    pub const ALL: [Switch; 43] = [
         Switch::Crash,
         Switch::CrashAll,
         Switch::CrashAmidSync,
@@ -99,6 +103,8 @@ impl Switch {
         Switch::Rebuild,
         Switch::Twin,
         Switch::Attest,
+        Switch::CrashAmidWrite,
+        Switch::MoreErrors,
     ];
 
     /// As it stands on a command line and in a file.
@@ -146,6 +152,8 @@ impl Switch {
             Switch::Rebuild => "rebuild",
             Switch::Twin => "twin",
             Switch::Attest => "attest",
+            Switch::CrashAmidWrite => "crash_amid_write",
+            Switch::MoreErrors => "more_errors",
         }
     }
 

@@ -135,7 +135,7 @@ mod tests {
     use super::{run, run_cluster, run_twice};
     use crate::overrides::{Overrides, Switch, Switches};
     use crate::report::Report;
-    use crate::swarm::Options;
+    use crate::swarm::{Options, Plan};
 
     fn hold(seed: u64) {
         let report = run(seed, &Options::default());
@@ -153,7 +153,18 @@ mod tests {
             let first = line.split_whitespace().next().unwrap_or("#");
             if let Ok(seed) = first.parse() {
                 hold(seed);
+                hold_as_found(seed);
             }
+        }
+    }
+
+    /// Most were found before a run could have many errors, and crashes that wait for writes.
+    fn hold_as_found(seed: u64) {
+        let plan = Plan::draw(seed, &Options::default());
+        if plan.more_errors.is_some() || plan.crash_amid_write_ppm > 0 {
+            let later = [Switch::MoreErrors, Switch::CrashAmidWrite];
+            let report = run(seed, &off(later.into_iter().collect()));
+            assert!(report.ok(), "seed {seed} without {later:?}: {:?}", report.failure);
         }
     }
 

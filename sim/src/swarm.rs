@@ -17,6 +17,8 @@ pub struct Plan {
     pub mode: Mode,
     pub constants: ClusterConstants,
     pub disk: DiskFaults,
+    /// In some runs the disk reports errors often; drawn apart, so that the others are as before.
+    pub more_errors: Option<ErrorRates>,
     pub clock: ClockFaults,
     pub mix: Mix,
     pub tenants: u64,
@@ -25,6 +27,8 @@ pub struct Plan {
     pub requests_per_round: u64,
     /// Mean number of effects between two crashes; 0: none.
     pub crash_every_effects: u64,
+    /// Chance, in a million, that a crash that is due waits until a write or a sync is in flight.
+    pub crash_amid_write_ppm: u64,
     /// Crashes of a run: what recovery costs is bounded, and most of the run is work.
     pub crashes_max: u64,
     /// Chance, in a million, that a crash is a kill of the process only.
@@ -97,6 +101,7 @@ impl Plan {
             mode,
             constants,
             disk: draw_disk(&mut random, mode),
+            more_errors: ErrorRates::draw(&mut Random::new(seed).stream("errors plan")),
             clock: draw_clock(&mut random),
             mix: Mix::draw(&mut random),
             tenants: random.range(1, 4),
@@ -110,6 +115,7 @@ impl Plan {
                 2 | 3 => random.range(200, 1_000),
                 _ => random.range(1_000, 8_000),
             },
+            crash_amid_write_ppm: draw_amid_write(&mut Random::new(seed).stream("crash plan")),
             crashes_max: random.range(4, 80),
             kill_ppm: random.range(0, 500_000),
             keep_nothing_ppm: random.range(0, 400_000),
@@ -199,6 +205,50 @@ fn draw_disk(random: &mut Random, mode: Mode) -> DiskFaults {
         write_ns_mean: random.range(10_000, 500_000),
         sync_ns_mean: random.range(10_000, 800_000),
     }
+}
+
+/// Chances, in a million of operations, of what a disk reports by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorRates {
+    read_ppm: u64,
+    write_ppm: u64,
+    sync_ppm: u64,
+    no_space_ppm: u64,
+}
+
+impl ErrorRates {
+    /// Of the runs, some; of the kinds of errors of such a run, most. A run has a few thousand
+    /// writes, fewer reads where its cache is large, and a dozen syncs or two.
+    pub fn draw(random: &mut Random) -> Option<ErrorRates> {
+        if !random.chance(400_000) {
+            return None;
+        }
+        let mut rate = |low, high| if random.chance(700_000) { random.range(low, high) } else { 0 };
+        Some(ErrorRates {
+            read_ppm: rate(500, 4_000),
+            write_ppm: rate(300, 2_500),
+            sync_ppm: rate(10_000, 80_000),
+            no_space_ppm: rate(300, 2_500),
+        })
+    }
+
+    /// Nothing becomes rarer than it was.
+    #[must_use]
+    pub fn over(self, disk: DiskFaults) -> DiskFaults {
+        DiskFaults {
+            read_error_ppm: disk.read_error_ppm.max(self.read_ppm),
+            write_error_ppm: disk.write_error_ppm.max(self.write_ppm),
+            sync_error_ppm: disk.sync_error_ppm.max(self.sync_ppm),
+            no_space_ppm: disk.no_space_ppm.max(self.no_space_ppm),
+            ..disk
+        }
+    }
+}
+
+/// How many crashes, in a million, wait for a write or a sync.
+#[must_use]
+pub fn draw_amid_write(random: &mut Random) -> u64 {
+    if random.coin() { random.range(600_000, 1_000_000) } else { 0 }
 }
 
 fn draw_clock(random: &mut Random) -> ClockFaults {

@@ -106,6 +106,10 @@ pub struct World {
     quota: u64,
     /// Effects until the next crash.
     crash_in: Option<u64>,
+    /// The crash that is due then waits for a write or a sync.
+    crash_amid_write: bool,
+    /// Which crashes wait, and for how many writes.
+    amid_random: Random,
     crashes_drawn: u64,
     /// Processes in a row that died before they answered anything.
     fruitless_boots: u32,
@@ -201,6 +205,8 @@ impl World {
             unread: Vec::new(),
             quota: 0,
             crash_in: None,
+            crash_amid_write: false,
+            amid_random: root.stream("crash amid write"),
             crashes_drawn: 0,
             fruitless_boots: 0,
             boot_at_ns: None,
@@ -291,7 +297,13 @@ impl World {
     }
 
     fn begin_faults(&mut self) {
-        self.disk.set_faults(self.plan.disk);
+        let mut faults = self.plan.disk;
+        if let Some(errors) = self.plan.more_errors
+            && self.board.lets(Switch::MoreErrors)
+        {
+            faults = errors.over(faults);
+        }
+        self.disk.set_faults(faults);
         self.disk.atlas.set_mode(self.plan.mode);
         self.clock.set_faults(self.plan.clock);
         self.draw_crash();

@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub checkpoint: Option<CheckpointState>,
     /// Grid and segments are being fetched: it has nothing to say, and nothing to serve.
     fetches: bool,
+    /// It dies as soon as it has a write or a sync in flight.
+    pub dies_writing: bool,
 }
 
 impl Member {
@@ -81,6 +83,7 @@ impl Member {
             boot_at_ns: None,
             checkpoint: None,
             fetches: false,
+            dies_writing: false,
         };
         let options = FormatOptions {
             cluster: Some(CLUSTER),
@@ -205,7 +208,7 @@ impl Cluster {
         self.recorder
             .at(self.now_ns, |timeline| timeline.life(index, "boot", format!("{options:?}")));
         member.node = Some(Replica::open_at(place, options, seed, &mut member.effects));
-        self.execute(index);
+        let _lives = self.execute(index);
     }
 
     pub(super) fn crash(&mut self, index: usize) -> Result<(), Failure> {
@@ -218,6 +221,7 @@ impl Cluster {
         member.node = None;
         member.effects = Effects::new();
         member.keys.clear();
+        member.dies_writing = false;
         let away = self.away == Some(index);
         member.boot_at_ns = (!away).then_some(self.now_ns + 1 + pause_ns);
         self.seen.crashes += 1;
@@ -363,7 +367,9 @@ impl Cluster {
 
     /// Effects, replies, and what a halt means.
     pub(super) fn after(&mut self, index: usize) -> Result<(), Failure> {
-        self.execute(index);
+        if !self.execute(index) {
+            return self.crash(index);
+        }
         self.record(index);
         self.check_superblock(index)?;
         self.take_replies(index)?;
@@ -406,10 +412,13 @@ impl Cluster {
         });
     }
 
-    fn execute(&mut self, index: usize) {
+    /// False: the process dies here, of a crash that waited for a write.
+    #[must_use]
+    fn execute(&mut self, index: usize) -> bool {
         let now_ns = self.now_ns;
         let mut effects = std::mem::take(&mut self.members[index].effects);
         let mut frames = Vec::new();
+        let mut lives = true;
         for effect in effects.drain() {
             match effect {
                 Effect::Send { to, frame } => {
@@ -436,13 +445,22 @@ impl Cluster {
                         self.members[index].checkpoint = None; // to be read again
                     }
                 }
-                other => self.members[index].execute(now_ns, other, &mut self.master),
+                other => {
+                    let writes = matches!(other, Effect::Write { .. } | Effect::Sync { .. });
+                    self.members[index].execute(now_ns, other, &mut self.master);
+                    // Not always the first: then no other of a batch would be in flight.
+                    if writes && self.members[index].dies_writing && self.amid_write.coin() {
+                        lives = false;
+                        break;
+                    }
+                }
             }
         }
         self.members[index].effects = effects;
         for (to, frame) in frames {
             self.post(index, to, frame);
         }
+        lives
     }
 
     /// All that may be said by who fetches a checkpoint.

@@ -44,6 +44,8 @@ pub struct Seen {
     pub rebuilds: u64,
     /// Processes that ended because their disk refused a write.
     pub disk_stops: u64,
+    /// What disks did by themselves, by name.
+    pub disk_faults: BTreeMap<&'static str, u64>,
     /// Nodes that stayed away for longer than any ring; checkpoints that were fetched whole, and
     /// processes that ended amid that.
     pub absences: u64,
@@ -82,13 +84,15 @@ pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
         ("rots", seen.rots),
         ("disk stops", seen.disk_stops),
     ];
+    // Rot is counted above, of whatever file.
+    let of_disks = seen.disk_faults.into_iter().filter(|(name, _)| *name != "rot");
     Report {
         seed,
         failure: outcome.err(),
         trace_hash: seen.trace,
         ticks: seen.messages,
         sim_ns: seen.sim_ns,
-        faults: faults.into_iter().filter(|(_, count)| *count > 0).collect(),
+        faults: faults.into_iter().chain(of_disks).filter(|(_, count)| *count > 0).collect(),
         crashes: seen.crashes,
         crashes_in_flight: seen.crashes_in_flight,
         commits: seen.acknowledged,

@@ -15,7 +15,12 @@ impl Cluster {
                 && self.trouble.chance(self.crash_ppm)
                 && self.board.lets(Switch::Crash)
             {
-                self.crash(index)?;
+                let waits = self.amid_write.chance(self.amid_write_ppm);
+                if self.board.also(Switch::CrashAmidWrite, waits) {
+                    self.members[index].dies_writing = true;
+                } else {
+                    self.crash(index)?;
+                }
             }
         }
         for index in 0..self.members.len() {

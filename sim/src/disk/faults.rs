@@ -72,6 +72,11 @@ pub enum FaultKind {
 }
 
 impl Disk {
+    #[must_use]
+    pub fn faults(&self) -> DiskFaults {
+        self.faults
+    }
+
     pub fn set_faults(&mut self, faults: DiskFaults) {
         self.faults = faults;
     }

@@ -193,23 +193,49 @@ impl World {
     pub(super) fn execute_effects(&mut self) -> Result<(), Failure> {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain() {
-            if let Some(left) = &mut self.crash_in {
-                if *left > 0 {
-                    *left -= 1;
-                } else if self.board.lets(Switch::Crash) {
-                    self.crashed = true;
+            let due = self.crash_is_due();
+            if due && !self.crash_amid_write {
+                self.strike();
+            }
+            if self.crashed {
+                break;
+            }
+            let writes = matches!(effect, Effect::Write { .. } | Effect::Sync { .. });
+            self.execute(effect)?;
+            // Not always the first: then those of a batch that follow would never be in flight.
+            if due && writes && self.crash_amid_write && self.amid_random.coin() {
+                self.strike();
+                if self.crashed {
                     break;
-                } else {
-                    self.crash_in = None;
                 }
             }
-            self.execute(effect)?;
         }
         if !self.crashed {
             // Keeps its memory.
             self.effects = effects;
         }
         Ok(())
+    }
+
+    /// Whether the crash that was drawn is due, counted in effects.
+    fn crash_is_due(&mut self) -> bool {
+        match &mut self.crash_in {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// The crash that is due happens, if crashes do.
+    fn strike(&mut self) {
+        if self.board.lets(Switch::Crash) {
+            self.crashed = true;
+        } else {
+            self.crash_in = None;
+        }
     }
 
     /// Every part of the memory plan: pages (clean, changed, under checkpoint), what is on its way
@@ -278,6 +304,8 @@ impl World {
         self.crashes_drawn += 1;
         let patience = self.fruitless_boots.saturating_sub(FRUITLESS_BOOTS) / 4;
         self.crash_in = Some(self.crash_random.exponential(mean << patience.min(16)));
+        let waits = self.amid_random.chance(self.plan.crash_amid_write_ppm);
+        self.crash_amid_write = self.board.also(Switch::CrashAmidWrite, waits);
     }
 
     /// The process, and perhaps the machine, dies here.
