@@ -153,7 +153,9 @@ impl core::fmt::Display for IoError {
         f.write_str(match self {
             IoError::Device => "device error (EIO)",
             IoError::NoSpace => "no space left on device (ENOSPC)",
-            IoError::ReadOnly => "file is not writable (EROFS, EACCES)",
+            IoError::ReadOnly => {
+                "no access: a read-only file system, or rights that are missing (EROFS, EACCES)"
+            }
         })
     }
 }

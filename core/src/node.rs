@@ -430,6 +430,7 @@ impl Node {
                     checkpoint_begun: running.checkpoint_begun(),
                     journal_used_bytes: vsr.journal_used_bytes,
                     journal_ring_bytes: vsr.journal_ring_bytes,
+                    torn_tail: vsr.torn_tail,
                     grid: GridStatus {
                         pages_in_use: running.store.pages_in_use(),
                         clean_pages_max: running.memory.clean_pages,
@@ -457,6 +458,7 @@ impl Node {
                 checkpoint_begun: Op::ZERO,
                 journal_used_bytes: 0,
                 journal_ring_bytes: 0,
+                torn_tail: None,
                 grid: GridStatus::default(),
                 free_bytes: None,
                 ready: false,
@@ -629,6 +631,7 @@ fn not_running(state: &SuperblockState, syncing: Option<Op>) -> Status {
         checkpoint_begun: state.checkpoint.op,
         journal_used_bytes: 0,
         journal_ring_bytes: state.constants.journal_ring_bytes,
+        torn_tail: None,
         grid: GridStatus::default(),
         free_bytes: None,
         ready: false,

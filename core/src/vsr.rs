@@ -42,6 +42,7 @@ use crate::ids::{ClusterId, Generation, Op, Release, ReplicaId, View};
 use crate::io::{Effects, IoError, IoId, Pages};
 use crate::journal::{
     Journal, JournalError, JournalRecovery, Operation, Prepare, PrepareBuffer, PrepareHeader,
+    TornTail,
 };
 use crate::limits::{
     CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS, CLOCK_STEP_MAX_NS, JOURNAL_HEADER_DELAY_NS,
@@ -134,6 +135,8 @@ pub struct VsrStatus {
     pub checkpoint_durable: Op,
     pub journal_used_bytes: u64,
     pub journal_ring_bytes: u64,
+    /// What the open dropped from the end of the journal.
+    pub torn_tail: Option<TornTail>,
     /// Prepares proposed and not committed.
     pub in_flight: usize,
     /// Timestamp of the last proposal.
@@ -201,6 +204,8 @@ pub struct Vsr {
     proposed_last: Option<PrepareHeader>,
     /// When redundant headers that wait for company are written all the same.
     headers_due: Option<Instant>,
+    /// What the open dropped from the end of the journal.
+    torn_tail: Option<TornTail>,
 }
 
 impl Vsr {
@@ -475,6 +480,7 @@ impl Vsr {
             checkpoint_durable: self.checkpoint_durable,
             journal_used_bytes: used,
             journal_ring_bytes: ring,
+            torn_tail: self.torn_tail,
             in_flight: self.in_flight(),
             timestamp: self.head.timestamp,
             clock_ahead_ns: self.clock_ahead_ns,

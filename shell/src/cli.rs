@@ -60,6 +60,7 @@ impl From<verity::Error> for Failure {
     fn from(error: verity::Error) -> Failure {
         match error {
             verity::Error::Options(what) => Failure::CannotTell(what),
+            verity::Error::MasterKey(problem) => Failure::cannot_tell(problem),
             other => Failure::Failed(other.to_string()),
         }
     }

@@ -15,7 +15,7 @@
 
 mod ahead;
 pub mod files;
-mod job;
+pub mod job;
 pub mod lock;
 pub mod master_key;
 mod padding;

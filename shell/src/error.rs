@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use verity_core::ids::IdempotencyId;
+use verity_core::io::IoError;
 use verity_core::journal::JournalError;
 use verity_core::kernel::RequestError;
 use verity_core::node::Halt;
@@ -186,10 +187,24 @@ impl fmt::Display for Error {
             Error::Disk(error) => write!(f, "{error}"),
             Error::Options(what) => f.write_str(what),
             Error::Halted { halt, problem } => {
-                write!(f, "the database stopped: {halt}")?;
-                match problem {
-                    Some(problem) => write!(f, " ({problem})"),
-                    None => Ok(()),
+                match (halt, problem) {
+                    // Files that cannot be read look like files that are lost.
+                    (Halt::Data { .. }, Some(problem)) => {
+                        write!(f, "the database stopped: {problem}. Because of that, {halt}")?;
+                    }
+                    (_, Some(problem)) => write!(f, "the database stopped: {halt} ({problem})")?,
+                    (_, None) => write!(f, "the database stopped: {halt}")?,
+                }
+                match halt {
+                    Halt::Io { error: IoError::NoSpace, .. } => f.write_str(
+                        ". Make room and start again: what was acknowledged is there. Every open \
+                         writes, for a SELECT, too; `verity verify` and `inspect` write nothing",
+                    ),
+                    Halt::Io { error: IoError::ReadOnly, .. } => f.write_str(
+                        ". Nothing is lost; every open writes, for a SELECT, too. `verity verify` \
+                         and `inspect` write nothing",
+                    ),
+                    _other => Ok(()),
                 }
             }
             Error::Request(error) => write!(f, "{error}"),

@@ -144,7 +144,7 @@ pub fn export(
     let tenant = start.tenant;
     let segments = paths::segments(data).unwrap_or_default().into_iter();
     let last = segments.filter(|(of, _)| *of == tenant).map(|(_, number)| number).max();
-    let bytes = last.map_or(0, |last| log_bytes(&files, tenant, last));
+    let bytes = last.map_or(0, |last| log_bytes(&mut files, tenant, last));
     progress.part(&format!("log of tenant {tenant}"), bytes);
     out.write_all(&start.encode()).map_err(ExportError::Write)?;
     let mut end = SegmentEnd::genesis();

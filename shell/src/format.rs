@@ -195,7 +195,7 @@ mod tests {
     fn verdict(path: &Path) -> Verdict {
         let source = MasterKeySource::Content(vec![b'7'; 64]);
         let key = MasterKey::load(&source, path).unwrap();
-        verify::check(path, Some(key), &mut Silent).unwrap().verdict()
+        verify::check(path, Ok(key), &mut Silent).unwrap().verdict()
     }
 
     #[test]

@@ -56,7 +56,9 @@ pub mod witness;
 pub use client::{Client, ClientOptions, replica_report};
 pub use database::{Outcome, Rows, Verity};
 pub use disk::IoBackend;
-pub use disk::master_key::{MasterKey, MasterKeySource, beside as master_key_beside};
+pub use disk::master_key::{
+    MasterKey, MasterKeyProblem, MasterKeySource, beside as master_key_beside,
+};
 pub use disk::paths;
 pub use error::Error;
 pub use format::secret::ClusterSecret;

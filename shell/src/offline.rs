@@ -20,6 +20,8 @@ use verity_core::event::Event;
 use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, KeyError};
 use verity_core::limits::PAGE_SIZE;
 
+use crate::disk::files::{to_errno, words};
+use crate::disk::job::to_io_error;
 use crate::disk::master_key::MasterKey;
 use crate::disk::paths;
 use overlay::Overlay;
@@ -30,6 +32,8 @@ pub struct Offline {
     /// Without it whatever needs a key answers "unavailable".
     master_key: Option<MasterKey>,
     files: BTreeMap<FileId, Option<File>>,
+    /// Why files could not be opened or read, in words.
+    troubles: BTreeMap<FileId, String>,
     written: Overlay,
     /// What the core remarked on, for the report.
     pub events: Vec<Event>,
@@ -39,6 +43,8 @@ pub struct Offline {
 
 /// Files open at a time.
 const OPEN_MAX: usize = 64;
+/// Files whose trouble is kept in words.
+const TROUBLES_MAX: usize = 64;
 
 impl Offline {
     #[must_use]
@@ -47,6 +53,7 @@ impl Offline {
             root: root.to_path_buf(),
             master_key,
             files: BTreeMap::new(),
+            troubles: BTreeMap::new(),
             written: Overlay::default(),
             events: Vec::new(),
             writes: 0,
@@ -65,10 +72,37 @@ impl Offline {
     }
 
     /// Length of a file; `None` when it does not exist.
-    #[must_use]
-    pub fn size(&self, file: FileId) -> Option<u64> {
+    pub fn size(&mut self, file: FileId) -> Result<Option<u64>, IoError> {
         let path = self.root.join(paths::relative(file));
-        std::fs::metadata(path).ok().map(|metadata| metadata.len())
+        match std::fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.trouble(file, "open", &error)),
+        }
+    }
+
+    /// What is wrong with a file that cannot be read: its name and the cause.
+    #[must_use]
+    pub fn why(&self, file: FileId, error: IoError) -> String {
+        match self.troubles.get(&file) {
+            Some(words) => words.clone(),
+            None => format!("{}: {error}", paths::relative(file).display()),
+        }
+    }
+
+    /// A file that could not be read, if there was one.
+    #[must_use]
+    pub fn trouble_of_any(&self) -> Option<String> {
+        self.troubles.values().next().cloned()
+    }
+
+    fn trouble(&mut self, file: FileId, what: &str, error: &std::io::Error) -> IoError {
+        let errno = to_errno(error);
+        if self.troubles.len() < TROUBLES_MAX {
+            let words = words(&self.root.join(paths::relative(file)), what, errno);
+            self.troubles.insert(file, words);
+        }
+        to_io_error(errno)
     }
 
     /// Carries out all effects; completions in the order of issue.
@@ -125,6 +159,7 @@ impl Offline {
                 Ok(())
             }
         };
+        let result = result.map_err(|error| self.trouble(at.file, "read", &error));
         for (number, page) in bytes.chunks_mut(PAGE_SIZE).enumerate() {
             let offset = at.offset + (number * PAGE_SIZE) as u64;
             self.written.read(Address::new(at.file, offset), page)?;
@@ -140,10 +175,7 @@ impl Offline {
             let opened = match File::open(self.root.join(paths::relative(file))) {
                 Ok(open) => Some(open),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                    return Err(IoError::ReadOnly);
-                }
-                Err(_) => return Err(IoError::Device),
+                Err(error) => return Err(self.trouble(file, "open", &error)),
             };
             self.files.insert(file, opened);
         }
@@ -151,7 +183,7 @@ impl Offline {
     }
 }
 
-fn read_or_zeros(file: &File, offset: u64, bytes: &mut [u8]) -> Result<(), IoError> {
+fn read_or_zeros(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
     let mut moved = 0;
     while moved < bytes.len() {
         match file.read_at(&mut bytes[moved..], offset + moved as u64) {
@@ -161,7 +193,7 @@ fn read_or_zeros(file: &File, offset: u64, bytes: &mut [u8]) -> Result<(), IoErr
             }
             Ok(count) => moved += count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(IoError::Device),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

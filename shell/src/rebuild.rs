@@ -230,10 +230,11 @@ fn derive(
             }
         }
     };
-    match (compare(), files.problem()) {
+    let compared = compare();
+    match (compared, files.problem().map(str::to_string).or_else(|| files.trouble_of_any())) {
         (Ok(report), _) => Ok(Derived { sides, files, scratch_keys, report, _lock: None }),
         // Says nothing of the directory.
-        (Err(_), Some(problem)) => Err(Problem::CannotTell(problem.to_string())),
+        (Err(_), Some(problem)) => Err(Problem::CannotTell(problem)),
         (Err(error), None) => Err(error.into()),
     }
 }
@@ -243,7 +244,7 @@ fn roots(files: &mut Offline) -> Result<(SuperblockState, Keyring), Problem> {
     let mut report = verify::Report::default();
     let state = verify::parts::superblock(files, &mut report);
     let Some(state) = state else { return Err(problem_of(&report)) };
-    match verify::parts::keys(files, &state, true, &mut report) {
+    match verify::parts::keys(files, &state, None, &mut report) {
         Some(keyring) => Ok((state, keyring)),
         None => Err(problem_of(&report)),
     }
@@ -286,6 +287,7 @@ pub(crate) fn replay(files: &mut Offline) -> Result<(), Error> {
             Some(Halt::Shutdown) => return Ok(()),
             Some(halt) => {
                 let problem = files.problem().map(str::to_string);
+                let problem = problem.or_else(|| files.trouble_of_any());
                 return Err(Error::Halted { halt: halt.clone(), problem });
             }
         }

@@ -24,13 +24,14 @@ use std::fmt;
 use std::path::Path;
 
 use verity_core::ids::{Op, Position, SegmentNumber, TenantId};
+use verity_core::journal::TornTail;
 use verity_core::log::LogHead;
 use verity_core::node::Halt;
 use verity_core::proof::SignedHeads;
 use verity_core::superblock::SuperblockState;
 
 use crate::disk::lock::{DirectoryLock, LockError};
-use crate::disk::master_key::MasterKey;
+use crate::disk::master_key::{MasterKey, MasterKeyProblem};
 use crate::offline::Offline;
 
 pub use record::{RecordRead, VerifiedRecord, read_record};
@@ -90,6 +91,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     pub superblock: Option<Box<SuperblockState>>,
     pub prepares: u64,
+    /// What the next open drops from the end of the journal.
+    pub torn_tail: Option<TornTail>,
     pub pages: u64,
     pub logs: Vec<CheckedLog>,
     /// With a signed head: logs that are the ones that were signed for, up to so many records.
@@ -178,10 +181,11 @@ impl fmt::Display for CannotCheck {
     }
 }
 
-/// Checks the directory. `master_key` is `None` when there is none; then pages cannot be checked.
+/// Checks the directory. Where there is no master key, the report says why, and pages cannot be
+/// checked.
 pub fn check(
     root: &Path,
-    master_key: Option<MasterKey>,
+    master_key: Result<MasterKey, MasterKeyProblem>,
     progress: &mut dyn Progress,
 ) -> Result<Report, CannotCheck> {
     check_signed(root, master_key, None, progress)
@@ -191,7 +195,7 @@ pub fn check(
 /// of the cluster's log and of the one tenant whose head the proof shows.
 pub fn check_signed(
     root: &Path,
-    master_key: Option<MasterKey>,
+    master_key: Result<MasterKey, MasterKeyProblem>,
     signed: Option<&SignedHeads>,
     progress: &mut dyn Progress,
 ) -> Result<Report, CannotCheck> {
@@ -206,16 +210,22 @@ pub fn check_signed(
     }
     let _lock = DirectoryLock::shared(root).map_err(CannotCheck::Lock)?;
     let mut report = Report::default();
-    let has_key = master_key.is_some();
+    let (master_key, no_key) = match master_key {
+        Ok(key) => (Some(key), None),
+        Err(problem) => (None, Some(problem)),
+    };
     let mut files = Offline::new(root, master_key);
     let state = parts::superblock(&mut files, &mut report);
     let Some(state) = state else {
+        if let Some(problem) = &no_key {
+            report.unknown("keys", problem);
+        }
         // Without the root nothing says how far the logs go; what they hold can still be checked.
         logs::check_unbounded(&mut files, roots, &mut report, progress);
         return Ok(report);
     };
     report.superblock = Some(Box::new(state));
-    let keyring = parts::keys(&mut files, &state, has_key, &mut report);
+    let keyring = parts::keys(&mut files, &state, no_key.as_ref(), &mut report);
     let newest = parts::journal(root, &mut files, &state, &mut report, progress);
     if state.syncing {
         // Pages and segments are those of two checkpoints; what has arrived is checked by who

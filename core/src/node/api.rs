@@ -4,6 +4,7 @@ use alloc::string::String;
 
 use crate::ids::{ClusterId, Generation, Op, OriginId, Release, ReplicaId, View};
 use crate::io::{IoError, KeyError};
+use crate::journal::TornTail;
 use crate::limits::{CLOCK_FIRST_MAX_NS, CLOCK_JUMP_MAX_NS};
 use crate::node::ScrubStatus;
 use crate::node::memory::{Memory, MemoryTooSmall};
@@ -192,6 +193,10 @@ pub struct Status {
     /// Bytes of the journal's ring that a restart would have to read, and of the whole ring.
     pub journal_used_bytes: u64,
     pub journal_ring_bytes: u64,
+    /// What the open dropped from the end of the journal: a write that was on its way when the last
+    /// process stopped; or, where some of it was there (`damaged`), one that was damaged since.
+    /// None of a replica among others: its peers know.
+    pub torn_tail: Option<TornTail>,
     pub grid: GridStatus,
     /// Free bytes on the file system, when the shell has told.
     pub free_bytes: Option<u64>,

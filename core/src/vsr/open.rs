@@ -74,6 +74,7 @@ impl Vsr {
             proposed_at: None,
             proposed_last: None,
             headers_due: None,
+            torn_tail: None,
         })
     }
 
@@ -134,6 +135,7 @@ impl Vsr {
         self.acknowledged[usize::from(self.replica.get())] = self.head.op;
         self.commit = super::quorum::committed(&self.acknowledged, self.replica_count);
         effects.event(Event::JournalRecovered { op_max: self.head.op });
+        self.torn_tail = recovered.torn;
         if let Some(torn) = recovered.torn {
             effects.event(Event::JournalTornTail { op: torn.op });
         }

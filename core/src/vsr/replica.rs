@@ -545,6 +545,7 @@ impl Replica {
             checkpoint_durable: status.checkpoint_durable,
             journal_used_bytes: used,
             journal_ring_bytes: ring,
+            torn_tail: None,
             in_flight: (status.head.get() - self.commit.get().min(status.head.get())) as usize,
             timestamp,
             clock_ahead_ns: 0,

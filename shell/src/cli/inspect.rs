@@ -5,6 +5,7 @@ use verity::verify::{self as engine, RecordRead, Silent, VerifiedRecord};
 use verity::{MasterKey, Position, TenantId, Value, paths};
 use verity_core::crypto::ChainHash;
 use verity_core::io::FileId;
+use verity_core::journal::TornTail;
 
 use super::args::{Global, InspectArgs};
 use super::rebuild::hex;
@@ -18,8 +19,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
         let key = key.map_err(Failure::cannot_tell)?;
         return record(data, key, tenant, position, output);
     }
-    let key = key.ok();
-    let has_key = key.is_some();
+    let has_key = key.is_ok();
     let report = engine::check(data, key, &mut Silent).map_err(Failure::cannot_tell)?;
     let files = files(data)?;
     let total: u64 = files.iter().map(|(_, size)| size).sum();
@@ -63,6 +63,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
             "transaction_bytes_max": state.constants.transaction_bytes_max,
         },
         "prepares_after_checkpoint": report.prepares,
+        "torn_tail": report.torn_tail.map(torn_tail),
         "pages": report.pages,
         "logs": report.logs.iter().map(|log| json!({
             "tenant": log.tenant.get(),
@@ -104,10 +105,15 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
         ));
     }
     if !has_key {
-        output.line("no master key was given: pages were not looked at");
+        output.line("without the master key pages were not looked at");
     }
     tell_findings(&report, output);
     exit(report.verdict())
+}
+
+fn torn_tail(torn: TornTail) -> serde_json::Value {
+    let TornTail { op, op_max_seen, damaged } = torn;
+    json!({ "op": op.get(), "op_max_seen": op_max_seen.get(), "damaged": damaged })
 }
 
 /// One record, through its chain.
@@ -201,8 +207,8 @@ fn files(data: &std::path::Path) -> Result<Vec<(String, u64)>, Failure> {
     for file in [FileId::Superblock, FileId::Journal, FileId::Grid, FileId::Keys] {
         add(file);
     }
-    let segments = paths::segments(data).map_err(Failure::cannot_tell)?;
-    for (tenant, number) in segments {
+    // What cannot be listed is among the findings.
+    for (tenant, number) in paths::segments(data).unwrap_or_default() {
         add(FileId::Segment { tenant, number });
         add(FileId::Index { tenant, number });
     }

@@ -84,17 +84,11 @@ fn check_signed(
     output: &Output,
 ) -> Result<Checked, Failure> {
     let started = std::time::Instant::now();
-    let (master_key, problem) = match MasterKey::load(&global.master_key(), data) {
-        Ok(key) => (Some(key), None),
-        Err(problem) => (None, Some(problem)),
-    };
+    let master_key = MasterKey::load(&global.master_key(), data);
     let mut progress = Bar::new(output);
     let report = engine::check_signed(data, master_key, signed, &mut progress)
         .map_err(Failure::cannot_tell)?;
     progress.finish();
-    if let Some(problem) = problem {
-        output.note(&format!("note: {problem}"));
-    }
     let head_fresh = signed.map(|signed| signed.fresh);
     Ok(Checked { report, head_fresh, seconds: started.elapsed().as_secs_f64() })
 }

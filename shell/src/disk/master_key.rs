@@ -57,10 +57,17 @@ impl fmt::Display for MasterKeyProblem {
                  --master-key FILE or VERITY_MASTER_KEY_FILE",
                 path.display()
             ),
-            MasterKeyProblem::Unreadable { path, error } => {
-                write!(f, "cannot read the master key file {}: {error}", path.display())
-            }
-            MasterKeyProblem::Malformed { from, error } => write!(f, "{from}: {error}"),
+            MasterKeyProblem::Unreadable { path, error } => write!(
+                f,
+                "cannot read the master key file {}: {error}; nothing was changed. Make it \
+                 readable, or name another with --master-key FILE or VERITY_MASTER_KEY_FILE",
+                path.display()
+            ),
+            MasterKeyProblem::Malformed { from, error } => write!(
+                f,
+                "{from}: {error}; nothing was changed. Put the key back from where a copy is kept, \
+                 or name another file with --master-key FILE or VERITY_MASTER_KEY_FILE"
+            ),
             MasterKeyProblem::CannotCreate { path, error } => {
                 write!(f, "cannot create the master key file {}: {error}", path.display())
             }
@@ -154,7 +161,8 @@ fn read(path: &Path) -> Result<(Vec<u8>, String), MasterKeyProblem> {
         Err(error) => return Err(MasterKeyProblem::Unreadable { path: path.to_path_buf(), error }),
     };
     let unreadable = |error| MasterKeyProblem::Unreadable { path: path.to_path_buf(), error };
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mode = metadata.permissions().mode();
     if mode & 0o077 != 0 {
         tracing::warn!(
             "the master key file {} may be read by others (mode {:o}); chmod 600 it",
@@ -166,7 +174,13 @@ fn read(path: &Path) -> Result<(Vec<u8>, String), MasterKeyProblem> {
     // A key has at most 66 bytes; more is refused by the parser, never read into memory.
     let mut limited = std::io::Read::take(file, 128);
     std::io::Read::read_to_end(&mut limited, &mut content).map_err(unreadable)?;
-    Ok((content, format!("master key file {}", path.display())))
+    let from = format!("master key file {}", path.display());
+    if metadata.len() > content.len() as u64 {
+        let length_bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+        let error = MasterKeyError::Length { length_bytes };
+        return Err(MasterKeyProblem::Malformed { from, error });
+    }
+    Ok((content, from))
 }
 
 /// Under another name until it is whole: a kill leaves no key that is half a key. The caller has

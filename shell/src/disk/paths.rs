@@ -35,17 +35,21 @@ pub fn relative(file: FileId) -> PathBuf {
 pub fn segments(root: &Path) -> std::io::Result<Vec<(TenantId, SegmentNumber)>> {
     let mut found = Vec::new();
     let log = root.join(LOG_DIRECTORY);
+    let named = |path: &Path, error: std::io::Error| {
+        std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    };
     let tenants = match std::fs::read_dir(&log) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
-        Err(error) => return Err(error),
+        Err(error) => return Err(named(&log, error)),
     };
     for tenant in tenants {
         let tenant = tenant?;
         let Some(id) = tenant.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else {
             continue;
         };
-        for file in std::fs::read_dir(tenant.path())? {
+        let files = std::fs::read_dir(tenant.path());
+        for file in files.map_err(|error| named(&tenant.path(), error))? {
             let name = file?.file_name();
             let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".segment")) else {
                 continue;

@@ -90,7 +90,8 @@ impl Scan {
             let Ok(number) = u32::try_from(number) else { unreachable!("2^32 segments") };
             let number = SegmentNumber::new(number);
             let file = FileId::Segment { tenant: self.tenant, number };
-            let Some(size) = files.size(file) else { return self.ends_here(files, "is missing") };
+            let size = files.size(file).map_err(|error| files.why(file, error))?;
+            let Some(size) = size else { return self.ends_here(files, "is missing") };
             progress.part(&format!("log of tenant {}", self.tenant), size);
             let start = SegmentStart { tenant: self.tenant, number, before: Some(before) };
             let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
@@ -99,7 +100,8 @@ impl Scan {
             while at < size && !verifier.is_done() && damage.is_none() {
                 let length = (size - at).div_ceil(PAGE_SIZE as u64).min((CHUNK / PAGE_SIZE) as u64);
                 let mut bytes = vec![0; length as usize * PAGE_SIZE];
-                files.read(Address::new(file, at), &mut bytes).map_err(|e| e.to_string())?;
+                let read = files.read(Address::new(file, at), &mut bytes);
+                read.map_err(|error| files.why(file, error))?;
                 at += bytes.len() as u64;
                 progress.bytes(bytes.len() as u64);
                 damage = verifier.push(&bytes, |view| self.take(number, view)).err();

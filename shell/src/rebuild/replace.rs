@@ -178,7 +178,7 @@ fn read_back(
     progress: &mut dyn Progress,
 ) -> Result<u64, Problem> {
     let mut report = Report::default();
-    let Some(keyring) = verify::parts::keys(files, state, true, &mut report) else {
+    let Some(keyring) = verify::parts::keys(files, state, None, &mut report) else {
         return Err(problem_of(&report));
     };
     // A copy of the keys may be damaged: that was there before.
@@ -264,7 +264,7 @@ impl Work {
 
     /// A grid that is gone is begun anew.
     fn create_grid(&mut self) -> Result<(), Problem> {
-        if self.files.size(FileId::Grid).is_some() {
+        if self.files.size(FileId::Grid) != Ok(None) {
             return Ok(());
         }
         let mut effects = Effects::new();

@@ -40,7 +40,8 @@ pub fn check(
     while let Some(wanted) = walker.wanted() {
         let offset = u64::from(wanted.at.page.get()) * PAGE_SIZE as u64;
         if let Err(error) = files.read(Address::new(FileId::Grid, offset), &mut page.0) {
-            report.unknown("grid", format!("page {}: {error}", wanted.at.page));
+            let why = files.why(FileId::Grid, error);
+            report.unknown("grid", format!("page {}: {why}", wanted.at.page));
             broken = true;
             continue;
         }

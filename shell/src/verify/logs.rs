@@ -100,7 +100,7 @@ fn walk_beyond(files: &mut Offline, edge: &LogEdge, newest: Op) -> Option<Beyond
         // Behind the last record is whatever a crash left.
         let end = end.ok()?;
         let next = SegmentNumber::new(number.get() + 1);
-        files.size(FileId::Segment { tenant, number: next })?;
+        files.size(FileId::Segment { tenant, number: next }).ok()??;
         (number, before) = (next, Some(end));
     }
 }
@@ -139,12 +139,11 @@ pub fn check_unbounded(
     roots.judge_absent(tenants.iter().copied(), report);
 }
 
-pub fn log_bytes(files: &Offline, tenant: TenantId, last: SegmentNumber) -> u64 {
-    (0..=last.get())
-        .filter_map(|number| {
-            files.size(FileId::Segment { tenant, number: SegmentNumber::new(number) })
-        })
-        .sum()
+pub fn log_bytes(files: &mut Offline, tenant: TenantId, last: SegmentNumber) -> u64 {
+    let mut size = |number: u32| {
+        files.size(FileId::Segment { tenant, number: SegmentNumber::new(number) }).ok().flatten()
+    };
+    (0..=last.get()).filter_map(&mut size).sum()
 }
 
 /// Why a segment was not read to its end.
@@ -163,7 +162,8 @@ pub fn stream(
 ) -> Result<SegmentEnd, StreamError> {
     let file = FileId::Segment { tenant: start.tenant, number: start.number };
     let mut verifier = SegmentVerifier::new(start, extent);
-    let size = files.size(file).unwrap_or(0).next_multiple_of(PAGE_SIZE as u64);
+    let size = files.size(file).map_err(|error| StreamError::Unreadable { offset: 0, error })?;
+    let size = size.unwrap_or(0).next_multiple_of(PAGE_SIZE as u64);
     let mut chunk = vec![0; CHUNK];
     let mut offset = 0;
     while offset < size && !verifier.is_done() {
@@ -221,7 +221,8 @@ impl Checked {
         loop {
             let more = match head {
                 Some(head) => number <= head.segment && head.next > self.end.next,
-                None => files.size(FileId::Segment { tenant: self.tenant, number }).is_some(),
+                // One that cannot be looked at is told of.
+                None => files.size(FileId::Segment { tenant: self.tenant, number }) != Ok(None),
             };
             if !more {
                 break;
@@ -278,7 +279,8 @@ impl Checked {
         self.checkpoint_records += claims;
         match streamed {
             Ok(end) => {
-                let length = files.size(FileId::Segment { tenant, number }).unwrap_or(0);
+                let length = files.size(FileId::Segment { tenant, number });
+                let length = length.ok().flatten().unwrap_or(end.size_bytes);
                 if head.is_some() && length < end.size_bytes {
                     report.findings.push(Finding {
                         severity: Severity::Damage,
@@ -299,8 +301,8 @@ impl Checked {
                 true
             }
             Err(StreamError::Unreadable { offset, error }) => {
-                let name = segment_name(tenant, number);
-                report.unknown("log", format!("{name}, byte {offset}: {error}"));
+                let why = files.why(FileId::Segment { tenant, number }, error);
+                report.unknown("log", format!("byte {offset}: {why}"));
                 false
             }
             Err(StreamError::Damage(damage)) if damage.checkpointed => {
@@ -345,17 +347,23 @@ fn check_indexes(files: &mut Offline, tenant: TenantId, head: &LogHead, report: 
     for number in 0..=head.segment.get() {
         let segment = SegmentNumber::new(number);
         let file = FileId::Index { tenant, number: segment };
-        let Some(size) = files.size(file) else {
-            report.note(
-                "index",
-                format!(
-                    "log/{tenant}/{number:08}.index is missing; \
-                it is rebuilt when needed"
-                ),
-            );
-            continue;
-        };
         let mut page = vec![0; PAGE_SIZE];
+        let size = files.size(file);
+        let first = files.read(Address::new(file, 0), &mut page);
+        let size = match (size, first) {
+            // Nobody can rebuild it either.
+            (Err(error), _) | (_, Err(error @ IoError::ReadOnly)) => {
+                report.unknown("index", files.why(file, error));
+                continue;
+            }
+            (Ok(None), _) => {
+                let name = paths::relative(file);
+                let missing = format!("{} is missing; it is rebuilt when needed", name.display());
+                report.note("index", missing);
+                continue;
+            }
+            (Ok(Some(size)), _) => size,
+        };
         let mut bad = 0;
         for index in 0..size.div_ceil(PAGE_SIZE as u64) {
             let at = Address::new(file, index * PAGE_SIZE as u64);

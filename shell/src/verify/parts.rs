@@ -13,6 +13,7 @@ use verity_core::superblock::decode_copies;
 use verity_core::superblock::{CopyVerdict, SuperblockError, SuperblockState, copy_offset};
 
 use super::{Progress, Report};
+use crate::disk::master_key::MasterKeyProblem;
 use crate::format::found::journal_cut;
 use crate::offline::Offline;
 
@@ -24,7 +25,8 @@ pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<Superblock
         let offset = copy_offset(u8::try_from(number).unwrap_or(u8::MAX));
         if let Err(error) = files.read(Address::new(FileId::Superblock, offset), copy) {
             unread[number] = true;
-            report.unknown("superblock", format!("copy {number} cannot be read: {error}"));
+            let why = files.why(FileId::Superblock, error);
+            report.unknown("superblock", format!("copy {number} cannot be read: {why}"));
         }
     }
     let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
@@ -71,15 +73,12 @@ pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<Superblock
 pub fn keys(
     files: &mut Offline,
     state: &SuperblockState,
-    has_key: bool,
+    no_key: Option<&MasterKeyProblem>,
     report: &mut Report,
 ) -> Option<Keyring> {
     let readable = check_key_copies(files, report);
-    if !has_key {
-        report.unknown(
-            "keys",
-            "no master key was given; name it with --master-key FILE or VERITY_MASTER_KEY_FILE",
-        );
+    if let Some(problem) = no_key {
+        report.unknown("keys", problem);
         return None;
     }
     match open_keyring(files, state) {
@@ -106,7 +105,8 @@ fn check_key_copies(files: &mut Offline, report: &mut Report) -> bool {
             Ok(image) => *sequence = Some(image.sequence),
             Err(CopyFault::Unreadable(error)) => {
                 readable = false;
-                report.unknown("keys", format!("copy {copy} cannot be read: {error}"));
+                let why = files.why(FileId::Keys, error);
+                report.unknown("keys", format!("copy {copy} cannot be read: {why}"));
             }
             Err(fault) => {
                 report.damage("keys", format!("copy {copy}: {fault}; the next open repairs it"));
@@ -207,7 +207,7 @@ pub fn journal(
     let walked = walk(files, state, progress);
     match walked {
         Err(error) => {
-            report.unknown("journal", format!("cannot be read: {error}"));
+            report.unknown("journal", files.why(FileId::Journal, error));
             None
         }
         Ok(Err(error @ JournalError::NewerRelease { .. })) => {
@@ -221,6 +221,7 @@ pub fn journal(
         Ok(Ok(recovered)) => {
             let newest = recovered.headers.last().map_or(state.checkpoint.op, |last| last.op);
             report.prepares = recovered.headers.len() as u64;
+            report.torn_tail = recovered.torn;
             for op in recovered.restored() {
                 report.note(
                     "journal",

@@ -111,7 +111,7 @@ impl Checkpoint {
     fn read(files: &mut Offline, tenant: TenantId) -> Result<Checkpoint, String> {
         let mut report = Report::default();
         let opened = parts::superblock(files, &mut report)
-            .and_then(|state| Some((state, parts::keys(files, &state, true, &mut report)?)));
+            .and_then(|state| Some((state, parts::keys(files, &state, None, &mut report)?)));
         let Some((state, keyring)) = opened else {
             let worst = report.findings.iter().max_by_key(|finding| finding.severity);
             return Err(worst.map(ToString::to_string).unwrap_or_default());

@@ -1,6 +1,6 @@
 //! A disk that is full: a clear error, nothing acknowledged is lost, and it goes on with more room.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -14,6 +14,11 @@ fn a_full_disk_stops_and_more_room_goes_on() {
 #[test]
 fn a_disk_that_is_nearly_full_is_waited_for_aloud() {
     on_a_small_disk("96M", wait);
+}
+
+#[test]
+fn on_a_full_disk_a_select_says_why_it_fails() {
+    on_a_small_disk("96M", select);
 }
 
 /// A file system of its own, where mounting is allowed.
@@ -106,4 +111,32 @@ fn wait(dir: &Path, target: &str) {
     assert_eq!(told.iter().filter(|line| line.contains("waiting: ")).count(), 1, "{told:?}");
     let counted = with(&["sql", "--json", "-c", "SELECT COUNT(*) FROM rows"]).ok();
     assert_eq!(counted.objects()[0]["rows"][0][0], 5_000);
+}
+
+fn select(dir: &Path, target: &str) {
+    let data = format!("{target}/data");
+    let key = dir.join("key");
+    std::fs::write(&key, "5".repeat(64)).unwrap();
+    let common = ["--data", &data, "--master-key", key.to_str().unwrap()];
+    let with = |args: &[&str]| -> Run { verity(&[args, &common[..]].concat()) };
+    with(&["format", "--journal", "8MiB"]).ok();
+    let rows = "CREATE TABLE rows (id BIGINT PRIMARY KEY); INSERT INTO rows VALUES (1), (2), (3)";
+    with(&["sql", "-c", rows]).ok();
+    let mut filler = std::fs::File::create(format!("{target}/filler")).unwrap();
+    let full = std::iter::repeat_with(|| filler.write_all(&[1; 4_096])).find(Result::is_err);
+    assert_eq!(full.unwrap().unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    let count = ["sql", "--json", "-c", "SELECT COUNT(*) FROM rows"];
+    // An open that failed has left something to replay to the next one.
+    for _ in 0..3 {
+        let run = with(&count).fails(1, "no space left on device");
+        let words = "Every open writes, for a SELECT, too";
+        assert!(run.stderr.contains(words) && run.stderr.contains("Make room"), "{run:#?}");
+        with(&["verify"]).ok();
+        with(&["inspect"]).ok();
+    }
+    drop(filler);
+    std::fs::remove_file(format!("{target}/filler")).unwrap();
+    let counted = with(&count).ok();
+    assert_eq!(counted.objects()[0]["rows"][0][0], 3);
+    with(&["verify"]).ok();
 }

@@ -89,7 +89,24 @@ fn a_tail_that_was_lost_with_its_headers_cannot_be_told() {
     std::fs::write(image.join("journal"), &journal).unwrap();
     let (code, found) = verify(&image);
     assert!(code == Some(2) && found.contains("nothing shows that it was ever whole"), "{found}");
+    let torn = || {
+        let inspected = verity(&["inspect", "--json", image.to_str().unwrap()]);
+        inspected.objects()[0]["torn_tail"].clone()
+    };
+    let told = torn();
+    assert_eq!((told["op"].as_u64(), &told["damaged"]), (newest.map(|op| op - 9), &true.into()));
+    // Who embeds the database is told, too.
+    let again = database.path("again");
+    copy_directory(&image, &again);
+    std::fs::copy(database.path("data.master-key"), database.path("again.master-key")).unwrap();
+    for dropped in [Some(newest.unwrap() - 9), None] {
+        let open = verity::Verity::open(&again).unwrap();
+        let torn = open.status().unwrap().torn_tail;
+        assert_eq!(torn.map(|torn| (torn.op.get(), torn.damaged)), dropped.map(|op| (op, true)));
+        open.close().unwrap();
+    }
     let counted = count(&image).ok();
     assert_eq!(counted.objects()[0]["rows"][0][0].as_i64(), Some(ROWS - 10));
     assert!(counted.stderr.contains("journal"), "{counted:#?}");
+    assert!(torn().is_null());
 }

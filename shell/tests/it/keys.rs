@@ -2,6 +2,7 @@
 //! another cluster or of a newer release.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 
 use verity_core::ids::{ClusterId, Release};
 use verity_core::io::{Effect, Effects};
@@ -25,8 +26,9 @@ fn a_missing_or_wrong_key_changes_nothing() {
     let key = database.path("data.master-key");
     let kept = database.path("kept");
     std::fs::rename(&key, &kept).unwrap();
-    database.sql("SELECT COUNT(*) FROM t").fails(1, "master key file");
-    database.verify().fails(2, "master key");
+    database.sql("SELECT COUNT(*) FROM t").fails(2, "master key file");
+    let verified = database.verify().fails(2, "");
+    assert!(verified.stdout.contains("master key file"), "{verified:#?}");
 
     std::fs::write(&key, "f".repeat(64)).unwrap();
     let before = snapshot(&database);
@@ -35,8 +37,6 @@ fn a_missing_or_wrong_key_changes_nothing() {
     let run = database.verify();
     assert_eq!(run.code, Some(2), "{run:#?}");
 
-    std::fs::write(&key, "not a key").unwrap();
-    database.sql("SELECT COUNT(*) FROM t").fails(1, "master key");
     std::fs::remove_file(&key).unwrap();
 
     let named = ["sql", "-c", "SELECT COUNT(*) FROM t", "--master-key", kept.to_str().unwrap()];
@@ -49,6 +49,120 @@ fn a_missing_or_wrong_key_changes_nothing() {
         .output()
         .unwrap();
     Run::new(run).ok();
+}
+
+#[test]
+fn a_key_file_that_holds_no_key_is_told_as_that() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    let (key, kept) = (database.path("data.master-key"), database.path("kept"));
+    std::fs::rename(&key, &kept).unwrap();
+    let before = snapshot(&database);
+    let data = database.data();
+    let told = |why: &str| {
+        let words = format!("{}: {why}", key.display());
+        for command in ["verify", "sql", "inspect", "record", "rebuild", "check", "export"] {
+            let mut arguments = match command {
+                "sql" => vec!["sql", "-c", "SELECT COUNT(*) FROM t"],
+                "record" => vec!["inspect", "--record", "1:0"],
+                "check" => vec!["rebuild", "--check"],
+                "export" => vec!["export", "--out", "/dev/null"],
+                plain => vec![plain],
+            };
+            arguments.extend(["--data", data.to_str().unwrap()]);
+            for json in [false, true] {
+                if json {
+                    arguments.push("--json");
+                }
+                let run = crate::run::verity(&arguments);
+                assert_eq!(run.code, Some(2), "{why}, {command}: {run:#?}");
+                let all = [run.stdout.as_str(), run.stderr.as_str()].concat();
+                assert!(all.contains(&words), "{words}, {command}: {run:#?}");
+                assert!(all.contains("nothing was changed"), "{why}, {command}: {run:#?}");
+                assert!(!all.contains("no master key was given"), "{why}, {command}: {run:#?}");
+            }
+        }
+        assert!(before == snapshot(&database), "{why}: a file was changed");
+    };
+    let cases: [(&[u8], &str); 6] = [
+        (b"", "a master key is 32 raw bytes or 64 hexadecimal digits, this has 0 bytes"),
+        (b"abc", "a master key is 32 raw bytes or 64 hexadecimal digits, this has 3 bytes"),
+        (&[b'a'; 65], "a master key is 32 raw bytes or 64 hexadecimal digits, this has 65 bytes"),
+        (&[b'a'; 5_000], "a master key is 32 raw bytes or 64 hexadecimal digits, this has 5000"),
+        (&[b'g'; 64], "the master key's character 0 is no hexadecimal digit"),
+        (&[b'0'; 64], "the master key is all zeros"),
+    ];
+    for (content, why) in cases {
+        std::fs::write(&key, content).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        told(why);
+    }
+    std::fs::remove_file(&key).unwrap();
+    std::fs::create_dir(&key).unwrap();
+    told("Is a directory");
+    std::fs::remove_dir(&key).unwrap();
+    std::os::unix::fs::symlink(&key, &key).unwrap();
+    told("Too many levels of symbolic links");
+    std::fs::remove_file(&key).unwrap();
+    std::fs::rename(&kept, &key).unwrap();
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
+    database.verify().ok();
+}
+
+/// Without rights for a file nothing is called lost or damaged: the file is named, and the cause.
+#[test]
+fn files_that_may_not_be_read_are_named() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    let (data, binary) = (database.data(), database.path("verity"));
+    std::fs::copy(env!("CARGO_BIN_EXE_verity"), &binary).unwrap();
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(database.dir.path(), 0o755);
+    // To a superuser everything is readable.
+    const NOBODY: &str = "65534";
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        command.arg(&binary).args(arguments).stdin(std::process::Stdio::null()).output()
+    };
+    let mut chown = std::process::Command::new("chown");
+    let key = database.path("data.master-key");
+    let chowned = chown.args(["-R", NOBODY]).arg(&data).arg(key).status();
+    if !chowned.is_ok_and(|status| status.success())
+        || !run(&["--version"]).is_ok_and(|output| output.status.success())
+    {
+        eprintln!("skipped: becoming another user is not allowed here");
+        return;
+    }
+    let path = data.to_str().unwrap();
+    let verity = |arguments: &[&str]| Run::new(run(arguments).unwrap());
+    let names = ["superblock", "journal", "grid", "keys", "log", "log/1"];
+    let names = [&names[..], &["log/1/00000000.segment", "log/1/00000000.index"]].concat();
+    for (nth, name) in names.iter().enumerate() {
+        let file = data.join(name);
+        let before = file.metadata().unwrap().permissions().mode();
+        mode(&file, 0);
+        let runs = [
+            verity(&["verify", "--json", "--data", path]),
+            verity(&["inspect", "--json", path]),
+            verity(&["rebuild", path]),
+            verity(&["sql", "--data", path, "-c", &format!("INSERT INTO t VALUES (-{nth})")]),
+        ];
+        mode(&file, before);
+        for (nth, run) in runs.iter().enumerate() {
+            let all = [run.stdout.as_str(), run.stderr.as_str()].concat();
+            let named = all.contains(file.to_str().unwrap());
+            assert!(named && all.contains("Permission denied"), "{name}: {run:#?}");
+            assert!(!all.contains("not writable"), "{name}: {run:#?}");
+            let codes = if nth < 2 { 2..=2 } else { 1..=2 };
+            assert!(run.code.is_some_and(|code| codes.contains(&code)), "{name}: {run:#?}");
+            assert!(!all.contains(r#""severity":"damage""#), "{name}: {run:#?}");
+        }
+        verity(&["verify", "--data", path]).ok();
+    }
+    verity(&["sql", "--data", path, "-c", "SELECT COUNT(*) FROM t"]).ok();
 }
 
 /// All files but the lock.
