@@ -11,4 +11,5 @@ mod rebuilding;
 mod requests;
 mod rig;
 mod sql;
+mod stalls;
 mod statements;

@@ -104,7 +104,13 @@ impl Execution {
                     unreachable!("it was just seen");
                 };
                 let wanted = Upsert { assignments, predicate: predicate.as_ref() };
-                if self.upsert(context, schema, &wanted, &taken, current, row)? {
+                let draws = self.context.draws();
+                let upserted = self.upsert(context, schema, &wanted, &taken, current, row);
+                if let Err(Stop::Fault(_)) = upserted {
+                    // What it drew it draws again.
+                    self.context.rewind(draws);
+                }
+                if upserted? {
                     inserting.upserted.insert(taken);
                     inserting.affected += 1;
                 }
