@@ -94,7 +94,8 @@ events! {
     SegmentRepairFailed { tenant: TenantId, number: u32, block: u64 },
     CheckpointRecord { tenant: TenantId, position: Position },
     // kernel
-    TransactionApplied { tenant: TenantId, op: Op, records: u32 },
+    /// `chain` begins the hash of its last record: whoever applies the op again must come to it.
+    TransactionApplied { tenant: TenantId, op: Op, records: u32, last: Position, chain: [u8; 8] },
     TransactionRefused { tenant: TenantId, op: Op },
     IdempotentReplay { tenant: TenantId, op: Op },
     IdempotencyTrimmed { tenant: TenantId, count: u32 },

@@ -40,6 +40,7 @@ use verity_core::limits::ClusterConstants;
 use verity_core::superblock::CheckpointState;
 
 use crate::atlas::Copies;
+use crate::histories::Histories;
 use crate::keys::MasterKey;
 use crate::ledger::Ledger;
 use crate::overrides::{Board, Overrides, Switch, Switches};
@@ -151,6 +152,7 @@ pub struct Cluster {
     segment_rot_ppm: u64,
     /// What a node did that none may do.
     complaint: Option<String>,
+    histories: Histories,
     trace: Trace,
     seen: Seen,
 }
@@ -308,6 +310,7 @@ impl Cluster {
             segment_rot_ppm: *segment_rot.pick(&[0, 300_000, 800_000]),
             segment_rot,
             complaint: None,
+            histories: Histories::default(),
             trace: Trace::new(options.lines),
             seen: Seen { nodes: count as u64, ..Seen::default() },
             members,

@@ -12,6 +12,7 @@ pub mod canary;
 pub mod clock;
 pub mod cluster;
 pub mod disk;
+pub mod histories;
 pub mod keys;
 pub mod ledger;
 pub mod model;

@@ -31,6 +31,7 @@ use crate::atlas::{Atlas, Layout, Mode};
 use crate::canary::{self, Search};
 use crate::clock::{ClockFaults, SimClock};
 use crate::disk::{Disk, DiskFaults};
+use crate::histories::Histories;
 use crate::keys::MasterKey;
 use crate::ledger::Ledger;
 use crate::overrides::{Board, Switch, Switches};
@@ -132,6 +133,7 @@ pub struct World {
     tenants_asked: BTreeSet<usize>,
     shutting_down: bool,
     watch: Watch,
+    histories: Histories,
 }
 
 /// Without any answer for so long the run is stuck.
@@ -223,6 +225,7 @@ impl World {
             tenants_asked: BTreeSet::from([0]),
             shutting_down: false,
             watch: Watch::default(),
+            histories: Histories::default(),
             plan,
         }
     }

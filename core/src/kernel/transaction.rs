@@ -116,6 +116,7 @@ impl Transaction {
         };
         let salt = keys.salt(generation);
         let context = DraftContext { tenant, first: self.first, salt: &salt };
+        let mut chain = [0; 8];
         while self.next < self.drafts.len() {
             if self.appended.is_none() {
                 self.append(world, keys, &context, &mut scratch.sealed);
@@ -136,6 +137,7 @@ impl Transaction {
                 self.prefetch(world.store, catalog);
                 return Err(fault.into());
             }
+            chain.copy_from_slice(&appended.hash.0[..8]);
             catalogs.follow(&payload, self.next + 1 == self.drafts.len());
             if let Payload::TenantCreated { tenant, .. } = payload {
                 effects.event(Event::TenantCreated { tenant });
@@ -156,7 +158,8 @@ impl Transaction {
             );
         }
         let records = self.drafts.len() as u32;
-        effects.event(Event::TransactionApplied { tenant, op, records });
+        let last = self.last();
+        effects.event(Event::TransactionApplied { tenant, op, records, last, chain });
         Ok(())
     }
 

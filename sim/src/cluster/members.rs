@@ -431,6 +431,9 @@ impl Cluster {
                 Effect::Event(event) => {
                     let name = event.name();
                     self.recorder.at(now_ns, |timeline| timeline.event(index, &event));
+                    if let Err(difference) = self.histories.note(&event) {
+                        self.complaint = Some(format!("node {index}: {difference}"));
+                    }
                     *self.seen.events.entry(name).or_default() += 1;
                     self.seen.views += u64::from(name == "ViewStarted");
                     self.seen.truncations += u64::from(name == "LogTruncated");

@@ -282,7 +282,11 @@ impl World {
                 self.answer_key(Input::Unwrapped { io, key });
             }
             Effect::Send { .. } => unreachable!("one replica has no peers"),
-            Effect::Event(event) => self.record(|timeline| timeline.event(0, &event)),
+            Effect::Event(event) => {
+                self.record(|timeline| timeline.event(0, &event));
+                let noted = self.histories.note(&event);
+                noted.map_err(|detail| Failure::new(FailureKind::Log, detail))?;
+            }
         }
         Ok(())
     }
