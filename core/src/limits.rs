@@ -149,6 +149,13 @@ pub const LOG_BUFFER_SIZE_MAX: usize = 8 << 20;
 pub const LOG_BUFFER_SLACK: usize = 32 << 20;
 /// What a record takes in a segment and its index beside its data, at most.
 pub const LOG_RECORD_EXTRA_SIZE: usize = 384;
+/// Tenants whose logs get a checkpoint record at a shutdown; it is one op, and blocks that are not
+/// full are written only by the checkpoint after it. The logs of more go without: their last
+/// checkpoint record is the one after a thousand records, as after a kill.
+pub const SHUTDOWN_RECORDS_MAX: u32 = 2_048;
+const_assert!(
+    SHUTDOWN_RECORDS_MAX as usize * (2 * PAGE_SIZE + LOG_RECORD_EXTRA_SIZE) < LOG_BUFFER_SLACK
+);
 /// Bytes of copies whose writes are in flight; one write is always allowed.
 pub const LOG_WRITING_BYTES_MAX: usize = 8 << 20;
 /// Logs that get the memory of a whole run at once; others grow by quarters, and copy each time.

@@ -179,7 +179,8 @@ impl Kernel {
             PrepareKind::Checkpoint => TaskWork::Checkpoint { visiting: None, heads: None },
             PrepareKind::Shutdown => {
                 let cursor = Cursor::all(Direction::Forward);
-                let visit = Visit { cursor, tenant: None, committing: None, visited: 0 };
+                let visit =
+                    Visit { cursor, tenant: None, committing: None, visited: 0, recorded: 0 };
                 TaskWork::Checkpoint { visiting: Some(visit), heads: None }
             }
         };

@@ -163,6 +163,9 @@ pub struct Execution {
     /// Set once the request changed the schema.
     catalog: Option<Catalog>,
     bytes_scanned: u64,
+    /// Tables as they were when this request dropped them, or an index of theirs: rows that it put
+    /// before are of these.
+    gone: Vec<Arc<TableSchema>>,
     /// Indexes that this request builds.
     built: BTreeSet<TreeId>,
     /// Bound of the pages that freeing leaves touches.
@@ -194,6 +197,7 @@ impl Execution {
             tenants: BTreeMap::new(),
             catalog: None,
             bytes_scanned: 0,
+            gone: Vec::new(),
             built: BTreeSet::new(),
             pages_freed: 0,
             slice_rows_max: JOB_SLICE_ROWS,
@@ -235,6 +239,7 @@ impl Execution {
         self.results.clear();
         self.catalog = None;
         self.scratch.changes.clear();
+        self.gone.clear();
         self.built.clear();
         self.pages_freed = 0;
         self.bytes_scanned = 0;
@@ -311,6 +316,7 @@ impl Execution {
                 self.end_builds(context, schema.id)?;
                 let mut catalog = self.catalog_now(context).clone();
                 catalog.drop_table(schema.id);
+                self.gone.push(schema.clone());
                 let schema_version = catalog.version;
                 let payload = Payload::TableDropped { table: schema.id, schema_version };
                 self.drafts.push(&payload, STREAM_SYSTEM, schema_version);

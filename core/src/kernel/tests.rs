@@ -5,6 +5,7 @@ mod exporting;
 mod finding;
 mod indexes;
 mod jobs;
+mod made_and_dropped;
 mod proving;
 mod proving_shared;
 mod rebuilding;

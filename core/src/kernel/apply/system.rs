@@ -11,6 +11,7 @@ use crate::kernel::recovery::RecoveryRecord;
 use crate::kernel::transaction::{Origin, Transaction};
 use crate::kernel::trees::{self, TENANTS_TREE};
 use crate::kernel::{Kernel, Prepare, Stall, World};
+use crate::limits::SHUTDOWN_RECORDS_MAX;
 use crate::log::CheckpointRecord;
 use crate::store::Cursor;
 
@@ -21,6 +22,8 @@ pub(super) struct Visit {
     pub tenant: Option<TenantId>,
     pub committing: Option<Transaction>,
     pub visited: u64,
+    /// Tenants whose logs got a record.
+    pub recorded: u32,
 }
 
 impl Kernel {
@@ -142,14 +145,18 @@ impl Kernel {
                 visit.tenant = Some(next.unwrap_or(TenantId::SYSTEM));
                 continue;
             };
-            if visit.committing.is_none() && self.has_news(world, tenant)? {
-                self.enter_tenant(world, tenant)?;
-            }
-            if world.logs.is_open(tenant) {
+            let system = tenant == TenantId::SYSTEM;
+            let may = system || visit.recorded < SHUTDOWN_RECORDS_MAX;
+            let begun = visit.committing.is_some();
+            if begun || may && self.has_news(world, tenant)? {
+                if !begun {
+                    self.enter_tenant(world, tenant)?;
+                }
                 let committing = &mut visit.committing;
                 self.commit_checkpoint_record(tenant, true, committing, world, prepare, effects)?;
+                visit.recorded += 1;
             }
-            if tenant == TenantId::SYSTEM {
+            if system {
                 return Ok(());
             }
             visit.tenant = None;

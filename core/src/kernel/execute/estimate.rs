@@ -9,10 +9,11 @@
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Execution, ExecutionContext, Stop};
-use crate::ids::{Position, TenantId, TreeId};
+use crate::ids::{Position, TableId, TenantId, TreeId};
 use crate::kernel::drafts::Draft;
 use crate::kernel::payload::{Payload, RowChange};
 use crate::kernel::record::whole_row;
@@ -89,7 +90,7 @@ impl Execution {
         before: Option<&[Value]>,
         after: Option<&[Value]>,
     ) {
-        for index in indexes_of(context, schema) {
+        for index in self.indexes_of(context, schema) {
             if let (Some(before), Some(after)) = (before, after)
                 && index.same_entry(schema, before, after)
             {
@@ -203,8 +204,7 @@ impl Execution {
                 Some(RowChange::Delete { table, .. }) => (table, true, None, None),
                 None => continue,
             };
-            let catalog = self.catalog_now(context);
-            let Some(schema) = catalog.table(table).or_else(|| context.catalog.table(table)) else {
+            let Some(schema) = self.schemas_of(context, table).next() else {
                 unreachable!("a row is of a table");
             };
             let key = match (key, payload) {
@@ -250,7 +250,8 @@ impl Execution {
             let before = old.map(|old| whole_row(schema, &old));
             let new = self.drafts.made_row(at).filter(|_| put.is_some());
             let after = new.map(|row| whole_row(schema, row.value));
-            index_changes(context, schema, &key, position, before, after, &mut trees);
+            let indexes = self.indexes_of(context, schema);
+            index_changes(&indexes, schema, &key, position, before, after, &mut trees);
             if put.is_some() {
                 made.insert((schema.rows, key.clone()), at);
             }
@@ -258,23 +259,35 @@ impl Execution {
         }
         Ok(trees)
     }
-}
 
-/// The indexes that a row of the table may enter or leave: those it has now, and those that this
-/// request has dropped since.
-fn indexes_of(context: &ExecutionContext<'_>, schema: &TableSchema) -> Vec<Index> {
-    let mut indexes = schema.indexes.clone();
-    for index in context.catalog.table(schema.id).into_iter().flat_map(|known| &known.indexes) {
-        if schema.index(index.entries).is_none() {
-            indexes.push(index.clone());
-        }
+    /// A table as it is, as it was before this request, and as the request dropped it or its
+    /// indexes: one that it made itself may be here alone.
+    fn schemas_of<'a>(
+        &'a self,
+        context: &ExecutionContext<'a>,
+        table: TableId,
+    ) -> impl Iterator<Item = &'a Arc<TableSchema>> {
+        let known = [self.catalog_now(context).table(table), context.catalog.table(table)];
+        let gone = self.gone.iter().filter(move |schema| schema.id == table);
+        known.into_iter().flatten().chain(gone)
     }
-    indexes
+
+    /// The indexes that a row of the table may enter or leave: those it has now, and those that
+    /// this request has dropped since.
+    fn indexes_of(&self, context: &ExecutionContext<'_>, schema: &TableSchema) -> Vec<Index> {
+        let mut indexes = schema.indexes.clone();
+        for index in self.schemas_of(context, schema.id).flat_map(|known| &known.indexes) {
+            if !indexes.iter().any(|known| known.entries == index.entries) {
+                indexes.push(index.clone());
+            }
+        }
+        indexes
+    }
 }
 
 /// What one record does to the trees of indexes.
 fn index_changes(
-    context: &ExecutionContext<'_>,
+    indexes: &[Index],
     schema: &TableSchema,
     key: &[u8],
     position: Position,
@@ -282,7 +295,7 @@ fn index_changes(
     after: Option<Vec<Value>>,
     trees: &mut BTreeMap<TreeId, Vec<TreeChange>>,
 ) {
-    for index in indexes_of(context, schema) {
+    for index in indexes {
         if let (Some(before), Some(after)) = (&before, &after)
             && index.same_entry(schema, before, after)
         {

@@ -237,6 +237,7 @@ impl Execution {
             }
         }
         self.unique.remove(&entries);
+        self.gone.push(schema.clone());
         let Some(index) = schema.index(entries).cloned() else { unreachable!("just seen") };
         self.alter(context, TableChange::IndexDropped, without_index(&schema, entries))?;
         if self.catalog_now(context).job(entries).is_some() {

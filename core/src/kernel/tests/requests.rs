@@ -10,7 +10,9 @@ use crate::kernel::{
     ExpectedVersion, Limit, Operation, PrepareKind, Request, RequestError, ResultDetail,
     RetryReason,
 };
-use crate::limits::{IDEMPOTENCY_AHEAD_MAX_MS, IDEMPOTENCY_KEPT_MS};
+use crate::limits::{
+    ClusterConstants, IDEMPOTENCY_AHEAD_MAX_MS, IDEMPOTENCY_KEPT_MS, SHUTDOWN_RECORDS_MAX,
+};
 use crate::query::{SqlState, Value};
 
 fn append(stream: &str, expected: ExpectedVersion, records: &[&[u8]]) -> Operation {
@@ -302,4 +304,37 @@ fn checkpoint_records_come_every_thousand_and_at_shutdown() {
     let head = rig.kernel.log_head(&rig.store, &rig.logs, T1);
     assert_eq!(head.map(|head| head.next.get()).unwrap(), end);
     rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
+}
+
+/// One op visits all tenants, and what it appends stays in memory until the checkpoint after it.
+#[test]
+fn a_shutdown_of_very_many_tenants_records_as_many_heads_as_fit() {
+    const TENANTS: u64 = 10_000;
+    let mut rig = Rig::with(Memory::Ample, ClusterConstants::DEFAULT);
+    let tenants = || (10..TENANTS).map(TenantId::new);
+    rig.keys.add(tenants());
+    for some in tenants().collect::<Vec<_>>().chunks(60) {
+        let create =
+            |tenant: &TenantId| Operation::CreateTenant { tenant: *tenant, kek_hash: HASH };
+        let create = request(some.iter().map(create).collect());
+        rig.request(&Request { tenant: TenantId::SYSTEM, ..create }).unwrap();
+        rig.checkpoint();
+    }
+    for tenant in tenants() {
+        let append = append("s", ExpectedVersion::None, &[b"news"]);
+        rig.request(&Request { tenant, ..request(vec![append]) }).unwrap();
+        if tenant.get() % 500 == 0 {
+            rig.checkpoint();
+        }
+    }
+    rig.checkpoint();
+    for shutdowns in 1..=3 {
+        rig.apply(PrepareKind::Shutdown, 0, &[]);
+        let news = |rig: &Rig, tenant| {
+            rig.kernel.log_head(&rig.store, &rig.logs, tenant).unwrap().has_news()
+        };
+        let quiet = tenants().filter(|tenant| !news(&rig, *tenant)).count() as u32;
+        assert_eq!(quiet, shutdowns * SHUTDOWN_RECORDS_MAX);
+        assert!(!news(&rig, TenantId::SYSTEM));
+    }
 }

@@ -39,14 +39,17 @@ pub struct TestKeys(pub BTreeMap<TenantId, TenantKeys>);
 
 impl TestKeys {
     pub fn new() -> TestKeys {
-        let keys = |tenant: u64| {
-            let tenant = TenantId::new(tenant);
-            let key = DataKey::new(SecretKey([tenant.get() as u8 + 1; 32]));
-            let origin = OriginId::new(9);
-            let id = KeyId::new(1);
+        let mut keys = TestKeys(BTreeMap::new());
+        keys.add((0..10).map(TenantId::new));
+        keys
+    }
+
+    pub fn add(&mut self, tenants: impl Iterator<Item = TenantId>) {
+        self.0.extend(tenants.map(|tenant| {
+            let key = DataKey::new(SecretKey([(tenant.get() as u8).wrapping_add(1); 32]));
+            let (origin, id) = (OriginId::new(9), KeyId::new(1));
             (tenant, TenantKeys::derive(origin, tenant, id, &key, Generation::new(1)))
-        };
-        TestKeys((0..10).map(keys).collect())
+        }));
     }
 }
 
