@@ -40,6 +40,8 @@ pub const KEY_SIZE_MAX: usize = 512;
 pub const ROW_KEY_SIZE_MAX: usize = KEY_SIZE_MAX - 8;
 pub const COLUMNS_MAX: usize = 256;
 pub const IDENTIFIER_SIZE_MAX: usize = 128;
+/// What a name that is made up takes of others; the rest is for its ending and its number.
+pub const MADE_UP_NAME_BYTES: usize = IDENTIFIER_SIZE_MAX - 28;
 pub const STREAM_NAME_SIZE_MAX: usize = 256;
 pub const TABLES_MAX: usize = 1_024;
 /// Secondary indexes of one table, and columns of one index.

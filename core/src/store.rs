@@ -304,7 +304,7 @@ impl Store {
     }
 
     /// What a given-up look into trees has missed need not be fetched.
-    pub fn forget_misses(&mut self) {
+    pub fn forget_misses(&self) {
         self.fetches.forget_misses();
     }
 

@@ -31,6 +31,7 @@ use crate::query::Command;
 use crate::query::cbor::{DecodeError, Decoder, Encoder};
 use crate::query::codec::encode_value;
 use crate::query::codec_command::{InsertSent, SentCommand};
+use crate::query::command::OnConflict;
 
 const VERSION: u64 = 1;
 const WORK_COMMAND: u64 = 0;
@@ -83,17 +84,39 @@ pub struct AppendSent<'a> {
 pub struct EnvelopeWriter {
     work: Vec<u8>,
     count: usize,
+    /// It holds names, schemas or expressions.
+    intricate: bool,
 }
 
 impl EnvelopeWriter {
     #[must_use]
     pub fn new() -> EnvelopeWriter {
-        EnvelopeWriter { work: Vec::with_capacity(1_024), count: 0 }
+        EnvelopeWriter { work: Vec::with_capacity(1_024), count: 0, intricate: false }
     }
 
     pub fn command(&mut self, operation: u32, command: &Command) {
         self.head(operation, WORK_COMMAND);
         command.encode(&mut self.work);
+        self.intricate |= match command {
+            Command::Insert(insert) => matches!(insert.on_conflict, OnConflict::DoUpdate { .. }),
+            Command::CreateTable { .. }
+            | Command::DropTable { .. }
+            | Command::CreateIndex(_)
+            | Command::DropIndex { .. }
+            | Command::AddColumn { .. }
+            | Command::CancelJob { .. }
+            | Command::Update(_)
+            | Command::Delete(_)
+            | Command::Nothing => true,
+        };
+    }
+
+    /// Must what was written be read back before it is proposed? Values are read as they are
+    /// written; names that were made up and expressions may pass a bound that the reader has, and
+    /// a committed op that nobody can read stops every replica, at each open.
+    #[must_use]
+    pub fn is_intricate(&self) -> bool {
+        self.intricate
     }
 
     pub fn append(

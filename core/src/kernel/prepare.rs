@@ -24,6 +24,7 @@ use crate::limits::{
     IDEMPOTENCY_AHEAD_MAX_MS, REQUEST_SIZE_MAX, STATEMENT_CACHED_SIZE_MAX, STATEMENTS_CACHED_MAX,
 };
 use crate::query::bind_index::{with_column, with_index, without_index};
+use crate::query::cbor::DecodeError;
 use crate::query::{
     Catalog, Column, Command, Insert, InsertRows, OnConflict, Prepared, SqlError, SqlState, Value,
     prepare,
@@ -222,8 +223,14 @@ pub(super) fn seal(
 ) -> Result<SealedRequest, RequestError> {
     let mut bytes = Vec::with_capacity(REQUEST_HEADER_SIZE + writer.size() + 128);
     bytes.resize(REQUEST_HEADER_SIZE, 0);
+    let intricate = writer.is_intricate();
     writer.finish(fingerprint, request.after, &mut bytes);
     check_size(bytes.len() + SEAL_TAG_SIZE)?;
+    if intricate {
+        let mut envelope = Envelope::default();
+        envelope.plain().extend_from_slice(&bytes[REQUEST_HEADER_SIZE..]);
+        envelope.decode().map_err(|error| RequestError::Sql(not_readable(&error)))?;
+    }
     let header = RequestHeader {
         tenant: request.tenant,
         principal: request.principal,
@@ -312,6 +319,11 @@ fn follow(command: &Command, catalog: &Catalog, changed: &mut Option<Catalog>) {
         | Command::CancelJob { .. }
         | Command::Nothing => {}
     }
+}
+
+fn not_readable(error: &DecodeError) -> SqlError {
+    let message = format!("the statement is too intricate to be sent: {error}");
+    SqlError::new(SqlState::StatementTooComplex, message).hint("write it in several steps")
 }
 
 fn not_a_write() -> SqlError {

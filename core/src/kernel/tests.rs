@@ -1,5 +1,6 @@
 //! The kernel on a disk that answers at once: faults, evictions and op boundaries at will.
 
+mod any_transaction;
 mod auditing;
 mod exporting;
 mod finding;

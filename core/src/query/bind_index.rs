@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use sqlparser::ast;
 
 use crate::ids::{ColumnId, Position, TreeId};
-use crate::limits::{COLUMNS_MAX, INDEX_COLUMNS_MAX, INDEXES_MAX};
+use crate::limits::{COLUMNS_MAX, INDEX_COLUMNS_MAX, INDEXES_MAX, MADE_UP_NAME_BYTES};
 use crate::query::bind::{fold, not_supported, position_of, simple_name, with_place};
 use crate::query::bind_select::find_source;
 use crate::query::bind_table::{as_table, bind_column, key_columns};
@@ -143,7 +143,9 @@ fn check_columns(schema: &TableSchema, columns: &[ColumnId]) -> Result<(), SqlEr
 /// `table_a_b_index`, with a number if that is taken.
 fn free_name(catalog: &Catalog, schema: &TableSchema, columns: &[ColumnId], end: &str) -> String {
     let names: Vec<&str> = columns.iter().map(|id| schema.column(*id).name.as_str()).collect();
-    let base: String = format!("{}_{}", schema.name, names.join("_")).chars().take(48).collect();
+    let mut base: String =
+        format!("{}_{}", schema.name, names.join("_")).chars().take(48).collect();
+    base.truncate(base.floor_char_boundary(MADE_UP_NAME_BYTES));
     let mut name = format!("{base}_{end}");
     let mut number = 1;
     let taken = |name: &str| {

@@ -12,7 +12,7 @@ use sqlparser::ast;
 use sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
 
 use crate::ids::{ColumnId, Position};
-use crate::limits::{COLUMNS_MAX, CONSTRAINTS_MAX, TABLES_MAX};
+use crate::limits::{COLUMNS_MAX, CONSTRAINTS_MAX, MADE_UP_NAME_BYTES, TABLES_MAX};
 use crate::query::bind::{
     Scope, Source, fold, not_supported, position_of, simple_name, undefined_column, with_place,
 };
@@ -249,7 +249,10 @@ impl Table<'_> {
         must_be_condition(&expr, &source, "CHECK").map_err(|error| with_place(error, place))?;
         let name = match check.name.as_ref().or(option_name) {
             Some(name) => fold(name)?,
-            None => format!("{}_check_{}", schema.name, schema.checks.len() + 1),
+            None => {
+                let table = &schema.name[..schema.name.floor_char_boundary(MADE_UP_NAME_BYTES)];
+                format!("{table}_check_{}", schema.checks.len() + 1)
+            }
         };
         schema.checks.push(Check { name, text: check.expr.to_string(), expr });
         Ok(())

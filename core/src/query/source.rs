@@ -380,8 +380,14 @@ impl Current {
             } else {
                 ControlFlow::Break(())
             }
-        })?;
-        self.at_end = flow.is_continue();
+        });
+        match flow {
+            Ok(flow) => self.at_end = flow.is_continue(),
+            Err(fault) if self.buffer.is_empty() => return Err(fault),
+            // What is there is delivered first: the pages of a whole batch of large rows may be
+            // more than memory has at once, and it would begin anew for ever.
+            Err(_) => source.store.forget_misses(),
+        }
         Ok(())
     }
 }

@@ -103,8 +103,8 @@ impl Fetches {
         self.misses.borrow().len()
     }
 
-    pub(super) fn forget_misses(&mut self) {
-        self.misses.get_mut().clear();
+    pub(super) fn forget_misses(&self) {
+        self.misses.borrow_mut().clear();
     }
 
     fn task(&mut self, pins: &mut Pins) -> u32 {

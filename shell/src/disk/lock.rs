@@ -5,12 +5,13 @@
 //! the owner's process id, for the message that the second one prints.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::paths::LOCK_FILE;
@@ -58,13 +59,10 @@ impl DirectoryLock {
     /// For a process that will change the directory.
     pub fn exclusive(directory: &Path) -> Result<DirectoryLock, LockError> {
         let path = directory.join(LOCK_FILE);
-        let options = {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false);
-            options
-        };
         let io_error = |error| LockError::Io { path: path.clone(), error };
-        let mut file = options.open(&path).map_err(io_error)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = open(options, &path).map_err(io_error)?;
         take(&file, directory, FlockOperation::NonBlockingLockExclusive, &path)?;
         let written = file
             .set_len(0)
@@ -82,7 +80,9 @@ impl DirectoryLock {
     /// (a copy without its lock file).
     pub fn shared(directory: &Path) -> Result<Option<DirectoryLock>, LockError> {
         let path = directory.join(LOCK_FILE);
-        let file = match File::open(&path) {
+        let mut options = File::options();
+        options.read(true);
+        let file = match open(options, &path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(LockError::Io { path, error }),
@@ -90,6 +90,25 @@ impl DirectoryLock {
         take(&file, directory, FlockOperation::NonBlockingLockShared, &path)?;
         Ok(Some(DirectoryLock { _file: file }))
     }
+}
+
+/// What is no file of our own is never written to, whoever put it there: a link may lead to
+/// anything, and a pipe would wait for its other end.
+fn open(mut options: OpenOptions, path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file =
+        options.custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| match error
+            .raw_os_error()
+        {
+            Some(number) if number == Errno::LOOP.raw_os_error() => {
+                std::io::Error::new(error.kind(), "it is a symbolic link")
+            }
+            _ => error,
+        })?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    Ok(file)
 }
 
 fn take(
@@ -140,6 +159,24 @@ mod tests {
         let reader = DirectoryLock::shared(dir.path()).unwrap();
         assert!(reader.is_some());
         assert!(DirectoryLock::exclusive(dir.path()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_file_of_ours_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join(LOCK_FILE), dir.path().join("somebody's"));
+        std::fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        let told = DirectoryLock::exclusive(dir.path()).unwrap_err().to_string();
+        assert!(told.ends_with("lock: it is a symbolic link"), "{told}");
+        assert!(DirectoryLock::shared(dir.path()).is_err());
+        assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
+        let told = DirectoryLock::exclusive(dir.path()).unwrap_err().to_string();
+        assert!(told.ends_with("lock: it is no regular file"), "{told}");
+        assert!(DirectoryLock::shared(dir.path()).is_err());
     }
 
     /// As by a child that is between fork and exec: it ends by itself.

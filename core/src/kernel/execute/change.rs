@@ -171,7 +171,7 @@ impl Execution {
             }
             self.find_changed(schema, predicate, find.within.as_deref(), &mut find.found)?;
             let found = core::mem::take(&mut find.found);
-            *changing = self.compute(schema, assignments, found)?;
+            *changing = self.compute(context, schema, assignments, found)?;
         }
         let Changing::Draft { changes, moved, next, count, unique, checked } = changing else {
             unreachable!("just set");
@@ -407,11 +407,12 @@ impl Execution {
 
     fn compute(
         &self,
+        context: &ExecutionContext<'_>,
         schema: &TableSchema,
         assignments: Option<&[Assignment]>,
         found: BTreeMap<Vec<u8>, CurrentRow>,
-    ) -> Result<Changing, SqlError> {
-        let count = found.len() as u64;
+    ) -> Result<Changing, Stop> {
+        let (count, mut bytes) = (found.len() as u64, 0);
         let mut changes = Vec::with_capacity(found.len());
         let mut moved = Vec::new();
         let mut unique = Vec::new();
@@ -429,6 +430,9 @@ impl Execution {
             };
             let env = Env::constant(&[], &self.context).with_row(RowView::Values(&current.row));
             let row = assigned(schema, assignments, &current.row, &env, &self.context)?;
+            // Before the next is made: what is assigned may be large, and rows are many.
+            bytes += row.iter().map(Value::heap_bytes).sum::<usize>();
+            limit(Limit::TransactionBytes, bytes as u64, context.constants.transaction_bytes_max)?;
             let stays = schema.hidden_key() || {
                 let new_key = declared_key(schema, &row)?;
                 let stays = new_key == key;

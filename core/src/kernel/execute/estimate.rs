@@ -260,16 +260,16 @@ impl Execution {
         Ok(trees)
     }
 
-    /// A table as it is, as it was before this request, and as the request dropped it or its
-    /// indexes: one that it made itself may be here alone.
+    /// A table as it is, as the request dropped it or its indexes, the last time first, and as it
+    /// was before: so the first one has all columns that rows of the request have.
     fn schemas_of<'a>(
         &'a self,
         context: &ExecutionContext<'a>,
         table: TableId,
     ) -> impl Iterator<Item = &'a Arc<TableSchema>> {
-        let known = [self.catalog_now(context).table(table), context.catalog.table(table)];
-        let gone = self.gone.iter().filter(move |schema| schema.id == table);
-        known.into_iter().flatten().chain(gone)
+        let gone = self.gone.iter().rev().filter(move |schema| schema.id == table);
+        let now = self.catalog_now(context).table(table).into_iter();
+        now.chain(gone).chain(context.catalog.table(table))
     }
 
     /// The indexes that a row of the table may enter or leave: those it has now, and those that

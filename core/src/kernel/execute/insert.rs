@@ -37,7 +37,8 @@ impl Execution {
             Step::Inserting(inserting) => inserting,
             Step::Begin | Step::Changing(_) | Step::Building(_) | Step::Slice(_) => {
                 let ExecutionScratch { whole, texts, .. } = &mut *self.scratch;
-                whole.read(&schema, insert, &self.context, texts)?;
+                let bytes_max = context.constants.transaction_bytes_max;
+                whole.read(&schema, insert, &self.context, texts, bytes_max)?;
                 let rows = core::mem::take(whole);
                 Inserting { rows, next: 0, affected: 0, upserted: BTreeSet::new() }
             }

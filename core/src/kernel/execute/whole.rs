@@ -7,7 +7,9 @@ use core::ops::Range;
 
 use super::overlay::{COLUMNS_KEPT, KEY_BYTES_KEPT, ROWS_KEPT};
 use super::row::{check_row, into_column};
+use super::{Stop, limit};
 use crate::ids::ColumnId;
+use crate::kernel::request::Limit;
 use crate::query::codec_command::{Cell, InsertSent};
 use crate::query::eval::{Context, Env, eval};
 use crate::query::key::encode_key_into;
@@ -35,17 +37,19 @@ impl WholeRows {
         insert: &InsertSent<'_>,
         context: &Context,
         texts: &mut Texts,
-    ) -> Result<(), SqlError> {
+        bytes_max: u32,
+    ) -> Result<(), Stop> {
         assert!(self.is_empty(), "nothing of another statement");
         let corrupt = |_| SqlError::new(SqlState::CorruptEncoding, "cells of an INSERT");
         self.width = schema.columns.len();
         self.given.extend(insert.columns());
         if self.given.iter().any(|id| id.get() == 0 || id.get() as usize > self.width) {
-            return Err(SqlError::new(SqlState::CorruptEncoding, "columns of an INSERT"));
+            return Err(SqlError::new(SqlState::CorruptEncoding, "columns of an INSERT").into());
         }
         let is_other = |at: &usize| !self.given.contains(&schema.columns[*at].id);
         self.others.extend((0..self.width).filter(is_other));
         let mut cells = insert.reader();
+        let mut bytes = 0;
         for _ in 0..insert.count {
             let start = self.columns.len();
             self.columns.resize(start + self.width, Value::Null);
@@ -69,13 +73,16 @@ impl WholeRows {
                 row[*at] = into_column(value, column)?;
             }
             check_row(schema, row, context)?;
+            // Before the next is made: a DEFAULT may be large, and rows are many.
+            bytes += row.iter().map(Value::heap_bytes).sum::<usize>();
+            limit(Limit::TransactionBytes, bytes as u64, bytes_max)?;
             let start = self.keys.len();
             if !schema.hidden_key() {
                 encode_key_into(schema, row, &mut self.keys)?;
             }
             self.rows.push((!schema.hidden_key()).then_some(start..self.keys.len()));
         }
-        cells.finish().map_err(corrupt)
+        Ok(cells.finish().map_err(corrupt)?)
     }
 
     pub fn get_mut(&mut self, at: usize) -> Option<(Option<&[u8]>, &mut [Value])> {

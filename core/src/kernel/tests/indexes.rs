@@ -40,7 +40,12 @@ impl Rig {
     }
 
     /// Rows of a SELECT or EXPLAIN at a position.
-    fn select(&mut self, sql: &str, at: u64, forced: bool) -> Result<Vec<Vec<Value>>, SqlError> {
+    pub(super) fn select(
+        &mut self,
+        sql: &str,
+        at: u64,
+        forced: bool,
+    ) -> Result<Vec<Vec<Value>>, SqlError> {
         let catalog = self.catalog(T1);
         let prepared = Arc::new(prepare_one(&catalog, sql)?);
         let context = Context::new(Timestamp(1_795_226_704_500_000_000), [7; 32]);
@@ -51,7 +56,8 @@ impl Rig {
         }
         let mut rows = Vec::new();
         let mut pins = Pins::new();
-        loop {
+        for steps in 0.. {
+            assert!(steps < 20_000, "it needs more pages at once than there are: {sql}");
             let mut events = |_| EventRead::Absent;
             let mut world =
                 ReadWorld { store: &self.store, catalog: &catalog, events: &mut events };

@@ -68,3 +68,14 @@ fn an_index_that_its_transaction_made_and_dropped() {
         &[update, "DROP INDEX i", INDEX, "DROP INDEX i", "DROP TABLE t"],
     );
 }
+
+/// The index is over a column that the table of before the request lacks.
+#[test]
+fn an_index_over_a_column_that_its_transaction_added() {
+    let (alter, index) = ("ALTER TABLE t ADD COLUMN c TEXT", "CREATE INDEX i ON t (c)");
+    let change = "UPDATE t SET b = b || b, c = 'q' WHERE id < 400";
+    let gone = ["DELETE FROM t WHERE id < 400", "DROP TABLE t"];
+    let insert = insert("t", 20).replace("INTO t ", "INTO t (id, b) ");
+    holds(&[CREATE], &[alter, index, &insert, change, gone[0], gone[1]]);
+    holds(&[CREATE], &[alter, index, &insert, change, "DROP INDEX i", gone[0], gone[1]]);
+}

@@ -230,6 +230,7 @@ impl Rig {
         let mut effects = Effects::new();
         let mut pins = Pins::new();
         let mut progress = (u64::MAX, u64::MAX);
+        let mut fruitless = 0;
         self.kernel.slice(self.op.is_multiple_of(2));
         let applied = loop {
             let mut world =
@@ -240,10 +241,12 @@ impl Rig {
                 Ok(applied) => break applied,
                 Err(Stall::Fault(_)) => {
                     let now = self.kernel.progress();
+                    fruitless += 1;
                     if now != progress {
                         self.store.unpin(&mut pins);
-                        progress = now;
+                        (progress, fruitless) = (now, 0);
                     }
+                    assert!(fruitless < 20_000, "it needs more pages at once than there are");
                     self.store.fetch(&mut pins, &mut effects);
                     self.maybe_evict();
                     pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);

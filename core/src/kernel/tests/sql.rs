@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::rig::*;
 use crate::ids::Generation;
-use crate::kernel::{Kernel, Operation, Reply, RequestError};
+use crate::kernel::{Kernel, Limit, Operation, Reply, RequestError};
 use crate::query::{SqlState, Value};
 
 impl Rig {
@@ -75,6 +75,46 @@ fn reads_and_nonsense_are_refused_at_the_primary() {
         assert_eq!(error.code, code, "{text}");
     }
     assert_eq!(rig.position(T1), before);
+}
+
+/// A committed op that cannot be read back stops every replica, at each open.
+#[test]
+fn what_could_not_be_read_back_is_refused_before_it_is_proposed() {
+    let mut rig = Rig::new(Memory::Ample);
+    // Names that are made up fit, whatever they are made of.
+    let long = "t".repeat(128);
+    rig.sql(&alloc::format!("CREATE TABLE {long} (a INT CHECK (a > 0))"), vec![]).unwrap();
+    let wide = "\u{1F600}".repeat(32);
+    rig.sql(&alloc::format!("CREATE TABLE \"{wide}\" (\"{wide}\" INT UNIQUE)"), vec![]).unwrap();
+    rig.sql(&alloc::format!("CREATE INDEX ON \"{wide}\" (\"{wide}\")"), vec![]).unwrap();
+    // Casts that nobody wrote make an expression deeper than its text.
+    rig.sql("CREATE TABLE deep (a INT PRIMARY KEY, d DOUBLE)", vec![]).unwrap();
+    let ones = "+1".repeat(90);
+    let (open, close) = ("coalesce(cast(".repeat(28), " as int), 1e0)".repeat(28));
+    let text = alloc::format!("UPDATE deep SET d = {open}((d{ones}){ones}){close}");
+    let RequestError::Sql(error) = rig.sql(&text, vec![]).unwrap_err() else { panic!() };
+    assert_eq!(error.code, SqlState::StatementTooComplex, "{}", error.message);
+    rig.sql("INSERT INTO deep VALUES (1, 1)", vec![]).unwrap();
+}
+
+/// What a statement makes of few bytes is counted row by row, not when all of it is made.
+#[test]
+fn rows_that_are_made_large_are_counted_as_they_are_made() {
+    let mut rig = Rig::new(Memory::Ample);
+    let create = "CREATE TABLE big (a INT PRIMARY KEY, b TEXT DEFAULT repeat('x', 300000))";
+    rig.sql(create, vec![]).unwrap();
+    let rows: Vec<_> = (0..500).map(|a| alloc::format!("({a})")).collect();
+    let most = u64::from(rig.constants.transaction_bytes_max) + 300_000;
+    let refused = |rig: &mut Rig, text: &str| match rig.sql(text, vec![]).unwrap_err() {
+        RequestError::LimitExceeded { limit: Limit::TransactionBytes, value, .. } => {
+            assert!(value <= most, "{value} bytes were made");
+        }
+        other => panic!("{other:?}"),
+    };
+    refused(&mut rig, &alloc::format!("INSERT INTO big (a) VALUES {}", rows.join(", ")));
+    let small: Vec<_> = (0..500).map(|a| alloc::format!("({a}, '')")).collect();
+    rig.sql(&alloc::format!("INSERT INTO big VALUES {}", small.join(", ")), vec![]).unwrap();
+    refused(&mut rig, "UPDATE big SET b = repeat('x', 300000) WHERE a >= 0");
 }
 
 /// What a kernel knows after an open is what it knew before.

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::rig::*;
 use crate::kernel::{Limit, Operation, Request, RequestError};
 use crate::limits::ClusterConstants;
-use crate::query::SqlState;
+use crate::query::{SqlState, Value};
 
 /// Scans end after sixteen pages, transactions after sixty events.
 const NARROW: ClusterConstants = ClusterConstants {
@@ -155,4 +155,26 @@ fn what_a_statement_draws_it_draws_once() {
     );
     let outcomes = same_everywhere(&texts);
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+}
+
+/// Of rows of before, a batch is read at once; its pages may be more than memory has.
+#[test]
+fn a_read_of_before_needs_no_more_memory_than_a_row() {
+    let mut rig = Rig::with(Memory::None, ClusterConstants::SMALL);
+    let mut run = |text: &str| {
+        let sql = Operation::Sql { text: text.to_string(), params: vec![] };
+        rig.request(&request(vec![sql])).unwrap();
+        rig.checkpoint();
+    };
+    run("CREATE TABLE large (id BIGINT PRIMARY KEY, pad TEXT)");
+    for id in 0..60 {
+        run(&format!("INSERT INTO large VALUES ({id}, '{}')", "p".repeat(200_000)));
+    }
+    let before = rig.head(T1).next.get() - 1;
+    let text = "UPDATE large SET pad = 'short' WHERE id = 50".to_string();
+    rig.request(&request(vec![Operation::Sql { text, params: vec![] }])).unwrap();
+    rig.checkpoint();
+    let rows = rig.select("SELECT id, length(pad) FROM large", before, false).unwrap();
+    let expected = |id| [Value::Integer(id), Value::Integer(200_000)];
+    assert_eq!(rows, (0..60).map(expected).collect::<Vec<_>>());
 }

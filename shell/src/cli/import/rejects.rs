@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZero;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, Writer};
@@ -64,7 +65,10 @@ impl Rejects {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
-                let file = File::create(&self.partial);
+                // What is in it is what the directory keeps sealed.
+                let mut options = File::options();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                let file = options.open(&self.partial);
                 let file = file.map_err(|error| failed(&self.partial, &error))?;
                 let mut writer = csv::WriterBuilder::new().flexible(true).from_writer(file);
                 let header = ["line", "reason"].into_iter();
