@@ -61,7 +61,7 @@ use crate::superblock::PageRef;
 
 pub use audit::{Audit, AuditStop, StoredRows};
 pub use checkpoint::{CheckpointProgress, RoomError, StoreCheckpoint};
-pub use estimate::{TreeChange, overflow_pages};
+pub use estimate::{BoundWalk, TreeChange, overflow_pages};
 pub use fetch::Pins;
 pub use forest::{FOREST, FORESTS, TreeRoot};
 pub use frames::Chunk;

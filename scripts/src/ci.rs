@@ -31,8 +31,9 @@ const TRACE_SEEDS: &[u64] = &[1, 2, 5, 7, 9, 17, 20, 25, 32, 33];
 
 /// Fixed seeds stop here, however slow the machine.
 const FIXED_SEEDS_BUDGET: Duration = Duration::from_secs(240);
-/// Of the store's own test, by a build of tests.
+/// Of core's own campaigns, by a build of tests; a seed takes a second or two.
 const FRESH_STORE_SEEDS: u64 = 20;
+const FRESH_TRANSACTION_SEEDS: u64 = 20;
 /// Runs of a cluster, about a second each.
 const CLUSTER_SEEDS: u64 = 40;
 /// Each has found a bug. The first: a replica that had fetched a checkpoint said a commit number of
@@ -62,7 +63,12 @@ pub fn run(options: &Options) -> Result<bool, String> {
     });
     others(&mut steps);
     if !options.quick {
-        steps.step("store, fresh seeds", fresh_of_the_store);
+        // Against an ordered map with a fault at every page, against a twin, through crashes.
+        steps.step("store, fresh seeds", || fresh_of_core("store_campaign", FRESH_STORE_SEEDS));
+        // Transactions of schema and rows in three kinds of memory, through crashes.
+        steps.step("transactions, fresh seeds", || {
+            fresh_of_core("transaction_campaign", FRESH_TRANSACTION_SEEDS)
+        });
         steps.step("SQL logic tests, a part, all modes", || {
             slt::run(&slt::Options { dev: true, ..slt::Options::default() })?;
             Ok(Verdict::Passed(1))
@@ -119,17 +125,16 @@ fn fresh(simulator: &Path, seconds: u64, more: &[&str]) -> Result<u64, String> {
     vopr::hold(simulator, first, u64::MAX, Duration::from_secs(seconds), more)
 }
 
-/// The store against an ordered map with a fault at every page, against a twin, through crashes.
-/// A seed takes a second or two.
-fn fresh_of_the_store() -> Result<Verdict, String> {
+/// A campaign of core's own tests over seeds that nobody has tried before.
+fn fresh_of_core(campaign: &str, count: u64) -> Result<Verdict, String> {
     let first = fresh_base();
-    let last = first + FRESH_STORE_SEEDS;
+    let last = first + count;
     println!(
-        "fresh seeds of the store from {first}; again: VERITY_SEEDS={first}..{last} cargo test \
-         --workspace --lib store_campaign -- --ignored --nocapture"
+        "fresh seeds from {first}; again: VERITY_SEEDS={first}..{last} cargo test --workspace \
+         --lib {campaign} -- --ignored --nocapture"
     );
     // As the tests before were built; of the other packages none has this name.
-    let arguments = ["test", "--workspace", "--lib", "store_campaign", "--"];
+    let arguments = ["test", "--workspace", "--lib", campaign, "--"];
     let mut command = cargo(&arguments);
     command.args(["--ignored", "--nocapture"]);
     command.env("VERITY_SEEDS", format!("{first}..{last}"));

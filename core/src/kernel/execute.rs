@@ -48,7 +48,7 @@ use crate::store::{Fault, Store};
 use crate::time::Timestamp;
 
 use change::Changing;
-use estimate::Changes;
+use estimate::{Changes, Estimating};
 use insert::Inserting;
 use job::Slice;
 use overlay::OverlayRows;
@@ -170,6 +170,8 @@ pub struct Execution {
     built: BTreeSet<TreeId>,
     /// Bound of the pages that freeing leaves touches.
     pages_freed: u64,
+    /// Set while the trees are looked at for the bound of pages.
+    estimating: Option<Box<Estimating>>,
     /// Rows that a slice of a job may take on.
     slice_rows_max: usize,
     pub scratch: Box<ExecutionScratch>,
@@ -200,6 +202,7 @@ impl Execution {
             gone: Vec::new(),
             built: BTreeSet::new(),
             pages_freed: 0,
+            estimating: None,
             slice_rows_max: JOB_SLICE_ROWS,
             scratch,
         }
@@ -242,6 +245,7 @@ impl Execution {
         self.gone.clear();
         self.built.clear();
         self.pages_freed = 0;
+        self.estimating = None;
         self.bytes_scanned = 0;
         (self.at, self.step) = (0, Step::Begin);
         true

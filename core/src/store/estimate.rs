@@ -26,7 +26,7 @@ use alloc::vec::Vec;
 
 use super::overflow;
 use super::page::{self, CAPACITY, Stored};
-use super::write::{Merge, USED_MIN, shortest_separator, split_point};
+use super::write::{Merge, Path, USED_MIN, shortest_separator, split_point};
 use super::{Fault, Store, TreeRef, forest};
 use crate::ids::{PageNumber, TenantId};
 use crate::limits::KEY_SIZE_MAX;
@@ -146,59 +146,41 @@ impl Store {
     }
 
     /// Pages that these changes of one tree, given in the order of events, dirty at most; overflow
-    /// pages not counted. Faults on pages that the changes will need too.
-    pub fn pages_bound(&self, tree: TreeRef, changes: &[TreeChange]) -> Result<u64, Fault> {
-        let worst = self.pages_at_most(
-            tree,
-            changes.iter().filter(|change| change.put.is_some()).count() as u64,
-            changes.iter().filter(|change| change.put.is_none()).count() as u64,
-        )?;
-        let mut sorted: Vec<(usize, &TreeChange)> = changes.iter().enumerate().collect();
-        sorted.sort_by(|(_, a), (_, b)| a.key.cmp(&b.key));
-        let puts = changes.iter().any(|change| change.put.is_some());
+    /// pages not counted. Faults on pages that the changes will need too, a few at a time: `walk`
+    /// keeps what was counted, so that it goes on after a fault with the same changes.
+    pub fn pages_bound(
+        &self,
+        tree: TreeRef,
+        changes: &[TreeChange],
+        walk: &mut BoundWalk,
+    ) -> Result<u64, Fault> {
+        let puts = changes.iter().filter(|change| change.put.is_some()).count() as u64;
+        let worst = self.pages_at_most(tree, puts, changes.len() as u64 - puts)?;
         let ascending = changes.is_sorted_by(|a, b| a.key < b.key);
+        if walk.order.is_empty() {
+            walk.order = (0..changes.len()).collect();
+            walk.order.sort_by(|a, b| changes[*a].key.cmp(&changes[*b].key));
+        }
+        assert_eq!(walk.order.len(), changes.len(), "a walk is of the same changes to its end");
         let Some(root) = self.find_root(tree)?.filter(|root| !root.root.is_none()) else {
             let mut leaf = Gain::none(PageNumber::ZERO);
-            sorted.iter().for_each(|(_, change)| leaf.add_change(change, None));
+            walk.order.iter().for_each(|at| leaf.add_change(&changes[*at], None));
             if !ascending && leaf.bytes > CAPACITY {
                 leaf.thought = Some(split_in_thought(None, changes.iter()));
             }
             let splits = leaf.splits(ascending);
             return Ok((1 + splits + inner_of_new(splits)).min(worst));
         };
-        let mut bound = Bound {
-            tree,
-            ascending,
-            height: root.height as usize,
-            path: Vec::new(),
-            pages: 0,
-            merges: false,
-            sparse: false,
-            smaller: false,
-            of_leaf: Vec::new(),
-            changes,
-        };
-        // All misses at once, so that one fetch serves them.
-        let mut missing = None;
-        for (at, change) in &sorted {
-            match self.path(tree, &change.key) {
-                Ok(path) if missing.is_none() => {
-                    missing = bound.add(self, &path, *at, change).err();
-                }
-                Ok(_) => {}
-                Err(fault) => missing = Some(fault),
-            }
+        let bound = Bound { store: self, tree, changes, ascending, height: root.height as usize };
+        while walk.next < changes.len() {
+            bound.leaf(walk)?;
         }
-        if let Some(fault) = missing {
-            return Err(fault);
-        }
-        let splits = bound.close(self, 0)?;
-        let existing = bound.pages;
-        if puts && (bound.merges || bound.sparse && bound.smaller) {
+        walk.close(0, ascending);
+        if puts > 0 && (walk.merges || walk.sparse && walk.smaller) {
             return Ok(worst);
         }
         // The root's splits make a new root, perhaps more.
-        Ok((existing + inner_of_new(splits)).min(worst))
+        Ok((walk.pages + inner_of_new(walk.root_splits)).min(worst))
     }
 }
 
@@ -207,102 +189,156 @@ fn inner_of_new(splits: u64) -> u64 {
     if splits == 0 { 0 } else { 1 + splits }
 }
 
-struct Bound<'c> {
-    tree: TreeRef,
-    ascending: bool,
-    height: usize,
-    /// The path at hand, from the root: what its pages have gained so far.
-    path: Vec<Gain>,
+/// Where a count of pages is, leaf by leaf.
+#[derive(Debug, Default)]
+pub struct BoundWalk {
+    /// The changes in the order of their keys, and how many of them are counted.
+    order: Vec<usize>,
+    next: usize,
+    /// The inner pages on the path at hand, from the root: what they have gained so far.
+    path: Vec<Inner>,
     /// Existing pages seen, and new ones counted.
     pages: u64,
     merges: bool,
     /// Some leaf is sparse enough to look for a neighbour; some leaf gets smaller.
     sparse: bool,
     smaller: bool,
-    /// Changes of the leaf at hand, by their place.
-    of_leaf: Vec<usize>,
-    changes: &'c [TreeChange],
+    root_splits: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    gain: Gain,
+    /// It is its parent's last child.
+    is_last: bool,
+}
+
+impl BoundWalk {
+    /// Changes that are counted: a walk that was continued has counted more.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.next as u64
+    }
+
+    /// Ends the inner pages of the path from `depth` down: counts what they are split into.
+    fn close(&mut self, depth: usize, ascending: bool) {
+        while self.path.len() > depth {
+            let Some(Inner { gain, is_last }) = self.path.pop() else { unreachable!("just seen") };
+            let separator = gain.largest.max(gain.largest_new).saturating_sub(INNER_ENTRY);
+            self.split(gain.splits(ascending), separator, is_last);
+        }
+    }
+
+    /// A child of the last page of the path, or the root where that is empty, splits so often.
+    fn split(&mut self, splits: u64, separator: usize, is_last: bool) {
+        self.pages += splits;
+        let Some(Inner { gain: parent, .. }) = self.path.last_mut() else {
+            self.root_splits = splits;
+            return;
+        };
+        if splits > 0 {
+            let entry = INNER_ENTRY + separator;
+            parent.puts += splits;
+            parent.bytes += splits as usize * entry;
+            parent.largest_new = parent.largest_new.max(entry);
+            parent.after_last &= is_last;
+        }
+    }
+}
+
+struct Bound<'a> {
+    store: &'a Store,
+    tree: TreeRef,
+    changes: &'a [TreeChange],
+    ascending: bool,
+    height: usize,
 }
 
 impl Bound<'_> {
-    fn add(
-        &mut self,
-        store: &Store,
-        path: &super::write::Path,
-        place: usize,
-        change: &TreeChange,
-    ) -> Result<(), Fault> {
-        let same = self
-            .path
-            .iter()
-            .zip(&path.steps)
-            .take_while(|(gain, step)| gain.page == step.page)
-            .count();
-        if same <= self.height {
-            if same < self.path.len() {
-                self.close(store, same)?;
+    /// Counts all changes of the next leaf, or none.
+    fn leaf(&self, walk: &mut BoundWalk) -> Result<(), Fault> {
+        let key = |at: usize| self.changes[walk.order[at]].key.as_slice();
+        let path = match self.store.path(self.tree, key(walk.next)) {
+            Ok(path) => path,
+            Err(fault) => {
+                // What comes next misses, too, as likely: one fetch serves several.
+                let ahead = walk.next + 1..(walk.next + READ_AHEAD).min(walk.order.len());
+                ahead.for_each(|at| drop(self.store.path(self.tree, key(at))));
+                return Err(fault);
             }
-            for step in &path.steps[same..=self.height] {
-                self.path.push(Gain::of(step.page, store.bytes(step.page)));
-                self.pages += 1;
+        };
+        let (page, _) = path.leaf();
+        let bytes = self.store.bytes(page);
+        let beyond = self.end_of(&path);
+        let rest = &walk.order[walk.next..];
+        let of_leaf = rest.partition_point(|at| {
+            beyond.is_none_or(|beyond| self.changes[*at].key.as_slice() < beyond)
+        });
+        let mut gain = Gain::of(page, bytes);
+        for at in &rest[..of_leaf] {
+            let change = &self.changes[*at];
+            let (index, exact) = page::lower_bound(bytes, &change.key);
+            let old = exact.then(|| page::entry_size(bytes, index));
+            gain.after_last &= index == gain.entries && !exact;
+            gain.add_change(change, old);
+        }
+        if !self.ascending && gain.used + gain.bytes > CAPACITY {
+            let mut places = rest[..of_leaf].to_vec();
+            places.sort_unstable();
+            let changes = places.iter().map(|place| &self.changes[*place]);
+            gain.thought = Some(split_in_thought(Some(bytes), changes));
+        }
+        let mut is_last = true;
+        let mut sparse = false;
+        let mut merges = false;
+        if let Some(above) = path.steps[..self.height].last() {
+            let parent = self.store.bytes(above.page);
+            is_last = above.index + 1 == page::count(parent);
+            // Might the leaf merge with a neighbour as it is?
+            sparse = gain.used.saturating_sub(gain.lost) < USED_MIN;
+            if sparse {
+                let (tree, used) = (self.tree, gain.used);
+                let merge = self.store.choose_merge(tree, parent, above.index, used, false)?;
+                merges = merge != Merge::None;
             }
         }
-        self.of_leaf.push(place);
-        let Some(leaf) = self.path.last_mut() else { unreachable!("the path has a leaf") };
-        let (page, index) = path.leaf();
-        let old = path.exact.then(|| page::entry_size(store.bytes(page), index));
-        leaf.after_last &= index == leaf.entries && !path.exact;
-        leaf.add_change(change, old);
+        // Nothing faults from here on.
+        self.enter(walk, &path);
+        walk.pages += 1;
+        walk.smaller |= self.height > 0 && gain.lost > 0;
+        walk.sparse |= sparse;
+        walk.merges |= merges;
+        // Separators are prefixes of keys, of those here or of those that come.
+        let separator = gain.largest.max(gain.largest_new).min(KEY_SIZE_MAX);
+        walk.split(gain.splits(self.ascending), separator, is_last);
+        walk.next += of_leaf;
         Ok(())
     }
 
-    /// Ends the pages of the path from `depth` down: counts what they are split into. Gives the
-    /// splits of the page at `depth`.
-    fn close(&mut self, store: &Store, depth: usize) -> Result<u64, Fault> {
-        let mut splits = 0;
-        while self.path.len() > depth {
-            let Some(mut gain) = self.path.pop() else { unreachable!("just seen") };
-            let at = self.path.len();
-            if at == self.height {
-                let mut places = core::mem::take(&mut self.of_leaf);
-                if !self.ascending && gain.used + gain.bytes > CAPACITY {
-                    places.sort_unstable();
-                    let changes = places.iter().map(|place| &self.changes[*place]);
-                    let leaf = store.bytes(gain.page);
-                    gain.thought = Some(split_in_thought(Some(leaf), changes));
-                }
-            }
-            splits = gain.splits(self.ascending);
-            self.pages += splits;
-            let Some(parent) = self.path.last_mut() else { break };
-            let level_bytes = store.bytes(parent.page);
-            self.smaller |= gain.lost > 0;
-            if at == self.height && gain.used.saturating_sub(gain.lost) < USED_MIN {
-                // Might the leaf merge with a neighbour as it is?
-                self.sparse = true;
-                let index = (0..page::count(level_bytes))
-                    .find(|&index| page::child_page(level_bytes, index) == gain.page);
-                let Some(index) = index else { unreachable!("it is on the path") };
-                let merge = store.choose_merge(self.tree, level_bytes, index, gain.used, false)?;
-                self.merges |= merge != Merge::None;
-            }
-            // Separators are prefixes of keys, of those here or of those that come.
-            let key = match at == self.height {
-                true => gain.largest.max(gain.largest_new).min(KEY_SIZE_MAX),
-                false => gain.largest.max(gain.largest_new).saturating_sub(INNER_ENTRY),
-            };
-            let entry = INNER_ENTRY + key;
-            let last = (0..page::count(level_bytes)).next_back();
-            let is_last =
-                last.is_some_and(|index| page::child_page(level_bytes, index) == gain.page);
-            if splits > 0 {
-                parent.puts += splits;
-                parent.bytes += splits as usize * entry;
-                parent.largest_new = parent.largest_new.max(entry);
-                parent.after_last &= is_last;
-            }
+    /// The inner pages of a path become those of the walk.
+    fn enter(&self, walk: &mut BoundWalk, path: &Path) {
+        let inner = &path.steps[..self.height];
+        let same =
+            walk.path.iter().zip(inner).take_while(|(known, step)| known.gain.page == step.page);
+        let same = same.count();
+        walk.close(same, self.ascending);
+        for (depth, step) in inner.iter().enumerate().skip(same) {
+            let is_last = depth.checked_sub(1).is_none_or(|above| {
+                let above = path.steps[above];
+                above.index + 1 == page::count(self.store.bytes(above.page))
+            });
+            let gain = Gain::of(step.page, self.store.bytes(step.page));
+            walk.path.push(Inner { gain, is_last });
+            walk.pages += 1;
         }
-        Ok(splits)
+    }
+
+    /// The first key that is in no leaf up to that of the path.
+    fn end_of(&self, path: &Path) -> Option<&[u8]> {
+        path.steps[..self.height].iter().rev().find_map(|step| {
+            let bytes = self.store.bytes(step.page);
+            (step.index + 1 < page::count(bytes)).then(|| page::key(bytes, step.index + 1))
+        })
     }
 }
 
@@ -357,6 +393,9 @@ fn split_in_thought<'c>(
     }
     pages.len() as u64 - 1 + lonely
 }
+
+/// Changes that are looked at behind one that misses a page.
+const READ_AHEAD: usize = 32;
 
 /// An entry of an inner page, but for its separator.
 const INNER_ENTRY: usize = page::SLOT + page::INNER_FIXED;

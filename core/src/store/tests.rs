@@ -1083,11 +1083,14 @@ fn no_transaction_dirties_more_than_its_bound() {
             let removals = changes.len() as u64 - puts;
             let overflow: u64 = changes.iter().filter_map(|c| c.put).map(overflow_pages).sum();
             let most = world.run(|store| store.pages_at_most(TREE, puts, removals));
-            let bound = world.run(|store| store.pages_bound(TREE, &changes));
+            let mut walk = BoundWalk::default();
+            let bound = world.run(|store| store.pages_bound(TREE, &changes, &mut walk));
             assert!(bound <= most, "{bound} {most}");
             // The same, whatever is in memory.
             world.store.evict_all();
-            assert_eq!(world.run(|store| store.pages_bound(TREE, &changes)), bound);
+            let mut walk = BoundWalk::default();
+            let again = world.run(|store| store.pages_bound(TREE, &changes, &mut walk));
+            assert_eq!(again, bound);
             let forests = world.run(|store| store.forest_pages_at_most(T1, 1, 0));
             let before = world.store.dirty_pages();
             for change in &changes {

@@ -24,7 +24,7 @@ use crate::query::codec::decode_row_key;
 use crate::query::index::{ENTRY_SIZE, Index};
 use crate::query::key::history_key;
 use crate::query::{TableSchema, Value};
-use crate::store::{FORESTS, Fault, TreeChange, TreeRef, overflow_pages};
+use crate::store::{BoundWalk, FORESTS, Fault, TreeChange, TreeRef, overflow_pages};
 
 /// Changes of one tree.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +35,24 @@ pub(super) struct Changes {
     overflow_pages: u64,
     /// Of entries that a new index is built of, which are nothing else of this.
     built_bytes: u64,
+}
+
+/// Where the look at the trees is. It reads a page for each row that is replaced and for each leaf:
+/// all of them at once may be more than memory holds.
+#[derive(Debug, Default)]
+pub(super) struct Estimating {
+    /// The draft that comes next.
+    at: usize,
+    /// The drafts that put a key last: later ones may supersede them.
+    made: BTreeMap<(TreeId, Vec<u8>), usize>,
+    /// What the drafts will do, tree by tree, in their order; trees that were counted are gone.
+    trees: BTreeMap<TreeId, Vec<TreeChange>>,
+    /// Of the first of these trees.
+    walk: BoundWalk,
+    /// Of the trees that were counted.
+    pages: u64,
+    /// Grows with everything done.
+    steps: u64,
 }
 
 /// What a leaf keeps beside an entry.
@@ -106,7 +124,7 @@ impl Execution {
         }
     }
 
-    pub(super) fn estimate_pages(&self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
+    pub(super) fn estimate_pages(&mut self, context: &ExecutionContext<'_>) -> Result<u32, Stop> {
         let tenant = context.drafts.tenant;
         let fixed = self.pages_beside_rows(context)?;
         let fixed = fixed + self.pages_freed;
@@ -126,15 +144,42 @@ impl Execution {
                     pages += changes.built_pages();
                 }
             }
-            let changes = self.tree_changes(context)?.into_iter();
-            for (tree, changes) in changes.filter(|(tree, _)| !self.built.contains(tree)) {
-                let tree = TreeRef::new(tenant, tree);
-                pages += context.store.pages_bound(tree, &changes)?;
-                let sizes = changes.iter().filter_map(|change| change.put);
-                pages += sizes.map(overflow_pages).sum::<u64>();
-            }
+            let mut estimating = self.estimating.take().unwrap_or_default();
+            let before = estimating.steps;
+            let looked_at = self.look_at_trees(context, &mut estimating);
+            // A fault comes back with more done: what it needs next is little, and something else.
+            self.steps += estimating.steps - before;
+            pages += estimating.pages;
+            self.estimating = Some(estimating);
+            looked_at?;
         }
         Ok(u32::try_from(pages).unwrap_or(u32::MAX))
+    }
+
+    /// The second bound, of all trees that are not built: row by row, then leaf by leaf.
+    fn look_at_trees(
+        &self,
+        context: &ExecutionContext<'_>,
+        estimating: &mut Estimating,
+    ) -> Result<(), Fault> {
+        while estimating.at < self.drafts.len() {
+            self.tree_changes(context, estimating)?;
+            estimating.at += 1;
+            estimating.steps += 1;
+        }
+        while let Some((tree, changes)) = estimating.trees.first_key_value() {
+            if !self.built.contains(tree) {
+                let tree = TreeRef::new(context.drafts.tenant, *tree);
+                let before = estimating.walk.counted();
+                let bound = context.store.pages_bound(tree, changes, &mut estimating.walk);
+                estimating.steps += estimating.walk.counted() - before;
+                let sizes = changes.iter().filter_map(|change| change.put);
+                estimating.pages += bound? + sizes.map(overflow_pages).sum::<u64>();
+            }
+            estimating.trees.pop_first();
+            estimating.walk = BoundWalk::default();
+        }
+        Ok(())
     }
 
     /// Forests, catalog, streams, tenants, the outcome.
@@ -181,83 +226,80 @@ impl Execution {
         schema.map_or(0, |schema| overflow_pages(schema.encode().len() + 64))
     }
 
-    /// What applying the drafts will do to the trees of tables, tree by tree, in their order.
+    /// Notes what applying the draft at hand will do to the trees of tables.
     fn tree_changes(
         &self,
         context: &ExecutionContext<'_>,
-    ) -> Result<BTreeMap<TreeId, Vec<TreeChange>>, Fault> {
-        let mut trees: BTreeMap<TreeId, Vec<TreeChange>> = BTreeMap::new();
-        // The drafts that put a key last: later ones may supersede them.
-        let mut made: BTreeMap<(TreeId, Vec<u8>), usize> = BTreeMap::new();
-        for at in 0..self.drafts.len() {
-            let (draft, payload) = self.drafts.get(at);
-            let Ok((payload, _)) = Payload::decode(draft.kind, payload) else {
-                unreachable!("a draft holds what was encoded");
-            };
-            let (table, replaces, key, put) = match payload.row_change() {
-                Some(RowChange::Put { table, replaces, .. }) => {
-                    let Some(row) = self.drafts.made_row(at) else {
-                        unreachable!("each row is made with its draft");
-                    };
-                    (table, replaces.is_some(), Some(row.key.to_vec()), Some(row.value.len()))
-                }
-                Some(RowChange::Delete { table, .. }) => (table, true, None, None),
-                None => continue,
-            };
-            let Some(schema) = self.schemas_of(context, table).next() else {
-                unreachable!("a row is of a table");
-            };
-            let key = match (key, payload) {
-                (Some(key), _) => key,
-                (None, Payload::RowDelete { key, .. }) => {
-                    let Ok(key) = decode_row_key(schema, key) else {
-                        unreachable!("a draft holds a key of its table");
-                    };
-                    key
-                }
-                (None, _) => unreachable!("puts have their key"),
-            };
-            let (old, size) = match (replaces, made.get(&(schema.rows, key.clone()))) {
-                (false, _) => (None, None),
-                (true, Some(at)) => {
-                    let Some(row) = self.drafts.made_row(*at) else {
-                        unreachable!("only puts are noted")
-                    };
-                    (Some(Cow::Borrowed(row.value)), Some(row.value.len()))
-                }
-                (true, None) if schema.indexes.is_empty() => {
-                    let rows = TreeRef::new(context.drafts.tenant, schema.rows);
-                    let Some(size) = context.store.value_size(rows, &key)? else {
-                        unreachable!("the record says that the row was there");
-                    };
-                    (None, Some(size))
-                }
-                (true, None) => {
-                    let rows = TreeRef::new(context.drafts.tenant, schema.rows);
-                    let Some(value) = context.store.get(rows, &key)? else {
-                        unreachable!("the record says that the row was there");
-                    };
-                    let size = value.len();
-                    (Some(value), Some(size))
-                }
-            };
-            let position = Position::new(context.drafts.first.get() + at as u64);
-            if let Some(size) = size {
-                let change =
-                    TreeChange { key: history_key(&key, position).to_vec(), put: Some(size) };
-                trees.entry(schema.history).or_default().push(change);
+        estimating: &mut Estimating,
+    ) -> Result<(), Fault> {
+        let Estimating { at, made, trees, .. } = estimating;
+        let at = *at;
+        let (draft, payload) = self.drafts.get(at);
+        let Ok((payload, _)) = Payload::decode(draft.kind, payload) else {
+            unreachable!("a draft holds what was encoded");
+        };
+        let (table, replaces, key, put) = match payload.row_change() {
+            Some(RowChange::Put { table, replaces, .. }) => {
+                let Some(row) = self.drafts.made_row(at) else {
+                    unreachable!("each row is made with its draft");
+                };
+                (table, replaces.is_some(), Some(row.key.to_vec()), Some(row.value.len()))
             }
-            let before = old.map(|old| whole_row(schema, &old));
-            let new = self.drafts.made_row(at).filter(|_| put.is_some());
-            let after = new.map(|row| whole_row(schema, row.value));
-            let indexes = self.indexes_of(context, schema);
-            index_changes(&indexes, schema, &key, position, before, after, &mut trees);
-            if put.is_some() {
-                made.insert((schema.rows, key.clone()), at);
+            Some(RowChange::Delete { table, .. }) => (table, true, None, None),
+            None => return Ok(()),
+        };
+        let Some(schema) = self.schemas_of(context, table).next() else {
+            unreachable!("a row is of a table");
+        };
+        let key = match (key, payload) {
+            (Some(key), _) => key,
+            (None, Payload::RowDelete { key, .. }) => {
+                let Ok(key) = decode_row_key(schema, key) else {
+                    unreachable!("a draft holds a key of its table");
+                };
+                key
             }
-            trees.entry(schema.rows).or_default().push(TreeChange { key, put });
+            (None, _) => unreachable!("puts have their key"),
+        };
+        let (old, size) = match (replaces, made.get(&(schema.rows, key.clone()))) {
+            (false, _) => (None, None),
+            (true, Some(at)) => {
+                let Some(row) = self.drafts.made_row(*at) else {
+                    unreachable!("only puts are noted")
+                };
+                (Some(Cow::Borrowed(row.value)), Some(row.value.len()))
+            }
+            (true, None) if schema.indexes.is_empty() => {
+                let rows = TreeRef::new(context.drafts.tenant, schema.rows);
+                let Some(size) = context.store.value_size(rows, &key)? else {
+                    unreachable!("the record says that the row was there");
+                };
+                (None, Some(size))
+            }
+            (true, None) => {
+                let rows = TreeRef::new(context.drafts.tenant, schema.rows);
+                let Some(value) = context.store.get(rows, &key)? else {
+                    unreachable!("the record says that the row was there");
+                };
+                let size = value.len();
+                (Some(value), Some(size))
+            }
+        };
+        let position = Position::new(context.drafts.first.get() + at as u64);
+        if let Some(size) = size {
+            let change = TreeChange { key: history_key(&key, position).to_vec(), put: Some(size) };
+            trees.entry(schema.history).or_default().push(change);
         }
-        Ok(trees)
+        let before = old.map(|old| whole_row(schema, &old));
+        let new = self.drafts.made_row(at).filter(|_| put.is_some());
+        let after = new.map(|row| whole_row(schema, row.value));
+        let indexes = self.indexes_of(context, schema);
+        index_changes(&indexes, schema, &key, position, before, after, trees);
+        if put.is_some() {
+            made.insert((schema.rows, key.clone()), at);
+        }
+        trees.entry(schema.rows).or_default().push(TreeChange { key, put });
+        Ok(())
     }
 
     /// A table as it is, as the request dropped it or its indexes, the last time first, and as it
