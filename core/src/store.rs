@@ -147,7 +147,7 @@ pub const VALUE_INLINE_MAX: usize = 1_024;
 /// A value: an encoded row and what the kernel keeps beside it.
 pub const VALUE_SIZE_MAX: usize = ROW_SIZE_MAX + VALUE_EXTRA_MAX;
 /// Version of the rule that `docs/PROOFS.md` writes down.
-pub const SHAPE_VERSION: u16 = 1;
+pub const SHAPE_VERSION: u16 = 2;
 /// Levels of a tree: 16 levels of at least 6 children hold more than the grid has pages.
 const HEIGHT_MAX: usize = 16;
 

@@ -213,10 +213,10 @@ class Entry:
             self.begun_at, self.record = uint(fields[0]), octets(fields[1], 32)
             self.row = row_of(fields[2])
         else:
-            need(uint(fields[0]) == 1, "a tree of another shape")
+            need(uint(fields[0]) == 2, "a tree of another shape")
             height, entries, root = uint(fields[1], 8), uint(fields[2]), octets(fields[3], 32)
             self.root = height, entries, root
-            self.digest = sha(b"\x0a", u16(1), bytes([height]), u64(entries), root)
+            self.digest = sha(b"\x0a", u16(2), bytes([height]), u64(entries), root)
     def hash(self, tree, table):
         if self.form == 2:
             need(table is not None, "a row where none belongs")

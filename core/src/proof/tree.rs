@@ -30,7 +30,7 @@ use crate::limits::{COLUMNS_MAX, KEY_SIZE_MAX, PROOF_LEVELS_MAX};
 use crate::stdx::cbor::{DecodeError, Decoder, Encoder};
 
 /// The shape rule that trees follow.
-const SHAPE: u16 = 1;
+const SHAPE: u16 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

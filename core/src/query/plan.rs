@@ -429,7 +429,8 @@ pub fn index_hint(source: &Source, filter: Option<&Expr>, order: &[ColumnId]) ->
     columns.extend(order.iter().copied().filter(indexable));
     let mut seen = BTreeSet::new();
     columns.retain(|id| seen.insert(*id));
-    if columns.is_empty() {
+    // The primary key serves these already.
+    if columns.is_empty() || schema.primary_key.starts_with(&columns) {
         return None;
     }
     let names: Vec<&str> = columns.iter().map(|id| schema.column(*id).name.as_str()).collect();

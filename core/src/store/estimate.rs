@@ -26,7 +26,7 @@ use alloc::vec::Vec;
 
 use super::overflow;
 use super::page::{self, CAPACITY, Stored};
-use super::write::{Merge, Path, USED_MIN, shortest_separator, split_point};
+use super::write::{Path, USED_MIN, shortest_separator, split_point};
 use super::{Fault, Store, TreeRef, forest};
 use crate::ids::{PageNumber, TenantId};
 use crate::limits::KEY_SIZE_MAX;
@@ -37,6 +37,13 @@ pub struct TreeChange {
     pub key: Vec<u8>,
     /// Size of the value to put; `None`: the key is removed.
     pub put: Option<usize>,
+}
+
+impl TreeChange {
+    /// Bytes of its leaf that the key's entry takes then.
+    fn entry_size(&self) -> usize {
+        self.put.map_or(0, |value| page::SLOT + 2 + self.key.len() + overflow::stored_size(value))
+    }
 }
 
 /// Pages that a value takes outside its leaf.
@@ -164,7 +171,7 @@ impl Store {
         assert_eq!(walk.order.len(), changes.len(), "a walk is of the same changes to its end");
         let Some(root) = self.find_root(tree)?.filter(|root| !root.root.is_none()) else {
             let mut leaf = Gain::none(PageNumber::ZERO);
-            walk.order.iter().for_each(|at| leaf.add_change(&changes[*at], None));
+            walk.order.iter().for_each(|at| leaf.add_change(&changes[*at], 0));
             if !ascending && leaf.bytes > CAPACITY {
                 leaf.thought = Some(split_in_thought(None, changes.iter()));
             }
@@ -176,7 +183,7 @@ impl Store {
             bound.leaf(walk)?;
         }
         walk.close(0, ascending);
-        if puts > 0 && (walk.merges || walk.sparse && walk.smaller) {
+        if puts > 0 && walk.merges {
             return Ok(worst);
         }
         // The root's splits make a new root, perhaps more.
@@ -199,10 +206,8 @@ pub struct BoundWalk {
     path: Vec<Inner>,
     /// Existing pages seen, and new ones counted.
     pages: u64,
+    /// Some leaf may get so small that it is merged.
     merges: bool,
-    /// Some leaf is sparse enough to look for a neighbour; some leaf gets smaller.
-    sparse: bool,
-    smaller: bool,
     root_splits: u64,
 }
 
@@ -275,12 +280,18 @@ impl Bound<'_> {
             beyond.is_none_or(|beyond| self.changes[*at].key.as_slice() < beyond)
         });
         let mut gain = Gain::of(page, bytes);
+        let mut before: Option<&TreeChange> = None;
         for at in &rest[..of_leaf] {
             let change = &self.changes[*at];
             let (index, exact) = page::lower_bound(bytes, &change.key);
-            let old = exact.then(|| page::entry_size(bytes, index));
             gain.after_last &= index == gain.entries && !exact;
+            let old = if exact { page::entry_size(bytes, index) } else { 0 };
             gain.add_change(change, old);
+            // What this transaction put there may get smaller, too.
+            if let Some(before) = before.filter(|before| before.key == change.key) {
+                gain.lost += before.entry_size().saturating_sub(change.entry_size());
+            }
+            before = Some(change);
         }
         if !self.ascending && gain.used + gain.bytes > CAPACITY {
             let mut places = rest[..of_leaf].to_vec();
@@ -288,26 +299,12 @@ impl Bound<'_> {
             let changes = places.iter().map(|place| &self.changes[*place]);
             gain.thought = Some(split_in_thought(Some(bytes), changes));
         }
-        let mut is_last = true;
-        let mut sparse = false;
-        let mut merges = false;
-        if let Some(above) = path.steps[..self.height].last() {
-            let parent = self.store.bytes(above.page);
-            is_last = above.index + 1 == page::count(parent);
-            // Might the leaf merge with a neighbour as it is?
-            sparse = gain.used.saturating_sub(gain.lost) < USED_MIN;
-            if sparse {
-                let (tree, used) = (self.tree, gain.used);
-                let merge = self.store.choose_merge(tree, parent, above.index, used, false)?;
-                merges = merge != Merge::None;
-            }
-        }
-        // Nothing faults from here on.
         self.enter(walk, &path);
         walk.pages += 1;
-        walk.smaller |= self.height > 0 && gain.lost > 0;
-        walk.sparse |= sparse;
-        walk.merges |= merges;
+        // Only what gets smaller merges; and only what is small then.
+        walk.merges |=
+            self.height > 0 && gain.lost > 0 && gain.used.saturating_sub(gain.lost) < USED_MIN;
+        let is_last = self.is_last(&path, self.height);
         // Separators are prefixes of keys, of those here or of those that come.
         let separator = gain.largest.max(gain.largest_new).min(KEY_SIZE_MAX);
         walk.split(gain.splits(self.ascending), separator, is_last);
@@ -323,14 +320,18 @@ impl Bound<'_> {
         let same = same.count();
         walk.close(same, self.ascending);
         for (depth, step) in inner.iter().enumerate().skip(same) {
-            let is_last = depth.checked_sub(1).is_none_or(|above| {
-                let above = path.steps[above];
-                above.index + 1 == page::count(self.store.bytes(above.page))
-            });
             let gain = Gain::of(step.page, self.store.bytes(step.page));
-            walk.path.push(Inner { gain, is_last });
+            walk.path.push(Inner { gain, is_last: self.is_last(path, depth) });
             walk.pages += 1;
         }
+    }
+
+    /// Is the page at this depth of the path its parent's last child?
+    fn is_last(&self, path: &Path, depth: usize) -> bool {
+        depth.checked_sub(1).is_none_or(|above| {
+            let above = path.steps[above];
+            above.index + 1 == page::count(self.store.bytes(above.page))
+        })
     }
 
     /// The first key that is in no leaf up to that of the path.
@@ -343,8 +344,8 @@ impl Bound<'_> {
 }
 
 /// How often a leaf splits, and what it is split into, if these changes come in this order: the
-/// rule of `write`, on keys and sizes alone. What is split off nearly empty may go into its right
-/// neighbour and fill that sooner: once more for each of those.
+/// rule of `write`, on keys and sizes alone. What is split off nearly empty may get smaller still,
+/// go into its right neighbour and fill that sooner: once more for each of those.
 fn split_in_thought<'c>(
     leaf: Option<&page::Bytes>,
     changes: impl Iterator<Item = &'c TreeChange>,
@@ -370,8 +371,10 @@ fn split_in_thought<'c>(
         if let Ok(index) = found {
             page.used -= page.entries.remove(index).1;
         }
-        let Some(value) = change.put else { continue };
-        let size = page::SLOT + 2 + change.key.len() + overflow::stored_size(value);
+        if change.put.is_none() {
+            continue;
+        }
+        let size = change.entry_size();
         let (Ok(index) | Err(index)) = found;
         let appends = found.is_err() && index == page.entries.len();
         page.entries.insert(index, (change.key.clone(), size));
@@ -402,18 +405,15 @@ const INNER_ENTRY: usize = page::SLOT + page::INNER_FIXED;
 
 impl Gain {
     /// `old`: size of the entry that is there now.
-    fn add_change(&mut self, change: &TreeChange, old: Option<usize>) {
-        let old = old.unwrap_or(0);
-        let Some(value) = change.put else {
-            // Also what this transaction put there before.
-            self.lost += old.max(self.largest_new);
+    fn add_change(&mut self, change: &TreeChange, old: usize) {
+        let entry = change.entry_size();
+        self.lost += old.saturating_sub(entry);
+        if change.put.is_none() {
             return;
-        };
-        let entry = page::SLOT + 2 + change.key.len() + overflow::stored_size(value);
+        }
         // A key that changes twice is counted as if it were two: the sum is more than either.
         self.bytes += if entry > old { entry } else { 0 };
         self.puts += u64::from(entry != old);
-        self.lost += old.saturating_sub(entry);
         self.largest_new = self.largest_new.max(entry);
     }
 }

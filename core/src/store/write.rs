@@ -1,6 +1,6 @@
 //! Changes of a tree: put, remove, drop; each plans first, reading only, then cannot fail.
 //!
-//! The shape rule ("shape 1", `docs/PROOFS.md`) is here: where a page splits, when pages merge,
+//! The shape rule ("shape 2", `docs/PROOFS.md`) is here: where a page splits, when pages merge,
 //! what separates them. It counts logical sizes only, never what the cache or a checkpoint did.
 //!
 //! Invariant: between the last `?` of a plan and the end of its deed nothing is read from disk and
@@ -103,7 +103,10 @@ impl Store {
         let size = page::SLOT + 2 + key.len() + stored;
         if path.height.is_some() {
             let after = self.plan_leaf(tree, &path, Some(size))?;
-            self.plan_shrink(tree, &path, after, false)?;
+            let (leaf, _) = path.leaf();
+            if after < page::used(self.bytes(leaf)) {
+                self.plan_shrink(tree, &path, after, false)?;
+            }
         }
 
         self.fetches.forget_misses();
@@ -398,6 +401,7 @@ impl Store {
         };
         let (leaf, index) = path.leaf();
         let bytes = self.bytes_mut(leaf);
+        let used = page::used(bytes);
         if path.exact {
             if page::entry_size(bytes, index) == entry.size() {
                 return page::overwrite(bytes, index, entry);
@@ -407,7 +411,8 @@ impl Store {
             self.add_to_counts(tree, path, 1);
         }
         let split = self.insert_entry(tree, path, height, index, entry);
-        if !split {
+        // What grows merges with nobody: keys that only come never move what is there.
+        if !split && page::used(self.bytes(leaf)) < used {
             self.shrink(tree, path);
         }
     }

@@ -314,6 +314,7 @@ impl Execution {
                 let env = Env::constant(&[], &self.context).with_row(RowView::Stored(stored));
                 if matches(predicate, &env)? {
                     let row = whole_row(schema, &value);
+                    self.bytes_scanned += filled_in(&row, &value);
                     let current = CurrentRow { begun_at: stored.begun_at(), row };
                     find.found.insert(key.clone(), current);
                 }
@@ -354,6 +355,7 @@ impl Execution {
                         Ok(true) => {
                             let begun_at = stored.begun_at();
                             let row = whole_row(schema, value);
+                            bytes += filled_in(&row, value);
                             found.insert(key.to_vec(), CurrentRow { begun_at, row });
                         }
                         Ok(false) => {}
@@ -451,6 +453,12 @@ impl Execution {
         }
         Ok(Changing::Draft { changes, moved, next: 0, count, unique, checked: 0 })
     }
+}
+
+/// Bytes of a row in memory beyond those that are stored: the DEFAULT of a column that was added
+/// since, which may be large, and is in every row that is found.
+fn filled_in(row: &[Value], stored: &[u8]) -> u64 {
+    row.iter().map(Value::heap_bytes).sum::<usize>().saturating_sub(stored.len()) as u64
 }
 
 /// A scan that is too large is refused with the index that would make it small.

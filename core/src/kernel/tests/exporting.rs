@@ -271,7 +271,7 @@ fn the_clusters_log_must_have_passed_through_what_was_seen() {
     assert_eq!(SignedHeads::read(&file, &policy).map(|heads| heads.size), rollback.map(|_| 0));
 }
 
-/// What other implementations of the format are held against: `VERITY_GOLDEN=1` writes it. Each line
+/// What other implementations of the format are held against: `VERITY_BLESS=1` writes it. Each line
 /// of `log_verdicts` makes another file of one (a bit turned, cut, or zeros behind it), or says
 /// whose log is wanted.
 #[test]
@@ -280,7 +280,7 @@ fn golden_logs_verify() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proofs");
     let text = std::fs::read_to_string(dir.join("policy")).unwrap();
     let policy = Policy::parse(&text).unwrap();
-    let write = std::env::var_os("VERITY_GOLDEN").is_some();
+    let write = std::env::var_os("VERITY_BLESS").is_some();
     let golden = |name: &str, bytes: &[u8]| {
         let path = dir.join(name);
         if write {

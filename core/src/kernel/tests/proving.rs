@@ -949,7 +949,7 @@ fn deep_and_huge_proofs_are_refused_before_they_cost() {
     let _ = nested.to_owned();
 }
 
-/// What other implementations of the format are held against: `VERITY_GOLDEN=1` writes it. Each line
+/// What other implementations of the format are held against: `VERITY_BLESS=1` writes it. Each line
 /// of `verdicts` makes another file of one: a bit turned, or the query of a third written into it.
 #[test]
 fn golden_proofs_verify() {
@@ -966,7 +966,7 @@ fn golden_proofs_verify() {
     queries.extend(INDEXED.iter().map(|sql| canonical(&mut indexed, sql, None)));
     queries.extend(indexed_past(&mut indexed).into_iter().map(|(query, _)| query));
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/proofs");
-    let write = std::env::var_os("VERITY_GOLDEN").is_some();
+    let write = std::env::var_os("VERITY_BLESS").is_some();
     let text = policy_text_of_two(&rig);
     let policy = Policy::parse(&text).unwrap();
     let golden = |name: &str, bytes: &[u8]| {

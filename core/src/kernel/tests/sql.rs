@@ -117,6 +117,25 @@ fn rows_that_are_made_large_are_counted_as_they_are_made() {
     refused(&mut rig, "UPDATE big SET b = repeat('x', 300000) WHERE a >= 0");
 }
 
+/// The DEFAULT of a column that was added counts in each row that is found, where it is in memory.
+#[test]
+fn a_default_that_is_filled_into_many_rows_is_counted() {
+    let mut rig = Rig::new(Memory::Ample);
+    rig.sql("CREATE TABLE t (a INT PRIMARY KEY)", vec![]).unwrap();
+    let rows: Vec<_> = (0..500).map(|a| alloc::format!("({a})")).collect();
+    rig.sql(&alloc::format!("INSERT INTO t VALUES {}", rows.join(", ")), vec![]).unwrap();
+    let text = "x".repeat(250_000);
+    rig.sql(&alloc::format!("ALTER TABLE t ADD COLUMN b TEXT DEFAULT '{text}'"), vec![]).unwrap();
+    for where_ in ["a >= 0", "a IN (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)"] {
+        let text = alloc::format!("DELETE FROM t WHERE {where_}");
+        let RequestError::Sql(error) = rig.sql(&text, vec![]).unwrap_err() else { panic!() };
+        assert_eq!(error.code, SqlState::LimitExceeded, "{}", error.message);
+        let hint = error.hint.unwrap_or_default();
+        assert_eq!(hint, "narrow WHERE to ranges of the primary key");
+    }
+    rig.sql("DELETE FROM t WHERE a = 3", vec![]).unwrap();
+}
+
 /// What a kernel knows after an open is what it knew before.
 #[test]
 fn the_catalog_is_loaded_as_it_was() {

@@ -133,7 +133,7 @@ enum Done {
     /// Nothing more to do above.
     Nothing,
     /// The merge rule is due.
-    Changed,
+    Smaller,
     Split(Vec<u8>, Page),
 }
 
@@ -148,7 +148,11 @@ fn put(page: &mut Page, key: &[u8], value: &[u8]) -> Done {
                     return Done::Nothing;
                 }
                 Ok(at) => {
+                    let smaller = stored(value.len()) < stored(entries[at].1.len());
                     entries[at] = entry;
+                    if smaller {
+                        return Done::Smaller;
+                    }
                     at
                 }
                 Err(at) => {
@@ -157,7 +161,7 @@ fn put(page: &mut Page, key: &[u8], value: &[u8]) -> Done {
                 }
             };
             if entries.iter().map(leaf_size).sum::<usize>() <= FULL {
-                return Done::Changed;
+                return Done::Nothing;
             }
             let sizes: Vec<usize> = entries.iter().map(leaf_size).collect();
             let right = entries.split_off(cut(&sizes, at, found.is_ok()));
@@ -169,8 +173,8 @@ fn put(page: &mut Page, key: &[u8], value: &[u8]) -> Done {
             let at = children.partition_point(|child| child.0.as_slice() <= key).max(1) - 1;
             match put(&mut children[at].1, key, value) {
                 Done::Nothing => Done::Nothing,
-                Done::Changed if merge(children, at) => Done::Changed,
-                Done::Changed => Done::Nothing,
+                Done::Smaller if merge(children, at) => Done::Smaller,
+                Done::Smaller => Done::Nothing,
                 Done::Split(separator, right) => {
                     children.insert(at + 1, (separator, right));
                     let sizes: Vec<usize> =
@@ -255,7 +259,7 @@ impl Shape {
         };
         match put(root, key, value) {
             Done::Nothing => {}
-            Done::Changed => self.shrink(),
+            Done::Smaller => self.shrink(),
             Done::Split(separator, right) => {
                 let left = self.root.take().unwrap();
                 self.root = Some(Page::Inner(vec![(vec![], left), (separator, right)]));
@@ -293,7 +297,7 @@ impl Shape {
         let height = self.root.as_ref().map_or(0, Page::level);
         let count = self.root.as_ref().map_or(0, Page::count);
         let hash = self.hash(tree, kind);
-        sha(&[&[10], &1_u16.to_le_bytes(), &[height], &count.to_le_bytes(), &hash])
+        sha(&[&[10], &2_u16.to_le_bytes(), &[height], &count.to_le_bytes(), &hash])
     }
 }
 
