@@ -302,16 +302,18 @@ impl Cache {
         Some(Pin { frame, incarnation: this.incarnation })
     }
 
-    pub(super) fn unpin(&mut self, pin: Pin) {
+    /// Gives the page, if it is what it was.
+    pub(super) fn unpin(&mut self, pin: Pin) -> Option<PageNumber> {
         let this = &mut self.frames[pin.frame as usize];
         if this.incarnation != pin.incarnation {
-            return; // The page was changed or freed since; its frame has another life.
+            return None; // The page was changed or freed since; its frame has another life.
         }
         assert!(this.pins > 0);
         this.pins -= 1;
         if this.pins == 0 {
             self.pinned -= 1;
         }
+        Some(this.page)
     }
 
     /// Drops every clean page that nobody pins: the simulator's worst cache.

@@ -4,14 +4,16 @@
 //! read in one batch, neighbours in one read, and stays pinned for it until it unpins: so every run
 //! gets further, even if all else is evicted at once. A page that two tasks miss is read once.
 //! A stage must need less than 7/8 of the clean frames at once; a scan, which moves on with its
-//! cursor, may pass over any number: its oldest pins go when the room for pins runs out.
+//! cursor, may pass over any number: its oldest pins go when the room for pins runs out. What is
+//! read ahead must not push out what the stage needs at once: a page that it misses again comes
+//! alone.
 //!
 //! Fault model: a read returns anything. A page enters the cache only if its tag opens it and its
 //! header names the tree that asked; else every task that waits gets [`StoreError::Corrupt`], and
 //! nothing is cached. A page number that is given to a new page while an old read of it is in
 //! flight makes that read *abandoned*: its bytes are dropped, its tasks simply run again.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
@@ -24,6 +26,9 @@ use crate::ids::PageNumber;
 use crate::io::{Address, Effect, Effects, IoError, IoId, Owner, Page, Pages};
 use crate::limits::{PAGE_SIZE, STORE_IO_PAGES_MAX, STORE_MISSES_MAX, STORE_READS_IN_FLIGHT_MAX};
 use crate::superblock::PageRef;
+
+/// Pages that a task remembers to have let go.
+const LET_GO_MAX: usize = 16 * STORE_MISSES_MAX;
 
 /// What a task holds in memory. Give it back with [`Store::unpin`].
 #[derive(Debug, Default)]
@@ -52,6 +57,8 @@ struct Task {
     waiting: u32,
     /// Fetches for which pages of its own had to go.
     squeezed: u32,
+    /// Pages that had to go then, and were not missed since.
+    let_go: BTreeSet<PageNumber>,
     error: Option<StoreError>,
 }
 
@@ -154,6 +161,11 @@ impl Store {
             }
         }
         misses.truncate(self.cache.pinned_max().div_ceil(2));
+        if let Some(needed) = misses.first()
+            && self.fetches.tasks[task as usize].let_go.remove(&needed.at.page)
+        {
+            misses.truncate(1);
+        }
         misses.sort_unstable_by_key(|miss| miss.at.page);
         self.make_room_to_pin(task, misses.len());
         let mut run: Vec<Reading> = Vec::new();
@@ -200,8 +212,12 @@ impl Store {
     fn make_room_to_pin(&mut self, task: u32, pages: usize) {
         let mut squeezed = false;
         while self.fetches.in_flight + pages > self.cache.room_to_pin() {
-            let Some(pin) = self.fetches.tasks[task as usize].pins.pop_front() else { break };
-            self.cache.unpin(pin);
+            let task = &mut self.fetches.tasks[task as usize];
+            let Some(pin) = task.pins.pop_front() else { break };
+            if task.let_go.len() == LET_GO_MAX {
+                task.let_go.clear();
+            }
+            task.let_go.extend(self.cache.unpin(pin));
             squeezed = true;
         }
         self.fetches.tasks[task as usize].squeezed += u32::from(squeezed);
@@ -267,6 +283,7 @@ impl Store {
         task.live = false;
         task.waiting = 0;
         task.squeezed = 0;
+        task.let_go.clear();
         task.error = None;
     }
 
