@@ -33,7 +33,8 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0)
+                // With the width that was asked for.
+                fmt::Display::fmt(&self.0, f)
             }
         }
     };

@@ -217,6 +217,12 @@ impl Keyring {
         self.tenants.get(&tenant).map(|ring| ring.kek.kek_hash)
     }
 
+    /// Of the directory, as its superblock names it.
+    #[must_use]
+    pub fn origin(&self) -> OriginId {
+        self.origin
+    }
+
     /// Tenants that have keys, in order.
     pub fn tenants(&self) -> impl Iterator<Item = TenantId> {
         self.tenants.keys().copied()

@@ -25,6 +25,11 @@
 //! 4. One copy left: [`SuperblockError::OneCopyLeft`], unless the operator accepts it. Nothing can
 //!    tell whether it is the newest. None: [`SuperblockError::AllCopiesLost`].
 //!
+//! A copy that the device does not give (EIO) is one that does not count, and is written again: that
+//! is how a disk mends a sector. But where the rules refuse and a copy could not be read,
+//! [`SuperblockError::Unreadable`] says that, for it may be whole; and where a copy may not be read
+//! (rights), whatever the others say, for nothing is known of the disk then. Both write nothing.
+//!
 //! After the decision every copy that differs is rewritten (damaged ones first, so that the number
 //! of good copies never falls) and only then the node may go on. Sequence numbers of abandoned
 //! updates are never used again. The journal adds one more check: a header in the ring that knows a
@@ -60,7 +65,7 @@ use crate::limits::{
 use crate::time::Timestamp;
 
 pub use layout::{FORMAT_VERSION, decode_checkpoint, encode_checkpoint};
-pub use quorum::{CopiesReport, CopyVerdict, Decision, decode_copies};
+pub use quorum::{CopiesReport, CopyVerdict, Decision, decode_copies, judge_copies};
 
 /// How a parent names and checks a page: where it is, at which checkpoint it was written (together
 /// the nonce of its seal), and the tag that opens it.
@@ -193,6 +198,9 @@ pub enum SuperblockError {
     /// Only `copy` is good, at `sequence`: nothing confirms that it is the newest. Opens only when
     /// the operator accepts it.
     OneCopyLeft { copy: u8, sequence: u64 },
+    /// So many copies could not be read, and without them nothing can be decided. Nothing was
+    /// written: they may be whole.
+    Unreadable { copies: u8, error: IoError },
     /// Good copies that neither agree nor follow one another.
     CopiesDisagree { sequence_min: u64, sequence_max: u64 },
     /// The directory belongs to another cluster.
@@ -221,13 +229,23 @@ impl core::fmt::Display for SuperblockError {
                  confirms that it is the newest: if no newer data can exist, open with \
                  --accept-single-superblock-copy",
             ),
+            SuperblockError::Unreadable { copies, error } => write!(
+                f,
+                "{copies} of the four copies of the superblock cannot be read ({error}): it is not \
+                 known what they hold; nothing was written",
+            ),
             SuperblockError::CopiesDisagree { sequence_min, sequence_max } => write!(
                 f,
                 "the copies of the superblock (sequences {sequence_min} to {sequence_max}) belong \
                  to different histories: restore this directory from a backup",
             ),
             SuperblockError::WrongCluster { found, expected } => {
-                write!(f, "the directory is of cluster {found:?}, not of {expected:?}")
+                write!(
+                    f,
+                    "the directory is of cluster {:032x}, not of {:032x}",
+                    found.get(),
+                    expected.get()
+                )
             }
             SuperblockError::WrongReplica { found, expected } => {
                 write!(f, "the directory is of replica {found}, not of {expected}")
@@ -295,7 +313,11 @@ pub struct Superblock {
 
 #[derive(Debug)]
 enum Phase {
-    Reading { options: OpenOptions, copies: [Option<Pages>; SUPERBLOCK_COPIES], done: [bool; 4] },
+    /// What was read of each copy so far.
+    Reading {
+        options: OpenOptions,
+        copies: [Option<Result<Pages, IoError>>; SUPERBLOCK_COPIES],
+    },
     Writing(Box<Writing>),
     Idle,
     Failed,
@@ -346,7 +368,7 @@ impl Superblock {
             });
         }
         let copies = [None, None, None, None];
-        let phase = Phase::Reading { options, copies, done: [false; 4] };
+        let phase = Phase::Reading { options, copies };
         Superblock { phase, state: None, sequence_max: 0 }
     }
 
@@ -447,28 +469,29 @@ impl Superblock {
         result: Result<(), IoError>,
         effects: &mut Effects,
     ) -> Result<Option<SuperblockEvent>, SuperblockError> {
-        let Phase::Reading { options, copies, done } = &mut self.phase else {
+        let Phase::Reading { options, copies } = &mut self.phase else {
             unreachable!("matched by the caller")
         };
         let Ok(copy) = usize::try_from(io.slot) else { unreachable!("slots are small") };
-        assert!(copy < SUPERBLOCK_COPIES && !done[copy], "each copy is read once");
-        done[copy] = true;
-        // A copy that cannot be read is a lost copy: three others stand for it.
-        copies[copy] = result.is_ok().then_some(pages);
-        if done.contains(&false) {
+        assert!(copy < SUPERBLOCK_COPIES && copies[copy].is_none(), "each copy is read once");
+        copies[copy] = Some(result.map(|()| pages));
+        let [Some(first), Some(second), Some(third), Some(fourth)] = &*copies else {
             return Ok(None);
-        }
+        };
         let options = *options;
-        let bytes: [&[u8]; SUPERBLOCK_COPIES] =
-            core::array::from_fn(|copy| copies[copy].as_ref().map_or(&[][..], Pages::as_bytes));
-        let report = decode_copies(&bytes);
+        let answers = [first, second, third, fourth];
+        let report = judge_copies(&answers.map(|answer| match answer {
+            Ok(pages) => Ok(pages.as_bytes()),
+            Err(error) => Err(*error),
+        }));
+        let decision = report.decide(options.accept_single_copy)?;
+        check_identity(&decision.state, &options)?;
+        // Told once it is certain that they are written again.
         for (copy, verdict) in report.verdicts.iter().enumerate() {
             if !verdict.is_good() {
                 effects.event(Event::SuperblockCopyBad { copy: copy as u8 });
             }
         }
-        let decision = report.decide(options.accept_single_copy)?;
-        check_identity(&decision.state, &options)?;
         self.sequence_max = decision.sequence_max;
         effects.event(Event::SuperblockOpened {
             sequence: decision.state.sequence,

@@ -51,10 +51,7 @@ impl Loading {
                 read_extent(copy, extent, KEYS_EXTENT_PAGES, io, effects);
                 return None;
             }
-            Err(fault) => {
-                effects.event(Event::KeyringCopyBad { copy: copy as u8 });
-                Err(fault)
-            }
+            Err(fault) => Err(fault),
         };
         self.bytes.clear();
         match self.first.take() {
@@ -63,7 +60,16 @@ impl Loading {
                 read_extent(1, 0, KEYS_EXTENT_PAGES, io, effects);
                 None
             }
-            Some(first) => Some(choose(first, outcome)),
+            Some(first) => {
+                let bad = [first.is_err(), outcome.is_err()];
+                let chosen = choose(first, outcome);
+                for copy in [0, 1].into_iter().filter(|copy| bad[usize::from(*copy)]) {
+                    if chosen.is_ok() {
+                        effects.event(Event::KeyringCopyBad { copy });
+                    }
+                }
+                Some(chosen)
+            }
         }
     }
 
@@ -87,7 +93,13 @@ fn choose(
     first: Result<Image, CopyFault>,
     second: Result<Image, CopyFault>,
 ) -> Result<Loaded, KeyringError> {
-    for outcome in [&first, &second] {
+    for (copy, outcome) in [(0, &first), (1, &second)] {
+        // Rights are missing: nothing is known of the disk, and nothing is written over.
+        if let Err(CopyFault::Unreadable(error)) = *outcome
+            && error != IoError::Device
+        {
+            return Err(KeyringError::Unreadable { copy, error });
+        }
         // The other copy may be older and readable: to go on with it would lose what is newer.
         if let Err(CopyFault::NewerFormat { version }) = outcome {
             return Err(KeyringError::NewerFormat { version: *version });
@@ -104,6 +116,12 @@ fn choose(
         }
         (Ok(image), Err(_)) => Ok(Loaded { image, copy_older: 1, heal_wanted: true }),
         (Err(_), Ok(image)) => Ok(Loaded { image, copy_older: 0, heal_wanted: true }),
+        (Err(CopyFault::Unreadable(error)), Err(_)) => {
+            Err(KeyringError::Unreadable { copy: 0, error })
+        }
+        (Err(_), Err(CopyFault::Unreadable(error))) => {
+            Err(KeyringError::Unreadable { copy: 1, error })
+        }
         (Err(first), Err(second)) => Err(KeyringError::BothCopiesBad { faults: [first, second] }),
     }
 }

@@ -40,6 +40,9 @@ impl fmt::Display for CopyFault {
 pub enum KeyringError {
     /// Neither copy is usable.
     BothCopiesBad { faults: [CopyFault; 2] },
+    /// A copy could not be read, and the other one does not stand for it. Nothing was written: it
+    /// may be whole.
+    Unreadable { copy: u8, error: IoError },
     /// A good copy was written by a newer release.
     NewerFormat { version: u32 },
     /// Of another cluster.
@@ -82,14 +85,24 @@ impl fmt::Display for KeyringError {
                 "no usable copy (first: {first}; second: {second}); \
                  restore the file from escrow, the data cannot be read without it"
             ),
+            KeyringError::Unreadable { copy, error } => write!(
+                f,
+                "copy {copy} cannot be read ({error}): it is not known what it holds; nothing was \
+                 written"
+            ),
             KeyringError::NewerFormat { version } => {
                 write!(f, "format {version} was written by a newer release; start that one")
             }
             KeyringError::OtherCluster { found, expected } => {
-                write!(f, "of cluster {found}, this is cluster {expected}; put the right one back")
+                let (found, expected) = (found.get(), expected.get());
+                write!(
+                    f,
+                    "of cluster {found:032x}, this is cluster {expected:032x}; put the right one back"
+                )
             }
             KeyringError::OtherOrigin { found, expected } => {
-                write!(f, "of origin {found}, the data is of origin {expected}")
+                let (found, expected) = (found.get(), expected.get());
+                write!(f, "of origin {found:032x}, the data is of origin {expected:032x}")
             }
             KeyringError::WrongMasterKey { tenant } => write!(
                 f,

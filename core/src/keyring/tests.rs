@@ -24,6 +24,8 @@ struct World {
     /// Writes that the disk acknowledges and forgets.
     writes_lost: bool,
     unreadable: Vec<u64>,
+    refusal: IoError,
+    bad_told: usize,
     unavailable: bool,
     writes: usize,
     nonce: u32,
@@ -41,6 +43,8 @@ impl World {
             writes_left: None,
             writes_lost: false,
             unreadable: Vec::new(),
+            refusal: IoError::Device,
+            bad_told: 0,
             unavailable: false,
             writes: 0,
             nonce: 0,
@@ -89,7 +93,10 @@ impl World {
                     keyring.on_unwrapped(io, answer, effects)
                 }
                 Effect::Send { .. } => panic!("the keyring talks to nobody"),
-                Effect::Event(_) => continue,
+                Effect::Event(event) => {
+                    self.bad_told += usize::from(matches!(event, Event::KeyringCopyBad { .. }));
+                    continue;
+                }
                 Effect::Sync { .. } | Effect::Remove { .. } => {
                     panic!("the keyring asks for neither")
                 }
@@ -111,7 +118,7 @@ impl World {
     fn read(&mut self, at: Address, pages: &mut Pages) -> Result<(), IoError> {
         assert_eq!(at.file, FileId::Keys);
         if self.unreadable.contains(&at.offset) {
-            return Err(IoError::Device);
+            return Err(self.refusal);
         }
         // Past the end of the file there are zeros, as the shell gives them.
         let begin = self.file.len().min(at.offset as usize);
@@ -377,10 +384,31 @@ fn an_unreadable_copy_is_a_bad_copy() {
             let (keyring, heal_wanted) = world.try_open().unwrap();
             assert!(heal_wanted && sealed(&keyring, 299).is_some());
         }
+        assert_eq!(world.bad_told, 2);
         world.unreadable.push(extent_offset(1 - copy, 0));
         let error = world.try_open().map(|_| ()).unwrap_err();
-        let fault = CopyFault::Unreadable(IoError::Device);
-        assert_eq!(error, KeyringError::BothCopiesBad { faults: [fault, fault] });
+        assert_eq!(error, KeyringError::Unreadable { copy: 0, error: IoError::Device });
+    }
+}
+
+/// Nothing is called unusable that may be whole, and nothing is to be written over.
+#[test]
+fn a_copy_that_cannot_be_read_is_not_lost() {
+    let good = World::with_tenants(2);
+    for copy in [0, 1] {
+        let mut world = good.clone();
+        world.unreadable = vec![extent_offset(copy, 0)];
+        let told = |world: &mut World, error: IoError| {
+            world.refusal = error;
+            let copy = copy as u8;
+            let refused = world.try_open().map(|_| ()).unwrap_err();
+            assert_eq!(refused, KeyringError::Unreadable { copy, error });
+            assert_eq!(world.bad_told, 0, "nothing is written again");
+        };
+        // Rights that are missing: the other copy does not make up for them.
+        told(&mut world, IoError::ReadOnly);
+        world.file[extent_offset(1 - copy, 0) as usize + 100] ^= 1;
+        told(&mut world, IoError::Device);
     }
 }
 

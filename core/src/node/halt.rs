@@ -17,7 +17,9 @@ use crate::vsr::VsrError;
 
 pub(super) fn superblock_halt(error: SuperblockError) -> Halt {
     match error {
-        SuperblockError::Io { error, .. } => Halt::Io { error, what: "superblock" },
+        SuperblockError::Io { error, .. } | SuperblockError::Unreadable { error, .. } => {
+            Halt::Io { error, what: "superblock" }
+        }
         SuperblockError::AllCopiesLost
         | SuperblockError::OneCopyLeft { .. }
         | SuperblockError::CopiesDisagree { .. }
@@ -53,7 +55,9 @@ pub(super) fn keyring_halt(error: KeyringError) -> Halt {
     match error {
         KeyringError::WrongMasterKey { .. } => Halt::Key(KeyError::WrongMasterKey),
         KeyringError::MasterKeyUnavailable { .. } => Halt::Key(KeyError::Unavailable),
-        KeyringError::Io(error) => Halt::Io { error, what: "keys file" },
+        KeyringError::Io(error) | KeyringError::Unreadable { error, .. } => {
+            Halt::Io { error, what: "keys file" }
+        }
         KeyringError::BothCopiesBad { .. }
         | KeyringError::NewerFormat { .. }
         | KeyringError::OtherCluster { .. }

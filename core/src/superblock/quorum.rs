@@ -5,6 +5,7 @@
 use super::layout::{self, DecodeError};
 use super::{FORMAT_VERSION, SuperblockError, SuperblockState};
 use crate::crypto::hash::InternalHash;
+use crate::io::IoError;
 use crate::limits::SUPERBLOCK_COPIES;
 
 /// What one copy turned out to be.
@@ -23,14 +24,31 @@ pub enum CopyVerdict {
     NewerFormat {
         found: u32,
     },
-    /// Never written, unreadable, or values that no release writes.
+    /// Never written, or values that no release writes.
     Malformed(&'static str),
+    /// The disk did not give it: what it holds is not known.
+    Unreadable(IoError),
 }
 
 impl CopyVerdict {
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(self, CopyVerdict::Good { .. })
+    }
+}
+
+impl core::fmt::Display for CopyVerdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            CopyVerdict::Good { sequence, .. } => write!(f, "whole, of update {sequence}"),
+            CopyVerdict::Checksum => f.write_str("its checksum does not hold"),
+            CopyVerdict::Misplaced { found } => write!(f, "it is copy {found} in the wrong place"),
+            CopyVerdict::NewerFormat { found } => {
+                write!(f, "format version {found} of a newer release")
+            }
+            CopyVerdict::Malformed(what) => f.write_str(what),
+            CopyVerdict::Unreadable(error) => write!(f, "it cannot be read: {error}"),
+        }
     }
 }
 
@@ -55,19 +73,31 @@ pub struct Decision {
     pub sequence_max: u64,
 }
 
-/// Parses the bytes found at the four places. An empty slice stands for an unreadable copy.
+/// Parses the bytes found at the four places, all of which could be read.
 #[must_use]
 pub fn decode_copies(copies: &[&[u8]; SUPERBLOCK_COPIES]) -> CopiesReport {
+    judge_copies(&copies.map(Ok))
+}
+
+/// Parses what the disk answered at the four places.
+#[must_use]
+pub fn judge_copies(copies: &[Result<&[u8], IoError>; SUPERBLOCK_COPIES]) -> CopiesReport {
     let mut states = [None; SUPERBLOCK_COPIES];
-    let verdicts = core::array::from_fn(|copy| match layout::decode(copies[copy], copy as u8) {
-        Ok(state) => {
-            states[copy] = Some(state);
-            CopyVerdict::Good { sequence: state.sequence, checksum: state.checksum() }
+    let verdicts = core::array::from_fn(|copy| {
+        let bytes = match copies[copy] {
+            Ok(bytes) => bytes,
+            Err(error) => return CopyVerdict::Unreadable(error),
+        };
+        match layout::decode(bytes, copy as u8) {
+            Ok(state) => {
+                states[copy] = Some(state);
+                CopyVerdict::Good { sequence: state.sequence, checksum: state.checksum() }
+            }
+            Err(DecodeError::Checksum) => CopyVerdict::Checksum,
+            Err(DecodeError::Misplaced { found }) => CopyVerdict::Misplaced { found },
+            Err(DecodeError::NewerFormat { found }) => CopyVerdict::NewerFormat { found },
+            Err(DecodeError::Malformed(what)) => CopyVerdict::Malformed(what),
         }
-        Err(DecodeError::Checksum) => CopyVerdict::Checksum,
-        Err(DecodeError::Misplaced { found }) => CopyVerdict::Misplaced { found },
-        Err(DecodeError::NewerFormat { found }) => CopyVerdict::NewerFormat { found },
-        Err(DecodeError::Malformed(what)) => CopyVerdict::Malformed(what),
     });
     CopiesReport { verdicts, states }
 }
@@ -80,6 +110,30 @@ impl CopiesReport {
                 return Err(SuperblockError::NewerFormat { found, known: FORMAT_VERSION });
             }
         }
+        let unreadable = self.unreadable();
+        match unreadable {
+            // What the device lost is written again from the others. Of rights that are missing
+            // nothing is known but that the file was not looked at.
+            Some(SuperblockError::Unreadable { error: IoError::Device, .. }) | None => {}
+            Some(refused) => return Err(refused),
+        }
+        // Without a decision: what could not be read may be what is missing.
+        self.choose(accept_single_copy).map_err(|refusal| unreadable.unwrap_or(refusal))
+    }
+
+    /// How many copies could not be read, and why: what says least of the disk.
+    fn unreadable(&self) -> Option<SuperblockError> {
+        let errors = self.verdicts.iter().filter_map(|verdict| match verdict {
+            CopyVerdict::Unreadable(error) => Some(*error),
+            _read => None,
+        });
+        let copies = errors.clone().count() as u8;
+        let of_rights = errors.clone().find(|error| *error != IoError::Device);
+        let error = of_rights.or_else(|| errors.clone().next())?;
+        Some(SuperblockError::Unreadable { copies, error })
+    }
+
+    fn choose(&self, accept_single_copy: bool) -> Result<Decision, SuperblockError> {
         let good = || self.states.iter().flatten();
         let sequence_max = good().map(|state| state.sequence).max().unwrap_or(0);
         let sequence_min = good().map(|state| state.sequence).min().unwrap_or(0);

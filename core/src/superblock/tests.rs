@@ -92,8 +92,10 @@ fn busy_state() -> SuperblockState {
 #[derive(Clone)]
 struct Disk {
     copies: [Vec<u8>; SUPERBLOCK_COPIES],
-    /// Copies whose reads fail.
+    /// Copies whose reads fail, and how.
     unreadable: [bool; SUPERBLOCK_COPIES],
+    refusal: IoError,
+    events: Vec<Event>,
     /// Copies whose writes are acknowledged and lost.
     loses: [bool; SUPERBLOCK_COPIES],
     /// Writes still allowed; the one after it is torn at `tear_at` and the machine stops.
@@ -106,6 +108,8 @@ impl Disk {
         Disk {
             copies: core::array::from_fn(|_| alloc::vec![0; PAGE_SIZE]),
             unreadable: [false; 4],
+            refusal: IoError::Device,
+            events: Vec::new(),
             loses: [false; 4],
             writes_left: usize::MAX,
             tear_at: 0,
@@ -133,8 +137,7 @@ impl Disk {
                     Effect::Read { io, at, mut pages } => {
                         let copy = copy_at(at);
                         pages.as_bytes_mut().copy_from_slice(&self.copies[copy]);
-                        let result =
-                            if self.unreadable[copy] { Err(IoError::Device) } else { Ok(()) };
+                        let result = if self.unreadable[copy] { Err(self.refusal) } else { Ok(()) };
                         superblock.on_read_done(io, pages, result, effects)?
                     }
                     Effect::Write { io, at, pages, durable } => {
@@ -152,7 +155,10 @@ impl Disk {
                         }
                         superblock.on_write_done(io, pages, Ok(()), effects)?
                     }
-                    Effect::Event(_) => None,
+                    Effect::Event(event) => {
+                        self.events.push(event);
+                        None
+                    }
                     other => panic!("unexpected {other:?}"),
                 };
                 last = event.or(last);
@@ -365,6 +371,68 @@ fn unreadable_copies_count_as_lost() {
     assert_eq!(disk.open(false).err(), Some(error));
     disk.unreadable = [false; 4];
     assert_eq!(disk.open(false).unwrap().state(), superblock.state());
+}
+
+/// Whatever cannot be decided because copies cannot be read is told as that, never as a loss;
+/// nothing is written, and nothing is said to be written again.
+#[test]
+fn what_cannot_be_read_is_not_lost() {
+    let unread = |disk: &mut Disk, copies: u8, error: IoError| {
+        let before = disk.copies.clone();
+        disk.refusal = error;
+        for accept in [false, true] {
+            let told = disk.open(accept).err();
+            assert_eq!(told, Some(SuperblockError::Unreadable { copies, error }));
+        }
+        assert_eq!(disk.copies, before, "a refusal writes nothing");
+        assert_eq!(disk.events, []);
+    };
+    // All of them, or all that are not damaged besides.
+    let (mut disk, superblock) = Disk::formatted();
+    disk.unreadable = [true; 4];
+    disk.events.clear();
+    unread(&mut disk, 4, IoError::Device);
+    let mut damaged = disk.clone();
+    damaged.copies[2][700] ^= 1;
+    damaged.unreadable[2] = false;
+    unread(&mut damaged, 3, IoError::Device);
+    // Where rights are missing three good copies do not make up for it.
+    for copy in 0..SUPERBLOCK_COPIES {
+        disk.unreadable = [false; 4];
+        disk.unreadable[copy] = true;
+        unread(&mut disk, 1, IoError::ReadOnly);
+    }
+    disk.unreadable = [false; 4];
+    assert_eq!(disk.open(false).unwrap().state(), superblock.state());
+}
+
+/// One good copy beside three that the device does not give: only the operator can say that it is
+/// the newest.
+#[test]
+fn one_readable_copy_needs_the_operators_word() {
+    let (mut disk, _) = Disk::formatted();
+    disk.unreadable = [true, true, false, true];
+    let error = SuperblockError::Unreadable { copies: 3, error: IoError::Device };
+    assert_eq!(disk.open(false).err(), Some(error));
+    // It goes on with it, until a copy cannot be read back.
+    let error = SuperblockError::Io { copy: 0, error: IoError::Device };
+    assert_eq!(disk.open(true).err(), Some(error));
+}
+
+/// An open that writes nothing says of no copy that it is written again.
+#[test]
+fn copies_are_told_as_bad_only_when_they_are_written_again() {
+    let (mut disk, _) = Disk::formatted();
+    disk.copies[1][300] ^= 1;
+    disk.events.clear();
+    disk.open(false).unwrap();
+    assert!(disk.events.contains(&Event::SuperblockCopyBad { copy: 1 }));
+    for copy in 0..3 {
+        disk.copies[copy][300] ^= 1;
+    }
+    disk.events.clear();
+    assert!(disk.open(false).is_err());
+    assert_eq!(disk.events, []);
 }
 
 #[test]

@@ -10,14 +10,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use verity_core::io::{Address, FileId};
+use verity_core::io::FileId;
 use verity_core::journal::{JournalError, Ring};
-use verity_core::limits::{PAGE_SIZE, SUPERBLOCK_COPIES};
 use verity_core::node::Halt;
-use verity_core::superblock::{
-    CopiesReport, CopyVerdict, SuperblockError, SuperblockState, copy_offset, decode_copies,
-};
+use verity_core::superblock::{CopyVerdict, SuperblockError, SuperblockState};
 
+use crate::disk::files::{to_errno, words};
 use crate::disk::paths;
 use crate::error::Error;
 use crate::offline::Offline;
@@ -40,41 +38,56 @@ pub enum Found {
 
 pub fn look(path: &Path) -> Result<Found, Error> {
     let directory = |error| Error::Directory { path: path.to_path_buf(), error };
+    let unread = |file: &Path, error: std::io::Error| {
+        let words = words(file, "read", to_errno(&error));
+        directory(std::io::Error::new(error.kind(), words))
+    };
     // A log is never empty: where one is, there was a database.
     if paths::segments(path).is_ok_and(|segments| !segments.is_empty()) {
         return Ok(Found::Database);
     }
     if path.join(MARK).try_exists().map_err(directory)? {
-        return Ok(if was_opened(path) { Found::Database } else { Found::CutOff });
+        return Ok(if was_opened(path)? { Found::Database } else { Found::CutOff });
     }
     let superblock = path.join(paths::relative(FileId::Superblock));
     let has_superblock = match std::fs::read(&superblock) {
         Ok(bytes) => bytes.iter().any(|byte| *byte != 0),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        Err(error) => return Err(directory(error)),
+        Err(error) => return Err(unread(&superblock, error)),
     };
     if has_superblock {
         return Ok(Found::Database);
     }
     for file in [FileId::Journal, FileId::Grid, FileId::Keys] {
-        match std::fs::metadata(path.join(paths::relative(file))) {
+        let file = path.join(paths::relative(file));
+        match std::fs::metadata(&file) {
             Ok(found) if found.len() > 0 => return Ok(Found::Remains),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(directory(error)),
+            Err(error) => return Err(unread(&file, error)),
         }
     }
     Ok(Found::Nothing)
 }
 
 /// A superblock that a format did not leave, should a mark ever outlive its format: each open
-/// counts the sequence up.
-fn was_opened(path: &Path) -> bool {
-    copies(path).verdicts.iter().any(|verdict| match verdict {
-        CopyVerdict::Good { sequence, .. } => *sequence > 1,
-        CopyVerdict::NewerFormat { .. } => true,
-        CopyVerdict::Checksum | CopyVerdict::Misplaced { .. } | CopyVerdict::Malformed(_) => false,
-    })
+/// counts the sequence up. One that cannot be read is not for a format to write over.
+fn was_opened(path: &Path) -> Result<bool, Error> {
+    let mut files = Offline::new(path, None);
+    for verdict in parts::superblock_copies(&mut files).verdicts {
+        match verdict {
+            CopyVerdict::Good { sequence: 0..=1, .. }
+            | CopyVerdict::Checksum
+            | CopyVerdict::Misplaced { .. }
+            | CopyVerdict::Malformed(_) => {}
+            CopyVerdict::Good { .. } | CopyVerdict::NewerFormat { .. } => return Ok(true),
+            CopyVerdict::Unreadable(error) => {
+                let error = std::io::Error::other(files.why(FileId::Superblock, error));
+                return Err(Error::Directory { path: path.to_path_buf(), error });
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Leaves the mark, durably.
@@ -95,20 +108,7 @@ pub(crate) fn unmark(path: &Path) -> Result<(), Error> {
 
 /// The superblock as an open would take it.
 pub(crate) fn superblock(path: &Path) -> Result<SuperblockState, SuperblockError> {
-    Ok(copies(path).decide(false)?.state)
-}
-
-/// A copy that cannot be read is one that is not there.
-fn copies(path: &Path) -> CopiesReport {
-    let mut files = Offline::new(path, None);
-    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
-    for (number, copy) in (0..).zip(copies.iter_mut()) {
-        let at = Address::new(FileId::Superblock, copy_offset(number));
-        if files.read(at, copy).is_err() {
-            copy.fill(0);
-        }
-    }
-    decode_copies(&std::array::from_fn(|copy| &copies[copy][..]))
+    Ok(parts::superblock_copies(&mut Offline::new(path, None)).decide(false)?.state)
 }
 
 /// A journal that is missing or shorter than it was made. What a file does not hold reads as zeros,
@@ -152,15 +152,18 @@ impl std::fmt::Display for JournalCut {
 
 /// What must hold of the files before a node is opened on them, under the directory's lock.
 pub(crate) fn check_before_open(path: &Path) -> Result<(), Error> {
-    unmark(path)?;
     match superblock(path) {
-        Ok(state) => match journal_cut(path, &state) {
-            Some(cut) => Err(Error::JournalCut(cut)),
-            None => Ok(()),
-        },
+        Ok(state) => {
+            if let Some(cut) = journal_cut(path, &state) {
+                return Err(Error::JournalCut(cut));
+            }
+        }
+        // The node says which file, and why; until it can be read nothing is changed.
+        Err(SuperblockError::Unreadable { .. }) => return Ok(()),
         // The node says what is wrong with it.
-        Err(_) => Ok(()),
+        Err(_) => {}
     }
+    unmark(path)
 }
 
 /// Why an open failed, when what it stumbled over is only what follows: pages that an older

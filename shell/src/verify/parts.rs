@@ -9,8 +9,9 @@ use verity_core::keyring::format::{Image, extent_offset, image_size};
 use verity_core::keyring::{CopyFault, Keyring, KeyringError, KeyringEvent};
 use verity_core::limits::{KEYS_MAX, PAGE_SIZE, SUPERBLOCK_COPIES};
 use verity_core::node::CURRENT_RELEASE;
-use verity_core::superblock::decode_copies;
-use verity_core::superblock::{CopyVerdict, SuperblockError, SuperblockState, copy_offset};
+use verity_core::superblock::{
+    CopiesReport, CopyVerdict, SuperblockError, SuperblockState, copy_offset, judge_copies,
+};
 
 use super::{Progress, Report};
 use crate::disk::master_key::MasterKeyProblem;
@@ -19,17 +20,24 @@ use crate::offline::Offline;
 
 /// Reads all four copies; the state that an open would take.
 pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<SuperblockState> {
-    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
-    let mut unread = [false; SUPERBLOCK_COPIES];
-    for (number, copy) in copies.iter_mut().enumerate() {
-        let offset = copy_offset(u8::try_from(number).unwrap_or(u8::MAX));
-        if let Err(error) = files.read(Address::new(FileId::Superblock, offset), copy) {
-            unread[number] = true;
-            let why = files.why(FileId::Superblock, error);
-            report.unknown("superblock", format!("copy {number} cannot be read: {why}"));
+    let decoded = superblock_copies(files);
+    let mut unread = Vec::new();
+    for (number, verdict) in decoded.verdicts.iter().enumerate() {
+        if let CopyVerdict::Unreadable(error) = *verdict {
+            unread.push((number, files.why(FileId::Superblock, error)));
         }
     }
-    let decoded = decode_copies(&std::array::from_fn(|copy| &copies[copy][..]));
+    match unread.as_slice() {
+        [] => {}
+        [(_, why), ..] if unread.len() == SUPERBLOCK_COPIES => {
+            report.unknown("superblock", format!("none of its copies can be read: {why}"));
+        }
+        some => {
+            for (number, why) in some {
+                report.unknown("superblock", format!("copy {number} cannot be read: {why}"));
+            }
+        }
+    }
     let decision = match decoded.decide(false) {
         Ok(decision) => decision,
         Err(
@@ -38,8 +46,8 @@ pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<Superblock
             report.unknown("superblock", error);
             return None;
         }
-        // What could not be read may be whole.
-        Err(_) if unread.contains(&true) => return None,
+        // It was told which copies, and why.
+        Err(SuperblockError::Unreadable { .. }) => return None,
         Err(error) => {
             report.damage("superblock", error);
             return None;
@@ -58,15 +66,24 @@ pub fn superblock(files: &mut Offline, report: &mut Report) -> Option<Superblock
                     format!("copy {number} is of an earlier update (sequence {sequence})"),
                 );
             }
-            CopyVerdict::Good { .. } => {}
-            _not_read if unread[number] => {}
+            CopyVerdict::Good { .. } | CopyVerdict::Unreadable(_) => {}
             bad => report.damage(
                 "superblock",
-                format!("copy {number} is damaged ({bad:?}); the next open repairs it"),
+                format!("copy {number} is damaged ({bad}); the next open repairs it"),
             ),
         }
     }
     Some(decision.state)
+}
+
+/// All four copies, and which of them could not be read.
+pub(crate) fn superblock_copies(files: &mut Offline) -> CopiesReport {
+    let mut copies = vec![[0; PAGE_SIZE]; SUPERBLOCK_COPIES];
+    let mut answers = [Ok(()); SUPERBLOCK_COPIES];
+    for (number, (copy, answer)) in (0..).zip(copies.iter_mut().zip(&mut answers)) {
+        *answer = files.read(Address::new(FileId::Superblock, copy_offset(number)), copy);
+    }
+    judge_copies(&std::array::from_fn(|copy| answers[copy].map(|()| &copies[copy][..])))
 }
 
 /// Both copies of the keys file; the keyring, if the master key opens it.
@@ -87,7 +104,8 @@ pub fn keys(
             report.unknown("keys", error);
             None
         }
-        // What could not be read may be whole.
+        // What could not be read may be whole; it was told which copy, and why.
+        Err(KeyringError::Unreadable { .. }) => None,
         Err(_) if !readable => None,
         Err(error) => {
             report.damage("keys", error);

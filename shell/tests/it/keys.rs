@@ -133,7 +133,7 @@ fn files_that_may_not_be_read_are_named() {
     if !chowned.is_ok_and(|status| status.success())
         || !run(&["--version"]).is_ok_and(|output| output.status.success())
     {
-        eprintln!("skipped: becoming another user is not allowed here");
+        crate::run::skipped("becoming another user is not allowed here");
         return;
     }
     let path = data.to_str().unwrap();
@@ -143,6 +143,7 @@ fn files_that_may_not_be_read_are_named() {
     for (nth, name) in names.iter().enumerate() {
         let file = data.join(name);
         let before = file.metadata().unwrap().permissions().mode();
+        let content = snapshot(&database);
         mode(&file, 0);
         let runs = [
             verity(&["verify", "--json", "--data", path]),
@@ -151,11 +152,16 @@ fn files_that_may_not_be_read_are_named() {
             verity(&["sql", "--data", path, "-c", &format!("INSERT INTO t VALUES (-{nth})")]),
         ];
         mode(&file, before);
+        // Without its root nothing was opened, so nothing was written.
+        assert!(!["superblock", "keys"].contains(name) || content == snapshot(&database), "{name}");
         for (nth, run) in runs.iter().enumerate() {
             let all = [run.stdout.as_str(), run.stderr.as_str()].concat();
             let named = all.contains(file.to_str().unwrap());
             assert!(named && all.contains("Permission denied"), "{name}: {run:#?}");
             assert!(!all.contains("not writable"), "{name}: {run:#?}");
+            for wrong in ["lost:", "backup", "restore", "escrow", "written again", "no usable"] {
+                assert!(!all.to_lowercase().contains(wrong), "{name}, {wrong}: {run:#?}");
+            }
             let codes = if nth < 2 { 2..=2 } else { 1..=2 };
             assert!(run.code.is_some_and(|code| codes.contains(&code)), "{name}: {run:#?}");
             assert!(!all.contains(r#""severity":"damage""#), "{name}: {run:#?}");
@@ -163,6 +169,48 @@ fn files_that_may_not_be_read_are_named() {
         verity(&["verify", "--data", path]).ok();
     }
     verity(&["sql", "--data", path, "-c", "SELECT COUNT(*) FROM t"]).ok();
+}
+
+/// A device that gives nothing of a file: no word of loss, nothing written, and the next open of
+/// what is whole has everything.
+#[test]
+fn files_that_a_device_does_not_give_are_not_lost() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    let data = database.data();
+    let path = data.to_str().unwrap();
+    for name in ["superblock", "keys"] {
+        let (file, kept) = (data.join(name), database.path("kept"));
+        std::fs::rename(&file, &kept).unwrap();
+        let before = snapshot(&database);
+        // Of its own memory a process is given nothing at the addresses that are in a file.
+        std::os::unix::fs::symlink("/proc/self/mem", &file).unwrap();
+        let verity = |arguments: &[&str]| crate::run::verity(arguments);
+        let runs = [
+            verity(&["verify", "--json", "--data", path]),
+            verity(&["inspect", "--json", path]),
+            verity(&["rebuild", path]),
+            verity(&["rebuild", "--check", path]),
+            verity(&["sql", "--data", path, "-c", "INSERT INTO t VALUES (2)"]),
+        ];
+        std::fs::remove_file(&file).unwrap();
+        assert!(before == snapshot(&database), "{name}: a file was changed");
+        std::fs::rename(&kept, &file).unwrap();
+        for (nth, run) in runs.iter().enumerate() {
+            let all = [run.stdout.as_str(), run.stderr.as_str()].concat();
+            assert!(all.contains(file.to_str().unwrap()), "{name}: {run:#?}");
+            assert!(all.contains("Input/output error"), "{name}: {run:#?}");
+            assert!(!all.contains("without the master key"), "{name}: {run:#?}");
+            for wrong in ["lost", "backup", "restore", "escrow", "written again", "no usable"] {
+                assert!(!all.to_lowercase().contains(wrong), "{name}, {wrong}: {run:#?}");
+            }
+            assert!(!all.contains(r#""severity":"damage""#), "{name}: {run:#?}");
+            let code = if nth < 4 { 2 } else { 1 };
+            assert_eq!(run.code, Some(code), "{name}: {run:#?}");
+        }
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
+    database.verify().ok();
 }
 
 /// All files but the lock.
@@ -208,7 +256,7 @@ fn a_read_only_directory_is_an_error_and_no_damage() {
     if !mounted(&["--bind", source.to_str().unwrap(), target])
         || !mounted(&["-o", "remount,ro,bind", target])
     {
-        eprintln!("skipped: mounting is not allowed here");
+        crate::run::skipped("mounting is not allowed here");
         return;
     }
     let key = database.path("data.master-key");

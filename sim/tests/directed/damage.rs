@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use verity_core::ids::{SegmentNumber, TenantId};
-use verity_core::io::{FileId, KeyError};
+use verity_core::io::{FileId, IoError, KeyError};
 use verity_core::journal::PrepareHeader;
 use verity_core::limits::{
     JOURNAL_HEADERS_PER_PAGE, KEYS_EXTENT_PAGES, PAGE_SIZE, SUPERBLOCK_COPY_SPACING,
@@ -64,12 +64,30 @@ fn both_copies_of_the_keys_or_all_superblocks_lost_is_a_clear_error() {
     for file in [FileId::Superblock, FileId::Keys] {
         let mut solo = again(&base, 1, DiskFaults::NONE);
         for sector in 0..solo.disk.sectors(file) {
-            solo.disk.make_unreadable((file, sector));
+            solo.disk.put((file, sector), Arc::new([0x5a; PAGE_SIZE]));
         }
         match solo.open(WARM, [3; 32]) {
             Err(Halt::Data { detail, .. }) => assert!(!detail.is_empty()),
             other => panic!("{file:?} is lost, and the answer is {other:?}"),
         }
+    }
+}
+
+/// What the device does not give may be whole: it is not called lost, and nothing is written.
+#[test]
+fn keys_or_superblocks_that_cannot_be_read_are_no_loss() {
+    let base = closed(33, 1);
+    for file in [FileId::Superblock, FileId::Keys] {
+        let mut solo = again(&base, 1, DiskFaults::NONE);
+        let before = solo.disk.contents(file);
+        for sector in 0..solo.disk.sectors(file) {
+            solo.disk.make_unreadable((file, sector));
+        }
+        match solo.open(WARM, [3; 32]) {
+            Err(Halt::Io { error: IoError::Device, .. }) => {}
+            other => panic!("{file:?} cannot be read, and the answer is {other:?}"),
+        }
+        assert_eq!(solo.disk.contents(file), before);
     }
 }
 
