@@ -16,7 +16,7 @@ use verity_core::time::Timestamp;
 const RECORDS: u64 = 1_000_000;
 
 fn main() {
-    let mut logs = Logs::new(SEGMENT_POSITIONS);
+    let mut logs = Logs::new(SEGMENT_POSITIONS, OriginId::new(1));
     let mut effects = Effects::new();
     let tenant = TenantId::DEFAULT;
     logs.open(tenant, LogHead::empty());

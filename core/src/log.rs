@@ -12,13 +12,14 @@
 //! Fault model: a crash keeps any subset of what was not synced, so bytes past the checkpointed
 //! head are garbage, which replay overwrites with what belongs there. Blocks rot, tear, stray:
 //! every record is checked on read by its crc, its place, and its hash in the index; the index is
-//! checked by its own crc and is rebuilt from the segment when damaged or missing; blocks of a
-//! segment are repaired from peers, where there are any. A device error surfaces as [`LogError`];
-//! the node then halts.
+//! checked by its own crc, which binds it to the data directory, and is rebuilt from the segment when
+//! damaged or missing, or when what it says contradicts the records; blocks of a segment are
+//! repaired from peers, where there are any. A device error surfaces as [`LogError`]; the node then
+//! halts.
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
 //! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
-//! the blocks of a peer), `scrub`, `beyond` (what is behind a head), `verifier`.
+//! the blocks of a peer), `scrub`, `beyond` (what is behind a head), `verifier`, `index_check`.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -26,7 +27,7 @@ use core::cell::RefCell;
 
 use crate::crypto::ChainHash;
 use crate::event::Event;
-use crate::ids::{Position, SegmentNumber, TenantId};
+use crate::ids::{OriginId, Position, SegmentNumber, TenantId};
 use crate::io::{Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::LOG_BUFFER_SIZE_MAX;
 
@@ -37,6 +38,7 @@ mod damage;
 mod flush;
 mod head;
 mod index;
+mod index_check;
 mod mend;
 mod node;
 mod read;
@@ -55,7 +57,8 @@ pub use checkpoint_record::{CheckpointRecord, CheckpointRecordError, StateRootAt
 pub use damage::{Damage, DamageReason};
 pub use flush::LogCheckpoint;
 pub use head::{LogHead, LogHeadError};
-pub use index::{IndexEntry, entry_in_page, entry_place, page_is_good};
+pub use index::{IndexEntry, IndexOf, entry_in_page, entry_place, page_is_good};
+pub use index_check::{IndexCheck, ReadPage};
 pub use mend::BlocksWanted;
 pub use read::{LogFault, LogPins, LogScan, OpenClaim, VerifiedRead};
 pub use record::{
@@ -91,7 +94,16 @@ pub struct LogError {
 
 impl core::fmt::Display for LogError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "log: {:?}: {}", self.file, self.error)
+        match self.file {
+            FileId::Segment { tenant, number } => write!(f, "log/{tenant}/{number:08}.segment")?,
+            FileId::Index { tenant, number } => write!(f, "log/{tenant}/{number:08}.index")?,
+            FileId::Superblock
+            | FileId::Journal
+            | FileId::Grid
+            | FileId::Keys
+            | FileId::Scratch => unreachable!("not a file of the log"),
+        }
+        write!(f, ": {}", self.error)
     }
 }
 
@@ -104,6 +116,8 @@ impl core::error::Error for LogError {}
 #[derive(Debug)]
 pub struct Logs {
     segment_positions: u64,
+    /// Index pages are bound to it.
+    origin: OriginId,
     layout: Layout,
     open: BTreeMap<TenantId, OpenLog>,
     /// Bytes in memory that no completed write covers yet.
@@ -140,11 +154,12 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// `segment_positions` is a cluster constant.
+    /// `segment_positions` is a cluster constant; `origin` is that of the data directory.
     #[must_use]
-    pub fn new(segment_positions: u64) -> Logs {
+    pub fn new(segment_positions: u64, origin: OriginId) -> Logs {
         Logs {
             segment_positions,
+            origin,
             layout: Layout::new(segment_positions),
             open: BTreeMap::new(),
             buffered_bytes: 0,
@@ -236,6 +251,10 @@ impl Logs {
             unreachable!("2^32 segments outlast any disk")
         };
         SegmentNumber::new(number)
+    }
+
+    fn index_of(&self, tenant: TenantId, segment: SegmentNumber) -> IndexOf {
+        IndexOf { origin: self.origin, tenant, segment }
     }
 
     #[must_use]

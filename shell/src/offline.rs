@@ -183,7 +183,8 @@ impl Offline {
     }
 }
 
-fn read_or_zeros(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+/// A read past the end of the file gives zeros.
+pub fn read_or_zeros(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
     let mut moved = 0;
     while moved < bytes.len() {
         match file.read_at(&mut bytes[moved..], offset + moved as u64) {

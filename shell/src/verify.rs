@@ -236,20 +236,25 @@ pub fn check_signed(
     let heads = match &keyring {
         Some(keyring) => grid::check(&mut files, &state, keyring, &mut report, progress),
         None => {
-            report.unknown("grid", "its pages cannot be opened without the master key");
+            let missing = if no_key.is_some() { "the master key" } else { "the keys file" };
+            report.unknown("grid", format!("its pages cannot be opened without {missing}"));
             None
         }
     };
     match heads {
         Some(heads) => {
             let keyring = keyring.as_ref();
-            logs::check_all(&mut files, &heads, keyring, roots, &mut report, progress);
+            logs::check_all(&mut files, &state, &heads, keyring, roots, &mut report, progress);
+            let checkpoint = state.checkpoint.op;
+            let new = logs::check_strays(&mut files, checkpoint, &heads, newest, &mut report);
             // Of several replicas a log may be ahead of what its own knows to be committed.
             if let Some(newest) = newest
                 && state.replica_count == 1
             {
                 let positions = state.constants.segment_positions;
-                logs::check_beyond(&mut files, &heads, positions, newest, &mut report);
+                let new = new.into_iter().map(|tenant| (tenant, LogHead::empty()));
+                let all: Heads = heads.iter().cloned().chain(new).collect();
+                logs::check_beyond(&mut files, &all, positions, newest, &mut report);
             }
             if let Some(keyring) = keyring
                 && report.verdict() != Verdict::Broken

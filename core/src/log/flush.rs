@@ -497,6 +497,7 @@ impl Logs {
         segment: SegmentNumber,
         number: u32,
     ) -> [u8; PAGE_SIZE] {
+        let of = self.index_of(tenant, segment);
         let Some(page) =
             self.open.get_mut(&tenant).and_then(|log| log.pages.get_mut(&(segment, number)))
         else {
@@ -506,7 +507,7 @@ impl Logs {
         page.queued = false;
         page.writing = true;
         let mut image = page.image.0;
-        index::stamp(tenant, segment, number, &mut image);
+        index::stamp(of, number, &mut image);
         if let Some(work) = &mut self.checkpoint
             && let Some(covered) = work.pages_left.get_mut(&(tenant, segment, number))
         {

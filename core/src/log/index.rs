@@ -10,7 +10,8 @@
 //! last page           upper tiles: the same for 256^2 leaves, then 256^3 … 256^7
 //!
 //! every page
-//!      0    4 crc32 over tenant u64 ‖ segment u32 ‖ page number u32 ‖ bytes 4.. of the page
+//!      0    4 crc32 over origin u128 ‖ tenant u64 ‖ segment u32 ‖ page number u32 ‖ bytes 4.. of
+//!             the page
 //!      4    4 magic "VIX1"
 //!      8    8 zeros
 //!     16 4080 slots; zeros where there is none yet
@@ -23,11 +24,12 @@
 //! proof of inclusion with one page a level.
 //!
 //! Invariants: an index says nothing that its segment does not; it is written in place and may be
-//! lost, torn or stale, and is then rebuilt. The checksum binds tenant, segment and page, so that a
-//! misdirected page is damage. Slots past the checkpointed length are garbage until replayed.
+//! lost, torn or stale, and is then rebuilt. The checksum binds the origin of the directory, tenant,
+//! segment and page, so that a misdirected page, or one of another directory, is damage. Slots past
+//! the checkpointed length are garbage until replayed.
 
 use crate::crypto::ChainHash;
-use crate::ids::{Position, SegmentNumber, TenantId};
+use crate::ids::{OriginId, Position, SegmentNumber, TenantId};
 use crate::limits::PAGE_SIZE;
 
 const MAGIC: [u8; 4] = *b"VIX1";
@@ -39,6 +41,15 @@ pub(super) const TILES_PER_PAGE: u64 = ((PAGE_SIZE - PAGE_HEADER_SIZE) / HASH_SI
 /// Leaves under one tile: 2^8, so level l covers 2^(8 l).
 pub(super) const TILE_HEIGHT: u32 = 8;
 pub(super) const TILE_LEVELS: u32 = 7;
+
+/// Whose pages they are: every page is bound to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexOf {
+    /// Of the data directory, as its superblock names it.
+    pub origin: OriginId,
+    pub tenant: TenantId,
+    pub segment: SegmentNumber,
+}
 
 /// Where one record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,23 +189,18 @@ pub(super) fn decode_entry(page: &[u8], slot: Slot) -> Option<IndexEntry> {
 }
 
 /// The header page, not yet stamped.
-pub(super) fn header_page(
-    tenant: TenantId,
-    segment: SegmentNumber,
-    segment_positions: u64,
-    page: &mut [u8],
-) {
-    page[16..24].copy_from_slice(&tenant.get().to_le_bytes());
-    page[24..28].copy_from_slice(&segment.get().to_le_bytes());
+pub(super) fn header_page(of: IndexOf, segment_positions: u64, page: &mut [u8]) {
+    page[16..24].copy_from_slice(&of.tenant.get().to_le_bytes());
+    page[24..28].copy_from_slice(&of.segment.get().to_le_bytes());
     page[32..40].copy_from_slice(&segment_positions.to_le_bytes());
 }
 
 /// Makes a page whole before it is written.
-pub(super) fn stamp(tenant: TenantId, segment: SegmentNumber, number: u32, page: &mut [u8]) {
+pub(super) fn stamp(of: IndexOf, number: u32, page: &mut [u8]) {
     assert!(page.len() == PAGE_SIZE);
     page[4..8].copy_from_slice(&MAGIC);
     page[8..16].fill(0);
-    let crc = checksum(tenant, segment, number, page);
+    let crc = checksum(of, number, page);
     page[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -218,30 +224,26 @@ pub fn entry_in_page(
 
 /// Is this the page that was written there?
 #[must_use]
-pub fn page_is_good(tenant: TenantId, segment: SegmentNumber, number: u32, page: &[u8]) -> bool {
+pub fn page_is_good(of: IndexOf, number: u32, page: &[u8]) -> bool {
     page.len() == PAGE_SIZE
         && page[4..8] == MAGIC
         && page[8..16] == [0; 8]
-        && page[..4] == checksum(tenant, segment, number, page).to_le_bytes()
+        && page[..4] == checksum(of, number, page).to_le_bytes()
 }
 
 /// Is page 0 what was written when the segment began?
-pub(super) fn header_is_good(
-    tenant: TenantId,
-    segment: SegmentNumber,
-    segment_positions: u64,
-    page: &[u8],
-) -> bool {
+pub(super) fn header_is_good(of: IndexOf, segment_positions: u64, page: &[u8]) -> bool {
     let mut good = [0; PAGE_SIZE];
-    header_page(tenant, segment, segment_positions, &mut good);
-    stamp(tenant, segment, 0, &mut good);
+    header_page(of, segment_positions, &mut good);
+    stamp(of, 0, &mut good);
     page == good
 }
 
-fn checksum(tenant: TenantId, segment: SegmentNumber, number: u32, page: &[u8]) -> u32 {
+fn checksum(of: IndexOf, number: u32, page: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&tenant.get().to_le_bytes());
-    crc.update(&segment.get().to_le_bytes());
+    crc.update(&of.origin.get().to_le_bytes());
+    crc.update(&of.tenant.get().to_le_bytes());
+    crc.update(&of.segment.get().to_le_bytes());
     crc.update(&number.to_le_bytes());
     crc.update(&page[4..]);
     crc.finalize()

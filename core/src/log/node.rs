@@ -70,7 +70,9 @@ impl Logs {
         let page = self.tile_page(tenant, head, Position::new(last), slot.page)?;
         let hash = hash_at(&page.0, slot);
         // Zeros: a write of the page was lost.
-        if !index::page_is_good(tenant, segment, slot.page, &page.0) || hash == ChainHash::ZERO {
+        if !index::page_is_good(self.index_of(tenant, segment), slot.page, &page.0)
+            || hash == ChainHash::ZERO
+        {
             return Err(self.tile_damaged(tenant, head, Position::new(last)));
         }
         Ok(hash)

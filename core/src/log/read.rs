@@ -18,6 +18,7 @@ use super::damage::{Damage, DamageReason};
 use super::flush::Purpose;
 use super::head::LogHead;
 use super::index::{self, IndexEntry, Slot};
+use super::rebuild::Cause;
 use super::record::{Metadata, Record, RecordKind, RecordRef, decode_length, decode_record};
 use super::segment::LENGTH_SIZE;
 use super::tail::PageBase;
@@ -83,6 +84,8 @@ pub(super) struct Misses {
     rebuilds: BTreeMap<(TenantId, SegmentNumber), LogHead>,
     /// Of these, for damage.
     mends: BTreeSet<(TenantId, SegmentNumber)>,
+    /// And for damage that may be the index's alone.
+    suspects: BTreeSet<(TenantId, SegmentNumber)>,
     events: Vec<Event>,
 }
 
@@ -129,7 +132,7 @@ impl Logs {
         }
         let at = Place { tenant, segment, offset: 0, position };
         let page = self.index_page(&at, head, slot.page)?;
-        let entry = if index::page_is_good(tenant, segment, slot.page, &page.0) {
+        let entry = if index::page_is_good(self.index_of(tenant, segment), slot.page, &page.0) {
             index::decode_entry(&page.0, slot)
         } else {
             None
@@ -183,7 +186,7 @@ impl Logs {
         header: &[u8],
     ) -> bool {
         let positions = self.segment_positions;
-        let good = index::header_is_good(tenant, segment, positions, header);
+        let good = index::header_is_good(self.index_of(tenant, segment), positions, header);
         if good {
             let mut headers = self.headers.borrow_mut();
             if headers.len() >= LOG_HEADERS_KNOWN_MAX {
@@ -254,12 +257,24 @@ impl Logs {
     /// What is read is not what was written: the segment is repaired, where there are peers.
     fn damaged(&self, at: &Place, head: &LogHead, reason: DamageReason) -> LogFault {
         let Place { tenant, segment, offset, position } = *at;
-        let event = Event::BlockCorrupt { tenant, number: segment.get(), offset };
+        let key = (tenant, segment);
         let mut misses = self.misses.borrow_mut();
-        misses.events.push(event);
+        let (alone, found) = (!self.repairs_are_possible(), self.unbuildable.get(&key));
+        if alone && found.is_none() && !self.rebuilt.contains(&key) {
+            // An index that is whole, but of another history, leads to the wrong place: the segment
+            // is gone through before it is blamed.
+            misses.rebuilds.insert(key, head.clone());
+            misses.suspects.insert(key);
+            return LogFault::Missing;
+        }
+        // What was found when the segment was gone through was told then.
+        let told = alone && found.is_some_and(|found| found.offset == offset);
+        if !told {
+            misses.events.push(Event::BlockCorrupt { tenant, number: segment.get(), offset });
+        }
         if self.may_mend(tenant, segment) {
-            misses.rebuilds.insert((tenant, segment), head.clone());
-            misses.mends.insert((tenant, segment));
+            misses.rebuilds.insert(key, head.clone());
+            misses.mends.insert(key);
             return LogFault::Missing;
         }
         let damage = Damage { tenant, segment, offset, position, reason, checkpointed: true };
@@ -382,7 +397,7 @@ impl Logs {
 
     /// Reads what the last stage missed, and pins it.
     pub fn fetch(&mut self, pins: &mut LogPins, effects: &mut Effects) {
-        let Misses { blocks, rebuilds, mends, events } = self.misses.take();
+        let Misses { blocks, rebuilds, mends, suspects, events } = self.misses.take();
         for event in events {
             effects.event(event);
         }
@@ -423,7 +438,8 @@ impl Logs {
             if mends.contains(&key) && !self.rebuilds.contains_key(&key) {
                 self.note_mend(key.0, key.1);
             }
-            self.rebuild(key.0, key.1, &head, effects);
+            let cause = if suspects.contains(&key) { Cause::Suspicion } else { Cause::Index };
+            self.rebuild(key.0, key.1, &head, cause, effects);
         }
     }
 

@@ -26,10 +26,21 @@ use crate::io::{Address, Effect, Effects, FileId, Page, Pages};
 use crate::limits::{LOG_READ_BLOCKS_MAX, PAGE_SIZE};
 use zerocopy::FromZeros;
 
+/// Why an index is made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It is damaged, missing, or contradicts a record.
+    Index,
+    /// A record was not found whole where it leads to: either the segment is damaged, or it is not
+    /// the segment's index. That is told when the segment was gone through.
+    Suspicion,
+}
+
 /// An index being made anew.
 #[derive(Debug)]
 pub(super) struct Rebuild {
     pub verifier: Option<SegmentVerifier>,
+    pub cause: Cause,
     /// The log's head when it began, and up to where it goes.
     pub head: LogHead,
     pub end: Position,
@@ -82,6 +93,7 @@ impl Logs {
         tenant: TenantId,
         segment: SegmentNumber,
         head: &LogHead,
+        cause: Cause,
         effects: &mut Effects,
     ) {
         let key = (tenant, segment);
@@ -89,7 +101,9 @@ impl Logs {
         if self.rebuilds.contains_key(&key) || self.unbuildable.contains_key(&key) {
             return;
         }
-        effects.event(Event::IndexRebuilt { tenant, number: segment.get() });
+        if cause == Cause::Index {
+            effects.event(Event::IndexRebuilt { tenant, number: segment.get() });
+        }
         let start = SegmentStart { tenant, number: segment, before: None };
         // What a checkpoint covers ends in padding, which is repaired, too; alone nobody minds it.
         // Behind that, the next record may follow at once.
@@ -98,11 +112,12 @@ impl Logs {
         let padded = padded && self.repairs_are_possible();
         let extent = if padded { SegmentExtent::To(end) } else { SegmentExtent::Through(end) };
         let mut header = Page::new_zeroed();
-        index::header_page(tenant, segment, self.segment_positions, &mut header.0);
+        index::header_page(self.index_of(tenant, segment), self.segment_positions, &mut header.0);
         self.rebuilds.insert(
             key,
             Rebuild {
                 verifier: Some(SegmentVerifier::new(start, extent)),
+                cause,
                 pages: BTreeMap::from([(0, Box::new(header))]),
                 final_pages: VecDeque::from([0]),
                 head: head.clone(),
@@ -147,8 +162,11 @@ impl Logs {
                 work.final_pages.extend(work.pages.keys().copied());
                 return true;
             }
-            self.rebuilds.remove(&key);
+            let done = self.rebuilds.remove(&key);
             self.rebuilt.insert(key);
+            if done.is_some_and(|work| work.cause == Cause::Suspicion) {
+                effects.event(Event::IndexRebuilt { tenant, number: segment.get() });
+            }
             return false;
         }
         self.rebuild_forward(tenant, segment, effects)
@@ -285,14 +303,14 @@ impl Logs {
             }
             return false;
         }
-        let mut pages = self.pages(1);
+        let (of, mut pages) = (self.index_of(tenant, segment), self.pages(1));
         let Some(work) = self.rebuilds.get_mut(&key) else { unreachable!("the caller has it") };
         let Some(image) = work.pages.remove(&number) else {
             unreachable!("each page is final once")
         };
         work.writing = true;
         pages.as_bytes_mut().copy_from_slice(&image.0);
-        index::stamp(tenant, segment, number, pages.as_bytes_mut());
+        index::stamp(of, number, pages.as_bytes_mut());
         self.cache.replace(file, u64::from(number), &pages.as_slice()[0]);
         let io = self.io(Purpose::RebuildWrite { tenant, segment });
         let at = Address::new(file, u64::from(number) * PAGE_SIZE as u64);
@@ -322,7 +340,7 @@ impl Logs {
         pages: &Pages,
         effects: &mut Effects,
     ) {
-        let layout = self.layout;
+        let (layout, of) = (self.layout, self.index_of(tenant, segment));
         let disk = pages.as_bytes();
         let Some(log) = self.open.get_mut(&tenant) else {
             unreachable!("a log with pages to write stays open")
@@ -331,7 +349,7 @@ impl Logs {
             let head = log.head.clone();
             self.headers.borrow_mut().remove(&(tenant, segment));
             if !self.check_header(tenant, segment, disk) {
-                self.rebuild(tenant, segment, &head, effects);
+                self.rebuild(tenant, segment, &head, Cause::Index, effects);
             }
             return;
         }
@@ -345,7 +363,7 @@ impl Logs {
             return;
         };
         let first = u64::from(segment.get()) * self.segment_positions;
-        let good = index::page_is_good(tenant, segment, number, disk)
+        let good = index::page_is_good(of, number, disk)
             && layout.is_filled(first, end.get(), number, disk, slots);
         if good {
             complete(&mut page.image.0, &mut page.base, disk);
@@ -354,7 +372,7 @@ impl Logs {
             page.base = PageBase::Whole;
         } else {
             let head = log.head.clone();
-            self.rebuild(tenant, segment, &head, effects);
+            self.rebuild(tenant, segment, &head, Cause::Index, effects);
         }
     }
 }
@@ -386,7 +404,7 @@ fn set(
 }
 
 /// The tiles that a record completes.
-fn tiles(
+pub(super) fn tiles(
     layout: Layout,
     first: u64,
     view: &super::RecordView<'_>,

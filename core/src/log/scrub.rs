@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 
 use super::damage::Damage;
 use super::flush::Purpose;
+use super::rebuild::Cause;
 use super::tail::Covered;
 use super::verifier::{SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
 use super::{LogHead, Logs};
@@ -124,7 +125,7 @@ impl Logs {
                 self.note_mend(tenant, at.number);
                 let number = at.number;
                 self.scrub.at = Some(Box::new(At { found: Found::Repairing, ..at }));
-                self.rebuild(tenant, number, &head, effects);
+                self.rebuild(tenant, number, &head, Cause::Index, effects);
             }
             Found::Repairing if !self.unbuildable.contains_key(&key) => {
                 self.scrub.at = Some(Box::new(at.again()));

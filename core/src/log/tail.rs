@@ -237,7 +237,7 @@ impl Logs {
 
     /// Entry and tiles of a record that was just appended.
     fn index_append(&mut self, tenant: TenantId, position: Position, entry: IndexEntry) {
-        let layout = self.layout;
+        let (layout, origin) = (self.layout, self.origin);
         let Some(log) = self.open.get_mut(&tenant) else { unreachable!("the caller has it open") };
         let segment = log.head.segment;
         let first = log.head.segment_first.get();
@@ -255,7 +255,8 @@ impl Logs {
         if nth == 0 {
             let slot = Slot { page: 0, at: 0, size: PAGE_SIZE as u32, first: true, last: true };
             let mut header = Page::new_zeroed();
-            index::header_page(tenant, segment, self.segment_positions, &mut header.0);
+            let of = index::IndexOf { origin, tenant, segment };
+            index::header_page(of, self.segment_positions, &mut header.0);
             let (new, full) = log.set(segment, slot, &header.0);
             pages_new += usize::from(new);
             filled.extend(full.then_some(slot.page));

@@ -20,6 +20,7 @@ use crate::limits::PAGE_SIZE;
 use crate::time::Timestamp;
 
 const TENANT: TenantId = TenantId::new(7);
+const ORIGIN: OriginId = OriginId::new(0x1234_5678_9abc_def0_1234);
 
 /// Small, fast, seeded.
 pub(super) struct Random(u64);
@@ -107,7 +108,7 @@ struct Bench {
 impl Bench {
     fn new(segment_positions: u64) -> Bench {
         Bench {
-            logs: Logs::new(segment_positions),
+            logs: Logs::new(segment_positions, ORIGIN),
             disk: Disk::default(),
             effects: Effects::new(),
             events: Vec::new(),
@@ -203,7 +204,7 @@ impl Bench {
 
     /// The process stops; another starts from the last checkpoint.
     fn restart(&mut self) {
-        self.logs = Logs::new(self.logs.segment_positions());
+        self.logs = Logs::new(self.logs.segment_positions(), self.logs.origin);
         self.effects = Effects::new();
         self.disk.created =
             self.disk.files.keys().filter(|file| is_segment(file)).copied().collect();
@@ -288,6 +289,10 @@ fn is_segment(file: &FileId) -> bool {
 
 fn segment_file(number: u32) -> FileId {
     FileId::Segment { tenant: TENANT, number: SegmentNumber::new(number) }
+}
+
+fn index_of(number: u32) -> IndexOf {
+    IndexOf { origin: ORIGIN, tenant: TENANT, segment: SegmentNumber::new(number) }
 }
 
 fn index_file(number: u32) -> FileId {

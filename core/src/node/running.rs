@@ -126,7 +126,7 @@ impl Running {
     pub fn new(config: &Config, random: ChaCha20Rng, opened: Opened) -> Running {
         let Opened { superblock, keyring, mut store, vsr, memory } = opened;
         let Some(state) = superblock.state() else { unreachable!("it was opened") };
-        let mut logs = Logs::new(state.constants.segment_positions);
+        let mut logs = Logs::new(state.constants.segment_positions, state.origin);
         if vsr.is_cluster() {
             store.repair_from_peers();
             logs.repair_from_peers();

@@ -12,13 +12,14 @@
 
 use std::collections::BTreeSet;
 
-use verity_core::ids::{Op, Position, SegmentNumber, TenantId};
+use verity_core::ids::{Op, OriginId, Position, SegmentNumber, TenantId};
 use verity_core::io::{Address, FileId};
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{
-    DamageReason, HEADER_SIZE, LogHead, RecordKind, RecordView, SegmentEnd, SegmentExtent,
+    DamageReason, HEADER_SIZE, IndexOf, LogHead, RecordKind, RecordView, SegmentEnd, SegmentExtent,
     SegmentStart, SegmentVerifier, entry_in_page, entry_place, page_is_good,
 };
+use verity_core::superblock::SuperblockState;
 
 use super::Problem;
 use crate::disk::paths;
@@ -31,16 +32,21 @@ const CHUNK: usize = 64 * PAGE_SIZE;
 /// Heads of all logs at a checkpoint; in words, why that cannot be told.
 pub fn at(
     files: &mut Offline,
-    checkpoint: Op,
-    segment_positions: u64,
+    state: &SuperblockState,
     progress: &mut dyn Progress,
 ) -> Result<Vec<(TenantId, LogHead)>, String> {
     let segments = paths::segments(files.root()).map_err(|error| error.to_string())?;
     let tenants: BTreeSet<TenantId> = segments.iter().map(|(tenant, _)| *tenant).collect();
     let mut heads = Vec::new();
     for tenant in tenants {
-        let mut scan =
-            Scan { tenant, checkpoint, segment_positions, head: LogHead::empty(), later: false };
+        let mut scan = Scan {
+            tenant,
+            origin: state.origin,
+            checkpoint: state.checkpoint.op,
+            segment_positions: state.constants.segment_positions,
+            head: LogHead::empty(),
+            later: false,
+        };
         scan.run(files, progress)?;
         if scan.head.next > Position::ZERO {
             heads.push((tenant, scan.head));
@@ -75,6 +81,7 @@ pub fn missing(what: &str) -> Problem {
 
 struct Scan {
     tenant: TenantId,
+    origin: OriginId,
     checkpoint: Op,
     segment_positions: u64,
     head: LogHead,
@@ -184,7 +191,8 @@ impl Scan {
         if slot == 0 && page.iter().all(|byte| *byte == 0) {
             return Entry::None;
         }
-        if !page_is_good(self.tenant, number, page_number, &page) {
+        let of = IndexOf { origin: self.origin, tenant: self.tenant, segment: number };
+        if !page_is_good(of, page_number, &page) {
             return Entry::Unreadable;
         }
         match entry_in_page(&page, self.segment_positions, position) {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use verity_core::ids::{Position, SegmentNumber, TenantId};
 use verity_core::io::{Effect, Effects, FileId, Input, IoError};
 use verity_core::log::{LogFault, LogHead, LogPins, Logs};
+use verity_core::superblock::SuperblockState;
 
 use crate::disk::paths;
 use crate::offline::Offline;
@@ -18,29 +19,30 @@ use crate::offline::Offline;
 /// Makes the indexes of all segments of one log; gives how many.
 pub fn make(
     files: &mut Offline,
-    segment_positions: u64,
+    state: &SuperblockState,
     tenant: TenantId,
     head: &LogHead,
 ) -> Result<u64, String> {
     for number in 0..=head.segment.get() {
-        one(files, segment_positions, tenant, head, SegmentNumber::new(number))?;
+        one(files, state, tenant, head, SegmentNumber::new(number))?;
     }
     Ok(u64::from(head.segment.get()) + 1)
 }
 
 fn one(
     files: &mut Offline,
-    segment_positions: u64,
+    state: &SuperblockState,
     tenant: TenantId,
     head: &LogHead,
     number: SegmentNumber,
 ) -> Result<(), String> {
+    let segment_positions = state.constants.segment_positions;
     let path = files.root().join(paths::relative(FileId::Index { tenant, number }));
     let mut new = New::create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     // Whoever looks for an entry in an index that is empty has it made.
     let end = (u64::from(number.get()) + 1) * segment_positions;
     let Some(last) = head.next.min(Position::new(end)).previous() else { return Ok(()) };
-    let mut logs = Logs::new(segment_positions);
+    let mut logs = Logs::new(segment_positions, state.origin);
     let mut pins = LogPins::default();
     let mut effects = Effects::new();
     loop {

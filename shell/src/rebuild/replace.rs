@@ -110,8 +110,7 @@ pub fn replace(
     let pages = read_back(&mut Offline::new(root, Some(load()?)), &new, &heads, progress)?;
     let mut made = 0;
     for (tenant, head) in &heads {
-        let positions = state.constants.segment_positions;
-        made += indexes::make(&mut work.files, positions, *tenant, head).map_err(Problem::Disk)?;
+        made += indexes::make(&mut work.files, &state, *tenant, head).map_err(Problem::Disk)?;
     }
     work.switch(&state, grid, &checkpoint)?;
     Ok(Replaced::Done {
@@ -146,14 +145,13 @@ fn heads_of(
     let (heads, heads_from) = match grid::heads(files, state, keyring) {
         Ok(heads) => (heads, HeadsFrom::Grid),
         Err(_damage) => {
-            let positions = state.constants.segment_positions;
-            let heads = heads::at(files, state.checkpoint.op, positions, progress);
+            let heads = heads::at(files, state, progress);
             (heads.map_err(Problem::Damaged)?, HeadsFrom::Logs)
         }
     };
     let mut report = Report::default();
     let roots = &mut verify::Roots::default();
-    verify::logs::check_all(files, &heads, Some(keyring), roots, &mut report, progress);
+    verify::logs::check_all(files, state, &heads, Some(keyring), roots, &mut report, progress);
     refuse_damage(&report)?;
     Ok((heads, heads_from))
 }

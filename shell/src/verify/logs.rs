@@ -1,19 +1,22 @@
 //! Every block of every log, streamed through the core's segment verifier.
 
-use verity_core::ids::{Op, SegmentNumber, TenantId};
+use std::fs::File;
+
+use verity_core::ids::{Op, OriginId, SegmentNumber, TenantId};
 use verity_core::io::{Address, FileId, IoError};
 use verity_core::keyring::Keyring;
 use verity_core::limits::PAGE_SIZE;
 use verity_core::log::{
-    Beyond, CheckpointRecord, Damage, DamageReason, LogEdge, LogHead, Metadata, RecordKind,
-    RecordView, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier, open_record,
-    page_is_good,
+    Beyond, CheckpointRecord, Damage, DamageReason, IndexCheck, IndexOf, LogEdge, LogHead,
+    Metadata, RecordKind, RecordView, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier,
+    open_record, page_is_good,
 };
+use verity_core::superblock::SuperblockState;
 
 use super::roots::{Points, Roots};
 use super::{CheckedLog, Finding, Heads, Progress, Report, Severity, Silent, segment_name};
 use crate::disk::paths;
-use crate::offline::Offline;
+use crate::offline::{Offline, read_or_zeros};
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 * PAGE_SIZE;
@@ -21,6 +24,7 @@ const CHUNK: usize = 64 * PAGE_SIZE;
 /// All logs up to their checkpointed heads.
 pub fn check_all(
     files: &mut Offline,
+    state: &SuperblockState,
     heads: &Heads,
     keyring: Option<&Keyring>,
     roots: &mut Roots,
@@ -32,29 +36,79 @@ pub fn check_all(
         let bytes = log_bytes(files, *tenant, head.segment);
         progress.part(&format!("log of tenant {tenant}"), bytes);
         let mut log = Checked::new(*tenant, roots);
+        log.indexes = Some((state.origin, state.constants.segment_positions));
         if log.run(files, Some(head), keyring, roots, report, progress) {
             roots.judge(*tenant, &log.points, log.end.next, true, report);
             report.logs.push(log.finish());
         } else if *tenant == TenantId::SYSTEM {
             roots.refute();
         }
-        check_indexes(files, *tenant, head, report);
+        check_indexes(files, state.origin, *tenant, head, report);
     }
     roots.judge_absent(heads.iter().map(|(tenant, _)| *tenant), report);
+}
+
+/// Segments that no head names: made after the checkpoint, or no part of these logs at all. With
+/// `newest`, the journal's newest op, also whether replay writes them again. Gives the tenants of
+/// which the checkpoint knows no log, and whose log may follow it.
+pub fn check_strays(
+    files: &mut Offline,
+    checkpoint: Op,
+    heads: &Heads,
+    newest: Option<Op>,
+    report: &mut Report,
+) -> Vec<TenantId> {
+    let mut new = Vec::new();
     for (tenant, number) in paths::segments(files.root()).unwrap_or_default() {
-        let known = heads.iter().any(|(other, head)| *other == tenant && number <= head.segment);
-        if !known {
-            let name = segment_name(tenant, number);
-            report.note("log", format!("{name} is newer than the checkpoint; replay fills it"));
+        let head = heads.iter().find(|(other, _)| *other == tenant).map(|(_, head)| head);
+        if head.is_some_and(|head| number <= head.segment) {
+            continue;
         }
+        let name = segment_name(tenant, number);
+        let mut first = None;
+        let start = SegmentStart { tenant, number, before: None };
+        let read = stream(files, start, SegmentExtent::Unknown, &mut Silent, |view| {
+            first = Some(view.record.metadata.op);
+            // One record is enough.
+            Err(DamageReason::Head)
+        });
+        if let Err(StreamError::Unreadable { error, .. }) = read {
+            report.unknown("log", files.why(FileId::Segment { tenant, number }, error));
+            continue;
+        }
+        let what = match (first, newest) {
+            (None, _) => "holds no whole record: its process stopped before it wrote one, or it \
+                          belongs elsewhere. Nothing counts on it"
+                .to_string(),
+            (Some(op), _) if op <= checkpoint => format!(
+                "is no part of these logs: it begins with a record of op {op}, and the checkpoint \
+                 of op {checkpoint} does not know it. Nothing reads it"
+            ),
+            (Some(op), Some(newest)) if op <= newest => {
+                format!("is newer than the checkpoint: it begins with op {op}, which is replayed")
+            }
+            (Some(op), Some(newest)) => format!(
+                "begins with a record of op {op}; the journal ends at op {newest} and does not \
+                 replay it"
+            ),
+            (Some(op), None) => format!(
+                "is newer than the checkpoint: it begins with op {op}. Whether the journal replays \
+                 that is not known"
+            ),
+        };
+        if first.is_some_and(|op| op > checkpoint) && head.is_none() && number.get() == 0 {
+            new.push(tenant);
+        }
+        report.note("log", format!("{name} {what}"));
     }
+    new
 }
 
 /// Does a log hold what neither checkpoint nor journal does? A record is written to its log only
 /// when its prepare is durable in the journal, and applied.
 pub fn check_beyond(
     files: &mut Offline,
-    heads: &Heads,
+    heads: &[(TenantId, LogHead)],
     segment_positions: u64,
     newest: Op,
     report: &mut Report,
@@ -183,6 +237,8 @@ struct Checked {
     tenant: TenantId,
     /// What was signed for of it.
     points: Points,
+    /// Origin of the directory and positions of a segment: indexes are held against the records.
+    indexes: Option<(OriginId, u64)>,
     end: SegmentEnd,
     segments: u32,
     bytes: u64,
@@ -192,7 +248,7 @@ struct Checked {
 impl Checked {
     fn new(tenant: TenantId, roots: &Roots) -> Checked {
         let (end, points) = (SegmentEnd::genesis(), roots.points(tenant));
-        Checked { tenant, points, end, segments: 0, bytes: 0, checkpoint_records: 0 }
+        Checked { tenant, points, indexes: None, end, segments: 0, bytes: 0, checkpoint_records: 0 }
     }
 
     fn finish(self) -> CheckedLog {
@@ -271,8 +327,21 @@ impl Checked {
         let start = SegmentStart { tenant, number, before };
         let mut claims = 0;
         let points = &mut self.points;
+        let file = FileId::Index { tenant, number };
+        let mut index = self.indexes.and_then(|(origin, positions)| {
+            let of = IndexOf { origin, tenant, segment: number };
+            // Of one that is missing or cannot be read, it is told elsewhere.
+            let open = File::open(files.root().join(paths::relative(file))).ok()?;
+            Some((IndexCheck::new(of, positions), open))
+        });
         let streamed = stream(files, start, extent, progress, |view| {
             points.pass(view);
+            if let Some((check, open)) = &mut index {
+                check.record(view, &mut |page, bytes| {
+                    let offset = u64::from(page) * PAGE_SIZE as u64;
+                    read_or_zeros(open, offset, &mut bytes.0).is_ok()
+                });
+            }
             roots.note(view, keyring);
             check_claim(view, keyring, &mut claims)
         });
@@ -294,6 +363,17 @@ impl Checked {
                             end.size_bytes
                         ),
                     });
+                }
+                if let Some((count, first)) = index.and_then(|(check, _)| check.wrong()) {
+                    report.note(
+                        "index",
+                        format!(
+                            "{}: {count} record(s) are not where it says, or not there as it \
+                             says, the first at position {first}; it is made anew from the segment \
+                             when it is used",
+                            paths::relative(file).display()
+                        ),
+                    );
                 }
                 self.segments += 1;
                 self.bytes += end.size_bytes;
@@ -343,7 +423,13 @@ fn check_claim(
 }
 
 /// Index pages are derived; one that is bad is rebuilt when it is needed.
-fn check_indexes(files: &mut Offline, tenant: TenantId, head: &LogHead, report: &mut Report) {
+fn check_indexes(
+    files: &mut Offline,
+    origin: OriginId,
+    tenant: TenantId,
+    head: &LogHead,
+    report: &mut Report,
+) {
     for number in 0..=head.segment.get() {
         let segment = SegmentNumber::new(number);
         let file = FileId::Index { tenant, number: segment };
@@ -370,7 +456,8 @@ fn check_indexes(files: &mut Offline, tenant: TenantId, head: &LogHead, report: 
             let Ok(index) = u32::try_from(index) else { break };
             let unreadable = files.read(at, &mut page).is_err();
             let blank = page.iter().all(|byte| *byte == 0);
-            if unreadable || !(blank || page_is_good(tenant, segment, index, &page)) {
+            let of = IndexOf { origin, tenant, segment };
+            if unreadable || !(blank || page_is_good(of, index, &page)) {
                 bad += 1;
             }
         }
@@ -378,8 +465,8 @@ fn check_indexes(files: &mut Offline, tenant: TenantId, head: &LogHead, report: 
             report.note(
                 "index",
                 format!(
-                    "log/{tenant}/{number:08}.index: {bad} damaged page(s); \
-                rebuilt from the segment when needed"
+                    "log/{tenant}/{number:08}.index: {bad} page(s) that are damaged or of another \
+                     directory; it is made anew from the segment when it is used"
                 ),
             );
         }

@@ -88,7 +88,7 @@ fn read(
         at = Checkpoint::read(files, tenant)?;
     }
     let Checkpoint { head, keyring, .. } = &at;
-    let mut reader = Reader { files, logs: Logs::new(at.segment_positions), head };
+    let mut reader = Reader { files, logs: Logs::new(at.segment_positions, at.state.origin), head };
     let found = reader.verified(keyring, tenant, position)?;
     if let RecordRead::Holds(found) = &found
         && found.record.metadata.op > last_op

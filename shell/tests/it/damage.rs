@@ -266,7 +266,10 @@ fn an_index_that_rots_is_made_whole_by_whoever_uses_it() {
         let index = copy.join("log/1/00000000.index");
         flip(&index, page as u64 * 4_096 + 33);
         let verified = verity(&["verify", "--data", path]).ok();
-        assert!(verified.stdout.contains("1 damaged page(s)"), "page {page}: {verified:#?}");
+        assert!(
+            verified.stdout.contains("1 page(s) that are damaged"),
+            "page {page}: {verified:#?}"
+        );
         let run = verity(&["sql", "--data", path, "-c", statement]).ok();
         let warnings = run.stderr.matches("log/1/00000000.index is damaged").count();
         assert_eq!(warnings, 1, "page {page}, {statement}: {run:#?}");

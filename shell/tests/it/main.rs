@@ -6,6 +6,7 @@ mod cli;
 mod cluster;
 mod crash;
 mod damage;
+mod derived;
 mod embedded;
 mod full_disk;
 mod import;

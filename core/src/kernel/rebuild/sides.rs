@@ -132,7 +132,7 @@ impl Sides {
         live: Option<Side>,
         scratch: Store,
     ) -> Sides {
-        let logs = Logs::new(kernel.constants().segment_positions);
+        let logs = Logs::new(kernel.constants().segment_positions, keyring.origin());
         Sides {
             rebuild,
             kernel,

@@ -147,7 +147,7 @@ impl Rig {
     pub fn with(memory: Memory, constants: ClusterConstants) -> Rig {
         let mut rig = Rig {
             store: Store::new(StoreConfig::new(FileId::Grid, &constants, 64)),
-            logs: Logs::new(constants.segment_positions),
+            logs: Logs::new(constants.segment_positions, OriginId::new(9)),
             kernel: Kernel::new(constants, Generation::ZERO),
             keys: TestKeys::new(),
             disk: Disk::default(),
@@ -205,7 +205,7 @@ impl Rig {
         let config = StoreConfig::new(FileId::Grid, &self.constants, 64);
         let mut effects = Effects::new();
         self.store = Store::open(config, &checkpoint, &mut effects);
-        self.logs = Logs::new(self.constants.segment_positions);
+        self.logs = Logs::new(self.constants.segment_positions, OriginId::new(9));
         self.kernel = Kernel::new(self.constants, generation);
         pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
         assert!(self.store.is_open());

@@ -164,7 +164,7 @@ fn many_small_logs_want_a_checkpoint_before_room_runs_out() {
     bench.checkpoint();
     bench.checkpoint();
     assert!(!bench.logs.checkpoint_wanted());
-    assert_eq!(bench.logs.room(), Logs::new(1).room());
+    assert_eq!(bench.logs.room(), Logs::new(1, ORIGIN).room());
 }
 
 /// Behind a head stands nothing, or the record that follows it: cut off by a checkpoint or not, in

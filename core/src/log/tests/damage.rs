@@ -332,7 +332,7 @@ fn a_page_of_upper_tiles_that_missed_a_write_is_rebuilt() {
     let stale = bench.disk.files[&index_file(0)][at.clone()].to_vec();
     let tile = up_to(&mut bench, 131_100);
     let good = bench.disk.files[&index_file(0)][at.clone()].to_vec();
-    assert!(stale != good && page_is_good(TENANT, SegmentNumber::ZERO, slot.page, &stale));
+    assert!(stale != good && page_is_good(index_of(0), slot.page, &stale));
     for missed in [false, true] {
         if missed {
             bench.disk.files.get_mut(&index_file(0)).unwrap()[at.clone()].copy_from_slice(&stale);
@@ -363,4 +363,136 @@ fn a_damaged_segment_without_index_says_so_and_does_not_stop_the_log() {
     assert_eq!(bench.read(1_150).unwrap().metadata.position.get(), 1_150);
     assert!(matches!(bench.read(950), Err(LogFault::Damaged(_))));
     bench.read(100).unwrap();
+}
+
+/// As `long`, with records of other sizes.
+fn of_another_history(origin: OriginId) -> Bench {
+    let mut bench = Bench::new(400);
+    bench.logs = Logs::new(400, origin);
+    for position in 0..1_000 {
+        bench.append_sized(TENANT, (position * 7) % 311);
+        if position % 70 == 0 {
+            bench.checkpoint();
+        }
+    }
+    bench.checkpoint();
+    bench
+}
+
+/// Every page of it is whole, and leads to the wrong places: it is made anew, with one warning, and
+/// the segment is not blamed. So is one of the same directory that has gone another way.
+#[test]
+fn an_index_of_another_log_is_rebuilt_before_the_segment_is_blamed() {
+    for origin in [OriginId::new(5), ORIGIN] {
+        let other = of_another_history(origin);
+        for number in 0..3 {
+            let mut bench = long();
+            let good = bench.disk.files[&index_file(number)].clone();
+            let foreign = other.disk.files[&index_file(number)].clone();
+            for last_first in [false, true] {
+                bench.disk.files.insert(index_file(number), foreign.clone());
+                bench.restart();
+                bench.events.clear();
+                let all = u64::from(number) * 400..(u64::from(number) * 400 + 400).min(1_000);
+                let mut positions: Vec<u64> = all.collect();
+                if last_first {
+                    positions.reverse();
+                }
+                for position in positions {
+                    assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+                }
+                bench.run(usize::MAX);
+                assert_eq!(bench.seen("IndexRebuilt"), 1, "index {number}");
+                assert_eq!(bench.seen("BlockCorrupt"), 0, "index {number}");
+                assert!(bench.disk.files[&index_file(number)] == good, "index {number}");
+            }
+        }
+    }
+}
+
+/// Nobody compares the tiles of a proof with the records: the binding of each page does it.
+#[test]
+fn tiles_of_another_directory_are_no_proof() {
+    let other = of_another_history(OriginId::new(5));
+    let mut bench = long();
+    let proof = |bench: &mut Bench| {
+        bench.stage(|logs, head| logs.inclusion(TENANT, head, Position::new(999), 1_000)).unwrap()
+    };
+    let good = proof(&mut bench);
+    for number in 0..3 {
+        bench.disk.files.insert(index_file(number), other.disk.files[&index_file(number)].clone());
+    }
+    bench.restart();
+    assert!(proof(&mut bench) == good);
+}
+
+/// A scan asks the index once, for its first record.
+#[test]
+fn a_scan_begins_in_the_right_place_whatever_the_index_says() {
+    let other = of_another_history(ORIGIN);
+    let mut bench = long();
+    bench.disk.files.insert(index_file(1), other.disk.files[&index_file(1)].clone());
+    bench.restart();
+    let mut scan = LogScan::new(TENANT, Position::new(555), Position::new(900));
+    for position in 555..900 {
+        let record = bench.stage(|logs, head| scan.next(logs, head)).unwrap().unwrap();
+        assert_eq!(record.metadata.position.get(), position);
+    }
+    bench.run(usize::MAX);
+    assert_eq!((bench.seen("IndexRebuilt"), bench.seen("BlockCorrupt")), (1, 0));
+}
+
+/// What `verify` tells of an index that it holds against the records of its segment.
+#[test]
+fn an_index_is_held_against_its_segment() {
+    let bench = long();
+    let check = |number: u32, index: &[u8]| {
+        let head = bench.head(TENANT);
+        let segment = SegmentNumber::new(number);
+        let start = SegmentStart { tenant: TENANT, number: segment, before: None };
+        let mut verifier = SegmentVerifier::new(start, SegmentExtent::To(head.next));
+        let mut check = IndexCheck::new(index_of(number), 400);
+        let pushed = verifier.push(&bench.segment(number), |view| {
+            check.record(view, &mut |page, bytes| {
+                let at = (page as usize * PAGE_SIZE).min(index.len());
+                let there = (index.len() - at).min(PAGE_SIZE);
+                bytes.0.fill(0);
+                bytes.0[..there].copy_from_slice(&index[at..at + there]);
+                true
+            });
+            Ok(())
+        });
+        pushed.unwrap();
+        check.wrong()
+    };
+    let other = of_another_history(ORIGIN);
+    for number in 0..3 {
+        let first = Position::new(u64::from(number) * 400);
+        let good = &bench.disk.files[&index_file(number)];
+        assert_eq!(check(number, good), None);
+        let records = if number == 2 { 200 } else { 400 };
+        assert_eq!(check(number, &[]), Some((records, first)), "a file without content");
+        let foreign = &other.disk.files[&index_file(number)];
+        // Both begin with the same record.
+        let equal = u64::from(number == 0);
+        let wrong = Some((records - equal, Position::new(first.get() + equal)));
+        assert_eq!(check(number, foreign), wrong);
+        // Of another directory no page counts: that is told by its checksum.
+        let stranger = of_another_history(OriginId::new(5));
+        assert_eq!(check(number, &stranger.disk.files[&index_file(number)]), None);
+    }
+    // One entry, in a page that is whole.
+    let mut bad = bench.disk.files[&index_file(1)].clone();
+    let page = &mut bad[PAGE_SIZE..2 * PAGE_SIZE];
+    page[16 + 40 * 3 + 9] ^= 1;
+    super::super::index::stamp(index_of(1), 1, page);
+    assert_eq!(check(1, &bad), Some((1, Position::new(403))));
+    // One tile: the record that completes it is named.
+    let mut bad = bench.disk.files[&index_file(1)].clone();
+    let slot = super::super::index::Layout::new(400).tile(400, 1, 2);
+    let at = slot.page as usize * PAGE_SIZE;
+    let page = &mut bad[at..at + PAGE_SIZE];
+    page[slot.at as usize] ^= 1;
+    super::super::index::stamp(index_of(1), slot.page, page);
+    assert_eq!(check(1, &bad), Some((1, Position::new(767))));
 }

@@ -194,7 +194,7 @@ fn tiles_are_the_subtrees_of_rfc_6962() {
             let slot = layout.tile(segment * positions, level, tile as u64);
             let index = &bench.disk.files[&index_file(segment as u32)];
             let page = &index[slot.page as usize * PAGE_SIZE..][..PAGE_SIZE];
-            assert!(page_is_good(TENANT, SegmentNumber::new(segment as u32), slot.page, page));
+            assert!(page_is_good(index_of(segment as u32), slot.page, page));
             let stored = &page[slot.at as usize..][..32];
             assert_eq!(stored, root_of(&leaves[tile * width..(tile + 1) * width]).0);
         }
