@@ -33,6 +33,31 @@ pub fn split(sql: &str) -> Result<Vec<Range<usize>>, SqlError> {
     Ok(statements)
 }
 
+/// Of a text of which more may follow: byte ranges of the statements that a semicolon has ended,
+/// and where the rest begins. What comes behind does not change them.
+#[must_use]
+pub fn split_complete(sql: &str) -> (Vec<Range<usize>>, usize) {
+    let (mut statements, mut rest) = (Vec::new(), 0);
+    let mut current: Option<Range<usize>> = None;
+    let mut scan = Scan { sql, at: 0 };
+    loop {
+        let from = scan.at;
+        match scan.next() {
+            // What is not closed yet may be.
+            Ok(None) | Err(_) => return (statements, rest),
+            Ok(Some(Piece::Gap)) => {}
+            Ok(Some(Piece::End)) => {
+                statements.extend(current.take());
+                rest = scan.at;
+            }
+            Ok(Some(Piece::Text)) => {
+                let start = current.map_or(from, |range| range.start);
+                current = Some(start..scan.at);
+            }
+        }
+    }
+}
+
 enum Piece {
     /// White space or a comment.
     Gap,
@@ -129,7 +154,7 @@ fn is_word(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{split, split_complete};
     use alloc::string::String;
     use alloc::vec::Vec;
 
@@ -184,6 +209,12 @@ mod tests {
             let text: String = (0..count).map(|_| pieces[draw(pieces.len())]).collect();
             let Ok(expected) = crate::query::parse::split(&text) else { continue };
             assert_eq!(split(&text).as_ref(), Ok(&expected), "{text}");
+            // Any beginning of it gives a beginning of these.
+            let cut = (0..=draw(text.len() + 1)).rev().find(|at| text.is_char_boundary(*at));
+            let (complete, rest) = split_complete(&text[..cut.unwrap_or(0)]);
+            assert_eq!(complete, expected[..complete.len()], "{text}");
+            assert!(complete.last().is_none_or(|last| last.end < rest), "{text}");
+            assert!(expected.get(complete.len()).is_none_or(|next| next.start >= rest), "{text}");
             compared += 1;
             statements += expected.len();
         }

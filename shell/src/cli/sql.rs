@@ -3,7 +3,8 @@
 //!
 //! Each statement is a transaction of its own, unless it stands between BEGIN and COMMIT: those run
 //! as one atomic request at COMMIT. The first error ends the run with exit code 1; what committed
-//! before it stays. With `--json` every statement prints one object, those of a transaction when it
+//! before it stays. Standard input is run as it comes: who writes into a pipe sees the answer to a
+//! statement before writing the next. With `--json` every statement prints one object, those of a transaction when it
 //! has committed; BEGIN, COMMIT and ROLLBACK print none (`control`).
 
 mod control;
@@ -11,8 +12,9 @@ mod input;
 mod interactive;
 mod running;
 mod schema;
+mod script;
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 
 use serde_json::{Value as Json, json};
 use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value};
@@ -21,9 +23,7 @@ use super::args::{Global, SqlArgs};
 use super::session::Session;
 use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
 use control::{Control, control, joined, place_in};
-
-/// Standard input is read whole, up to this.
-const INPUT_BYTES_MAX: u64 = 256 << 20;
+use script::{Problem, STATEMENT_BYTES_MAX, Script};
 
 pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
     if !args.connect.is_empty() {
@@ -40,13 +40,14 @@ pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
         result?;
         return closed.map_err(Failure::from);
     }
-    let text = input(args)?;
-    let statements = split(&text, output)?;
+    let mut statements = statements(args, output)?;
+    // Until there is something to do, or the end, nothing is opened and nothing made.
+    let first = statements()?;
     let database = open_or_make(&global.options(), data, output)?;
     let watch = interrupt::watch(&database);
     let tenant = database.tenant(TenantId::new(args.tenant));
     let session = Session::Local(tenant);
-    let result = run_all(&session, &statements, output);
+    let result = run_all(&session, first, &mut *statements, output);
     drop(session);
     interrupt::wait_if_interrupted();
     drop(watch);
@@ -56,53 +57,69 @@ pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
     closed.map_err(Failure::from)
 }
 
-/// Statements for the servers of a cluster. There is no shell for them yet: on a terminal they are
-/// read to the end of the input.
+/// Statements for the servers of a cluster. There is no shell for them yet.
 fn run_remote(args: &SqlArgs, output: &Output) -> Outcome {
-    let text = input(args)?;
-    let statements = split(&text, output)?;
-    run_all(&Session::connect(&args.connect, args.tenant)?, &statements, output)
+    let mut statements = statements(args, output)?;
+    let first = statements()?;
+    let session = Session::connect(&args.connect, args.tenant)?;
+    run_all(&session, first, &mut *statements, output)
 }
 
-fn input(args: &SqlArgs) -> Result<String, Failure> {
+/// Gives one statement after the other, and none at the end.
+type Statements<'a> = dyn FnMut() -> Result<Option<String>, Failure> + 'a;
+
+/// Those of `-c`, or of standard input as they come.
+fn statements<'a>(args: &SqlArgs, output: &'a Output) -> Result<Box<Statements<'a>>, Failure> {
     match &args.command {
-        Some(text) => Ok(text.clone()),
-        None => read_input(),
+        Some(text) => {
+            let mut script = Script::of(text)
+                .map_err(|error| tell_error(&verity::Error::from(error), text, output))?;
+            Ok(Box::new(move || script.next().map_err(|problem| tell_problem(problem, output))))
+        }
+        None => {
+            let mut script = Script::read(std::io::stdin().lock());
+            Ok(Box::new(move || script.next().map_err(|problem| tell_problem(problem, output))))
+        }
     }
 }
 
-fn split<'a>(text: &'a str, output: &Output) -> Result<Vec<&'a str>, Failure> {
-    match verity::split_statements(text) {
-        Ok(ranges) => Ok(ranges.into_iter().map(|range| &text[range]).collect()),
-        Err(error) => Err(tell_error(&verity::Error::from(error), text, output)),
+fn tell_problem(problem: Problem, output: &Output) -> Failure {
+    match problem {
+        Problem::Read(error) => {
+            Failure::cannot_tell(format!("cannot read standard input: {error}"))
+        }
+        Problem::NotUtf8 { at } => {
+            Failure::cannot_tell(format!("standard input is not UTF-8 (byte {at})"))
+        }
+        Problem::TooLong => Failure::cannot_tell(format!(
+            "a statement of standard input has more than {} MiB; use `verity import` for data",
+            STATEMENT_BYTES_MAX >> 20
+        )),
+        Problem::Sql { error, text, base } => {
+            let mut object = error_object(&verity::Error::from(error.clone()));
+            // In all of the input, not in what is left of it.
+            object["offset"] = json!(error.position.map(|place| base + u64::from(place)));
+            output.object(&object);
+            output.note(&verity::Error::from(error).render(&text));
+            Failure::Told(1)
+        }
     }
 }
 
-fn read_input() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(INPUT_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::cannot_tell(format!("cannot read standard input: {error}")))?;
-    if bytes.len() as u64 > INPUT_BYTES_MAX {
-        return Err(Failure::cannot_tell(
-            "standard input has more than 256 MiB of SQL; use `verity import` for data",
-        ));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Failure::cannot_tell(format!("standard input is not UTF-8 (byte {at})"))
-    })
-}
-
-fn run_all(session: &Session, statements: &[&str], output: &Output) -> Outcome {
-    let mut transaction: Option<Vec<&str>> = None;
-    for statement in statements {
-        let control = control(statement)
-            .map_err(|error| tell_error(&verity::Error::from(error), statement, output))?;
+fn run_all(
+    session: &Session,
+    first: Option<String>,
+    statements: &mut Statements<'_>,
+    output: &Output,
+) -> Outcome {
+    let mut transaction: Option<Vec<String>> = None;
+    let mut gathered_bytes = 0;
+    let mut next = first;
+    while let Some(statement) = next {
+        let control = control(&statement)
+            .map_err(|error| tell_error(&verity::Error::from(error), &statement, output))?;
         match (control, &mut transaction) {
-            (Control::Begin, None) => transaction = Some(Vec::new()),
+            (Control::Begin, None) => (transaction, gathered_bytes) = (Some(Vec::new()), 0),
             (Control::Begin, Some(_)) => {
                 return Err(Failure::failed("BEGIN within a transaction; COMMIT it first"));
             }
@@ -114,12 +131,23 @@ fn run_all(session: &Session, statements: &[&str], output: &Output) -> Outcome {
             (Control::Commit | Control::Rollback, None) => {
                 return Err(Failure::failed("there is no transaction; BEGIN starts one"));
             }
-            (Control::None, Some(gathered)) => gathered.push(statement),
+            (Control::None, Some(gathered)) => {
+                gathered_bytes += statement.len() + size_of::<String>();
+                if gathered_bytes > STATEMENT_BYTES_MAX {
+                    return Err(Failure::failed(format!(
+                        "the statements of a transaction have more than {} MiB; nothing of it was \
+                         done. Use `verity import` for data",
+                        STATEMENT_BYTES_MAX >> 20
+                    )));
+                }
+                gathered.push(statement);
+            }
             // The database refuses a savepoint in its own words.
             (Control::Savepoint, _) | (Control::None, None) => {
-                run_one(session, statement, output)?;
+                run_one(session, &statement, output)?;
             }
         }
+        next = statements()?;
     }
     match transaction {
         None => Ok(()),
@@ -128,7 +156,7 @@ fn run_all(session: &Session, statements: &[&str], output: &Output) -> Outcome {
 }
 
 /// Sends what stood between BEGIN and COMMIT as one request.
-fn commit(session: &Session, statements: &[&str], output: &Output) -> Outcome {
+fn commit(session: &Session, statements: &[String], output: &Output) -> Outcome {
     if statements.is_empty() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Arguments, SQL from the command line, exit codes, JSON.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 use crate::run::{Database, Run, command, verity};
@@ -174,6 +174,64 @@ fn standard_input_is_read_and_the_first_error_ends_the_run() {
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
 }
 
+/// Who writes into a pipe has the answer to a statement before writing the next.
+#[test]
+fn standard_input_is_run_as_it_comes() {
+    let database = Database::new();
+    let data = database.data();
+    let mut child = command()
+        .args(["sql", "--json", "--data", data.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut ask = |text: &str| -> serde_json::Value {
+        input.write_all(text.as_bytes()).unwrap();
+        serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap()
+    };
+    ask("CREATE TABLE t (id BIGINT PRIMARY KEY, x TEXT); INSERT INTO t");
+    assert_eq!(ask(" VALUES (1, 'a;b'), (2, 'c');")["rows_affected"], 2);
+    assert_eq!(ask("SELECT x FROM t WHERE id = 1; -- and;")["rows"][0][0], "a;b");
+    assert_eq!(ask("\nBEGIN; DELETE FROM t WHERE id = 1; COMMIT; BEGIN")["rows_affected"], 1);
+    // What is wrong is told in its turn, and ends the run: with it goes what had no COMMIT.
+    assert_eq!(ask("; DELETE FROM t; DELETE FROM nowhere; COMMIT;")["sqlstate"], "42P01");
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
+    // A text that is never closed is told at its place in all of the input, behind what ran.
+    let run = sql_from_input(&database, "SELECT 1; SELECT 'a").fails(1, "Unterminated");
+    assert_eq!(run.objects().len(), 2);
+    assert_eq!(
+        (&run.objects()[1]["offset"], &run.objects()[1]["sqlstate"]),
+        (&17.into(), &"42601".into())
+    );
+    // Before there is a whole statement nothing is made.
+    let new = database.path("new");
+    let run = command()
+        .args(["sql", "--data", new.to_str().unwrap()])
+        .stdin(std::fs::File::open(text_file(&database, "SELECT 'a")).unwrap())
+        .output();
+    Run::new(run.unwrap()).fails(1, "Unterminated");
+    assert!(!new.exists());
+    let path = database.path("binary");
+    std::fs::write(&path, b"INSERT INTO t VALUES (7, 'x'); \xff;").unwrap();
+    let run = command()
+        .args(["sql", "--data", data.to_str().unwrap()])
+        .stdin(std::fs::File::open(&path).unwrap())
+        .output();
+    Run::new(run.unwrap()).fails(2, "not UTF-8 (byte 31)");
+    assert_eq!(database.number("SELECT COUNT(*) FROM t WHERE id = 7"), 1);
+}
+
+fn text_file(database: &Database, text: &str) -> std::path::PathBuf {
+    let path = database.path("input.sql");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 #[test]
 fn transactions_are_all_or_nothing() {
     let database = Database::new();
@@ -277,7 +335,7 @@ fn a_clock_that_was_set_back_refuses_no_writes() {
     match ahead.output() {
         Ok(output) => Run::new(output).ok(),
         Err(error) => {
-            eprintln!("skipped: faketime: {error}");
+            crate::run::skipped(&format!("faketime: {error}"));
             return;
         }
     };
