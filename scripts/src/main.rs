@@ -3,6 +3,9 @@
 //! Nothing here is part of the product. Start reading at `ci`: it is what `.ci/run` calls, and it
 //! calls all the others.
 
+#[macro_use]
+mod print;
+
 mod bench_peers;
 mod bench_sqlite;
 mod chaos;

@@ -104,6 +104,8 @@ pub fn run() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_target(false)
         .without_time()
+        // Where nobody listens there is nobody to be told that, either.
+        .log_internal_errors(false)
         .init();
     // A limit on the size of files is an error of the write that meets it, not the end.
     let told = std::sync::Arc::default();

@@ -7,6 +7,10 @@
 //! `--campaign` runs seeds that nobody has tried, tells failures apart by their signature, makes
 //! each smaller and writes it to a file; `--replay` runs such a file.
 
+#[macro_use]
+#[path = "../../scripts/src/print.rs"]
+mod print;
+
 mod campaign;
 mod child;
 mod failure;

@@ -3,6 +3,7 @@
 //! Invariants: nothing that was acknowledged needs this (a kill loses nothing); it only spares the
 //! next open its replay and says what happened. A second signal ends the process at once.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -48,6 +49,11 @@ fn watched() -> std::sync::MutexGuard<'static, Option<Verity>> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether or not anybody listens: the checkpoint is taken all the same.
+fn say(what: &str) {
+    let _nobody_listens = writeln!(std::io::stderr(), "{what}");
+}
+
 fn serve(mut signals: Signals) {
     let mut closing = false;
     let pending = signals.forever();
@@ -58,13 +64,13 @@ fn serve(mut signals: Signals) {
         closing = true;
         INTERRUPTED.store(true, Ordering::SeqCst);
         let name = if signal == SIGINT { "interrupted" } else { "told to end" };
-        eprintln!("{name}: taking a last checkpoint (once more to end at once)");
+        say(&format!("{name}: taking a last checkpoint (once more to end at once)"));
         std::thread::spawn(move || {
             let said = match database.close() {
                 Ok(()) => "closed: all that was acknowledged is on disk".to_string(),
                 Err(error) => format!("closed without a last checkpoint: {error}"),
             };
-            eprintln!("{said}");
+            say(&said);
             std::process::exit(code);
         });
     }

@@ -4,6 +4,7 @@
 //! was sent cannot be called back: its outcome is waited for and told.
 
 use std::future::Future;
+use std::io::Write;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,7 +82,8 @@ pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
     }
     let told = || {
         if interrupt.take() {
-            eprintln!("a write that was sent cannot be called back; waiting for its outcome");
+            let words = "a write that was sent cannot be called back; waiting for its outcome";
+            let _nobody_listens = writeln!(std::io::stderr(), "{words}");
         }
         false
     };
