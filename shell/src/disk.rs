@@ -20,6 +20,7 @@ pub mod lock;
 pub mod master_key;
 mod padding;
 pub mod paths;
+mod remarks;
 #[allow(unsafe_code)]
 mod ring;
 mod threads;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use verity_core::event::Event;
 use verity_core::io::{Address, Effect, Effects, FileId, Input, IoError, IoId, Pages};
 use verity_core::log::SegmentStart;
 
@@ -232,7 +232,7 @@ impl Disk {
                     Some(links) => links.send(to, frame),
                     None => unreachable!("without links no node of several replicas is opened"),
                 },
-                Effect::Event(event) => trace(&event),
+                Effect::Event(event) => remarks::trace(&event),
             }
         }
     }
@@ -400,44 +400,6 @@ fn note(problem: &mut Option<String>, path: &Path, what: &str, error: Errno) {
     let text = files::words(path, what, error);
     tracing::error!("{text}");
     problem.get_or_insert(text);
-}
-
-/// Trace marks as log lines: what an operator must act on is a warning, the rest is detail.
-fn trace(event: &Event) {
-    match event {
-        Event::JournalTornTail { op } => tracing::warn!(
-            "op {op}, the newest in the journal, does not verify and is dropped: it was being \
-             written when the process or the machine stopped, and was never acknowledged; or it is \
-             damaged since"
-        ),
-        Event::SuperblockCopyBad { copy } => tracing::warn!(
-            "copy {copy} of the superblock is damaged; it is written again from a good one"
-        ),
-        Event::IndexRebuilt { tenant, number } => tracing::warn!(
-            "log/{tenant}/{number:08}.index is damaged or missing; it is made anew from its \
-             segment, nothing is lost"
-        ),
-        Event::JournalRottenPrepare { .. }
-        | Event::JournalPageUnreadable { .. }
-        | Event::PageCorrupt { .. }
-        | Event::BlockCorrupt { .. }
-        | Event::SegmentBlocksRepaired { .. }
-        | Event::SegmentRepairFailed { .. } => tracing::warn!("{event:?}"),
-        Event::RecoveryRecorded { .. }
-        | Event::ViewStarted { .. }
-        | Event::TenantCreated { .. }
-        | Event::ReplayStarted { .. }
-        | Event::ReplayFinished { .. }
-        | Event::SegmentRotated { .. }
-        | Event::SyncStarted { .. }
-        | Event::SyncGivenUp { .. }
-        | Event::SyncFinished { .. }
-        | Event::ShutdownComplete => tracing::info!("{event:?}"),
-        Event::CheckpointStarted { .. } | Event::CheckpointDurable { .. } | Event::Halted => {
-            tracing::debug!("{event:?}");
-        }
-        other => tracing::trace!("{other:?}"),
-    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,10 @@ pub enum FrameError {
 impl core::fmt::Display for FrameError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            FrameError::Magic { found } => write!(f, "no frame of Verity: begins with {found:?}"),
+            FrameError::Magic { found } => {
+                let found = u32::from_be_bytes(*found);
+                write!(f, "no frame of Verity: begins with the bytes {found:08x}")
+            }
             FrameError::Version { found, known } => {
                 write!(f, "frame version {found}, this side speaks {known}: upgrade the older side")
             }

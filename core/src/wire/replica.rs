@@ -58,6 +58,32 @@ pub enum Kind {
     Blocks,
 }
 
+/// As the protocol's papers write it: `do-view-change`.
+impl core::fmt::Display for Kind {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Kind::Ping => "ping",
+            Kind::Pong => "pong",
+            Kind::Prepare => "prepare",
+            Kind::PrepareOk => "prepare-ok",
+            Kind::Commit => "commit",
+            Kind::StartViewChange => "start-view-change",
+            Kind::DoViewChange => "do-view-change",
+            Kind::StartView => "start-view",
+            Kind::RequestStartView => "request-start-view",
+            Kind::RequestHeaders => "request-headers",
+            Kind::Headers => "headers",
+            Kind::RequestPrepare => "request-prepare",
+            Kind::RequestCheckpoint => "request-checkpoint",
+            Kind::Checkpoint => "checkpoint",
+            Kind::RequestPages => "request-pages",
+            Kind::Pages => "pages",
+            Kind::RequestBlocks => "request-blocks",
+            Kind::Blocks => "blocks",
+        })
+    }
+}
+
 /// What the body of a kind must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyShape {
@@ -235,11 +261,12 @@ impl core::fmt::Display for MessageError {
             MessageError::NoSuchReplica { replica } => write!(f, "no replica {replica}"),
             MessageError::OtherCluster { found } => write!(
                 f,
-                "from a replica of cluster {found:?}: one of the addresses is of another cluster",
+                "from a replica of cluster {:032x}: one of the addresses is of another cluster",
+                found.get(),
             ),
-            MessageError::Unused { kind, field } => write!(f, "{kind:?} has no {field}"),
-            MessageError::BodyShape { kind } => write!(f, "no body of {kind:?}"),
-            MessageError::Value { kind, what } => write!(f, "{kind:?}: {what}"),
+            MessageError::Unused { kind, field } => write!(f, "a message {kind} has no {field}"),
+            MessageError::BodyShape { kind } => write!(f, "no body of a message {kind}"),
+            MessageError::Value { kind, what } => write!(f, "a message {kind}: {what}"),
         }
     }
 }

@@ -59,7 +59,8 @@ pub fn count(args: &BenchArgs, options: &Options, output: &Output) -> Result<Jso
     while started.elapsed() < COUNT_FOR {
         let counted = statement.query(&[])?.rows;
         if counted != vec![vec![Value::Integer(rows as i64)]] {
-            return Err(Failure::Failed(format!("{counted:?} rows counted, {rows} are there")));
+            let counted = counted.first().and_then(|row| row.first()).unwrap_or(&Value::Null);
+            return Err(Failure::Failed(format!("{counted} rows counted, {rows} are there")));
         }
         counts += 1;
     }

@@ -71,7 +71,8 @@ pub fn count_where(args: &BenchArgs, options: &Options, output: &Output) -> Resu
         let counted = statement.query(&[Value::Integer(50)])?.rows;
         let expected = (1..=rows).filter(|id| id % 100 < 50).count();
         if counted != vec![vec![Value::Integer(expected as i64)]] {
-            return Err(Failure::Failed(format!("{counted:?} rows counted, not {expected}")));
+            let counted = counted.first().and_then(|row| row.first()).unwrap_or(&Value::Null);
+            return Err(Failure::Failed(format!("{counted} rows counted, not {expected}")));
         }
         Ok(())
     })?;

@@ -138,7 +138,8 @@ fn first_free(database: &Verity, name: &str, shape: Shape) -> Result<u64, Failur
                 Err(Error::Request(RequestError::WrongExpectedVersion { actual, .. })) => {
                     Ok(actual + 1)
                 }
-                other => Err(Failure::Failed(format!("an append was not refused: {other:?}"))),
+                Err(error) => Err(error.into()),
+                Ok(_) => Err(Failure::failed("an append at a version that is not there was taken")),
             }
         }
     }

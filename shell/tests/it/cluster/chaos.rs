@@ -100,13 +100,13 @@ impl Plant {
 
 /// What a log has of damage and of what was done about it: that faults were felt.
 const MARKS: &[&str] = &[
-    "JournalRottenPrepare",
-    "SuperblockCopyBad",
-    "PageCorrupt",
-    "BlockCorrupt",
-    "SegmentBlocksRepaired",
-    "SegmentRepairFailed",
-    "IndexRebuilt",
+    "which was acknowledged, is damaged",
+    "of the superblock is damaged",
+    "grid: page",
+    ".segment is damaged at byte",
+    "are repaired with those of a peer",
+    "no peer could give block",
+    "is made anew from its segment",
     "SyncFinished",
 ];
 
