@@ -1,8 +1,9 @@
 //! Running things: one step after the other, each with its time and its verdict.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a step found.
@@ -75,7 +76,11 @@ impl Steps {
         for failure in &self.failures {
             println!("failed: {failure}");
         }
-        let skipped = match self.skipped {
+        let not_tested = std::mem::take(&mut *not_tested());
+        for line in &not_tested {
+            println!("{line}");
+        }
+        let skipped = match self.skipped + not_tested.len() as u64 {
             0 => String::new(),
             count => format!(", {count} skipped"),
         };
@@ -99,16 +104,41 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
 }
 
+/// Begins the line of something that could not be tested here, and says why.
+pub const SKIPPED: &str = "SKIPPED: ";
+
+/// Such lines of the tests that ran, for the end of the run.
+static NOT_TESTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn not_tested() -> MutexGuard<'static, Vec<String>> {
+    NOT_TESTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shows what tests say on standard error; gives what they did not test.
+fn relay(errors: impl Read) -> Vec<String> {
+    let mut kept = Vec::new();
+    for line in BufReader::new(errors).lines().map_while(Result::ok) {
+        // Behind what the test runner has begun to write, perhaps.
+        if let Some(at) = line.find(SKIPPED) {
+            kept.push(line[at..].to_string());
+        }
+        eprintln!("{line}");
+    }
+    kept
+}
+
 /// Runs `cargo test …`; gives the number of tests that passed.
 pub fn run_tests(command: &mut Command) -> Result<u64, String> {
     println!("$ {}", shown(command));
     let mut child = command
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("{}: {error}", shown(command)))?;
-    let Some(output) = child.stdout.take() else {
+    let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
         return Err("no output of cargo test".to_string());
     };
+    let relayed = std::thread::spawn(move || relay(errors));
     let mut passed = 0;
     for line in BufReader::new(output).lines() {
         let line = line.map_err(|error| format!("output of cargo test: {error}"))?;
@@ -121,6 +151,10 @@ pub fn run_tests(command: &mut Command) -> Result<u64, String> {
         }
     }
     let status = child.wait().map_err(|error| format!("cargo test: {error}"))?;
+    match relayed.join() {
+        Ok(kept) => not_tested().extend(kept),
+        Err(_) => return Err("cargo test: its error output was not read".to_string()),
+    }
     match (status.success(), passed) {
         (true, 0) => Err("no test ran".to_string()),
         (true, passed) => Ok(passed),
@@ -213,6 +247,13 @@ mod tests {
         assert_eq!(passed_in(line), Some(24));
         assert_eq!(passed_in("test result: FAILED. 3 passed; 1 failed"), Some(3));
         assert_eq!(passed_in("running 24 tests"), None);
+    }
+
+    #[test]
+    fn what_was_not_tested_is_kept_for_the_end() {
+        let said = b"Running tests\nSKIPPED: a: no data\ntest b ... SKIPPED: b: no rights\n";
+        let kept = relay(&said[..]);
+        assert_eq!(kept, ["SKIPPED: a: no data", "SKIPPED: b: no rights"]);
     }
 
     #[test]

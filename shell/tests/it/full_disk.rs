@@ -31,7 +31,7 @@ fn on_a_small_disk(size: &str, test: fn(&Path, &str)) {
         Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
     };
     if !run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", target]) {
-        eprintln!("skipped: mounting is not allowed here");
+        crate::run::skipped("mounting is not allowed here");
         return;
     }
     let result = std::panic::catch_unwind(|| test(dir.path(), target));

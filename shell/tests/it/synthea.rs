@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::run::{Database, wait_for_prepares};
+use crate::run::{Database, skipped, wait_for_prepares};
 
 /// The folder with the CSV files: `VERITY_DATA`, or `shared/data` beside the repository.
 fn data() -> Option<PathBuf> {
@@ -15,8 +15,28 @@ fn data() -> Option<PathBuf> {
         return Some(synthea);
     }
     assert!(std::env::var_os("CI").is_none(), "CI needs the data; set VERITY_DATA");
-    eprintln!("skipped: no data at {}; set VERITY_DATA", synthea.display());
+    skipped(&format!("no data at {}; set VERITY_DATA", synthea.display()));
     None
+}
+
+/// The test runner keeps what a test that passes prints; that it tested nothing must be seen.
+#[test]
+fn what_is_not_tested_is_said_aloud() {
+    let name = "synthea::every_table_imports_in_full";
+    let run = |ci: bool| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", name]).env("VERITY_DATA", "/nowhere").env_remove("CI");
+        if ci {
+            command.env("CI", "1");
+        }
+        command.output().unwrap()
+    };
+    let quiet = run(false);
+    let words = String::from_utf8_lossy(&quiet.stderr).into_owned();
+    assert!(quiet.status.success(), "{words}");
+    let wanted = format!("SKIPPED: {name}: no data at /nowhere/synthea; set VERITY_DATA\n");
+    assert!(words.contains(&wanted), "{words}");
+    assert!(!run(true).status.success(), "CI needs the data");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn files() -> Vec<PathBuf> {
 fn check(mode: Mode) {
     let files = files();
     if files.is_empty() {
-        eprintln!("slt {mode:?}: SKIPPED");
+        // `corpus` has said so.
         return;
     }
     let limit = match std::env::var("VERITY_SLT_QUERIES") {

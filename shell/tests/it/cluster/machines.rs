@@ -134,7 +134,7 @@ fn a_clock_is_set_while_a_process_runs() {
     let dir = tempfile::tempdir().unwrap();
     let clocks = match Clocks::new(dir.path(), 1) {
         Ok(clocks) => clocks,
-        Err(why) => return eprintln!("skipped: no clock can be set here: {why}"),
+        Err(why) => return crate::run::skipped(&format!("no clock can be set here: {why}")),
     };
     let now = || {
         let mut date = Command::new("date");
