@@ -12,10 +12,9 @@
 //! Fault model: a crash keeps any subset of what was not synced, so bytes past the checkpointed
 //! head are garbage, which replay overwrites with what belongs there. Blocks rot, tear, stray:
 //! every record is checked on read by its crc, its place, and its hash in the index; the index is
-//! checked by its own crc, which binds it to the data directory, and is rebuilt from the segment when
-//! damaged or missing, or when what it says contradicts the records; blocks of a segment are
-//! repaired from peers, where there are any. A device error surfaces as [`LogError`]; the node then
-//! halts.
+//! checked by its own crc, which binds it to the data directory, and is rebuilt from the segment
+//! when damaged or missing, or when it contradicts the records; blocks of a segment are repaired
+//! from peers, where there are any. A device error surfaces as [`LogError`]; the node then halts.
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
 //! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
@@ -32,6 +31,7 @@ use crate::io::{Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::LOG_BUFFER_SIZE_MAX;
 
 mod beyond;
+mod blame;
 mod cache;
 mod checkpoint_record;
 mod damage;

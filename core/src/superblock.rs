@@ -25,8 +25,8 @@
 //! 4. One copy left: [`SuperblockError::OneCopyLeft`], unless the operator accepts it. Nothing can
 //!    tell whether it is the newest. None: [`SuperblockError::AllCopiesLost`].
 //!
-//! A copy that the device does not give (EIO) is one that does not count, and is written again: that
-//! is how a disk mends a sector. But where the rules refuse and a copy could not be read,
+//! A copy that the device does not give (EIO) is one that does not count, and is written again:
+//! that is how a disk mends a sector. But where the rules refuse and a copy could not be read,
 //! [`SuperblockError::Unreadable`] says that, for it may be whole; and where a copy may not be read
 //! (rights), whatever the others say, for nothing is known of the disk then. Both write nothing.
 //!

@@ -97,7 +97,7 @@ impl fmt::Display for KeyringError {
                 let (found, expected) = (found.get(), expected.get());
                 write!(
                     f,
-                    "of cluster {found:032x}, this is cluster {expected:032x}; put the right one back"
+                    "of cluster {found:032x}, this is {expected:032x}; put the right one back"
                 )
             }
             KeyringError::OtherOrigin { found, expected } => {

@@ -24,9 +24,9 @@
 //! proof of inclusion with one page a level.
 //!
 //! Invariants: an index says nothing that its segment does not; it is written in place and may be
-//! lost, torn or stale, and is then rebuilt. The checksum binds the origin of the directory, tenant,
-//! segment and page, so that a misdirected page, or one of another directory, is damage. Slots past
-//! the checkpointed length are garbage until replayed.
+//! lost, torn or stale, and is then rebuilt. The checksum binds the origin of the directory, the
+//! tenant, segment and page, so that a misdirected page, or one of another directory, is damage.
+//! Slots past the checkpointed length are garbage until replayed.
 
 use crate::crypto::ChainHash;
 use crate::ids::{OriginId, Position, SegmentNumber, TenantId};

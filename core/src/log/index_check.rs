@@ -1,8 +1,8 @@
 //! Does an index say what its segment does? Held against the records as they stream by.
 //!
-//! Purpose: `verify` reads every segment anyway; this compares each record's entry, and each tile it
-//! completes, with the pages of the index file. Whether a page is whole is told by its checksum,
-//! and is somebody else's question: a page that is not is passed over here.
+//! Purpose: `verify` reads every segment anyway; this compares each record's entry, and each tile
+//! that it completes, with the pages of the index file. Whether a page is whole is told by its
+//! checksum, and is somebody else's question: a page that is not is passed over here.
 //!
 //! Invariants: an index is derived, so nothing here is damage of the log. Two pages are held.
 

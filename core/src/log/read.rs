@@ -81,12 +81,12 @@ pub(super) enum Header {
 pub(super) struct Misses {
     blocks: BTreeSet<BlockKey>,
     /// Indexes that must be rebuilt, up to these heads.
-    rebuilds: BTreeMap<(TenantId, SegmentNumber), LogHead>,
+    pub rebuilds: BTreeMap<(TenantId, SegmentNumber), LogHead>,
     /// Of these, for damage.
-    mends: BTreeSet<(TenantId, SegmentNumber)>,
+    pub mends: BTreeSet<(TenantId, SegmentNumber)>,
     /// And for damage that may be the index's alone.
-    suspects: BTreeSet<(TenantId, SegmentNumber)>,
-    events: Vec<Event>,
+    pub suspects: BTreeSet<(TenantId, SegmentNumber)>,
+    pub events: Vec<Event>,
 }
 
 impl Logs {
@@ -236,49 +236,9 @@ impl Logs {
         if here { index::decode_entry(&page.image.0, slot) } else { None }
     }
 
-    /// Asks for a rebuild of the index, once: if that failed, the segment itself is damaged.
-    fn distrust_index(&self, at: &Place, head: &LogHead, reason: DamageReason) -> LogFault {
-        let key = (at.tenant, at.segment);
-        if let Some(damage) = self.unbuildable.get(&key) {
-            return LogFault::Damaged(damage.clone().into());
-        }
-        if self.rebuilt.contains(&key) && reason == DamageReason::Hash && at.offset > 0 {
-            return self.damaged(at, head, reason);
-        }
-        self.misses.borrow_mut().rebuilds.insert(key, head.clone());
-        LogFault::Missing
-    }
-
     pub(super) fn rebuild_end(&self, segment: SegmentNumber, head: &LogHead) -> Position {
         let full = (u64::from(segment.get()) + 1) * self.segment_positions;
         head.next.min(Position::new(full))
-    }
-
-    /// What is read is not what was written: the segment is repaired, where there are peers.
-    fn damaged(&self, at: &Place, head: &LogHead, reason: DamageReason) -> LogFault {
-        let Place { tenant, segment, offset, position } = *at;
-        let key = (tenant, segment);
-        let mut misses = self.misses.borrow_mut();
-        let (alone, found) = (!self.repairs_are_possible(), self.unbuildable.get(&key));
-        if alone && found.is_none() && !self.rebuilt.contains(&key) {
-            // An index that is whole, but of another history, leads to the wrong place: the segment
-            // is gone through before it is blamed.
-            misses.rebuilds.insert(key, head.clone());
-            misses.suspects.insert(key);
-            return LogFault::Missing;
-        }
-        // What was found when the segment was gone through was told then.
-        let told = alone && found.is_some_and(|found| found.offset == offset);
-        if !told {
-            misses.events.push(Event::BlockCorrupt { tenant, number: segment.get(), offset });
-        }
-        if self.may_mend(tenant, segment) {
-            misses.rebuilds.insert(key, head.clone());
-            misses.mends.insert(key);
-            return LogFault::Missing;
-        }
-        let damage = Damage { tenant, segment, offset, position, reason, checkpointed: true };
-        LogFault::Damaged(damage.into())
     }
 
     /// The bytes of the record that starts at a place. `ahead`: how many blocks behind it a reader
@@ -521,11 +481,11 @@ impl Logs {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    tenant: TenantId,
-    segment: SegmentNumber,
-    offset: u64,
-    position: Position,
+pub(super) struct Place {
+    pub tenant: TenantId,
+    pub segment: SegmentNumber,
+    pub offset: u64,
+    pub position: Position,
 }
 
 /// Records of one log in order of position. The index is asked once, the chain is checked along.

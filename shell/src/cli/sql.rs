@@ -4,8 +4,8 @@
 //! Each statement is a transaction of its own, unless it stands between BEGIN and COMMIT: those run
 //! as one atomic request at COMMIT. The first error ends the run with exit code 1; what committed
 //! before it stays. Standard input is run as it comes: who writes into a pipe sees the answer to a
-//! statement before writing the next. With `--json` every statement prints one object, those of a transaction when it
-//! has committed; BEGIN, COMMIT and ROLLBACK print none (`control`).
+//! statement before writing the next. With `--json` every statement prints one object, those of a
+//! transaction when it has committed; BEGIN, COMMIT and ROLLBACK print none (`control`).
 
 mod control;
 mod input;
