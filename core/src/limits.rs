@@ -151,13 +151,6 @@ pub const LOG_BUFFER_SIZE_MAX: usize = 8 << 20;
 pub const LOG_BUFFER_SLACK: usize = 32 << 20;
 /// What a record takes in a segment and its index beside its data, at most.
 pub const LOG_RECORD_EXTRA_SIZE: usize = 384;
-/// Tenants whose logs get a checkpoint record at a shutdown; it is one op, and blocks that are not
-/// full are written only by the checkpoint after it. The logs of more go without: their last
-/// checkpoint record is the one after a thousand records, as after a kill.
-pub const SHUTDOWN_RECORDS_MAX: u32 = 2_048;
-const_assert!(
-    SHUTDOWN_RECORDS_MAX as usize * (2 * PAGE_SIZE + LOG_RECORD_EXTRA_SIZE) < LOG_BUFFER_SLACK
-);
 /// Bytes of copies whose writes are in flight; one write is always allowed.
 pub const LOG_WRITING_BYTES_MAX: usize = 8 << 20;
 /// Logs that get the memory of a whole run at once; others grow by quarters, and copy each time.
@@ -177,9 +170,6 @@ pub const LOG_CACHE_BLOCKS: usize = 1_024;
 pub const LOG_HEADERS_KNOWN_MAX: usize = 4_096;
 /// Neighbouring blocks that are read at once.
 pub const LOG_READ_BLOCKS_MAX: usize = 64;
-
-/// A checkpoint record enters a tenant's log at the first transaction end after this many records.
-pub const CHECKPOINT_RECORD_INTERVAL: u64 = 1_000;
 
 /// Pages that one read or write of the grid moves, where they are neighbours.
 pub const STORE_IO_PAGES_MAX: usize = 16;
@@ -448,6 +438,13 @@ pub struct ClusterConstants {
     pub transaction_bytes_max: u32,
     /// Positions per segment file of a log.
     pub segment_positions: u64,
+    /// A checkpoint record enters a tenant's log at the first transaction end after this many
+    /// records.
+    pub checkpoint_record_interval: u32,
+    /// Tenants whose logs get a checkpoint record at a shutdown; it is one op, and blocks that are
+    /// not full are written only by the checkpoint after it. The logs of more go without: their
+    /// last checkpoint record is that of the interval, as after a kill.
+    pub shutdown_records_max: u32,
 }
 
 impl ClusterConstants {
@@ -460,6 +457,8 @@ impl ClusterConstants {
         transaction_pages_dirtied_max: 4 << 10,
         transaction_bytes_max: 8 << 20,
         segment_positions: SEGMENT_POSITIONS,
+        checkpoint_record_interval: 1_000,
+        shutdown_records_max: 2_048,
     };
 
     /// For machines with little memory: 128 MiB are enough for the process.
@@ -472,6 +471,8 @@ impl ClusterConstants {
         transaction_pages_dirtied_max: 1 << 10,
         transaction_bytes_max: 3 << 20,
         segment_positions: SEGMENT_POSITIONS,
+        checkpoint_record_interval: 1_000,
+        shutdown_records_max: 2_048,
     };
 
     /// Small enough that a simulated run crosses checkpoints and wraps its ring many times.
@@ -484,6 +485,8 @@ impl ClusterConstants {
         transaction_pages_dirtied_max: 320,
         transaction_bytes_max: 2 << 20,
         segment_positions: 2_000,
+        checkpoint_record_interval: 1_000,
+        shutdown_records_max: 2_048,
     };
 
     /// Clean pages without which a transaction's reads find no room: all that one may read, and an
@@ -506,6 +509,12 @@ impl ClusterConstants {
     pub const fn log_bytes_of_a_transaction(&self) -> usize {
         self.transaction_bytes_max as usize
             + (self.transaction_events_max as usize + 2) * LOG_RECORD_EXTRA_SIZE
+    }
+
+    /// What a shutdown adds to all logs: of each, a record in a block of its own and the entry.
+    #[must_use]
+    pub const fn log_bytes_of_a_shutdown(&self) -> usize {
+        (self.shutdown_records_max as usize + 1) * (2 * PAGE_SIZE + LOG_RECORD_EXTRA_SIZE)
     }
 
     /// The relations that every other module relies on. An unmet one names itself.
@@ -531,6 +540,13 @@ impl ClusterConstants {
         }
         if self.segment_positions == 0 || self.segment_positions > SEGMENT_POSITIONS {
             return Err("segment_positions must be 1 to 1,000,000");
+        }
+        let interval = u64::from(self.checkpoint_record_interval);
+        if interval == 0 || interval > SEGMENT_POSITIONS {
+            return Err("checkpoint_record_interval must be 1 to 1,000,000");
+        }
+        if self.log_bytes_of_a_shutdown() > LOG_BUFFER_SLACK {
+            return Err("shutdown_records_max: at most 32 MiB of log, 3,911 tenants");
         }
         if self.transaction_events_max == 0 || self.transaction_pages_read_max == 0 {
             return Err("transaction limits must not be zero");
@@ -566,6 +582,15 @@ mod tests {
         let broken = ClusterConstants { segment_positions: 0, ..ClusterConstants::DEFAULT };
         assert!(broken.validate().is_err());
         let broken = ClusterConstants { transaction_events_max: 0, ..ClusterConstants::DEFAULT };
+        assert!(broken.validate().is_err());
+        for checkpoint_record_interval in [0, 1_000_001] {
+            let broken =
+                ClusterConstants { checkpoint_record_interval, ..ClusterConstants::DEFAULT };
+            assert!(broken.validate().is_err());
+        }
+        let most = ClusterConstants { shutdown_records_max: 3_911, ..ClusterConstants::DEFAULT };
+        assert_eq!(most.validate(), Ok(()));
+        let broken = ClusterConstants { shutdown_records_max: 3_912, ..ClusterConstants::DEFAULT };
         assert!(broken.validate().is_err());
     }
 }

@@ -22,7 +22,6 @@ use alloc::vec::Vec;
 use super::record::{Reader, Writer};
 use crate::crypto::{ChainHash, Frontier};
 use crate::ids::{Position, SegmentNumber};
-use crate::limits::CHECKPOINT_RECORD_INTERVAL;
 
 const FIXED_SIZE: usize = 76;
 const NONE: u64 = u64::MAX;
@@ -65,10 +64,10 @@ impl LogHead {
         self.next.previous()
     }
 
-    /// A checkpoint record belongs at the next transaction end.
+    /// A checkpoint record belongs at the next transaction end; `interval` is a cluster constant.
     #[must_use]
-    pub fn checkpoint_record_due(&self) -> bool {
-        self.records_since_checkpoint_record >= CHECKPOINT_RECORD_INTERVAL
+    pub fn checkpoint_record_due(&self, interval: u32) -> bool {
+        self.records_since_checkpoint_record >= u64::from(interval)
     }
 
     /// A shutdown would append a checkpoint record: there are records after the last one.

@@ -41,7 +41,10 @@
 //! | 632 | 8 | segment positions |
 //! | 640 | 16 | grid; zeros for the one of format |
 //! | 656 | 1 | 1: a checkpoint is being fetched from peers; format version 2, else 1 |
-//! | 657 | 3439 | zeros |
+//! | 657 | 7 | zeros |
+//! | 664 | 4 | constant: records from one checkpoint record to the next |
+//! | 668 | 4 | constant: tenants with a checkpoint record at a shutdown, most |
+//! | 672 | 3424 | zeros |
 //!
 //! Invariants: bytes marked zeros are zero; decode and encode are inverse. The first 52 bytes keep
 //! their meaning in every later format, so that an older release can name what it refuses. A state
@@ -140,7 +143,10 @@ struct RawSuperblock {
     segment_positions: U64,
     grid: U128,
     syncing: u8,
-    zeros_657: [u8; 3439],
+    zeros_657: [u8; 7],
+    checkpoint_record_interval: U32,
+    shutdown_records_max: U32,
+    zeros_672: [u8; 3424],
 }
 
 const_assert_eq!(size_of::<RawSuperblock>(), PAGE_SIZE);
@@ -150,6 +156,7 @@ const_assert_eq!(core::mem::offset_of!(RawSuperblock, checkpoint_op), 200);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, forest_root), 272);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, signing_key), 400);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, peers), 504);
+const_assert_eq!(core::mem::offset_of!(RawSuperblock, checkpoint_record_interval), 664);
 
 /// The format version of a state.
 pub(super) fn version_of(syncing: bool) -> u32 {
@@ -250,12 +257,13 @@ fn covered_hash(raw: &RawSuperblock) -> InternalHash {
 }
 
 fn check_zeros(raw: &RawSuperblock) -> Result<(), DecodeError> {
-    let zeros: [&[u8]; 7] = [
+    let zeros: [&[u8]; 8] = [
         &raw.zeros_33,
         &raw.zeros_130,
         &raw.zeros_305,
         &raw.zeros_460,
         &raw.zeros_657,
+        &raw.zeros_672,
         &raw.forest_root.zeros,
         &raw.free_set_root.zeros,
     ];
@@ -340,6 +348,8 @@ fn raw_of(state: &SuperblockState) -> RawSuperblock {
         segment_positions: U64::new(constants.segment_positions),
         grid: U128::new(state.grid.get()),
         syncing: u8::from(state.syncing),
+        checkpoint_record_interval: U32::new(constants.checkpoint_record_interval),
+        shutdown_records_max: U32::new(constants.shutdown_records_max),
         ..RawSuperblock::new_zeroed()
     };
     raw.checksum = covered_hash(&raw).0;
@@ -367,6 +377,8 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
             transaction_pages_dirtied_max: raw.transaction_pages_dirtied_max.get(),
             transaction_bytes_max: raw.transaction_bytes_max.get(),
             segment_positions: raw.segment_positions.get(),
+            checkpoint_record_interval: raw.checkpoint_record_interval.get(),
+            shutdown_records_max: raw.shutdown_records_max.get(),
         },
         view: View::new(raw.view.get()),
         log_view: View::new(raw.log_view.get()),

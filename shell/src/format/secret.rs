@@ -148,7 +148,7 @@ impl Field<'_> {
 }
 
 /// Every limit with its name, in the order of the file.
-fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 8] {
+fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 10] {
     let ClusterConstants {
         journal_ring_bytes,
         grid_pages_max,
@@ -158,6 +158,8 @@ fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 8] {
         transaction_pages_dirtied_max,
         transaction_bytes_max,
         segment_positions,
+        checkpoint_record_interval,
+        shutdown_records_max,
     } = constants;
     [
         ("journal_ring_bytes", Field::Long(journal_ring_bytes)),
@@ -168,6 +170,8 @@ fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 8] {
         ("transaction_pages_dirtied_max", Field::Short(transaction_pages_dirtied_max)),
         ("transaction_bytes_max", Field::Short(transaction_bytes_max)),
         ("segment_positions", Field::Long(segment_positions)),
+        ("checkpoint_record_interval", Field::Short(checkpoint_record_interval)),
+        ("shutdown_records_max", Field::Short(shutdown_records_max)),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use verity_core::ids::IdempotencyId;
 use verity_core::kernel::{Limit, RequestError};
-use verity_core::limits::{CHECKPOINT_RECORD_INTERVAL, CLOCK_STEP_MAX_NS, ClusterConstants};
+use verity_core::limits::{CLOCK_STEP_MAX_NS, ClusterConstants};
 use verity_core::log::RecordKind;
 use verity_core::time::SECOND_NS;
 
@@ -85,6 +85,7 @@ pub(super) fn clock_steps() -> Result<(), String> {
 pub(super) fn checkpoint_records() -> Result<(), String> {
     // What one transaction may dirty allows no more, once the tree is tall.
     const PART: u64 = 50;
+    let interval = u64::from(ClusterConstants::SMALL.checkpoint_record_interval);
     let mut rig = warm()?;
     for part in 0..64 {
         rig.write(&rows(part * PART, PART))?;
@@ -100,7 +101,7 @@ pub(super) fn checkpoint_records() -> Result<(), String> {
         }
     })
     .map_err(text)?;
-    if last == 0 || widest > CHECKPOINT_RECORD_INTERVAL + PART + 1 {
+    if last == 0 || widest > interval + PART + 1 {
         return Err(format!("{widest} records from one checkpoint record to the next"));
     }
     Ok(())

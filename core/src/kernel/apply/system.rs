@@ -11,7 +11,6 @@ use crate::kernel::recovery::RecoveryRecord;
 use crate::kernel::transaction::{Origin, Transaction};
 use crate::kernel::trees::{self, TENANTS_TREE};
 use crate::kernel::{Kernel, Prepare, Stall, World};
-use crate::limits::SHUTDOWN_RECORDS_MAX;
 use crate::log::CheckpointRecord;
 use crate::store::Cursor;
 
@@ -55,7 +54,7 @@ impl Kernel {
     ) -> Result<(), Stall> {
         if committing.is_none() {
             let head = self.head(world, tenant);
-            let due = head.checkpoint_record_due();
+            let due = head.checkpoint_record_due(self.constants.checkpoint_record_interval);
             #[cfg(verity_zoo)]
             let due = due && !crate::zoo::is("checkpoint_records_forgotten");
             if !(due || news && head.has_news()) {
@@ -146,7 +145,7 @@ impl Kernel {
                 continue;
             };
             let system = tenant == TenantId::SYSTEM;
-            let may = system || visit.recorded < SHUTDOWN_RECORDS_MAX;
+            let may = system || visit.recorded < self.constants.shutdown_records_max;
             let begun = visit.committing.is_some();
             if begun || may && self.has_news(world, tenant)? {
                 if !begun {

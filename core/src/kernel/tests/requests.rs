@@ -10,9 +10,7 @@ use crate::kernel::{
     ExpectedVersion, Limit, Operation, PrepareKind, Request, RequestError, ResultDetail,
     RetryReason,
 };
-use crate::limits::{
-    ClusterConstants, IDEMPOTENCY_AHEAD_MAX_MS, IDEMPOTENCY_KEPT_MS, SHUTDOWN_RECORDS_MAX,
-};
+use crate::limits::{ClusterConstants, IDEMPOTENCY_AHEAD_MAX_MS, IDEMPOTENCY_KEPT_MS};
 use crate::query::{SqlState, Value};
 
 fn append(stream: &str, expected: ExpectedVersion, records: &[&[u8]]) -> Operation {
@@ -306,6 +304,40 @@ fn checkpoint_records_come_every_thousand_and_at_shutdown() {
     rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
 }
 
+/// Both are cluster constants: two releases with other defaults write the same logs.
+#[test]
+fn how_often_checkpoint_records_come_is_the_clusters_own() {
+    let mut rig = Rig::with(
+        Memory::Ample,
+        ClusterConstants {
+            checkpoint_record_interval: 4,
+            shutdown_records_max: 1,
+            ..ClusterConstants::SMALL
+        },
+    );
+    let others = [10, 11, 12].map(TenantId::new);
+    rig.keys.add(others.into_iter());
+    let create = |tenant: &TenantId| Operation::CreateTenant { tenant: *tenant, kek_hash: HASH };
+    let create = request(others.iter().map(create).collect());
+    rig.request(&Request { tenant: TenantId::SYSTEM, ..create }).unwrap();
+    let append = |rig: &mut Rig, tenant| {
+        let append = append("s", ExpectedVersion::Any, &[b"news"]);
+        rig.request(&Request { tenant, ..request(vec![append]) }).unwrap();
+    };
+    let head = |rig: &Rig, tenant| rig.kernel.log_head(&rig.store, &rig.logs, tenant).unwrap();
+    for tenant in others {
+        // The stream and its record, then a record, three times: due after the fourth record.
+        (0..4).for_each(|_| append(&mut rig, tenant));
+        assert_eq!(head(&rig, tenant).last_checkpoint_record, Some(Position::new(4)));
+        assert_eq!(head(&rig, tenant).next.get(), 6);
+    }
+    rig.apply(PrepareKind::Shutdown, 0, &[]);
+    let quiet = others.iter().filter(|tenant| !head(&rig, **tenant).has_news()).count();
+    assert_eq!(quiet, 1);
+    assert!(!head(&rig, TenantId::SYSTEM).has_news());
+    rig.rebuild().map(|report| assert_eq!(report.difference, None)).unwrap();
+}
+
 /// One op visits all tenants, and what it appends stays in memory until the checkpoint after it.
 #[test]
 fn a_shutdown_of_very_many_tenants_records_as_many_heads_as_fit() {
@@ -334,7 +366,7 @@ fn a_shutdown_of_very_many_tenants_records_as_many_heads_as_fit() {
             rig.kernel.log_head(&rig.store, &rig.logs, tenant).unwrap().has_news()
         };
         let quiet = tenants().filter(|tenant| !news(&rig, *tenant)).count() as u32;
-        assert_eq!(quiet, shutdowns * SHUTDOWN_RECORDS_MAX);
+        assert_eq!(quiet, shutdowns * rig.constants.shutdown_records_max);
         assert!(!news(&rig, TenantId::SYSTEM));
     }
 }
