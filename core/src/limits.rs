@@ -504,6 +504,13 @@ impl ClusterConstants {
         self.dirty_pages_max + BUSY_PAGES_MARGIN
     }
 
+    /// Pages by which a state may grow from a checkpoint to the end of a journal in which the next
+    /// one is not durable yet: what is changed up to the next one, and after it.
+    #[must_use]
+    pub const fn pages_of_a_tail(&self) -> u32 {
+        2 * self.busy_pages_max()
+    }
+
     /// What the largest transaction adds to a log.
     #[must_use]
     pub const fn log_bytes_of_a_transaction(&self) -> usize {

@@ -148,6 +148,9 @@ pub const VALUE_INLINE_MAX: usize = 1_024;
 pub const VALUE_SIZE_MAX: usize = ROW_SIZE_MAX + VALUE_EXTRA_MAX;
 /// Version of the rule that `docs/PROOFS.md` writes down.
 pub const SHAPE_VERSION: u16 = 2;
+/// Checkpoints of a rebuild, but for its last one, are numbered from here: no op of a log gets so
+/// far, so no page has the nonce of another, however many of them a rebuild takes.
+pub const REBUILD_OPS: u64 = 1 << 63;
 /// Levels of a tree: 16 levels of at least 6 children hold more than the grid has pages.
 const HEIGHT_MAX: usize = 16;
 

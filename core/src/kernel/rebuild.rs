@@ -33,18 +33,17 @@ use super::{EntrySalts, Kernel, Keys};
 use crate::crypto::commitment::record_commitment;
 use crate::crypto::{ChainHash, InternalDomain, InternalHash, InternalHasher};
 use crate::ids::{KeyId, Op, Position, TenantId, TreeId};
-use crate::limits::{LARGEST_ROW_PAGES_DIRTIED, REBUILD_BATCH, REBUILD_RECORDS_PER_STEP};
+use crate::limits::{
+    ClusterConstants, LARGEST_ROW_PAGES_DIRTIED, PAGES_DIRTIED_MARGIN, REBUILD_BATCH,
+    REBUILD_RECORDS_PER_STEP,
+};
 use crate::log::{LogFault, LogHead, LogScan, Logs};
 use crate::query::Catalog;
-use crate::store::{Cursor, Direction, HashStop, RoomError, Store, TreeRef};
+use crate::store::{Cursor, Direction, HashStop, REBUILD_OPS, Store, TreeRef};
 
 mod sides;
 
 pub use sides::{SideError, Sides};
-
-/// Checkpoints of the scratch store have ops that no live page was ever sealed with. Its pages have
-/// keys of their own besides (`TenantKeys::scratch_page`).
-const SCRATCH_OPS: u64 = 1 << 63;
 
 /// What a step needs before it can go on.
 #[derive(Debug)]
@@ -75,7 +74,8 @@ pub enum RebuildError {
         tenant: TenantId,
         position: Position,
     },
-    /// The grid may not grow as far as a second state beside the first one needs.
+    /// The grid may not grow as far as a second state beside the first one needs, with what is to
+    /// be replayed onto it.
     GridFull {
         pages_free: u32,
     },
@@ -117,10 +117,18 @@ pub struct Rebuild {
     hasher: InternalHasher,
     scratch: RecordScratch,
     value: Vec<u8>,
-    checkpoints: u64,
-    /// Ops of the scratch store's checkpoints are above this.
-    ops_from: u64,
+    room: Room,
+    /// Heads that [`Rebuild::finish`] has put.
+    heads: usize,
     report: RebuildReport,
+}
+
+/// Room in the scratch store: of its dirty pages, which a checkpoint makes, and of the grid.
+#[derive(Debug)]
+struct Room {
+    checkpoints: u64,
+    /// Pages of the grid that stay free: no more may be taken.
+    reserve: u32,
 }
 
 /// One tenant's log on its way into the scratch store.
@@ -160,18 +168,22 @@ impl Rebuild {
     /// `scratch`, given to each step, starts as an empty store, and is thrown away afterwards.
     #[must_use]
     pub fn new() -> Rebuild {
-        Rebuild::with_ops(SCRATCH_OPS)
+        Rebuild::with_reserve(0)
     }
 
-    /// `scratch` is to be the state: its checkpoints come before any op that is still to come.
+    /// `scratch` is to be the state: its last checkpoint is that of the log. What the journal has
+    /// behind that is replayed while the pages of the state before are still in use. That nothing
+    /// there is refused which was acknowledged, nor the other way round, is not left to chance: the
+    /// grid must have room for more than any journal can change before the next checkpoint.
     #[must_use]
-    pub fn to_keep() -> Rebuild {
-        Rebuild::with_ops(0)
+    pub fn to_keep(constants: &ClusterConstants) -> Rebuild {
+        Rebuild::with_reserve(constants.pages_of_a_tail())
     }
 
-    fn with_ops(ops_from: u64) -> Rebuild {
+    fn with_reserve(reserve: u32) -> Rebuild {
         Rebuild {
-            ops_from,
+            room: Room { checkpoints: 0, reserve },
+            heads: 0,
             tenants: None,
             replay: None,
             trees: VecDeque::new(),
@@ -179,7 +191,6 @@ impl Rebuild {
             hasher: InternalHasher::new(InternalDomain::StateDigest),
             scratch: RecordScratch::default(),
             value: Vec::new(),
-            checkpoints: 0,
             report: RebuildReport {
                 tenants: 0,
                 records: 0,
@@ -236,18 +247,8 @@ impl Rebuild {
         }
         if let Some(replay) = &mut self.replay {
             for _ in 0..REBUILD_RECORDS_PER_STEP {
-                // As a live node does at half of the budget.
-                let dirty_max = kernel.constants.dirty_pages_max / 2;
-                if scratch.dirty_pages() > dirty_max && replay.event.is_none() {
-                    hash_scratch(scratch, keys)?;
-                    self.checkpoints += 1;
-                    let op = Op::new(self.ops_from + self.checkpoints);
-                    return Err(RebuildStall::ScratchCheckpoint(op));
-                }
-                if let Err(RoomError::GridFull { pages_free }) =
-                    scratch.room_for(LARGEST_ROW_PAGES_DIRTIED)
-                {
-                    return Err(RebuildStall::Failed(RebuildError::GridFull { pages_free }));
+                if replay.event.is_none() {
+                    self.room.ask(LARGEST_ROW_PAGES_DIRTIED, kernel, keys, scratch)?;
                 }
                 let done =
                     replay.record(logs, keys, scratch, &mut self.scratch, &mut self.value)?;
@@ -293,14 +294,19 @@ impl Rebuild {
     /// Of a rebuild to keep, after its last step: the heads of the logs at the checkpoint, and all
     /// hashes. Restartable; then the store is ready for that checkpoint.
     pub fn finish(
+        &mut self,
+        kernel: &Kernel,
         heads: &[(TenantId, LogHead)],
         keys: &dyn Keys,
         scratch: &mut Store,
     ) -> Result<(), RebuildStall> {
-        for (tenant, head) in heads {
+        while let Some((tenant, head)) = heads.get(self.heads) {
+            self.room.ask(PAGES_DIRTIED_MARGIN, kernel, keys, scratch)?;
             put_head(scratch, *tenant, &head.encode()).map_err(|_| RebuildStall::Scratch)?;
+            self.heads += 1;
         }
-        hash_scratch(scratch, keys)
+        hash_scratch(scratch, keys)?;
+        self.room.of_the_grid(0, scratch)
     }
 
     fn compare(
@@ -347,6 +353,33 @@ impl Rebuild {
             self.compare = None;
         }
         Ok(None)
+    }
+}
+
+impl Room {
+    /// For so many pages more: a checkpoint, as a live node takes one, at half of the budget.
+    fn ask(
+        &mut self,
+        pages: u32,
+        kernel: &Kernel,
+        keys: &dyn Keys,
+        scratch: &mut Store,
+    ) -> Result<(), RebuildStall> {
+        if scratch.dirty_pages() > kernel.constants.dirty_pages_max / 2 {
+            hash_scratch(scratch, keys)?;
+            self.checkpoints += 1;
+            let op = Op::new(REBUILD_OPS + self.checkpoints);
+            return Err(RebuildStall::ScratchCheckpoint(op));
+        }
+        self.of_the_grid(pages, scratch)
+    }
+
+    fn of_the_grid(&self, pages: u32, scratch: &Store) -> Result<(), RebuildStall> {
+        let pages_free = scratch.grid_pages_free();
+        if pages.saturating_add(self.reserve) > pages_free {
+            return Err(RebuildStall::Failed(RebuildError::GridFull { pages_free }));
+        }
+        Ok(())
     }
 }
 
@@ -501,8 +534,8 @@ impl fmt::Display for RebuildError {
             ),
             RebuildError::GridFull { pages_free } => write!(
                 f,
-                "the grid has no room for a second state beside the first one ({pages_free} pages \
-                 are left); restore a copy of the directory"
+                "the grid has no room for a second state beside the first one, and for what the \
+                 journal adds to it ({pages_free} pages are left); restore a copy of the directory"
             ),
         }
     }

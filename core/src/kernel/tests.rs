@@ -10,6 +10,7 @@ mod made_and_dropped;
 mod proving;
 mod proving_shared;
 mod rebuilding;
+mod replacing;
 mod requests;
 mod rig;
 mod sql;

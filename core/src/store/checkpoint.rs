@@ -32,7 +32,7 @@ use super::fetch::open_page;
 use super::forest::{self, TreeRoot};
 use super::free_set::FreeSet;
 use super::page::{self, CAPACITY, Kind, REF_SIZE};
-use super::{PageKeys, Store, StoreConfig, StoreError, TreeRef};
+use super::{PageKeys, REBUILD_OPS, Store, StoreConfig, StoreError, TreeRef};
 use crate::crypto::ChainHash;
 use crate::event::Event;
 use crate::ids::{Op, PageNumber, TenantId, TreeId};
@@ -215,13 +215,19 @@ impl Store {
         if pages > pages_free {
             return Err(RoomError::DirtyBudget { pages_free });
         }
-        let StoreConfig { grid_pages_max, .. } = self.config;
-        let margin = 16 + grid_pages_max / 256;
-        let pages_free = grid_pages_max.saturating_sub(self.free_set.acquired() + margin);
+        let pages_free = self.grid_pages_free();
         if pages > pages_free {
             return Err(RoomError::GridFull { pages_free });
         }
         Ok(())
+    }
+
+    /// Pages that may be taken before the grid is full, but for the margin.
+    #[must_use]
+    pub fn grid_pages_free(&self) -> u32 {
+        let StoreConfig { grid_pages_max, .. } = self.config;
+        let margin = 16 + grid_pages_max / 256;
+        grid_pages_max.saturating_sub(self.free_set.acquired() + margin)
     }
 
     /// Would `pages` more changed pages pass the memory that changed and frozen pages share? Only
@@ -248,7 +254,9 @@ impl Store {
     fn begin(&mut self, op: Op, hash: bool) {
         assert!(self.is_open());
         assert!(!self.checkpoints.under_way, "one checkpoint at a time");
-        assert!(op > self.checkpoints.op, "checkpoints go forward");
+        let before = self.checkpoints.op;
+        let ends_rebuild = before.get() >= REBUILD_OPS && op.get() < REBUILD_OPS;
+        assert!(op > before || ends_rebuild, "checkpoints go forward");
         let hash = hash && !self.stale.is_empty();
         let unhashed = self.unhashed;
         assert!(!(hash && unhashed), "all checkpoints of a store are hashed, or none is");
@@ -398,7 +406,7 @@ impl Store {
         page::for_each_ref(&mut into.0, roots, |bytes, at| {
             let to = page::read_ref(bytes, at);
             assert!(to.is_none() || to.checkpoint_op.get() != 0, "children are sealed first");
-            assert!(to.checkpoint_op <= op);
+            assert!(to.checkpoint_op <= op || to.checkpoint_op.get() >= REBUILD_OPS);
         });
         let tag = key.seal(number, op, into);
         let other = self

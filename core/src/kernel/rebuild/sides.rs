@@ -120,7 +120,8 @@ impl Sides {
         heads: &[(TenantId, LogHead)],
         scratch: Store,
     ) -> Sides {
-        let mut sides = Sides::with(Rebuild::to_keep(), kernel, keyring, None, scratch);
+        let rebuild = Rebuild::to_keep(kernel.constants());
+        let mut sides = Sides::with(rebuild, kernel, keyring, None, scratch);
         sides.open_logs(heads);
         sides
     }
@@ -255,8 +256,12 @@ impl Sides {
         scratch_keys: &dyn PageKeys,
         files: &mut Files<'_>,
     ) -> Result<StoreCheckpoint, SideError> {
-        while let Err(stall) = Rebuild::finish(heads, &self.keyring, &mut self.scratch.store) {
-            self.serve(stall, scratch_keys, files)?;
+        loop {
+            let (kernel, scratch) = (&self.kernel, &mut self.scratch.store);
+            match self.rebuild.finish(kernel, heads, &self.keyring, scratch) {
+                Ok(()) => break,
+                Err(stall) => self.serve(stall, scratch_keys, files)?,
+            }
         }
         self.release();
         self.scratch.store.give_up(pages);

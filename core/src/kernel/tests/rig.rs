@@ -131,12 +131,14 @@ pub struct Rig {
     /// Rows of large writes are looked for beforehand.
     pub finds: bool,
     checkpointed: Op,
+    /// What prepares say is durable, if they lag behind the last checkpoint.
+    pub durable: Option<Op>,
     nonce: u64,
     pub stalls: u64,
     /// One for all proofs, as a node has it.
     pub shared: RefCell<SharedOfProofs>,
     journal: Vec<Journaled>,
-    superblock: Option<(StoreCheckpoint, Generation)>,
+    pub superblock: Option<(StoreCheckpoint, Generation)>,
 }
 
 impl Rig {
@@ -157,6 +159,7 @@ impl Rig {
             finds: false,
             now_ms: NOW_MS,
             checkpointed: Op::ZERO,
+            durable: None,
             nonce: 0,
             stalls: 0,
             shared: RefCell::default(),
@@ -192,7 +195,7 @@ impl Rig {
             timestamp: Timestamp(self.now_ms * 1_000_000),
             kind,
             requests,
-            checkpoint_durable: self.checkpointed,
+            checkpoint_durable: self.durable.unwrap_or(self.checkpointed),
             body: body.to_vec(),
         };
         self.journal.push(journaled.clone());
@@ -605,7 +608,7 @@ impl Rig {
 }
 
 /// Answers effects until there are none.
-fn pump(
+pub fn pump(
     store: &mut Store,
     logs: &mut Logs,
     keys: &TestKeys,
