@@ -8,6 +8,7 @@ use crate::crypto::hash::{ChainHash, InternalDomain, InternalHash};
 use crate::ids::{Generation, ReplicaId};
 use crate::io::FileId;
 use crate::limits::{JOURNAL_RING_BYTES_MIN, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX};
+use crate::tests::golden::golden;
 use crate::time::Timestamp;
 
 const CLUSTER: ClusterId = ClusterId::new(7);
@@ -186,6 +187,35 @@ fn header_round_trip_and_golden() {
     assert_eq!(PrepareHeader::decode(&header.encode()[..255]), Err(PrepareError::Short));
     let root = PrepareHeader::root(CLUSTER);
     assert_eq!(PrepareHeader::decode(&root.encode()), Ok(root));
+}
+
+/// Prepares as they lie in the ring, padded; and a sector of slots, of which two hold a header and
+/// the others say that they hold none. An open finds both prepares.
+#[test]
+fn golden_journal() {
+    let start = start_at(3 * PAGE);
+    let mut bench = Bench::new(start, 1);
+    let prepares = [bench.write(100), bench.write(5_000)];
+    bench.settle();
+    let ring = Ring::new(RING);
+    let mut bytes = Vec::new();
+    for prepare in &prepares {
+        for page in (0..prepare.padded_bytes()).step_by(PAGE_SIZE) {
+            let at = ring.address(prepare.journal_offset).offset + page;
+            bytes.extend_from_slice(&bench.disk.sector(at));
+        }
+    }
+    let slots = ring.sector_address(ring.sector_of(start.journal_offset)).offset;
+    let written = golden("journal.prepares", &bytes);
+    let area = golden("journal.slots", &bench.disk.sector(slots));
+    let mut disk = with_header_of(&start);
+    for (page, bytes) in written.chunks_exact(PAGE_SIZE).enumerate() {
+        let at = ring.address(start.journal_offset).offset + (page * PAGE_SIZE) as u64;
+        disk.put(at, bytes.try_into().unwrap());
+    }
+    disk.put(slots, area.as_slice().try_into().unwrap());
+    let (_, recovered) = Bench::open(disk, start, 1).unwrap();
+    assert_eq!(recovered.headers, prepares);
 }
 
 #[test]

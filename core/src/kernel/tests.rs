@@ -4,6 +4,7 @@ mod any_transaction;
 mod auditing;
 mod exporting;
 mod finding;
+mod heads;
 mod indexes;
 mod jobs;
 mod made_and_dropped;

@@ -10,6 +10,7 @@ use crate::ids::Position;
 use crate::io::Address;
 use crate::keyring::format::{EXTENT_SIZE, extent_offset, image_size};
 use crate::limits::PAGE_SIZE;
+use crate::tests::golden::golden;
 
 const CLUSTER: ClusterId = ClusterId::new(11);
 const ORIGIN: OriginId = OriginId::new(22);
@@ -235,6 +236,28 @@ fn keys_survive_a_restart() {
     }
     assert!(sealed(&reopened, 2).is_none());
     assert!(reopened.kek_hash(TenantId::new(2)).is_none());
+}
+
+/// Both copies, an extent of each and what is behind it.
+#[test]
+fn golden_keys() {
+    let world = World::with_tenants(40);
+    let size = image_size(2 * 40);
+    assert!(size > PAGE_SIZE && size < EXTENT_SIZE);
+    let (first, second) = (extent_offset(0, 0) as usize, extent_offset(1, 0) as usize);
+    let written = golden("keys", &world.file[first..first + size]);
+    assert!(written == world.file[second..second + size], "two copies of one image");
+    let rest = [&world.file[first + size..second], &world.file[second + size..]];
+    assert!(rest.into_iter().flatten().all(|&byte| byte == 0));
+    let mut file = alloc::vec![0; world.file.len()];
+    file[second..second + size].copy_from_slice(&written);
+    let (keyring, heal_wanted) = World { file, ..world.clone() }.try_open().unwrap();
+    assert!(heal_wanted, "the first copy is not there");
+    let live = world.clone().open();
+    for tenant in 0..40 {
+        assert!(sealed(&keyring, tenant).is_some());
+        assert_eq!(sealed(&keyring, tenant), sealed(&live, tenant));
+    }
 }
 
 #[test]
