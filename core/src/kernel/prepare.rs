@@ -159,8 +159,13 @@ impl Kernel {
             let index = index as u32;
             match operation {
                 Operation::Sql { text, params } => {
-                    let base = changed.as_ref().unwrap_or(&catalog);
-                    let statements = self.statements.prepared(tenant, base, text)?;
+                    let statements = match &changed {
+                        None => self.statements.prepared(tenant, &catalog, text)?,
+                        // Ids of what is yet to be made may become another's.
+                        Some(changed) => {
+                            Arc::new(prepare(changed, text).map_err(RequestError::Sql)?)
+                        }
+                    };
                     for statement in statements.iter() {
                         if !statement.is_write() {
                             return Err(RequestError::Sql(not_a_write()).into());

@@ -60,6 +60,33 @@ fn statements_are_bound_again_when_the_schema_changed() {
     assert_eq!(rig.rebuild().unwrap().difference, None);
 }
 
+/// The ids of a table that a request makes are known when it is made: until then they may become
+/// another's, and so may the numbers of its columns.
+#[test]
+fn what_is_bound_to_a_table_that_came_to_nothing_is_bound_again() {
+    let sql = |text: &str| Operation::Sql { text: text.to_string(), params: vec![] };
+    let mut rig = Rig::new(Memory::Ample);
+    let wanted = request(vec![
+        sql("CREATE TABLE a (id BIGINT PRIMARY KEY, x TEXT)"),
+        sql("INSERT INTO a VALUES (1, 'of a')"),
+    ]);
+    let late = rig.prepare(&wanted).unwrap();
+    rig.sql("CREATE TABLE b (id BIGINT PRIMARY KEY, x TEXT)", vec![]).unwrap();
+    assert!(rig.batch(&[late]).remove(0).unwrap_err().retryable());
+    rig.request(&wanted).unwrap();
+    assert_eq!((rig.rows("a"), rig.rows("b").len()), (vec!["1|of a".to_string()], 0));
+
+    let wanted = request(vec![
+        sql("ALTER TABLE a ADD COLUMN y TEXT"),
+        sql("INSERT INTO a (id, y) VALUES (2, 'of y')"),
+    ]);
+    let late = rig.prepare(&wanted).unwrap();
+    rig.sql("ALTER TABLE a ADD COLUMN z TEXT", vec![]).unwrap();
+    assert!(rig.batch(&[late]).remove(0).unwrap_err().retryable());
+    rig.request(&wanted).unwrap();
+    assert_eq!(rig.rows("a")[1], "2|NULL|NULL|of y");
+}
+
 #[test]
 fn reads_and_nonsense_are_refused_at_the_primary() {
     let mut rig = Rig::new(Memory::Ample);
