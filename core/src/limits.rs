@@ -135,6 +135,9 @@ pub const FIND_TRIES_MAX: u32 = 3;
 pub const PLAN_RANGES_COUNTED: usize = 8;
 /// Rows that the planner does not like to sort.
 pub const PLAN_SORT_ROWS: u64 = 100_000;
+/// Tables that were dropped to which a text with AS OF is bound, one after the other, when it means
+/// nothing to the one that has their name today: those of one name that were dropped last.
+pub const PAST_TABLES_BOUND_MAX: usize = 16;
 /// Sides of an OR that are looked up one by one.
 pub const UNION_BRANCHES_MAX: usize = 32;
 

@@ -2,12 +2,15 @@
 //!
 //! A statement is bound to the tables of today first; what it is as of is known only then. If its
 //! table was not there at that position, or is no more, the table that had its name then is put in
-//! its place and the text is bound again. A statement that was prepared before keeps its table.
+//! its place and the text is bound again. A text that means nothing to the table of today (another
+//! one had the column that it names) is bound to those that had its name before, for the same
+//! purpose. A statement that was prepared before keeps its table.
 
 use alloc::sync::Arc;
 
 use crate::ids::Position;
 use crate::kernel::trees::CATALOG;
+use crate::limits::PAST_TABLES_BOUND_MAX;
 use crate::node::reads::{Halt, Read, ReadError, Statement};
 use crate::node::running::Running;
 use crate::query::bind::Source;
@@ -17,7 +20,7 @@ use crate::query::{self, Catalog, Prepared, SqlError, SqlState, prepare_one};
 use crate::store::{Fault, TreeRef};
 
 impl Running {
-    /// A text that does not bind, as there is no such table: perhaps there was.
+    /// A text that does not bind to the tables of today: perhaps it did to one that is gone.
     pub(super) fn bind_past(
         &self,
         read: &mut Read,
@@ -26,21 +29,25 @@ impl Running {
         error: SqlError,
     ) -> Result<Arc<Prepared>, Halt> {
         let failed = Halt::Failed(ReadError::Sql(error.clone()));
-        if error.code != SqlState::UndefinedTable {
-            return Err(failed);
-        }
         let Some(name) = table_read(text) else { return Err(failed) };
         let tree = TreeRef::new(read.tenant, CATALOG);
-        let Some(dropped) = last_dropped(&self.store, tree, &name)? else { return Err(failed) };
-        match past_of(catalog, dropped, text) {
-            // Without AS OF it is today's tables that are asked for.
-            Ok((prepared, past)) if has_as_of(&prepared) => {
-                read.past = Some(past);
-                read.gone = Some(error);
-                Ok(prepared)
+        let gone = last_dropped(&self.store, tree, &name, PAST_TABLES_BOUND_MAX)?;
+        let mut of_the_past = None;
+        for dropped in gone {
+            match past_of(catalog, dropped, text) {
+                // Without AS OF it is today's tables that are asked for.
+                Ok((prepared, past)) if has_as_of(&prepared) => {
+                    read.past = Some(past);
+                    read.gone = Some(error);
+                    return Ok(prepared);
+                }
+                Ok(_) => return Err(failed),
+                Err(error) => of_the_past = of_the_past.or(Some(error)),
             }
-            Ok(_) => Err(failed),
-            Err(error) => Err(Halt::Failed(ReadError::Sql(error))),
+        }
+        match of_the_past.filter(|_| error.code == SqlState::UndefinedTable) {
+            Some(error) => Err(Halt::Failed(ReadError::Sql(error))),
+            None => Err(failed),
         }
     }
 

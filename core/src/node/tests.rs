@@ -385,6 +385,42 @@ fn reads_see_snapshots_and_the_past() {
     }
 }
 
+/// A table had columns that the one which has its name now does not have.
+#[test]
+fn the_past_is_read_by_the_columns_it_had() {
+    let mut disk = Disk::new();
+    disk.format(ClusterConstants::SMALL);
+    let mut node = disk.open(&config());
+    let mut ask = |disk: &mut Disk, text: &str| {
+        disk.ask(&mut node, sql(text, &[])).unwrap().position.unwrap()
+    };
+    let mut positions = Vec::new();
+    for of in ["a BIGINT, b TEXT", "c TEXT", "a BIGINT"] {
+        ask(&mut disk, &format!("CREATE TABLE t (id BIGINT PRIMARY KEY, {of})"));
+        positions.push(ask(&mut disk, "INSERT INTO t (id) VALUES (1)"));
+        if positions.len() < 3 {
+            ask(&mut disk, "DROP TABLE t");
+        }
+    }
+    let read = |disk: &mut Disk, node: &mut Node, text: &str, at: usize| {
+        let (what, filter) = text.split_once(" FROM t").unwrap();
+        let text = format!("{what} FROM t AS OF POSITION {}{filter}", positions[at]);
+        select(disk, node, &text)
+    };
+    for (text, there) in [
+        ("SELECT b FROM t", [true, false, false]),
+        ("SELECT id FROM t WHERE b IS NULL", [true, false, false]),
+        ("SELECT a + 1 FROM t", [true, false, true]),
+        ("SELECT c || 'x' FROM t WHERE c IS NULL", [false, true, false]),
+        ("SELECT id FROM t WHERE d = 1", [false, false, false]),
+    ] {
+        let was: Vec<bool> =
+            (0..3).map(|at| read(&mut disk, &mut node, text, at).is_ok()).collect();
+        assert_eq!(was, there, "{text}");
+    }
+    assert!(select(&mut disk, &mut node, "SELECT b FROM t").is_err(), "not as of now");
+}
+
 /// The hot path of AS OF serves once the long way has seen a transaction end there, and only then;
 /// both give the same rows at every position.
 #[test]

@@ -69,38 +69,37 @@ pub fn dropped_table_at(
 ) -> Result<Option<DroppedTable>, Fault> {
     let low = dropped_key(name, position);
     let high = dropped_key(name, Position::new(u64::MAX));
-    let found = first(
-        store,
-        catalog_tree,
-        Cursor::new(Bound::Excluded(&low), Bound::Included(&high), Direction::Forward),
-    )?;
+    let cursor = Cursor::new(Bound::Excluded(&low), Bound::Included(&high), Direction::Forward);
+    let found = read(store, catalog_tree, cursor, 1)?.pop();
     Ok(found.filter(|dropped| dropped.schema.created_at <= position))
 }
 
-/// The newest dropped table of this name.
+/// The dropped tables of this name, the newest first; so many at most.
 pub fn last_dropped(
     store: &Store,
     catalog_tree: TreeRef,
     name: &str,
-) -> Result<Option<DroppedTable>, Fault> {
+    most: usize,
+) -> Result<Vec<DroppedTable>, Fault> {
     let low = dropped_key(name, Position::ZERO);
     let high = dropped_key(name, Position::new(u64::MAX));
     let cursor = Cursor::new(Bound::Included(&low), Bound::Included(&high), Direction::Reverse);
-    first(store, catalog_tree, cursor)
+    read(store, catalog_tree, cursor, most)
 }
 
-fn first(
+fn read(
     store: &Store,
     catalog_tree: TreeRef,
     mut cursor: Cursor,
-) -> Result<Option<DroppedTable>, Fault> {
-    let mut found = None;
+    most: usize,
+) -> Result<Vec<DroppedTable>, Fault> {
+    let mut found = Vec::new();
     let _ = store.scan(catalog_tree, &mut cursor, |_, value| {
         let Ok(dropped) = DroppedTable::decode(value) else {
             unreachable!("the catalog tree holds what records put there");
         };
-        found = Some(dropped);
-        ControlFlow::Break(())
+        found.push(dropped);
+        if found.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(found)
 }
