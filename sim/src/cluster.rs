@@ -46,7 +46,7 @@ use crate::ledger::Ledger;
 use crate::overrides::{Board, Overrides, Switch, Switches};
 use crate::random::Random;
 use crate::report::{Failure, FailureKind};
-use crate::swarm::{ErrorRates, Options, draw_amid_write, draw_attest_after};
+use crate::swarm::{ErrorRates, Options, draw_amid_write, draw_attest_after, draw_records};
 use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
@@ -115,6 +115,8 @@ pub struct Cluster {
     /// What readers ask: drawn apart from what is written.
     queries: Workload,
     pending: BTreeMap<u64, Pending>,
+    /// Tables that somebody asked to drop.
+    dropping: BTreeSet<String>,
     /// Who waits for which ticket of which member.
     tickets: BTreeMap<(usize, u64), u64>,
     /// The member that answered last.
@@ -220,7 +222,8 @@ impl Cluster {
         let constants = constants(ring_mib, random.range(4, 6) as u32);
         let segment_positions =
             *root.stream("segments").pick(&[300, 2_000, constants.segment_positions]);
-        let constants = ClusterConstants { segment_positions, ..constants };
+        let mut constants = ClusterConstants { segment_positions, ..constants };
+        draw_records(&mut root.stream("records plan"), &mut constants);
         let mut cluster = Cluster::of(seed, count, constants, options, &root, random)?;
         cluster.draw_errors(&root);
         Ok(cluster)
@@ -280,6 +283,7 @@ impl Cluster {
             readers: Readers::new(root.stream("readers")),
             queries: Workload::new(root.stream("queries"), mix, vec!["canary".to_owned()]),
             pending: BTreeMap::new(),
+            dropping: BTreeSet::new(),
             tickets: BTreeMap::new(),
             favourite: 0,
             ring_bytes: constants.journal_ring_bytes,
@@ -356,6 +360,8 @@ impl Cluster {
     fn agree(&mut self) -> Result<(), Failure> {
         self.drive(Cluster::converged)?;
         self.recorder.at(self.now_ns, |timeline| timeline.note("last checks"));
+        // What tables there are is known from here on.
+        self.settle()?;
         self.final_reads()?;
         self.settle()?;
         self.look_at_superblocks();

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use verity_core::ids::IdempotencyId;
 
 use crate::model::{Effect, Refusal, TenantModel};
-use crate::sql::{Datum, Query, Statement};
+use crate::sql::{Datum, Query, Select, Statement};
 
 /// A transaction that was acknowledged.
 #[derive(Clone, Debug)]
@@ -69,6 +69,9 @@ pub struct Ledger {
     /// With the highest position known when the request was sent.
     refused: Vec<(Option<u64>, Vec<Statement>, Refusal)>,
     answered: Vec<Answered>,
+    /// Reads that were told that there is no such table, with what they had to include.
+    not_there: Vec<(Option<u64>, Query)>,
+    chance: Chance,
     /// Highest position that was acknowledged.
     head: Option<u64>,
     settled_head: Option<u64>,
@@ -156,6 +159,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// A read was told that there is no such table.
+    pub fn no_table(&mut self, sent_at: Option<u64>, query: Query) {
+        self.not_there.push((sent_at, query));
+    }
+
     /// Nothing is pending: gives everything to the model in order, and compares.
     pub fn settle(&mut self) -> Result<(), String> {
         self.drop_explained_refusals();
@@ -172,6 +180,19 @@ impl Ledger {
         }
         for answered in std::mem::take(&mut self.answered) {
             self.compare(&answered)?;
+        }
+        for (sent_at, query) in std::mem::take(&mut self.not_there) {
+            let missing = match query.as_of {
+                Some(position) => {
+                    self.model.answer(&query, position) == Err(Refusal::UndefinedTable)
+                }
+                None => self.model.was_missing(&query.table, sent_at),
+            };
+            if !missing {
+                return Err(format!(
+                    "a read behind {sent_at:?} was told that there is no such table: {query:?}"
+                ));
+            }
         }
         Ok(())
     }
@@ -232,10 +253,17 @@ impl Ledger {
         });
     }
 
-    fn compare(&self, answered: &Answered) -> Result<(), String> {
-        let position = answered.query.as_of.unwrap_or(answered.position);
-        let expected = self.model.answer(&answered.query, position);
+    fn compare(&mut self, answered: &Answered) -> Result<(), String> {
+        let query = &answered.query;
+        let position = query.as_of.unwrap_or(answered.position);
+        let expected = self.model.answer(query, position);
         if expected.as_ref() == Ok(&answered.rows) {
+            return Ok(());
+        }
+        if let (Ok(expected), Some(spec)) =
+            (&expected, self.model.spec_at(&query.table, Some(position)))
+            && self.chance.agrees(&spec.key, query, expected, &answered.rows)
+        {
             return Ok(());
         }
         Err(format!(
@@ -247,6 +275,66 @@ impl Ledger {
     }
 }
 
+/// What chance came to, as it was first read: every later answer must show the same.
+#[derive(Debug, Default)]
+struct Chance {
+    values: BTreeMap<u64, Datum>,
+    numbers: BTreeMap<Datum, u64>,
+}
+
+impl Chance {
+    /// Rows that hold what was drawn: all else is as expected; and where rows can be told from one
+    /// another by their key, each draw is what it was before, and no other draw.
+    fn agrees(
+        &mut self,
+        key: &[usize],
+        query: &Query,
+        expected: &[Vec<Datum>],
+        rows: &[Vec<Datum>],
+    ) -> bool {
+        let Select::Columns { columns, .. } = &query.select else { return false };
+        let is_drawn = |at: &usize| expected.iter().any(|row| row[*at].is_chance());
+        let (drawn, others): (Vec<usize>, Vec<usize>) =
+            (0..columns.len()).partition(|at| is_drawn(at));
+        let of = |row: &Vec<Datum>, places: &[usize]| -> Vec<Datum> {
+            places.iter().map(|at| row[*at].clone()).collect()
+        };
+        let known = |rows: &[Vec<Datum>]| {
+            let mut known: Vec<Vec<Datum>> = rows.iter().map(|row| of(row, &others)).collect();
+            if !query.is_ordered() {
+                known.sort();
+            }
+            known
+        };
+        if drawn.is_empty() || known(expected) != known(rows) {
+            return false;
+        }
+        let place = |column: &usize| columns.iter().position(|selected| selected == column);
+        let named: Option<Vec<usize>> = key.iter().map(place).collect();
+        let Some(named) = named.filter(|named| !named.is_empty()) else { return true };
+        let by_key: BTreeMap<Vec<Datum>, &Vec<Datum>> =
+            rows.iter().map(|row| (of(row, &named), row)).collect();
+        expected.iter().all(|row| {
+            let Some(found) = by_key.get(&of(row, &named)) else { return false };
+            drawn.iter().all(|at| self.same(&row[*at], &found[*at]))
+        })
+    }
+
+    fn same(&mut self, expected: &Datum, found: &Datum) -> bool {
+        let Datum::Chance { uuid, number } = expected else { return expected == found };
+        if let Some(value) = self.values.get(number) {
+            return value == found;
+        }
+        let fits = match found {
+            Datum::Uuid(_) => *uuid,
+            Datum::Fraction(_) | Datum::Double(_) => !*uuid,
+            _ => false,
+        };
+        self.values.insert(*number, found.clone());
+        fits && self.numbers.insert(found.clone(), *number).is_none()
+    }
+}
+
 /// Names are looked up before anything is done: what is wrong with them is told first.
 fn refused_while_binding(model: &TenantModel, statements: &[Statement], told: &Refusal) -> bool {
     let schema = statements.iter().filter(|statement| statement.changes_schema());
@@ -255,7 +343,8 @@ fn refused_while_binding(model: &TenantModel, statements: &[Statement], told: &R
         told,
         Refusal::UndefinedTable | Refusal::DuplicateTable | Refusal::DuplicateColumn
     );
-    of_names && (model.doubts(&schema) || schema_refused(model, &schema, told))
+    let no_table = *told == Refusal::UndefinedTable && model.lacks_table(statements);
+    of_names && (no_table || model.doubts(&schema) || schema_refused(model, &schema, told))
 }
 
 fn schema_refused(model: &TenantModel, schema: &[Statement], told: &Refusal) -> bool {
@@ -297,6 +386,7 @@ mod tests {
             column_type: DatumType::BigInt,
             nullable: false,
             default: None,
+            by_chance: false,
         };
         Statement::Create(TableSpec { name: "t".to_owned(), columns: vec![column], key: vec![0] })
     }
@@ -342,6 +432,58 @@ mod tests {
         ledger.refuse(Some(0), vec![insert(7)], Refused::Because(Refusal::DuplicateKey));
         ledger.settle().unwrap();
         assert!(ledger.commit(1, committed(insert(8), Effect::Rows(1), 3)).is_err(), "too late");
+    }
+
+    #[test]
+    fn what_chance_came_to_stays() {
+        let column = |name: &str, column_type, by_chance| ColumnSpec {
+            name: name.to_owned(),
+            column_type,
+            nullable: false,
+            default: None,
+            by_chance,
+        };
+        let columns =
+            vec![column("k", DatumType::BigInt, false), column("u", DatumType::Uuid, true)];
+        let table = TableSpec { name: "t".to_owned(), columns, key: vec![0] };
+        let drawn = Datum::Chance { uuid: true, number: 0 };
+        let row = |key: i64| vec![Datum::Integer(key), drawn.clone()];
+        let insert = Statement::Insert {
+            table: "t".to_owned(),
+            columns: vec![0, 1],
+            rows: vec![row(1), row(2)],
+            bulk: false,
+            conflict: Conflict::Fail,
+        };
+        let ledger = || {
+            let mut ledger = Ledger::default();
+            ledger
+                .commit(0, committed(Statement::Create(table.clone()), Effect::Schema, 2))
+                .unwrap();
+            ledger.commit(2, committed(insert.clone(), Effect::Rows(2), 3)).unwrap();
+            ledger
+        };
+        // Rows in the order of what was drawn, as answers without an order are compared.
+        let read = |one: u8, two: u8| {
+            let select =
+                Select::Columns { columns: vec![1, 0], order: None, by: Vec::new(), limit: None };
+            let query = Query { table: "t".to_owned(), select, filter: None, as_of: None };
+            let row = |key, byte| vec![Datum::Uuid([byte; 16]), Datum::Integer(key)];
+            let mut rows = vec![row(1, one), row(2, two)];
+            rows.sort();
+            Answered { query, position: 2, rows }
+        };
+        let settles = |reads: &[(u8, u8)]| {
+            let mut ledger = ledger();
+            for (one, two) in reads {
+                ledger.answer(None, read(*one, *two)).unwrap();
+            }
+            ledger.settle().is_ok()
+        };
+        assert!(settles(&[(9, 5), (9, 5)]));
+        assert!(!settles(&[(9, 5), (9, 6)]), "another value");
+        assert!(!settles(&[(9, 5), (5, 9)]), "another row's");
+        assert!(!settles(&[(9, 9)]), "two draws are one");
     }
 
     #[test]

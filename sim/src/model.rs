@@ -43,6 +43,15 @@ struct Table {
     hidden_next: i64,
 }
 
+/// A table that was dropped.
+#[derive(Clone, Debug)]
+struct Gone {
+    name: String,
+    /// The position from which on it is not there.
+    dropped_at: u64,
+    table: Table,
+}
+
 /// Everything about one tenant.
 #[derive(Clone, Debug, Default)]
 pub struct TenantModel {
@@ -51,6 +60,10 @@ pub struct TenantModel {
     streams: BTreeMap<String, Vec<(u64, Vec<u8>)>>,
     /// Indexes that a job builds: a row that no tree can hold makes them come to nothing, later.
     doubtful: BTreeSet<String>,
+    /// In the order in which they were dropped.
+    gone: Vec<Gone>,
+    /// Values drawn by chance so far.
+    drawn: u64,
 }
 
 /// Why a transaction must be refused.
@@ -91,6 +104,8 @@ pub struct Prediction {
 #[derive(Default)]
 struct Overlay {
     created: BTreeMap<String, Shape>,
+    /// Tables that were there before; one of the same name may have been created since.
+    dropped: BTreeSet<String>,
     /// Tables that were there, as they are made by this transaction.
     altered: BTreeMap<String, Shape>,
     /// `None`: deleted.
@@ -98,6 +113,7 @@ struct Overlay {
     hidden: BTreeMap<String, i64>,
     appended: BTreeMap<String, Vec<Vec<u8>>>,
     events: u64,
+    drawn: u64,
 }
 
 impl TenantModel {
@@ -130,7 +146,8 @@ impl TenantModel {
     /// Current keys of a table: for the workload to hit rows that exist.
     #[must_use]
     pub fn keys(&self, table: &str) -> Vec<RowKey> {
-        let Some(table) = self.tables.get(table) else { return Vec::new() };
+        let known = self.tables.get(table).or_else(|| self.last_gone(table));
+        let Some(table) = known else { return Vec::new() };
         table.rows.iter().filter(|row| current(row.1).is_some()).map(|row| row.0.clone()).collect()
     }
 
@@ -151,6 +168,13 @@ impl TenantModel {
         position: u64,
     ) -> Result<Prediction, Refusal> {
         let (prediction, overlay) = self.execute(transaction)?;
+        for name in overlay.dropped {
+            let Some(table) = self.tables.remove(&name) else {
+                unreachable!("only what is there is dropped")
+            };
+            self.gone.push(Gone { name, dropped_at: position, table });
+        }
+        self.drawn += overlay.drawn;
         for (name, shape) in overlay.created {
             let shape = shape.added_at(position);
             let (rows, hidden_next) = (BTreeMap::new(), 0);
@@ -191,7 +215,7 @@ impl TenantModel {
 
     /// The rows of a query as of a position; sorted when the query gives no order.
     pub fn answer(&self, query: &Query, position: u64) -> Result<Vec<Vec<Datum>>, Refusal> {
-        let table = self.tables.get(&query.table).filter(|table| table.created_at <= position);
+        let table = self.table_at(&query.table, position);
         let selects = |row: &[Datum]| match &query.filter {
             Some(filter) => filter.selects(row),
             None => true,
@@ -264,6 +288,10 @@ impl TenantModel {
                     overlay.events += 1;
                     Effect::Schema
                 }
+                Statement::Drop { table } => {
+                    self.drop_table(&mut overlay, table)?;
+                    Effect::Schema
+                }
                 Statement::CreateIndex { table, index } => {
                     self.create_index(&mut overlay, table, index)?;
                     Effect::Schema
@@ -291,7 +319,7 @@ impl TenantModel {
                         let old = row.clone();
                         for assignment in assignments {
                             row[assignment.column] = match &assignment.to {
-                                SetTo::Value(datum) => datum.clone(),
+                                SetTo::Value(datum) => self.drawn(&mut overlay, datum),
                                 SetTo::Plus(number) => plus(&old[assignment.column], *number),
                             };
                         }
@@ -350,6 +378,7 @@ impl TenantModel {
         conflict: &Conflict,
     ) -> Result<u64, Refusal> {
         let shape = self.find(overlay, name).ok_or(Refusal::UndefinedTable)?.clone();
+        let stored = self.stored(overlay, name);
         let spec = &shape.spec;
         let mut touched = BTreeSet::new();
         let mut changed = 0;
@@ -360,14 +389,14 @@ impl TenantModel {
                 .map(|column| column.default.clone().unwrap_or(Datum::Null))
                 .collect();
             for (place, datum) in columns.iter().zip(given) {
-                row[*place] = datum.clone();
+                row[*place] = self.drawn(overlay, datum);
             }
             check_not_null(spec, &row)?;
             let key = if spec.key.is_empty() {
                 let next = overlay
                     .hidden
                     .entry(name.to_owned())
-                    .or_insert_with(|| self.tables.get(name).map_or(0, |table| table.hidden_next));
+                    .or_insert_with(|| stored.map_or(0, |table| table.hidden_next));
                 *next += 1;
                 vec![Datum::Integer(*next)]
             } else {
@@ -382,7 +411,10 @@ impl TenantModel {
                     }
                     Conflict::Update(places) => {
                         for place in places {
-                            old[*place] = row[*place].clone();
+                            old[*place] = match spec.columns[*place].chance() {
+                                Some(chance) => self.drawn(overlay, &chance),
+                                None => row[*place].clone(),
+                            };
                         }
                         row = old;
                     }
@@ -402,8 +434,15 @@ impl TenantModel {
         Ok(changed)
     }
 
+    /// What chance gives is another value each time.
+    fn drawn(&self, overlay: &mut Overlay, datum: &Datum) -> Datum {
+        let Datum::Chance { uuid, .. } = datum else { return datum.clone() };
+        overlay.drawn += 1;
+        Datum::Chance { uuid: *uuid, number: self.drawn + overlay.drawn }
+    }
+
     fn find<'a>(&'a self, overlay: &'a Overlay, name: &str) -> Option<&'a Shape> {
-        let known = || self.tables.get(name).map(|table| &table.shape);
+        let known = || self.stored(overlay, name).map(|table| &table.shape);
         overlay.created.get(name).or_else(|| overlay.altered.get(name)).or_else(known)
     }
 
@@ -412,12 +451,12 @@ impl TenantModel {
         if let Some(row) = overlay.rows.get(table).and_then(|rows| rows.get(key)) {
             return row.as_ref().map(|row| shape.whole(row, None));
         }
-        current(self.tables.get(table)?.rows.get(key)?).map(|row| shape.whole(row, None))
+        current(self.stored(overlay, table)?.rows.get(key)?).map(|row| shape.whole(row, None))
     }
 
     fn current_rows(&self, overlay: &Overlay, table: &str) -> Vec<(RowKey, Vec<Datum>)> {
         let mut keys = BTreeSet::new();
-        if let Some(table) = self.tables.get(table) {
+        if let Some(table) = self.stored(overlay, table) {
             keys.extend(table.rows.keys().cloned());
         }
         if let Some(rows) = overlay.rows.get(table) {

@@ -96,6 +96,7 @@ impl Plan {
             // Most UPDATEs and DELETEs by a condition look at more than a transaction may read.
             constants.transaction_pages_read_max = scan.range(16, 64) as u32;
         }
+        draw_records(&mut Random::new(seed).stream("records plan"), &mut constants);
         let requests = random.range(60, 240) * options.scale.max(1);
         Plan {
             mode,
@@ -162,6 +163,16 @@ impl Plan {
 #[must_use]
 pub fn draw_attest_after(random: &mut Random) -> Option<u64> {
     random.chance(300_000).then(|| random.range(1_000_000, 1_000_000_000))
+}
+
+/// In some runs checkpoint records are many, or not every log has one at a shutdown.
+pub fn draw_records(random: &mut Random, constants: &mut ClusterConstants) {
+    if random.coin() {
+        constants.checkpoint_record_interval = random.range(5, 300) as u32;
+    }
+    if random.chance(300_000) {
+        constants.shutdown_records_max = random.below(3) as u32;
+    }
 }
 
 fn draw_constants(random: &mut Random) -> ClusterConstants {

@@ -76,6 +76,27 @@ pub struct Workload {
     canaries: Vec<String>,
     tables: Vec<u64>,
     indexes: Vec<u64>,
+    rare: Rare,
+}
+
+/// What most runs have little of; drawn apart, so that all else is as it would be without.
+#[derive(Debug)]
+struct Rare {
+    random: Random,
+    /// Chance, in a million, that a transaction drops a table, or makes one of that name again.
+    drop_ppm: u64,
+    /// Chance, in a million, that a new table has columns that are drawn by chance.
+    chance_ppm: u64,
+    /// Nothing is drawn by chance any more.
+    certain: bool,
+}
+
+impl Rare {
+    fn draw(mut random: Random) -> Rare {
+        let drop_ppm = if random.chance(600_000) { random.range(2_000, 25_000) } else { 0 };
+        let chance_ppm = if random.coin() { random.range(300_000, 900_000) } else { 0 };
+        Rare { random, drop_ppm, chance_ppm, certain: false }
+    }
 }
 
 /// Columns of a table, at most.
@@ -87,12 +108,15 @@ impl Workload {
     #[must_use]
     pub fn new(random: Random, mix: Mix, canaries: Vec<String>) -> Workload {
         let (tables, indexes) = (vec![0; canaries.len()], vec![0; canaries.len()]);
-        Workload { random, mix, canaries, tables, indexes }
+        let rare = Rare::draw(random.stream("rare"));
+        Workload { random, mix, canaries, tables, indexes, rare }
     }
 
-    /// No more indexes and columns.
+    /// No more indexes and columns, no table less; and nothing that a node draws.
     pub fn keep_schema(&mut self) {
         self.mix.schema = 0;
+        self.rare.drop_ppm = 0;
+        self.rare.certain = true;
     }
 
     /// A table with a name never used before.
@@ -121,7 +145,8 @@ impl Workload {
             } else {
                 None
             };
-            columns.push(ColumnSpec { name: format!("c{place}"), column_type, nullable, default });
+            let name = format!("c{place}");
+            columns.push(ColumnSpec { name, column_type, nullable, default, by_chance: false });
         }
         let key = match self.random.weighted(&[6, 2, 2]) {
             0 => vec![0],
@@ -131,7 +156,54 @@ impl Workload {
             }
             _ => Vec::new(),
         };
+        if !key.is_empty() && self.rare.random.chance(self.rare.chance_ppm) {
+            for _ in 0..self.rare.random.range(1, 2) {
+                let uuid = self.rare.random.coin();
+                columns.push(ColumnSpec {
+                    name: format!("c{}", columns.len()),
+                    column_type: if uuid { DatumType::Uuid } else { DatumType::Double },
+                    nullable: self.rare.random.coin(),
+                    default: None,
+                    by_chance: true,
+                });
+            }
+        }
         Statement::Create(TableSpec { name, columns, key })
+    }
+
+    /// A table is dropped, or one of a name that was dropped is made again, as it was: what was
+    /// asked before of the one means the same of the other.
+    fn drop_or_make_again(&mut self, tenant: usize, model: &TenantModel) -> Option<Vec<Statement>> {
+        if !self.rare.random.chance(self.rare.drop_ppm) {
+            return None;
+        }
+        let tables = model.table_names();
+        let gone: Vec<String> = model.gone().into_iter().map(|(name, _, _)| name).collect();
+        let gone: Vec<String> = gone.into_iter().filter(|name| !tables.contains(name)).collect();
+        let again = if gone.is_empty() { 0 } else { 4 };
+        let (name, kind) = match self.rare.random.weighted(&[again, 3, 2, 2]) {
+            0 => (self.rare.random.pick(&gone).clone(), 0),
+            _ if tables.is_empty() => return None,
+            kind => (self.rare.random.pick(&tables).clone(), kind),
+        };
+        let spec = model.spec_at(&name, None)?.clone();
+        let drop = Statement::Drop { table: name };
+        Some(match kind {
+            0 if self.rare.random.coin() => {
+                let insert = self.insert(tenant, model, &spec, false);
+                vec![Statement::Create(spec), insert]
+            }
+            0 => vec![Statement::Create(spec)],
+            1 => vec![drop],
+            2 => vec![drop, Statement::Create(spec)],
+            _ => {
+                let before = match self.rare.random.coin() {
+                    true => self.insert(tenant, model, &spec, false),
+                    false => self.update(tenant, model, &spec),
+                };
+                vec![before, drop]
+            }
+        })
     }
 
     /// What must be unique is said while the table is empty.
@@ -175,7 +247,7 @@ impl Workload {
                     if self.random.coin() { self.default_of(tenant, column_type) } else { None };
                 let nullable = default.is_none() || self.random.coin();
                 let name = format!("c{}", spec.columns.len());
-                let column = ColumnSpec { name, column_type, nullable, default };
+                let column = ColumnSpec { name, column_type, nullable, default, by_chance: false };
                 Statement::AddColumn { table, column }
             }
             _ => {
@@ -202,6 +274,9 @@ impl Workload {
 
     /// A transaction of one tenant; not empty.
     pub fn transaction(&mut self, tenant: usize, model: &TenantModel) -> Vec<Statement> {
+        if let Some(statements) = self.drop_or_make_again(tenant, model) {
+            return statements;
+        }
         if model.table_names().is_empty() || self.random.chance(4_000) {
             let table = self.create_table(tenant);
             return match self.unique_index(tenant, &table) {
@@ -240,6 +315,18 @@ impl Workload {
         if tables.is_empty() {
             return None;
         }
+        let gone = model.gone();
+        if !gone.is_empty() && self.rare.random.chance(150_000) {
+            let (table, created, dropped) = self.rare.random.pick(&gone).clone();
+            let last = (dropped - 1).min(head);
+            if created <= last {
+                let as_of = self.rare.random.range(created, last);
+                let spec = model.spec_at(&table, Some(as_of))?.clone();
+                let filter = self.random.coin().then(|| self.filter(tenant, model, &spec));
+                let select = self.select(&spec);
+                return Some(Query { table, select, filter, as_of: Some(as_of) });
+            }
+        }
         let table = self.random.pick(&tables).clone();
         let spec = model.spec(&table)?.clone();
         if self.random.chance(self.mix.events_ppm) {
@@ -251,18 +338,7 @@ impl Workload {
         } else {
             None
         };
-        let select = if self.random.chance(200_000) {
-            Select::Count
-        } else {
-            let count = self.random.range(1, spec.columns.len() as u64);
-            let columns = (0..count).map(|_| self.random.index(spec.columns.len())).collect();
-            let order = (!spec.key.is_empty() && self.random.coin()).then(|| self.random.coin());
-            let count = if order.is_some() { self.random.below(3) } else { 0 };
-            let by = (0..count).map(|_| self.random.index(spec.columns.len())).collect();
-            let limited = order.is_some() && self.random.coin();
-            let limit = limited.then(|| self.random.magnitude(50));
-            Select::Columns { columns, order, by, limit }
-        };
+        let select = self.select(&spec);
         let created = model.created_at(&table)?;
         let as_of = if created <= head && self.random.chance(350_000) {
             Some(self.random.range(created, head))
@@ -270,6 +346,21 @@ impl Workload {
             None
         };
         Some(Query { table, select, filter, as_of })
+    }
+
+    fn select(&mut self, spec: &TableSpec) -> Select {
+        if self.random.chance(200_000) {
+            return Select::Count;
+        }
+        let known = spec.known();
+        let count = self.random.range(1, spec.columns.len() as u64);
+        let columns = (0..count).map(|_| self.random.index(spec.columns.len())).collect();
+        let order = (!spec.key.is_empty() && self.random.coin()).then(|| self.random.coin());
+        let count = if order.is_some() { self.random.below(3) } else { 0 };
+        let by = (0..count).map(|_| *self.random.pick(&known)).collect();
+        let limited = order.is_some() && self.random.coin();
+        let limit = limited.then(|| self.random.magnitude(50));
+        Select::Columns { columns, order, by, limit }
     }
 
     /// The whole table: what the last checks read.
@@ -335,7 +426,7 @@ impl Workload {
                     (Some(_), None) => self.fresh_key(tenant, column.column_type),
                     (None, _) if column.nullable && self.random.chance(120_000) => Datum::Null,
                     (None, _) if !column.nullable && self.random.chance(3_000) => Datum::Null,
-                    (None, _) => self.datum(tenant, column.column_type),
+                    (None, _) => self.value(tenant, column, bulk),
                 });
             }
             rows.push(row);
@@ -348,7 +439,10 @@ impl Workload {
         if bulk || spec.key.is_empty() || !self.random.chance(self.mix.conflict_ppm) {
             return Conflict::Fail;
         }
-        let free = (0..spec.columns.len()).filter(|place| !spec.key.contains(place));
+        let certain = self.rare.certain;
+        let free = (0..spec.columns.len()).filter(|place| {
+            !(spec.key.contains(place) || certain && spec.columns[*place].by_chance)
+        });
         let set: Vec<usize> = free.filter(|_| self.random.coin()).collect();
         if set.is_empty() { Conflict::Nothing } else { Conflict::Update(set) }
     }
@@ -372,7 +466,7 @@ impl Workload {
                 } else if column.nullable && self.random.chance(100_000) {
                     SetTo::Value(Datum::Null)
                 } else {
-                    SetTo::Value(self.datum(tenant, column.column_type))
+                    SetTo::Value(self.value(tenant, column, false))
                 };
                 Assignment { column: *place, to }
             })
@@ -460,7 +554,7 @@ impl Workload {
                 _ => Predicate::Or(left, Box::new(self.predicate(tenant, spec, depth + 1))),
             };
         }
-        let column = self.random.index(spec.columns.len());
+        let column = *self.random.pick(&spec.known());
         let column_type = spec.columns[column].column_type;
         let negated = self.random.chance(250_000);
         match self.random.below(6) {
@@ -487,9 +581,8 @@ impl Workload {
                 Predicate::Like { column, pattern, negated }
             }
             4 => {
-                let same: Vec<usize> = (0..spec.columns.len())
-                    .filter(|place| spec.columns[*place].column_type == column_type)
-                    .collect();
+                let mut same = spec.known();
+                same.retain(|place| spec.columns[*place].column_type == column_type);
                 let right = *self.random.pick(&same);
                 let compare = *self.random.pick(&Compare::ALL);
                 Predicate::Columns { left: column, compare, right }
@@ -498,6 +591,14 @@ impl Workload {
                 let compare = *self.random.pick(&Compare::ALL);
                 Predicate::Compare { column, compare, value: self.datum(tenant, column_type) }
             }
+        }
+    }
+
+    /// For a column of a row that is written; `bulk` rows come with all their values.
+    fn value(&mut self, tenant: usize, column: &ColumnSpec, bulk: bool) -> Datum {
+        match column.chance().filter(|_| !bulk && !self.rare.certain) {
+            Some(chance) => chance,
+            None => self.datum(tenant, column.column_type),
         }
     }
 

@@ -68,6 +68,7 @@ impl Scene {
             column_type,
             nullable,
             default: None,
+            by_chance: false,
         };
         let columns =
             vec![column("id", DatumType::BigInt, false), column("body", DatumType::Text, true)];

@@ -63,6 +63,11 @@ impl Cluster {
             after: None,
             operations: operations(&self.ledger.model, &statements, always),
         };
+        for statement in &statements {
+            if let Statement::Drop { table } = statement {
+                self.dropping.insert(table.clone());
+            }
+        }
         self.serial += 1;
         let pending = Pending {
             statements,
@@ -215,8 +220,21 @@ impl Cluster {
         }
     }
 
-    /// Every table, whole, on every node.
+    /// Every table, whole, on every node; of those that were dropped what was there last.
     pub(super) fn final_reads(&mut self) -> Result<(), Failure> {
+        for (table, _, dropped) in self.ledger.model.gone() {
+            let last = Some(dropped - 1);
+            let Some(spec) = self.ledger.model.spec_at(&table, last).cloned() else {
+                unreachable!("it was there then")
+            };
+            for index in 0..self.members.len() {
+                let query = Workload::whole(&spec, last);
+                let mut parameters = Parameters::new(false);
+                let text = query.sql(&spec, &mut parameters);
+                let read = Read::sql(TenantId::DEFAULT, &text, parameters.values);
+                self.read(index, query, read)?;
+            }
+        }
         for table in self.ledger.model.table_names() {
             let Some(spec) = self.ledger.model.spec(&table).cloned() else {
                 unreachable!("the name came from the model")

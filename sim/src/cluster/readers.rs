@@ -151,7 +151,7 @@ impl Cluster {
         let head = self.ledger.settled_head().unwrap_or(0);
         let model = &self.ledger.model;
         let Some(query) = self.queries.query(0, model, head) else { return };
-        let Some(spec) = model.spec(&query.table).cloned() else {
+        let Some(spec) = model.spec_at(&query.table, query.as_of).cloned() else {
             unreachable!("the query is of the model")
         };
         let known = self.readers.known(self.ledger.head());
@@ -306,6 +306,16 @@ impl Cluster {
         let (at, promise) = (reading.at, reading.promise);
         let result = match read.finish() {
             Ok(result) => result,
+            Err(error) if self.is_of_dropped(&reading, &error) => {
+                self.recorder.at(self.now_ns, |timeline| {
+                    timeline.answered(serial, at, false, format!("{error}"));
+                });
+                // Who lags behind may not have got to the table, and need not.
+                if reading.query.as_of.is_some() || reading.floor >= Some(reading.drawn_at) {
+                    self.ledger.no_table(reading.floor, reading.query);
+                }
+                return Ok(());
+            }
             Err(error) => {
                 self.may_be_refused(&reading, &error)?;
                 self.ask_again(&mut reading);
@@ -334,6 +344,12 @@ impl Cluster {
         self.take_answer(at, reading.floor, reading.query, &result)
     }
 
+    /// There is no such table, and somebody asked for that.
+    fn is_of_dropped(&self, reading: &Reading, error: &ReadError) -> bool {
+        let ReadError::Sql(error) = error else { return false };
+        error.code == SqlState::UndefinedTable && self.dropping.contains(&reading.query.table)
+    }
+
     /// A node may not be ready, may not have got there, or may have lost blocks that hold records.
     fn may_be_refused(&self, reading: &Reading, error: &ReadError) -> Result<(), Failure> {
         let may_be_young = reading.floor.is_none_or(|floor| floor < reading.drawn_at);
@@ -347,7 +363,8 @@ impl Cluster {
                         | SqlState::UndefinedColumn
                         | SqlState::InvalidPosition
                 );
-                sql.retryable() || (young && may_be_young)
+                let again = self.dropping.contains(&reading.query.table);
+                sql.retryable() || ((young || again) && may_be_young)
             }
             ReadError::Log(_) => self.seen.blocks_rotten > 0,
             ReadError::Store(_) => false,

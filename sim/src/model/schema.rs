@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Overlay, Refusal, RowKey, Shape, TenantModel, current};
+use super::{Gone, Overlay, Refusal, RowKey, Shape, Table, TenantModel, current};
 use crate::sql::{ColumnSpec, Datum, IndexSpec, Statement, TableSpec};
 
 impl Shape {
@@ -54,6 +54,59 @@ impl Shape {
 }
 
 impl TenantModel {
+    /// The table of this name as a position shows it.
+    pub(super) fn table_at(&self, name: &str, position: u64) -> Option<&Table> {
+        let gone = self.gone.iter().filter(|gone| gone.name == name && position < gone.dropped_at);
+        let mut ever = gone.map(|gone| &gone.table).chain(self.tables.get(name));
+        ever.find(|table| table.created_at <= position)
+    }
+
+    pub(super) fn last_gone(&self, name: &str) -> Option<&Table> {
+        self.gone.iter().rfind(|gone| gone.name == name).map(|gone| &gone.table)
+    }
+
+    /// The table as it was before this transaction, if that is the one which is meant.
+    pub(super) fn stored(&self, overlay: &Overlay, name: &str) -> Option<&Table> {
+        self.tables.get(name).filter(|_| !overlay.dropped.contains(name))
+    }
+
+    pub(super) fn drop_table(&self, overlay: &mut Overlay, name: &str) -> Result<(), Refusal> {
+        self.find(overlay, name).ok_or(Refusal::UndefinedTable)?;
+        if overlay.created.remove(name).is_none() {
+            overlay.dropped.insert(name.to_owned());
+        }
+        overlay.altered.remove(name);
+        overlay.rows.remove(name);
+        overlay.hidden.remove(name);
+        Ok(())
+    }
+
+    /// Columns of the table that a query names: of its position, of now, or of the last one.
+    #[must_use]
+    pub fn spec_at(&self, table: &str, as_of: Option<u64>) -> Option<&TableSpec> {
+        let then = as_of.and_then(|position| self.table_at(table, position));
+        let known = then.or_else(|| self.tables.get(table)).or_else(|| self.last_gone(table));
+        known.map(|table| &table.shape.spec)
+    }
+
+    /// Tables that were dropped: name, where each began to exist, and where it no longer did.
+    #[must_use]
+    pub fn gone(&self) -> Vec<(String, u64, u64)> {
+        let of = |gone: &Gone| (gone.name.clone(), gone.table.created_at, gone.dropped_at);
+        self.gone.iter().map(of).collect()
+    }
+
+    /// Was there, behind this position, one at which no table had a name that one had before?
+    #[must_use]
+    pub fn was_missing(&self, name: &str, since: Option<u64>) -> bool {
+        let of_name = || self.gone.iter().filter(|gone| gone.name == name);
+        let made = || of_name().map(|gone| &gone.table).chain(self.tables.get(name));
+        of_name().any(|gone| {
+            let later = made().map(|table| table.created_at).filter(|at| *at >= gone.dropped_at);
+            later.min().is_none_or(|end| end > gone.dropped_at && Some(end) > since)
+        })
+    }
+
     /// Does another row hold what this one must hold alone?
     pub(super) fn clashes(
         &self,
@@ -72,7 +125,7 @@ impl TenantModel {
             return true;
         }
         let is_changed = |other| changed.is_some_and(|changed| changed.contains_key(other));
-        let stored = self.tables.get(table).into_iter().flat_map(|table| &table.rows);
+        let stored = self.stored(overlay, table).into_iter().flat_map(|table| &table.rows);
         stored
             .filter(|(other, _)| *other != key && !is_changed(*other))
             .filter_map(|(_, versions)| current(versions))
@@ -164,12 +217,27 @@ impl TenantModel {
             Statement::CreateIndex { index, .. } => self.doubtful.contains(&index.name),
             Statement::DropIndex { index } => self.doubtful.contains(index),
             Statement::Create(_)
+            | Statement::Drop { .. }
             | Statement::AddColumn { .. }
             | Statement::Insert { .. }
             | Statement::Update { .. }
             | Statement::Delete { .. }
             | Statement::Append { .. } => false,
         })
+    }
+
+    /// Is there a statement of a table that neither is there nor is made by these?
+    #[must_use]
+    pub fn lacks_table(&self, statements: &[Statement]) -> bool {
+        let made = |name: &str| {
+            let is = |statement: &Statement| match statement {
+                Statement::Create(spec) => spec.name == name,
+                _ => false,
+            };
+            statements.iter().any(is)
+        };
+        let mut tables = statements.iter().filter_map(Statement::table);
+        tables.any(|name| !self.tables.contains_key(name) && !made(name))
     }
 
     /// Names of the indexes there are: for the workload to drop some.

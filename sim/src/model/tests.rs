@@ -12,6 +12,7 @@ fn spec() -> TableSpec {
         column_type,
         nullable,
         default: None,
+        by_chance: false,
     };
     TableSpec {
         name: "t".to_owned(),
@@ -124,4 +125,27 @@ fn reads_of_the_log_need_no_table() {
     }
     assert_eq!(model.answer(&of(Select::Changes), 3), Ok(at(&[3])));
     assert_eq!(model.answer(&all(None), 2), Err(Refusal::UndefinedTable));
+}
+
+/// A dropped table is what it was, as of before; one of the same name begins with nothing.
+#[test]
+fn a_dropped_table_stays_in_the_past() {
+    let mut model = TenantModel::default();
+    let (create, drop) = (Statement::Create(spec()), Statement::Drop { table: "t".to_owned() });
+    model.apply(&[create.clone(), insert(&[(1, 10)])], 1).unwrap();
+    assert_eq!(model.predict(&[drop.clone(), drop.clone()]), Err(Refusal::UndefinedTable));
+    model.apply(&[insert(&[(2, 20)]), drop.clone()], 4).unwrap();
+    assert_eq!(model.predict(&[insert(&[(3, 30)])]), Err(Refusal::UndefinedTable));
+    model.apply(&[create.clone(), insert(&[(1, 11)])], 8).unwrap();
+    model.apply(&[drop, create, insert(&[(1, 12)])], 11).unwrap();
+    for (position, rows) in [(3, (1, 10)), (8, (1, 11)), (10, (1, 11)), (11, (1, 12))] {
+        assert_eq!(values(&model, position), [rows]);
+    }
+    for position in [4, 7] {
+        assert_eq!(model.answer(&all(None), position), Err(Refusal::UndefinedTable));
+    }
+    assert_eq!(model.gone(), [("t".to_owned(), 1, 4), ("t".to_owned(), 8, 11)]);
+    // Between 4 and 8 there was none; from 8 on always one.
+    assert!(model.was_missing("t", None) && model.was_missing("t", Some(7)));
+    assert!(!model.was_missing("t", Some(8)));
 }

@@ -39,6 +39,14 @@ pub enum Datum {
     Date(i32),
     Timestamp(i64),
     Uuid([u8; 16]),
+    /// A double that is no multiple of 1/8, which only chance makes: its bits.
+    Fraction(u64),
+    /// Drawn by the database: a UUID, or a double. In a statement the number is 0, in the model it
+    /// says which draw it was; what it came to is known once it was read.
+    Chance {
+        uuid: bool,
+        number: u64,
+    },
 }
 
 impl DatumType {
@@ -133,7 +141,10 @@ impl Datum {
             Datum::Boolean(value) => Some(if *value { "TRUE" } else { "FALSE" }.to_owned()),
             Datum::Integer(value) => Some(value.to_string()),
             Datum::Text(value) => Some(format!("'{}'", value.replace('\'', "''"))),
+            Datum::Chance { uuid: true, .. } => Some("gen_random_uuid()".to_owned()),
+            Datum::Chance { uuid: false, .. } => Some("random()".to_owned()),
             Datum::Double(_)
+            | Datum::Fraction(_)
             | Datum::Decimal(_)
             | Datum::Blob(_)
             | Datum::Date(_)
@@ -159,6 +170,8 @@ impl Datum {
             Datum::Date(days) => Value::Date(*days),
             Datum::Timestamp(ns) => Value::Timestamp(*ns),
             Datum::Uuid(bytes) => Value::Uuid(*bytes),
+            Datum::Fraction(bits) => Value::Double(f64::from_bits(*bits)),
+            Datum::Chance { .. } => unreachable!("only a text draws by chance"),
         }
     }
 
@@ -170,10 +183,11 @@ impl Datum {
             Value::Integer(value) => Datum::Integer(*value),
             Value::Double(value) => {
                 let eighths = value * 8.0;
-                if eighths.trunc().total_cmp(&eighths) != Ordering::Equal {
-                    return Err(format!("double {value} is no multiple of 1/8"));
+                if eighths.trunc().total_cmp(&eighths) == Ordering::Equal {
+                    Datum::Double(eighths as i64)
+                } else {
+                    Datum::Fraction(value.to_bits())
                 }
-                Datum::Double(eighths as i64)
             }
             Value::Decimal(decimal) => match decimal.rescale_exact(4) {
                 Some(decimal) => Datum::Decimal(
@@ -188,6 +202,11 @@ impl Datum {
             Value::Uuid(bytes) => Datum::Uuid(*bytes),
             Value::Json(text) => return Err(format!("JSON {text} was never stored")),
         })
+    }
+
+    #[must_use]
+    pub fn is_chance(&self) -> bool {
+        matches!(self, Datum::Chance { .. })
     }
 
     #[must_use]

@@ -11,6 +11,8 @@ pub struct ColumnSpec {
     pub column_type: DatumType,
     pub nullable: bool,
     pub default: Option<Datum>,
+    /// Its values are drawn by the database, mostly: no predicate names it, and no order.
+    pub by_chance: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +50,7 @@ pub enum Expected {
 pub enum Conflict {
     Fail,
     Nothing,
-    /// `DO UPDATE SET c = excluded.c` of these places.
+    /// `DO UPDATE SET c = excluded.c` of these places; what chance gives is drawn anew.
     Update(Vec<usize>),
 }
 
@@ -64,6 +66,9 @@ pub struct IndexSpec {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
     Create(TableSpec),
+    Drop {
+        table: String,
+    },
     CreateIndex {
         table: String,
         index: IndexSpec,
@@ -143,7 +148,7 @@ impl Parameters {
     }
 
     pub fn place(&mut self, datum: &Datum) -> String {
-        if !self.always
+        if (!self.always || datum.is_chance())
             && let Some(literal) = datum.literal()
         {
             return literal;
@@ -154,6 +159,13 @@ impl Parameters {
 }
 
 impl ColumnSpec {
+    /// What the database is told to draw for it.
+    #[must_use]
+    pub fn chance(&self) -> Option<Datum> {
+        let uuid = self.column_type == DatumType::Uuid;
+        self.by_chance.then_some(Datum::Chance { uuid, number: 0 })
+    }
+
     fn sql(&self, in_key: bool) -> String {
         let mut item = format!("{} {}", self.name, self.column_type.sql());
         if !self.nullable && !in_key {
@@ -168,6 +180,12 @@ impl ColumnSpec {
 }
 
 impl TableSpec {
+    /// Places of the columns whose values a predicate can know.
+    #[must_use]
+    pub fn known(&self) -> Vec<usize> {
+        (0..self.columns.len()).filter(|place| !self.columns[*place].by_chance).collect()
+    }
+
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.columns.iter().map(|column| column.name.clone()).collect()
@@ -195,6 +213,7 @@ impl Statement {
         let names = spec.map(TableSpec::names).unwrap_or_default();
         match self {
             Statement::Create(spec) => Some(spec.sql()),
+            Statement::Drop { table } => Some(format!("DROP TABLE {table}")),
             Statement::CreateIndex { table, index } => {
                 let columns: Vec<&str> =
                     index.columns.iter().map(|place| names[*place].as_str()).collect();
@@ -228,7 +247,14 @@ impl Statement {
                             .into_iter()
                             .flatten()
                             .collect();
-                        let set = |place: &usize| format!("{0} = excluded.{0}", names[*place]);
+                        let set = |place: &usize| {
+                            let name = &names[*place];
+                            let chance = spec.and_then(|spec| spec.columns[*place].chance());
+                            match chance.and_then(|chance| chance.literal()) {
+                                Some(drawn) => format!("{name} = {drawn}"),
+                                None => format!("{name} = excluded.{name}"),
+                            }
+                        };
                         let sets: Vec<String> = columns.iter().map(set).collect();
                         format!(
                             " ON CONFLICT ({}) DO UPDATE SET {}",
@@ -267,6 +293,7 @@ impl Statement {
         match self {
             Statement::Create(spec) => Some(&spec.name),
             Statement::Insert { table, .. }
+            | Statement::Drop { table }
             | Statement::CreateIndex { table, .. }
             | Statement::AddColumn { table, .. }
             | Statement::Update { table, .. }
@@ -280,6 +307,7 @@ impl Statement {
     pub fn changes_schema(&self) -> bool {
         match self {
             Statement::Create(_)
+            | Statement::Drop { .. }
             | Statement::CreateIndex { .. }
             | Statement::DropIndex { .. }
             | Statement::AddColumn { .. } => true,

@@ -42,6 +42,17 @@ impl World {
                 let whole = |position| (tenant, Workload::whole(&spec, position));
                 self.unread.extend(positions.into_iter().map(whole));
             }
+            for (table, created, dropped) in self.ledgers[tenant].model.gone() {
+                let last = dropped - 1;
+                for position in [self.random.range(created, last), last] {
+                    let model = &self.ledgers[tenant].model;
+                    let Some(spec) = model.spec_at(&table, Some(position)) else {
+                        unreachable!("it was there then")
+                    };
+                    let whole = Workload::whole(spec, Some(position));
+                    self.unread.push((tenant, whole));
+                }
+            }
         }
         while let Some((tenant, query)) = self.unread.pop() {
             self.drive(|world| world.node.as_ref().is_some_and(|node| node.is_ready()))?;

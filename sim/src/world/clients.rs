@@ -426,7 +426,8 @@ impl World {
     }
 
     pub(super) fn ask(&mut self, ask: Ask, tenant: usize, query: Query) -> Result<(), Failure> {
-        let Some(spec) = self.ledgers[tenant].model.spec(&query.table).cloned() else {
+        let model = &self.ledgers[tenant].model;
+        let Some(spec) = model.spec_at(&query.table, query.as_of).cloned() else {
             return Ok(());
         };
         let always = self.random.coin();
@@ -514,6 +515,17 @@ impl World {
                     self.read_again(ask, tenant, query);
                     return Ok(());
                 }
+                // As of before a table of that name was made again, that is what is told.
+                let between = |code| code == SqlState::InvalidPosition && query.as_of.is_some();
+                if let ReadError::Sql(error) = &error
+                    && (error.code == SqlState::UndefinedTable || between(error.code))
+                {
+                    if let Ask::Oracle { id, .. } = ask {
+                        self.oracles.remove(&id);
+                    }
+                    self.ledgers[tenant].no_table(sent_at, query);
+                    return Ok(());
+                }
                 if self.disk.atlas.fatal_zones().next().is_some() {
                     self.ended_by_damage = true;
                     self.count(|report| report.damage_detected = Some(text));
@@ -566,6 +578,7 @@ pub(crate) fn operations(
                 });
             }
             Statement::Create(_)
+            | Statement::Drop { .. }
             | Statement::CreateIndex { .. }
             | Statement::DropIndex { .. }
             | Statement::AddColumn { .. }

@@ -33,7 +33,8 @@ impl World {
         tenant: usize,
         query: Query,
     ) -> Result<(), Failure> {
-        let Some(spec) = self.ledgers[tenant].model.spec(&query.table).cloned() else {
+        let model = &self.ledgers[tenant].model;
+        let Some(spec) = model.spec_at(&query.table, query.as_of).cloned() else {
             return Ok(());
         };
         if self.node.is_none() {
