@@ -1,7 +1,8 @@
 //! What the core remarks on, as lines of the log.
 //!
 //! Invariants: what an operator may have to act on is a warning, in words that name the file and
-//! say what becomes of it; the rest is detail, for who asks for it with `--log`, as the core has it.
+//! say what becomes of it; the rest is detail, for who asks for it with `--log`, as the core has
+//! it.
 
 use verity_core::event::Event;
 

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
 use super::rig::*;
-use crate::ids::{Generation, TenantId};
+use crate::ids::{Generation, OriginId, TenantId};
 use crate::io::{Effects, FileId};
 use crate::kernel::trees::{HEADS_TREE, tenant_of_key};
 use crate::kernel::{Kernel, Rebuild, RebuildError, RebuildStall};
@@ -65,7 +65,7 @@ fn replace(rig: &mut Rig, by: ClusterConstants) -> Result<(), RebuildStall> {
     let config = StoreConfig::new(FileId::Grid, &rig.constants, 64);
     let mut second = Second {
         store: Store::behind(config, old.grid_pages),
-        logs: Logs::new(rig.constants.segment_positions),
+        logs: Logs::new(rig.constants.segment_positions, OriginId::new(9)),
         pins: (Pins::new(), LogPins::default()),
         effects: Effects::new(),
     };
