@@ -18,9 +18,10 @@
 //!   after its last key, new pages are filled to `CAPACITY - E`. A leaf whose keys come in another
 //!   order is split in thought, entry by entry (`split_in_thought`).
 //! - Each split of a page is one more entry for its parent: the same count again, a level higher.
-//! - Where a page might be merged, entries move to where they were not counted: then only
-//!   "once a put and level" holds, for that whole tree; but removals alone split nothing, wherever
-//!   entries move.
+//! - A leaf merges when it gets smaller and is small then, also what it was split into. Where one
+//!   may, entries move to where they were not counted: then only "once a level for each put that
+//!   grows" holds, for that whole tree. Where nothing grows nothing is split, wherever entries
+//!   move.
 
 use alloc::vec::Vec;
 
@@ -63,8 +64,12 @@ struct Gain {
     /// Bytes by which puts may grow it, and how many of them may.
     bytes: usize,
     puts: u64,
+    /// Puts that may leave the page larger than they met it.
+    grows: u64,
     /// Bytes that removals and smaller values may take.
     lost: usize,
+    /// Some of them of what comes with these changes.
+    loses_new: bool,
     /// The largest new entry.
     largest_new: usize,
     /// Everything comes after its last entry.
@@ -82,7 +87,9 @@ impl Gain {
             largest: 0,
             bytes: 0,
             puts: 0,
+            grows: 0,
             lost: 0,
+            loses_new: false,
             largest_new: 0,
             after_last: true,
             thought: None,
@@ -93,6 +100,18 @@ impl Gain {
         let entries = page::count(bytes);
         let largest = (0..entries).map(|index| page::entry_size(bytes, index)).max();
         Gain { used: page::used(bytes), entries, largest: largest.unwrap_or(0), ..Gain::none(page) }
+    }
+
+    /// May a leaf, or what it is split into, get smaller and be small then?
+    fn may_merge(&self, is_root: bool) -> bool {
+        let splits = self.used + self.bytes > CAPACITY;
+        if is_root && !splits {
+            return false; // It has no neighbour.
+        }
+        // Halves are even but for an entry; what is new at the end is split off alone.
+        let half = (CAPACITY - self.largest.max(self.largest_new)) / 2;
+        let of_half = splits && (self.loses_new || half.saturating_sub(self.lost) < USED_MIN);
+        self.lost > 0 && (self.used.saturating_sub(self.lost) < USED_MIN || of_half)
     }
 
     /// Splits of the page and of what it is split into.
@@ -171,7 +190,14 @@ impl Store {
         assert_eq!(walk.order.len(), changes.len(), "a walk is of the same changes to its end");
         let Some(root) = self.find_root(tree)?.filter(|root| !root.root.is_none()) else {
             let mut leaf = Gain::none(PageNumber::ZERO);
-            walk.order.iter().for_each(|at| leaf.add_change(&changes[*at], 0));
+            let mut before = None;
+            for at in &walk.order {
+                leaf.add_change(&changes[*at], 0, before);
+                before = Some(&changes[*at]);
+            }
+            if leaf.may_merge(true) {
+                return Ok(worst);
+            }
             if !ascending && leaf.bytes > CAPACITY {
                 leaf.thought = Some(split_in_thought(None, changes.iter()));
             }
@@ -183,8 +209,9 @@ impl Store {
             bound.leaf(walk)?;
         }
         walk.close(0, ascending);
-        if puts > 0 && walk.merges {
-            return Ok(worst);
+        if walk.merges && walk.grows > 0 {
+            let split = walk.grows * (u64::from(root.height) + 2);
+            return Ok((1 + walk.existing + split).min(worst));
         }
         // The root's splits make a new root, perhaps more.
         Ok((walk.pages + inner_of_new(walk.root_splits)).min(worst))
@@ -204,8 +231,11 @@ pub struct BoundWalk {
     next: usize,
     /// The inner pages on the path at hand, from the root: what they have gained so far.
     path: Vec<Inner>,
-    /// Existing pages seen, and new ones counted.
+    /// Existing pages seen; and these with the new ones counted.
+    existing: u64,
     pages: u64,
+    /// Puts that make a page larger.
+    grows: u64,
     /// Some leaf may get so small that it is merged.
     merges: bool,
     root_splits: u64,
@@ -286,11 +316,7 @@ impl Bound<'_> {
             let (index, exact) = page::lower_bound(bytes, &change.key);
             gain.after_last &= index == gain.entries && !exact;
             let old = if exact { page::entry_size(bytes, index) } else { 0 };
-            gain.add_change(change, old);
-            // What this transaction put there may get smaller, too.
-            if let Some(before) = before.filter(|before| before.key == change.key) {
-                gain.lost += before.entry_size().saturating_sub(change.entry_size());
-            }
+            gain.add_change(change, old, before);
             before = Some(change);
         }
         if !self.ascending && gain.used + gain.bytes > CAPACITY {
@@ -301,9 +327,9 @@ impl Bound<'_> {
         }
         self.enter(walk, &path);
         walk.pages += 1;
-        // Only what gets smaller merges; and only what is small then.
-        walk.merges |=
-            self.height > 0 && gain.lost > 0 && gain.used.saturating_sub(gain.lost) < USED_MIN;
+        walk.existing += 1;
+        walk.grows += gain.grows;
+        walk.merges |= gain.may_merge(self.height == 0);
         let is_last = self.is_last(&path, self.height);
         // Separators are prefixes of keys, of those here or of those that come.
         let separator = gain.largest.max(gain.largest_new).min(KEY_SIZE_MAX);
@@ -323,6 +349,7 @@ impl Bound<'_> {
             let gain = Gain::of(step.page, self.store.bytes(step.page));
             walk.path.push(Inner { gain, is_last: self.is_last(path, depth) });
             walk.pages += 1;
+            walk.existing += 1;
         }
     }
 
@@ -404,10 +431,15 @@ const READ_AHEAD: usize = 32;
 const INNER_ENTRY: usize = page::SLOT + page::INNER_FIXED;
 
 impl Gain {
-    /// `old`: size of the entry that is there now.
-    fn add_change(&mut self, change: &TreeChange, old: usize) {
+    /// `old`: size of the entry that is there now. `before`: the change that came before it in the
+    /// order of keys.
+    fn add_change(&mut self, change: &TreeChange, old: usize, before: Option<&TreeChange>) {
         let entry = change.entry_size();
-        self.lost += old.saturating_sub(entry);
+        let before = before.filter(|before| before.key == change.key);
+        let made = before.map_or(old, TreeChange::entry_size);
+        self.grows += u64::from(entry > old.min(made));
+        self.lost += made.saturating_sub(entry);
+        self.loses_new |= before.is_some() && made > entry;
         if change.put.is_none() {
             return;
         }

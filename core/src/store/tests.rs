@@ -1150,6 +1150,49 @@ fn a_run_of_keys_among_small_leaves_dirties_few_pages() {
     assert!(bound < 4 * dirtied, "{bound} foreseen, {dirtied} dirtied");
 }
 
+/// A leaf is split, one half loses entries and goes into the neighbour, which is split for it.
+#[test]
+fn a_half_that_merges_elsewhere_was_foreseen() {
+    let mut world = World::new(Habits { seed: 7, clean_frames: 512, evict_all: false, pace: 0 });
+    create_trees(&mut world);
+    let key = |at: u64| at.to_be_bytes().to_vec();
+    // 208 bytes an entry, 19 a leaf.
+    for at in 0..19 * 6 {
+        world.run(|store| store.put(TREE, &key(at * 10), &[1; 190]).map(drop));
+    }
+    let second = 19;
+    for at in 0..5 {
+        world.run(|store| store.remove(TREE, &key((second + at) * 10)));
+    }
+    world.checkpoint(1);
+    let third = 2 * 19;
+    let put = |at: u64| TreeChange { key: key(at), put: Some(190) };
+    let mut changes = vec![put((third + 9) * 10 + 5)];
+    changes.extend((1..7).map(|at| TreeChange { key: key((third + at) * 10), put: None }));
+    changes.extend((1..3).map(|at| put((third + at) * 10 + 5)));
+    let mut walk = BoundWalk::default();
+    let bound = world.run(|store| store.pages_bound(TREE, &changes, &mut walk));
+    let forests = world.run(|store| store.forest_pages_at_most(T1, 1, 0));
+    let before = world.store.dirty_pages();
+    let mut forests_dirty = None;
+    for change in &changes {
+        match change.put {
+            Some(size) => {
+                let value = vec![1; size];
+                world.run(|store| store.put(TREE, &change.key, &value).map(drop));
+            }
+            None => assert!(world.run(|store| store.remove(TREE, &change.key))),
+        }
+        // The first change dirties a leaf, its halves' parent, and forests.
+        forests_dirty.get_or_insert(u64::from(world.store.dirty_pages() - before) - 3);
+    }
+    let forests_dirty = forests_dirty.unwrap();
+    assert!(forests_dirty <= forests);
+    let dirtied = u64::from(world.store.dirty_pages() - before) - forests_dirty;
+    assert_eq!(dirtied, 4);
+    assert!(dirtied <= bound, "{dirtied} dirtied, {bound} foreseen");
+}
+
 /// What passes the check of a page can be read without a panic, whatever it is.
 #[test]
 fn pages_that_pass_their_check_can_be_read() {
