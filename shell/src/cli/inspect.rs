@@ -6,6 +6,7 @@ use verity::{MasterKey, Position, TenantId, Value, paths};
 use verity_core::crypto::ChainHash;
 use verity_core::io::FileId;
 use verity_core::journal::TornTail;
+use verity_core::limits::ClusterConstants;
 
 use super::args::{Global, InspectArgs};
 use super::rebuild::hex;
@@ -55,13 +56,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
             "grid_pages": checkpoint.grid_pages,
             "free_runs": checkpoint.free_set.runs,
         },
-        "constants": {
-            "journal_ring_bytes": state.constants.journal_ring_bytes,
-            "grid_pages_max": state.constants.grid_pages_max,
-            "dirty_pages_max": state.constants.dirty_pages_max,
-            "transaction_events_max": state.constants.transaction_events_max,
-            "transaction_bytes_max": state.constants.transaction_bytes_max,
-        },
+        "constants": constants(&state.constants),
         "prepares_after_checkpoint": report.prepares,
         "torn_tail": report.torn_tail.map(torn_tail),
         "pages": report.pages,
@@ -109,6 +104,34 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
     }
     tell_findings(&report, output);
     exit(report.verdict())
+}
+
+/// All of them, for nothing that replicas must agree on may be missing here.
+fn constants(of: &ClusterConstants) -> serde_json::Value {
+    let ClusterConstants {
+        journal_ring_bytes,
+        grid_pages_max,
+        dirty_pages_max,
+        transaction_events_max,
+        transaction_pages_read_max,
+        transaction_pages_dirtied_max,
+        transaction_bytes_max,
+        segment_positions,
+        checkpoint_record_interval,
+        shutdown_records_max,
+    } = of;
+    json!({
+        "journal_ring_bytes": journal_ring_bytes,
+        "grid_pages_max": grid_pages_max,
+        "dirty_pages_max": dirty_pages_max,
+        "transaction_events_max": transaction_events_max,
+        "transaction_pages_read_max": transaction_pages_read_max,
+        "transaction_pages_dirtied_max": transaction_pages_dirtied_max,
+        "transaction_bytes_max": transaction_bytes_max,
+        "segment_positions": segment_positions,
+        "checkpoint_record_interval": checkpoint_record_interval,
+        "shutdown_records_max": shutdown_records_max,
+    })
 }
 
 fn torn_tail(torn: TornTail) -> serde_json::Value {

@@ -367,6 +367,7 @@ fn inspect_and_rebuild_tell() {
     let data = data.to_str().unwrap();
     let run = verity(&["inspect", data, "--json"]).ok();
     assert_eq!(run.objects()[0]["release"], 1, "{run:#?}");
+    assert_eq!(run.objects()[0]["constants"]["checkpoint_record_interval"], 1_000, "{run:#?}");
     verity(&["inspect", data]).ok();
     let run = verity(&["rebuild", "--check", data, "--json"]).ok();
     assert_eq!(run.objects()[0]["equal"], true, "{run:#?}");
