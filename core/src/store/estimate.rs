@@ -195,13 +195,15 @@ impl Store {
                 leaf.add_change(&changes[*at], 0, before);
                 before = Some(&changes[*at]);
             }
-            if leaf.may_merge(true) {
-                return Ok(worst);
-            }
             if !ascending && leaf.bytes > CAPACITY {
                 leaf.thought = Some(split_in_thought(None, changes.iter()));
             }
-            let splits = leaf.splits(ascending);
+            let mut splits = leaf.splits(ascending);
+            // Every page of a new tree is counted, so what merges is one less; it may be split
+            // again where the two would not have been, into pages at least a third full.
+            if leaf.may_merge(true) {
+                splits *= 3;
+            }
             return Ok((1 + splits + inner_of_new(splits)).min(worst));
         };
         let bound = Bound { store: self, tree, changes, ascending, height: root.height as usize };

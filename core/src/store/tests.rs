@@ -1043,7 +1043,7 @@ fn no_transaction_dirties_more_than_its_bound() {
         let mut next = 1_u64 << 40;
         for op in 1..=14 {
             let kind = world.random.next_u32() % 5;
-            let count = 1 + world.random.next_u32() % [4, 40, 300][op % 3];
+            let count = 1 + world.random.next_u32() % [4, 300, 40][op % 3];
             let mut changes = Vec::new();
             for _ in 0..count {
                 let random = world.random.next_u64();
