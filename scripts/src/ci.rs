@@ -39,9 +39,16 @@ const CLUSTER_SEEDS: u64 = 40;
 /// Each has found a bug. The first: a replica that had fetched a checkpoint said a commit number of
 /// a later view under its old one, and another believed it. The next two were the model's: a
 /// replica that lags behind the creation of a table answers what the log has, and it said no. The
-/// last: headers that had rotted to zeros were taken for headers that were never written.
-const CLUSTER_SEEDS_FOUND: [u64; 4] =
-    [1_795_358_960_000_005, 1_795_358_960_000_034, 1_795_358_960_000_477, 1_795_365_882_000_109];
+/// fourth: headers that had rotted to zeros were taken for headers that were never written. The
+/// last was the checker's again: as of a position that a replica has not got to, it may say that
+/// there is no such table.
+const CLUSTER_SEEDS_FOUND: [u64; 5] = [
+    1_795_358_960_000_005,
+    1_795_358_960_000_034,
+    1_795_358_960_000_477,
+    1_795_365_882_000_109,
+    1_795_409_093_000_050,
+];
 
 pub fn run(options: &Options) -> Result<bool, String> {
     let mut steps = Steps::new();

@@ -311,7 +311,8 @@ impl Cluster {
                     timeline.answered(serial, at, false, format!("{error}"));
                 });
                 // Who lags behind may not have got to the table, and need not.
-                if reading.query.as_of.is_some() || reading.floor >= Some(reading.drawn_at) {
+                let known_at = reading.query.as_of.unwrap_or(reading.drawn_at);
+                if reading.floor >= Some(known_at) {
                     self.ledger.no_table(reading.floor, reading.query);
                 }
                 return Ok(());
