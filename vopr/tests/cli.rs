@@ -252,16 +252,16 @@ fn the_commit_is_that_of_the_build() {
 #[test]
 fn a_reader_that_goes_away_ends_it_quietly() {
     for json in [&[][..], &["--json"]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vopr"))
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = Command::new(env!("CARGO_BIN_EXE_vopr"))
             .args(["--seed", "1"])
             .args(SMALL)
             .args(json)
-            .stdout(std::process::Stdio::piped())
+            .stdout(writer)
             .stderr(std::process::Stdio::piped())
-            .spawn()
+            .output()
             .unwrap();
-        drop(child.stdout.take());
-        let ended = child.wait_with_output().unwrap();
         let words = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert_eq!(ended.status.code(), Some(141), "{words}");
         assert!(!words.contains("panicked"), "{words}");
