@@ -61,7 +61,7 @@ pub use disk::master_key::{
 };
 pub use disk::paths;
 pub use error::Error;
-pub use format::secret::ClusterSecret;
+pub use format::secret::{ClusterSecret, limits_by_name};
 pub use format::{Formatted, Identity, is_formatted};
 pub use net::payload::{LinkReport, ReplicaReport};
 pub use options::Options;

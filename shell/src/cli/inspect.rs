@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use verity::verify::{self as engine, RecordRead, Silent, VerifiedRecord};
-use verity::{MasterKey, Position, TenantId, Value, paths};
+use verity::{MasterKey, Position, TenantId, Value, limits_by_name, paths};
 use verity_core::crypto::ChainHash;
 use verity_core::io::FileId;
 use verity_core::journal::TornTail;
@@ -108,30 +108,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
 
 /// All of them, for nothing that replicas must agree on may be missing here.
 fn constants(of: &ClusterConstants) -> serde_json::Value {
-    let ClusterConstants {
-        journal_ring_bytes,
-        grid_pages_max,
-        dirty_pages_max,
-        transaction_events_max,
-        transaction_pages_read_max,
-        transaction_pages_dirtied_max,
-        transaction_bytes_max,
-        segment_positions,
-        checkpoint_record_interval,
-        shutdown_records_max,
-    } = of;
-    json!({
-        "journal_ring_bytes": journal_ring_bytes,
-        "grid_pages_max": grid_pages_max,
-        "dirty_pages_max": dirty_pages_max,
-        "transaction_events_max": transaction_events_max,
-        "transaction_pages_read_max": transaction_pages_read_max,
-        "transaction_pages_dirtied_max": transaction_pages_dirtied_max,
-        "transaction_bytes_max": transaction_bytes_max,
-        "segment_positions": segment_positions,
-        "checkpoint_record_interval": checkpoint_record_interval,
-        "shutdown_records_max": shutdown_records_max,
-    })
+    limits_by_name(of).map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect()
 }
 
 fn torn_tail(torn: TornTail) -> serde_json::Value {

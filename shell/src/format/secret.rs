@@ -113,9 +113,8 @@ impl ClusterSecret {
             self.cluster.get(),
             self.replica_count
         );
-        let mut constants = self.constants;
-        for (name, field) in fields(&mut constants) {
-            let _cannot_fail = writeln!(text, "{name} {}", field.get());
+        for (name, value) in limits_by_name(&self.constants) {
+            let _cannot_fail = writeln!(text, "{name} {value}");
         }
         let _cannot_fail = writeln!(text, "seed {}", hex(&self.seed));
         let checksum = hex(&ChainHash::of(&[text.as_bytes()]).0);
@@ -147,7 +146,13 @@ impl Field<'_> {
     }
 }
 
-/// Every limit with its name, in the order of the file.
+/// Every limit by its name, in the order of the file.
+pub fn limits_by_name(constants: &ClusterConstants) -> [(&'static str, u64); 10] {
+    let mut constants = *constants;
+    fields(&mut constants).map(|(name, field)| (name, field.get()))
+}
+
+/// The same, to be set.
 fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 10] {
     let ClusterConstants {
         journal_ring_bytes,

@@ -1,6 +1,6 @@
 //! Arguments, SQL from the command line, exit codes, JSON.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use crate::run::{Database, Run, command, verity};
@@ -160,17 +160,9 @@ fn statements_print_one_object_each() {
 #[test]
 fn standard_input_is_read_and_the_first_error_ends_the_run() {
     let database = Database::new();
-    let mut child = command()
-        .args(["sql", "--data", database.data().to_str().unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
     let text = "CREATE TABLE t (id BIGINT PRIMARY KEY);\nINSERT INTO t VALUES (1);\n\
                 SELEC 1;\nINSERT INTO t VALUES (2);";
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    Run::new(child.wait_with_output().unwrap()).fails(1, "42601");
+    database.sql_from_input(text).fails(1, "42601");
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
 }
 
@@ -178,31 +170,17 @@ fn standard_input_is_read_and_the_first_error_ends_the_run() {
 #[test]
 fn standard_input_is_run_as_it_comes() {
     let database = Database::new();
-    let data = database.data();
-    let mut child = command()
-        .args(["sql", "--json", "--data", data.to_str().unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut ask = |text: &str| -> serde_json::Value {
-        input.write_all(text.as_bytes()).unwrap();
-        serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap()
-    };
-    ask("CREATE TABLE t (id BIGINT PRIMARY KEY, x TEXT); INSERT INTO t");
-    assert_eq!(ask(" VALUES (1, 'a;b'), (2, 'c');")["rows_affected"], 2);
-    assert_eq!(ask("SELECT x FROM t WHERE id = 1; -- and;")["rows"][0][0], "a;b");
-    assert_eq!(ask("\nBEGIN; DELETE FROM t WHERE id = 1; COMMIT; BEGIN")["rows_affected"], 1);
+    let mut sql = database.conversation(&[]);
+    sql.ask("CREATE TABLE t (id BIGINT PRIMARY KEY, x TEXT); INSERT INTO t");
+    assert_eq!(sql.ask(" VALUES (1, 'a;b'), (2, 'c');")["rows_affected"], 2);
+    assert_eq!(sql.ask("SELECT x FROM t WHERE id = 1; -- and;")["rows"][0][0], "a;b");
+    assert_eq!(sql.ask("\nBEGIN; DELETE FROM t WHERE id = 1; COMMIT; BEGIN")["rows_affected"], 1);
     // What is wrong is told in its turn, and ends the run: with it goes what had no COMMIT.
-    assert_eq!(ask("; DELETE FROM t; DELETE FROM nowhere; COMMIT;")["sqlstate"], "42P01");
-    drop(input);
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(sql.ask("; DELETE FROM t; DELETE FROM nowhere; COMMIT;")["sqlstate"], "42P01");
+    assert_eq!(sql.end().code(), Some(1));
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1);
     // A text that is never closed is told at its place in all of the input, behind what ran.
-    let run = sql_from_input(&database, "SELECT 1; SELECT 'a").fails(1, "Unterminated");
+    let run = database.sql_from_input("SELECT 1; SELECT 'a").fails(1, "Unterminated");
     assert_eq!(run.objects().len(), 2);
     assert_eq!(
         (&run.objects()[1]["offset"], &run.objects()[1]["sqlstate"]),
@@ -219,7 +197,8 @@ fn standard_input_is_run_as_it_comes() {
     let path = database.path("binary");
     std::fs::write(&path, b"INSERT INTO t VALUES (7, 'x'); \xff;").unwrap();
     let run = command()
-        .args(["sql", "--data", data.to_str().unwrap()])
+        .args(["sql", "--data"])
+        .arg(database.data())
         .stdin(std::fs::File::open(&path).unwrap())
         .output();
     Run::new(run.unwrap()).fails(2, "not UTF-8 (byte 31)");
@@ -417,7 +396,7 @@ fn a_demo_whose_reader_goes_away_leaves_nothing() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().starts_with("Verity"));
     drop(lines);
     Run::new(child.wait_with_output().unwrap()).fails(141, "");
@@ -440,24 +419,6 @@ fn odd_arguments_are_told() {
     verity(&["rebuild", "--check", "/nowhere"]).fails(2, "holds no database");
 }
 
-/// What `sql` makes of standard input.
-fn sql_from_input(database: &Database, text: &str) -> Run {
-    let data = database.data();
-    let mut child = command()
-        .args(["sql", "--json", "--data", data.to_str().unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let text = text.to_string();
-    let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
-    let run = Run::new(child.wait_with_output().unwrap());
-    let _early_end = writer.join().unwrap();
-    run
-}
-
 #[test]
 fn a_script_may_be_longer_than_a_statement() {
     let database = Database::new();
@@ -468,12 +429,12 @@ fn a_script_may_be_longer_than_a_statement() {
         script.push_str(&format!("INSERT INTO t VALUES ({n}, '{filler}'); /* ; */\n"));
     }
     assert!(script.len() > 700_000);
-    sql_from_input(&database, &script).ok();
+    database.sql_from_input(&script).ok();
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 1_200);
     assert_eq!(database.number("SELECT MIN(length(x)) FROM t"), 480);
     // One statement has its limit all the same.
     let long = format!("SELECT 1; SELECT '{}'", "x".repeat(600_000));
-    let run = sql_from_input(&database, &long).fails(1, "54001");
+    let run = database.sql_from_input(&long).fails(1, "54001");
     assert_eq!(run.objects().len(), 2, "{:.300}", run.stdout);
 }
 
@@ -516,7 +477,7 @@ fn what_one_statement_may_take_is_bounded() {
         (format!("SELECT '{text}' LIKE '%{pattern}_b%'"), Some("54001")),
     ] {
         let started = std::time::Instant::now();
-        let run = sql_from_input(&database, &sql);
+        let run = database.sql_from_input(&sql);
         match refused {
             Some(code) => assert_eq!(run.objects()[0]["sqlstate"], code, "{:.60}", sql),
             None => assert_eq!(run.code, Some(0), "{:.60}", sql),

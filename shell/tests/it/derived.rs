@@ -1,13 +1,11 @@
 //! Files of a log that nothing rests on: indexes that are not the segment's own, segments that no
 //! checkpoint names. Told as what they are; never as damage of the log.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::Value as Json;
 
-use crate::run::{Database, Run, command, copy_directory, verity};
+use crate::run::{Database, Run, copy_directory, verity};
 
 const INDEX: &str = "log/1/00000000.index";
 
@@ -123,27 +121,17 @@ fn a_segment_that_is_replayed_is_said_to_be() {
     let database = Database::new();
     let data = database.data();
     verity(&["tenant", "create", "2", "--data", data.to_str().unwrap()]).ok();
-    let mut child = command()
-        .args(["sql", "--json", "--tenant", "2", "--data", data.to_str().unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
-    writeln!(input, "CREATE TABLE t (n BIGINT PRIMARY KEY, x TEXT);").unwrap();
-    answers.next().unwrap().unwrap();
+    let mut sql = database.conversation(&["--tenant", "2"]);
+    sql.ask("CREATE TABLE t (n BIGINT PRIMARY KEY, x TEXT);\n");
     let filler = "x".repeat(2_000);
     for batch in 0..20 {
         let row = |n: i32| format!("({}, '{filler}')", batch * 100 + n);
         let rows: Vec<String> = (0..100).map(row).collect();
-        writeln!(input, "INSERT INTO t VALUES {};", rows.join(",")).unwrap();
         // Each is answered before the next is written.
-        let answer: Json = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
+        let answer = sql.ask(&format!("INSERT INTO t VALUES {};\n", rows.join(",")));
         assert_eq!(answer["rows_affected"], 100);
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    sql.kill();
     assert!(data.join("log/2/00000000.segment").metadata().unwrap().len() > 0);
     let run = verity(&["verify", "--json", "--data", data.to_str().unwrap()]);
     let told = findings(&run);

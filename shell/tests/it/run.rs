@@ -1,8 +1,8 @@
 //! Runs the `verity` binary and says what came of it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
@@ -112,6 +112,61 @@ impl Database {
 
     pub fn verify(&self) -> Run {
         self.run(&["verify"])
+    }
+
+    /// `sql` that reads standard input, with more arguments.
+    pub fn conversation(&self, args: &[&str]) -> Conversation {
+        Conversation::new(command().args(["sql", "--json", "--data"]).arg(self.data()).args(args))
+    }
+
+    /// What `sql` makes of a whole standard input.
+    pub fn sql_from_input(&self, text: &str) -> Run {
+        let Conversation { child, mut input, answers } = self.conversation(&[]);
+        let text = text.to_string();
+        // Of its own, for the process may answer before it has read all.
+        let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
+        let stdout: Vec<String> = answers.map(Result::unwrap).collect();
+        let mut run = Run::new(child.wait_with_output().unwrap());
+        let _early_end = writer.join().unwrap();
+        run.stdout = stdout.join("\n");
+        run
+    }
+}
+
+/// A process that is asked over its standard input, and answers line by line.
+pub struct Conversation {
+    pub child: Child,
+    input: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Conversation {
+    pub fn new(command: &mut Command) -> Conversation {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        Conversation { child, input, answers }
+    }
+
+    /// Writes, and waits for one answer.
+    #[track_caller]
+    pub fn ask(&mut self, text: &str) -> Json {
+        self.input.write_all(text.as_bytes()).unwrap();
+        serde_json::from_str(&self.answers.next().unwrap().unwrap()).unwrap()
+    }
+
+    /// Nothing more is asked.
+    pub fn end(self) -> ExitStatus {
+        let Conversation { mut child, input, answers: _ } = self;
+        drop(input);
+        child.wait().unwrap()
+    }
+
+    /// As kill -9 does.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 }
 
