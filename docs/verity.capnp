@@ -13,6 +13,7 @@ struct Request {
     commitment @4 :Data;
     # What became of the transaction with this idempotency id (16 bytes).
     status @5 :Void;
+    prove @6 :Prove;
   }
 }
 
@@ -66,6 +67,22 @@ struct Query {
   # 0, or where a transaction ended, as a count: the text is its write with RETURNING, and the rows of that are asked for.
 }
 
+struct Prove {
+  # The answer as a file that proves itself (docs/PROOFS.md), made by the primary of the newest state.
+  of :union {
+    sql @0 :Sql;
+    # A SELECT.
+    history @1 :Sql;
+    # All versions of the one row that a SELECT names by its whole key.
+    event @2 :UInt64;
+    # The record at a position.
+    commitment @3 :Data;
+    # What is remembered under an idempotency id (16 bytes).
+  }
+  since @4 :UInt64;
+  # Size of an older head, which the proof's own is to be shown to continue; 0: of none.
+}
+
 struct Row {
   values @0 :List(Value);
 }
@@ -105,6 +122,7 @@ struct Answer {
     # No transaction with this id is remembered.
     status @5 :Status;
     error @6 :Error;
+    proof @7 :ProofPart;
   }
 }
 
@@ -147,6 +165,17 @@ struct Rows {
     inside @5 :UInt64;
     # AS OF named this position inside a transaction; what was read is the state before it.
   }
+}
+
+struct ProofPart {
+  file @0 :Data;
+  # Bytes of the file, in order.
+  more @1 :Bool;
+  # Another answer with more of them follows.
+  query @2 :Data;
+  # The canonical query, in the last answer.
+  policy @3 :Text;
+  # Whom to believe for the proof to hold; in the last answer. A reader gets it another way than from who proves.
 }
 
 struct Commitment {

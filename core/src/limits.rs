@@ -259,7 +259,9 @@ pub const CLIENT_BUFFERS_BYTES_MAX: usize = 24 << 20;
 pub const LEAD_FRESH_NS: u64 = 6 * VSR_HEARTBEAT_NS;
 /// How long a linearizable read waits until a quorum says that the primary still leads.
 pub const LEAD_CONFIRM_NS: u64 = 400 * crate::time::MILLISECOND_NS;
-/// Rows of one answer are sent when they are so many bytes.
+/// Bytes of a proof that is sent to a client: it is in memory meanwhile.
+pub const PROOF_SERVED_BYTES_MAX: usize = 8 << 20;
+/// Rows of one answer are sent when they are so many bytes; files go in parts of this size.
 pub const ANSWER_ROWS_BYTES: usize = 256 * 1024;
 
 /// How far ahead `not_after` of an idempotency id may lie.

@@ -26,16 +26,18 @@ use std::time::{Duration, SystemTime};
 use verity_core::ids::{IdempotencyId, Position, PrincipalId, TenantId};
 use verity_core::kernel::{Commitment, ExpectedVersion, Operation, Reply, Request};
 use verity_core::limits::FRAME_PAYLOAD_SIZE_MAX;
-use verity_core::node::CURRENT_RELEASE;
+use verity_core::node::{CURRENT_RELEASE, ProofOf, Proved};
+use verity_core::proof::Policy;
 use verity_core::query::Value;
 use verity_core::wire::hello::Hello;
 
 use crate::database::{ID_VALID_MS, Outcome, Rows, Verity};
 use crate::error::Error;
 use crate::net::frames::payload;
-use crate::net::payload::{Answer, Ask, Asked, Query, ReplicaReport};
+use crate::net::payload::{Answer, Ask, Asked, ProofPart, Prove, Query, ReplicaReport};
 use crate::net::{Broken, dial, handshake};
 use crate::random::RandomPool;
+use crate::verified::Reader;
 
 use agent::Agent;
 use call::{Call, Done};
@@ -283,6 +285,29 @@ impl Client {
         let call = self.start(self.ask(sql, params, 0));
         let client = self.clone();
         async move { client.rows(done(call?).await) }
+    }
+
+    /// As [`Verity::prove_of`], by whoever leads. Statements, records and idempotency ids have
+    /// proofs over the network.
+    pub fn prove_of(&self, of: ProofOf, since: Option<u64>) -> Result<Proved, Error> {
+        if !Prove::is_for_clients(&of) {
+            return Err(Error::WrongKind("this query is not for clients over the network"));
+        }
+        let call = self.start(Ask::Prove(Prove { tenant: self.tenant, of, since }))?;
+        match self.shared.agent.wait(&call) {
+            Done::Answer(Answer::Proof(ProofPart { file, more: _, query, policy })) => {
+                Ok(Proved { file, query, policy })
+            }
+            Done::Failed(error) => Err(error),
+            Done::Answer(_) | Done::Rows(_) => Err(unexpected()),
+        }
+    }
+
+    /// Reads that are verified here, by this policy, before their rows are given: nothing that a
+    /// server says is believed. The policy must come from elsewhere than these servers.
+    #[must_use]
+    pub fn verified(&self, policy: Policy) -> Reader<Client> {
+        Reader::new(self.clone(), self.tenant, policy)
     }
 
     /// `returning`: as in [`Query`].

@@ -217,11 +217,16 @@ pub fn prove(database: &Verity, of: ProofOf, since: Option<u64>) -> Result<Prove
     let driver = database.driver();
     let mut read = ProofRead::new(database.tenant_id(), of).since(since);
     driver.read_proof(&mut read)?;
-    read.finish().map_err(|error| match error {
+    read.finish().map_err(|error| unproved(error).unwrap_or_else(|| driver.why_halted()))
+}
+
+/// Why there is no proof; `None`: the node serves none now.
+pub fn unproved(error: ProofError) -> Option<Error> {
+    Some(match error {
         ProofError::Sql(error) => Error::Request(RequestError::Sql(error)),
         ProofError::TenantUnknown(tenant) => Error::Request(RequestError::TenantUnknown(tenant)),
         ProofError::Attest(error) => Error::Request(error),
-        ProofError::NotReady => driver.why_halted(),
+        ProofError::NotReady => return None,
         error @ (ProofError::NotProvable
         | ProofError::Prove(_)
         | ProofError::Store(_)

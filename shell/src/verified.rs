@@ -23,6 +23,7 @@ use verity_core::proof::{
 };
 use verity_core::query::Value;
 
+use crate::client::Client;
 use crate::database::{Rows, Verity};
 use crate::error::Error;
 use crate::proof::answers_sql;
@@ -36,6 +37,12 @@ pub trait Prover {
 }
 
 impl Prover for Verity {
+    fn prove(&self, tenant: TenantId, of: ProofOf, since: Option<u64>) -> Result<Vec<u8>, Error> {
+        self.tenant(tenant).prove_of(of, since).map(|proved| proved.file)
+    }
+}
+
+impl Prover for Client {
     fn prove(&self, tenant: TenantId, of: ProofOf, since: Option<u64>) -> Result<Vec<u8>, Error> {
         self.tenant(tenant).prove_of(of, since).map(|proved| proved.file)
     }

@@ -315,7 +315,11 @@ impl Asked {
 pub struct ProveArgs {
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
-    pub data: PathBuf,
+    #[arg(required_unless_present = "connect")]
+    pub data: Option<PathBuf>,
+    /// Servers to ask instead of a directory: host:port of replicas
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub connect: Vec<String>,
     #[command(flatten)]
     pub asked: Asked,
     /// Size of the head that the reader has seen: show that the newest continues it

@@ -31,9 +31,9 @@ pub fn run(args: &ExportArgs, global: &Global, output: &Output) -> Outcome {
     let of_tenant = if tenant == TenantId::SYSTEM { TenantId::DEFAULT } else { tenant };
     let handle = database.tenant(of_tenant);
     let of = ProofOf::Query(QueryKind::Event { position: Position::ZERO });
-    let proved = handle.prove_of(of.clone(), args.since);
-    let proved =
-        proved.and_then(|proved| Ok((cosigned(&handle, &of, &proved, &args.witness)?, proved)));
+    let prove = |since| handle.prove_of(of.clone(), since);
+    let proved = prove(args.since);
+    let proved = proved.and_then(|proved| Ok((cosigned(prove, &proved, &args.witness)?, proved)));
     drop(handle);
     // The last checkpoint brings every record to its segment.
     database.close()?;

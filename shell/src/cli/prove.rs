@@ -13,22 +13,27 @@ use verity::proof::{
     Schema, Seen, Verified, answers_sql, redact, value_of, verify, verify_file,
 };
 use verity::witness::{parse_head, replace};
-use verity::{Error, Position, TenantId, Value, Verity};
+use verity::{Error, Position, TenantId, Value};
 
 use super::args::{Asked, Global, ProveArgs, RedactArgs, VerifyArgs};
+use super::session::Session;
 use super::sql::{plural, to_json};
 use super::witness::{Witnessed, witnessed};
 use super::{Failure, Outcome, Output, table};
 
 pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
-    let database = global.options().create(false).open(&args.data)?;
-    let tenant = database.tenant(TenantId::new(args.tenant));
     let of = proof_of(&args.asked)?;
-    let proved = tenant.prove_of(of.clone(), args.since);
-    let proved =
-        proved.and_then(|proved| Ok((cosigned(&tenant, &of, &proved, &args.witness)?, proved)));
-    drop(tenant);
-    let closed = database.close();
+    let session = match &args.data {
+        Some(data) if args.connect.is_empty() => {
+            let database = global.options().create(false).open(data)?;
+            Session::Local(database.tenant(TenantId::new(args.tenant)))
+        }
+        Some(_) | None => Session::connect(&args.connect, args.tenant)?,
+    };
+    let prove = |since| session.prove_of(of.clone(), since);
+    let proved = prove(args.since);
+    let proved = proved.and_then(|proved| Ok((cosigned(prove, &proved, &args.witness)?, proved)));
+    let closed = session.close();
     let proved = proved.map_err(|error| match &error {
         Error::Request(_) => {
             Failure::failed(error.render(args.asked.sql.as_deref().unwrap_or_default()))
@@ -57,8 +62,7 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
 
 /// The proof with the cosignatures of the witnesses asked for. The inner error is theirs.
 pub fn cosigned(
-    tenant: &Verity,
-    of: &ProofOf,
+    prove: impl Fn(Option<u64>) -> Result<Proved, Error>,
     proved: &Proved,
     witnesses: &[String],
 ) -> Result<Result<Vec<u8>, Failure>, Error> {
@@ -70,7 +74,7 @@ pub fn cosigned(
         let mut known = None;
         // Once to learn what it knows, once with the link to that; once more if somebody got in.
         for attempt in 0..3 {
-            let linked = tenant.prove_of(of.clone(), known)?;
+            let linked = prove(known)?;
             let linked = match ProofFile::decode(&linked.file) {
                 Ok(linked) if linked.note == note => linked,
                 Ok(_) | Err(_) => {

@@ -1,5 +1,6 @@
 //! Whom a command works with: a database in this process, or the servers of a cluster.
 
+use verity::proof::{ProofOf, Proved};
 use verity::{
     Client, ColumnType, Error, IdempotencyId, Operation, Outcome, Reply, Rows, TenantId, Value,
     Verity,
@@ -35,6 +36,21 @@ impl Session {
         match self {
             Session::Local(database) => database.query(sql, params),
             Session::Remote(client) => client.query(sql, params),
+        }
+    }
+
+    pub fn prove_of(&self, of: ProofOf, since: Option<u64>) -> Result<Proved, Error> {
+        match self {
+            Session::Local(database) => database.prove_of(of, since),
+            Session::Remote(client) => client.prove_of(of, since),
+        }
+    }
+
+    /// A last checkpoint, where the database is here.
+    pub fn close(self) -> Result<(), Error> {
+        match self {
+            Session::Local(database) => database.close(),
+            Session::Remote(_) => Ok(()),
         }
     }
 

@@ -151,7 +151,7 @@ impl Agent {
             Ask::Execute(request) => {
                 Some(WriteCall { tenant: request.tenant, id: request.idempotency })
             }
-            Ask::Query(_) | Ask::Commitment { .. } | Ask::Status => None,
+            Ask::Query(_) | Ask::Commitment { .. } | Ask::Status | Ask::Prove(_) => None,
         };
         let id = {
             let mut state = self.lock();

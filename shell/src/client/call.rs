@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use verity_core::ids::{IdempotencyId, TenantId};
 use verity_core::kernel::{Commitment, Reply, RequestError, RetryReason};
+use verity_core::limits::PROOF_SERVED_BYTES_MAX;
 use verity_core::query::Value;
 
 use crate::database::Rows;
 use crate::error::Error;
-use crate::net::payload::{Answer, Ask, Asked, Refusal, Retry, RowsPart};
+use crate::net::payload::{Answer, Ask, Asked, ProofPart, Refusal, Retry, RowsPart};
 
 /// Before a request is sent again to the same server: doubled from the first to the last.
 const AGAIN_AFTER_MIN: Duration = Duration::from_millis(5);
@@ -97,6 +98,8 @@ pub struct Pending {
     /// Refused, to be sent again here, so often in a row.
     again: u32,
     rows: Vec<Vec<Value>>,
+    /// Of a proof, as far as it has come.
+    file: Vec<u8>,
 }
 
 /// Which write a call is.
@@ -139,13 +142,14 @@ impl Pending {
             looking_up: None,
             again: 0,
             rows: Vec::new(),
+            file: Vec::new(),
         }
     }
 
     /// The connection is gone. Some: so is the call, for it must not be sent again.
     pub fn lost(&mut self, why: Option<&str>) -> Option<Done> {
         self.sent.take()?;
-        self.rows.clear();
+        self.forget_parts();
         let write = self.write?;
         self.unknown = true;
         let why = why.unwrap_or("the connection was lost");
@@ -175,14 +179,34 @@ impl Pending {
             }
             Answer::Refused(refusal) => {
                 self.sent = None;
-                self.rows.clear();
+                self.forget_parts();
                 self.refuse(refusal)
             }
+            Answer::Proof(part) => self.take_part(part),
             answer @ (Answer::Reply(_)
             | Answer::Commitment(_)
             | Answer::Unknown
             | Answer::Status(_)) => Verdict::Done(Done::Answer(answer)),
         }
+    }
+
+    /// What came of an answer that will be given anew.
+    fn forget_parts(&mut self) {
+        self.rows.clear();
+        self.file.clear();
+    }
+
+    fn take_part(&mut self, part: ProofPart) -> Verdict {
+        if self.file.len() + part.file.len() > PROOF_SERVED_BYTES_MAX {
+            let why = "the server sends more than a proof may have".to_string();
+            return Verdict::Done(Done::Failed(Error::Unreachable { why }));
+        }
+        self.file.extend_from_slice(&part.file);
+        if part.more {
+            return Verdict::More;
+        }
+        let file = std::mem::take(&mut self.file);
+        Verdict::Done(Done::Answer(Answer::Proof(ProofPart { file, ..part })))
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Verdict {

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use verity_core::crypto::InternalHash;
 use verity_core::ids::{IdempotencyId, Op, Position};
 use verity_core::kernel::{Commitment, Outcome, Reply, RequestError, Results, RetryReason};
+use verity_core::limits::PROOF_SERVED_BYTES_MAX;
+use verity_core::node::ProofOf;
 use verity_core::query::{SqlError, SqlState};
 use verity_core::time::Timestamp;
 
 use super::fake::{Fake, Step};
 use super::{Client, ClientOptions, changes_data, sql_operation};
 use crate::error::Error;
-use crate::net::payload::{Answer, Ask, Refusal, RowsPart};
+use crate::net::payload::{Answer, Ask, ProofPart, Refusal, RowsPart};
 
 #[test]
 fn writes_are_told_by_their_first_word() {
@@ -279,4 +281,38 @@ fn why_a_server_hung_up_is_told() {
     let told = options.connect([address]).unwrap().query("SELECT 1", &[]);
     let Err(Error::Unreachable { why }) = told else { panic!("{told:?}") };
     assert!(why.contains("no room for you"), "{why}");
+}
+
+fn part(byte: u8, size: usize, more: bool) -> Step {
+    Step::Answer(Answer::Proof(ProofPart { file: vec![byte; size], more, ..ProofPart::default() }))
+}
+
+fn of_sql() -> ProofOf {
+    ProofOf::Sql { text: "SELECT id FROM t".to_string(), parameters: Vec::new() }
+}
+
+/// Parts of a try that was cut off, or refused, are no part of the next.
+#[test]
+fn a_proof_is_of_one_try() {
+    let fake = Fake::start(|number, _| match number {
+        0 => vec![part(1, 9, true), Step::HangUp],
+        1 => vec![part(2, 9, true), refused(retry(RetryReason::QueueFull)).remove(0)],
+        _ => vec![part(3, 9, true), progress(), part(4, 3, true), part(5, 0, false)],
+    });
+    let file = client(&fake, 5_000).prove_of(of_sql(), None).unwrap().file;
+    assert_eq!(file, [[3; 9].as_slice(), &[4; 3]].concat());
+    assert_eq!(fake.heard().len(), 3);
+}
+
+#[test]
+fn a_server_that_never_ends_a_proof_fills_no_memory() {
+    let parts = 2 * PROOF_SERVED_BYTES_MAX / (1 << 19);
+    let fake = Fake::start(move |_, _| (0..parts).map(|_| part(1, 1 << 19, true)).collect());
+    let failed = client(&fake, 5_000).prove_of(of_sql(), None).unwrap_err();
+    assert!(failed.to_string().contains("more than a proof may have"), "{failed}");
+    assert_eq!(fake.heard().len(), 1);
+    // Rows in place of a proof.
+    let rows = |_: usize, _: &Ask| vec![Step::Answer(Answer::Rows(RowsPart::default()))];
+    let failed = client(&Fake::start(rows), 5_000).prove_of(of_sql(), None).unwrap_err();
+    assert!(matches!(failed, Error::Unreachable { .. }), "{failed}");
 }

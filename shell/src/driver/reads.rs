@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use verity_core::ids::TenantId;
 use verity_core::io::Effects;
@@ -16,6 +16,8 @@ use crate::error::Error;
 
 /// Longest sleep of a proof behind another one.
 const BEHIND_MAX: Duration = Duration::from_millis(10);
+/// Longest sleep of a slice of a proof whose caller looks at other things in between.
+const SLICE_WAIT_MAX: Duration = Duration::from_millis(250);
 
 impl Driver {
     /// The hot path of a lookup by primary key; `None`: run a [`Read`].
@@ -48,6 +50,48 @@ impl Driver {
 
     pub fn read_proof(&self, read: &mut ProofRead) -> Result<(), Error> {
         let result = self.slices(|node, now, effects| node.read_proof(now, read, effects));
+        self.proof_has_ended();
+        result
+    }
+
+    /// One slice of a proof, on this thread; true: it is done. What is given up is cancelled.
+    pub fn proof_slice(&self, read: &mut ProofRead) -> Result<bool, Error> {
+        let mut inner = self.lock();
+        match inner.slice(self.now(), |node, now, effects| node.read_proof(now, read, effects))? {
+            Progress::Ready => {
+                self.unlock(inner);
+                self.proof_has_ended();
+                return Ok(true);
+            }
+            Progress::Yielded => {
+                self.unlock(inner);
+                std::thread::yield_now();
+            }
+            Progress::Behind => {
+                inner.proofs_behind += 1;
+                let seen = inner.proofs_ended;
+                self.unlock(inner);
+                self.wait_behind(seen);
+            }
+            Progress::Waiting => {
+                let slot = Slot::for_this_thread();
+                inner.readers.push(Arc::clone(&slot));
+                self.background_drives(&mut inner);
+                self.unlock(inner);
+                let _or_time_to_look = slot.park_until(Instant::now() + SLICE_WAIT_MAX);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives up a proof: what it pins is free again, and whoever waits behind it goes on.
+    pub fn cancel_proof(&self, read: &mut ProofRead) {
+        self.lock().node.cancel_proof(read);
+        self.after_unlock();
+        self.proof_has_ended();
+    }
+
+    fn proof_has_ended(&self) {
         let mut inner = self.lock();
         if inner.proofs_behind > 0 {
             inner.proofs_ended += 1;
@@ -55,7 +99,6 @@ impl Driver {
         }
         drop(inner);
         self.after_unlock();
-        result
     }
 
     /// Sleeps until a proof has ended since `seen`.

@@ -10,6 +10,7 @@
 //! Fault model: a client that sends anything, reads nothing, stalls amid a frame, or goes away at
 //! any moment. What cannot be understood ends the connection, and is told before.
 
+mod proving;
 mod queries;
 #[cfg(test)]
 mod tests;
@@ -380,6 +381,7 @@ impl Guest {
             Ask::Commitment { tenant, id: of } => {
                 self.ask(id, Job::Commitment { tenant, of }, bytes)
             }
+            Ask::Prove(asked) => self.ask(id, Job::Prove(asked), bytes),
             Ask::Status => self.send(id, &Answer::Status(self.host.report())),
         }
     }

@@ -9,6 +9,7 @@
 
 mod answer;
 mod ask;
+mod proofs;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -20,6 +21,7 @@ use verity_core::wire::frame::{self, FRAME_HEADER_SIZE};
 
 pub use answer::{Answer, LinkReport, Refusal, ReplicaReport, Retry, RowsPart};
 pub use ask::{Ask, Asked, Query};
+pub use proofs::{ProofPart, Prove};
 
 /// Structures within structures: the deepest of the schema are five.
 const NESTING_MAX: i32 = 16;

@@ -9,6 +9,7 @@ mod machines;
 mod namespaces;
 mod net;
 mod processes;
+mod proofs;
 mod writers;
 
 use std::time::{Duration, Instant};

@@ -25,7 +25,7 @@ use crate::driver::Driver;
 use crate::error::Error;
 use crate::net::Broken;
 use crate::net::budget::Charge;
-use crate::net::payload::{Answer, Query, RowsPart};
+use crate::net::payload::{Answer, Prove, Query, RowsPart};
 
 /// How long a query waits for this replica to reach what its client has seen, and between looks.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
@@ -39,6 +39,7 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 pub(super) enum Job {
     Query(Query),
     Commitment { tenant: TenantId, of: IdempotencyId },
+    Prove(Prove),
 }
 
 #[derive(Debug)]
@@ -66,6 +67,11 @@ struct State {
 impl Queries {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the client is gone.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
     }
 
     /// The client is gone.
@@ -173,6 +179,10 @@ impl Guest {
                 Ok(()) => Ok(()),
                 Err(error) => self.refuse(id, &error),
             },
+            Job::Prove(asked) => match self.prove(id, asked, &mut progress)? {
+                Ok(()) => Ok(()),
+                Err(error) => self.refuse(id, &error),
+            },
             Job::Commitment { tenant, of } => {
                 let mut read = CommitmentRead::new(*tenant, *of);
                 let found = self.confirm_lead().and_then(|()| {
@@ -190,7 +200,7 @@ impl Guest {
 
     /// Refuses what only the primary may answer: all that was acknowledged before this call is
     /// there to be read after it.
-    fn confirm_lead(&self) -> Result<(), Error> {
+    pub(super) fn confirm_lead(&self) -> Result<(), Error> {
         if self.host.driver.confirm_lead(Duration::from_nanos(LEAD_CONFIRM_NS))? {
             return Ok(());
         }
@@ -331,12 +341,12 @@ impl Guest {
 }
 
 /// Says that something is being done, now and then.
-struct Progress {
-    last: Instant,
+pub(super) struct Progress {
+    pub last: Instant,
 }
 
 impl Progress {
-    fn tell(&mut self, guest: &Guest, id: u64) -> Result<(), Broken> {
+    pub fn tell(&mut self, guest: &Guest, id: u64) -> Result<(), Broken> {
         if self.last.elapsed() < PROGRESS_EVERY {
             return Ok(());
         }

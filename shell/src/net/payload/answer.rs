@@ -15,6 +15,7 @@ use verity_core::query::Value;
 use verity_core::query::cbor::{Decoder, Encoder};
 use verity_core::time::Timestamp;
 
+use super::proofs::{ProofPart, read_proof_part, write_proof_part};
 use super::values::{fixed, read_rows, read_texts, write_rows, write_texts};
 use super::{Room, TooLong, length, options, to_frame};
 use crate::net::schema::Retry as WireRetry;
@@ -32,6 +33,7 @@ pub enum Answer {
     Unknown,
     Status(ReplicaReport),
     Refused(Refusal),
+    Proof(ProofPart),
 }
 
 /// Rows of a query; several of them in order are its answer.
@@ -146,6 +148,7 @@ impl Answer {
             Answer::Unknown => to.set_unknown(()),
             Answer::Status(report) => write_report(report, to.init_status()),
             Answer::Refused(refusal) => write_refusal(refusal, to.init_error()),
+            Answer::Proof(part) => write_proof_part(part, to.init_proof()),
         }
         to_frame(&message)
     }
@@ -165,6 +168,7 @@ impl Answer {
             answer::Which::Unknown(()) => Answer::Unknown,
             answer::Which::Status(report) => Answer::Status(read_report(report?, room)?),
             answer::Which::Error(refusal) => Answer::Refused(read_refusal(refusal?)?),
+            answer::Which::Proof(part) => Answer::Proof(read_proof_part(part?)?),
         };
         Ok((from.get_id(), answer))
     }

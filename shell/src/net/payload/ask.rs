@@ -6,8 +6,10 @@ use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
 use verity_core::kernel::{ExpectedVersion, Operation, Request};
 use verity_core::query::Value;
 
+use super::proofs::{Prove, read_prove, write_prove};
 use super::values::{
-    read_id, read_rows, read_texts, read_values, write_rows, write_texts, write_values,
+    read_id, read_rows, read_sql, read_texts, read_values, write_rows, write_sql, write_texts,
+    write_values,
 };
 use super::{Room, TooLong, length, options, to_frame};
 use crate::net::schema::{append, execute, operation, query, request};
@@ -25,6 +27,7 @@ pub enum Ask {
     Query(Query),
     Commitment { tenant: TenantId, id: IdempotencyId },
     Status,
+    Prove(Prove),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +64,10 @@ impl Asked {
                 to.set_commitment(&id.0);
             }
             Ask::Status => to.set_status(()),
+            Ask::Prove(asked) => {
+                to.set_tenant(asked.tenant.get());
+                write_prove(asked, to.init_prove());
+            }
         }
         to_frame(&message)
     }
@@ -86,6 +93,7 @@ impl Asked {
             }
             request::Which::Commitment(id) => Ask::Commitment { tenant, id: read_id(id?)? },
             request::Which::Status(()) => Ask::Status,
+            request::Which::Prove(asked) => Ask::Prove(read_prove(tenant, asked?, room)?),
         };
         Ok(Asked { id: from.get_id(), ask })
     }
@@ -112,11 +120,7 @@ fn write_execute(request: &Request, mut to: execute::Builder<'_>) {
 
 fn write_operation(operation: &Operation, to: operation::Builder<'_>) {
     match operation {
-        Operation::Sql { text, params } => {
-            let mut to = to.init_sql();
-            to.set_text(text.as_str());
-            write_values(params, to.init_params(length(params.len())));
-        }
+        Operation::Sql { text, params } => write_sql(text, params, to.init_sql()),
         Operation::InsertRows { table, columns, rows } => {
             let mut to = to.init_insert_rows();
             to.set_table(table.as_str());
@@ -168,9 +172,8 @@ fn read_execute(
 fn read_operation(from: operation::Reader<'_>, room: &mut Room) -> capnp::Result<Operation> {
     Ok(match from.which()? {
         operation::Which::Sql(sql) => {
-            let sql = sql?;
-            let params = read_values(sql.get_params()?, room)?;
-            Operation::Sql { text: sql.get_text()?.to_string()?, params }
+            let (text, params) = read_sql(sql?, room)?;
+            Operation::Sql { text, params }
         }
         operation::Which::InsertRows(insert) => {
             let insert = insert?;

@@ -5,6 +5,8 @@ use verity_core::kernel::{
     ExpectedVersion, Operation, OperationResult, Reply, Request, RequestError, ResultDetail,
     RetryReason,
 };
+use verity_core::node::ProofOf;
+use verity_core::proof::QueryKind;
 use verity_core::query::{Decimal, SqlError, SqlState, Value};
 use verity_core::time::Timestamp;
 
@@ -62,8 +64,19 @@ fn asks() -> Vec<Asked> {
         returning: 5,
     };
     let commitment = Ask::Commitment { tenant: TenantId::new(1), id: IdempotencyId([5; 16]) };
+    let sql = || ("SELECT 1".to_string(), values());
+    let position = Position::new(u64::MAX);
+    let of = [
+        ProofOf::Sql { text: sql().0, parameters: sql().1 },
+        ProofOf::HistoryOf { text: sql().0, parameters: sql().1 },
+        ProofOf::Query(QueryKind::Event { position }),
+        ProofOf::Query(QueryKind::Commitment { id: IdempotencyId([6; 16]) }),
+    ];
+    let proofs = of.into_iter().zip([None, Some(1), Some(u64::MAX), None]);
+    let prove = |(of, since)| Ask::Prove(Prove { tenant: TenantId::new(3), of, since });
     [Ask::Execute(request), Ask::Query(query), commitment, Ask::Status]
         .into_iter()
+        .chain(proofs.map(prove))
         .map(|ask| Asked { id: 12, ask })
         .collect()
 }
@@ -104,6 +117,12 @@ fn answers() -> Vec<Answer> {
         Answer::Rows(part),
         Answer::Rows(RowsPart::default()),
         Answer::Unknown,
+        Answer::Proof(ProofPart { file: vec![7; 300], more: true, ..ProofPart::default() }),
+        Answer::Proof(ProofPart {
+            query: vec![1],
+            policy: "quorum all".to_string(),
+            ..ProofPart::default()
+        }),
     ];
     for error in refusals {
         let refusal = Refusal::of(&error, Some(ReplicaId::new(2)));

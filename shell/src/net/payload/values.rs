@@ -5,7 +5,7 @@ use verity_core::ids::IdempotencyId;
 use verity_core::query::{Decimal, Value, json};
 
 use super::{Room, bad, length};
-use crate::net::schema::{row, value};
+use crate::net::schema::{row, sql, value};
 
 pub fn write_value(value: &Value, mut to: value::Builder<'_>) {
     match value {
@@ -103,4 +103,14 @@ pub fn read_id(bytes: &[u8]) -> capnp::Result<IdempotencyId> {
 
 pub fn fixed<const N: usize>(bytes: &[u8], what: &str) -> capnp::Result<[u8; N]> {
     bytes.try_into().map_err(|_| bad(what))
+}
+
+/// A statement and its parameters.
+pub fn write_sql(text: &str, params: &[Value], mut to: sql::Builder<'_>) {
+    to.set_text(text);
+    write_values(params, to.init_params(length(params.len())));
+}
+
+pub fn read_sql(from: sql::Reader<'_>, room: &mut Room) -> capnp::Result<(String, Vec<Value>)> {
+    Ok((from.get_text()?.to_string()?, read_values(from.get_params()?, room)?))
 }

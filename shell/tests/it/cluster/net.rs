@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use verity::proof::ProofOf;
 use verity::{ClientOptions, Error, RequestError, RetryReason, Value, Verity};
 
 use super::processes::Cluster;
@@ -29,6 +30,9 @@ fn a_primary_without_a_quorum_answers_no_linearizable_read() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     let refused = alone.commitment(alone.new_id().unwrap());
     assert!(refused.is_err(), "{refused:?}");
+    let all = ProofOf::Sql { text: "SELECT id FROM t".to_string(), parameters: Vec::new() };
+    let refused = alone.prove_of(all.clone(), None);
+    assert!(refused.is_err(), "{refused:?}");
     // Whoever asks for less gets it.
     let one = vec![vec![Value::Integer(1)]];
     let eventual = alone.read_anywhere().query("SELECT COUNT(*) FROM t", &[]).unwrap();
@@ -38,6 +42,7 @@ fn a_primary_without_a_quorum_answers_no_linearizable_read() {
     }
     let count = client.query("SELECT COUNT(*) FROM t", &[]).unwrap();
     assert_eq!(count.rows, one);
+    client.prove_of(all, None).unwrap();
 }
 
 #[test]
