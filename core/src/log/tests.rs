@@ -100,6 +100,8 @@ struct Bench {
     effects: Effects,
     events: Vec<Event>,
     random: Random,
+    /// Pages that were read.
+    pages_read: usize,
     op: u64,
     /// Heads as of the last checkpoint, and as of the one before the crash.
     heads: BTreeMap<TenantId, LogHead>,
@@ -113,6 +115,7 @@ impl Bench {
             effects: Effects::new(),
             events: Vec::new(),
             random: Random(0x9e37_79b9_7f4a_7c15),
+            pages_read: 0,
             op: 1,
             heads: BTreeMap::new(),
         }
@@ -160,9 +163,10 @@ impl Bench {
     }
 
     fn complete(&mut self, effect: Effect) {
-        let Bench { logs, disk, effects, events, .. } = self;
+        let Bench { logs, disk, effects, events, pages_read, .. } = self;
         match effect {
             Effect::Read { io, at, mut pages } => {
+                *pages_read += pages.as_bytes().len() / PAGE_SIZE;
                 disk.read(at.file, at.offset, pages.as_bytes_mut());
                 logs.on_read_done(io, pages, Ok(()), effects).unwrap();
             }

@@ -58,6 +58,29 @@ fn records_can_be_read_from_the_moment_they_are_appended() {
     assert_eq!(bench.verify().unwrap().len(), 300);
 }
 
+/// With nothing in memory: the index's header, a page of it, and the record, on two blocks perhaps.
+#[test]
+fn a_read_by_position_costs_the_same_in_any_log() {
+    for count in [100, 1_000, 100_000] {
+        let mut bench = Bench::new(60_000);
+        for position in 0..count {
+            bench.append_sized(TENANT, 100);
+            if position % 5_000 == 4_999 {
+                bench.checkpoint();
+            }
+        }
+        bench.checkpoint();
+        for _ in 0..200 {
+            bench.restart();
+            let position = bench.random.below(count);
+            let before = bench.pages_read;
+            assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+            let pages = bench.pages_read - before;
+            assert!((3..=4).contains(&pages), "{pages} pages of position {position} of {count}");
+        }
+    }
+}
+
 #[test]
 fn memory_is_bounded_by_flushing() {
     let mut bench = Bench::new(1_000_000);
