@@ -230,7 +230,7 @@ pub const JOURNAL_ERASES_MAX: usize = PIPELINE_MAX;
 pub const JOURNAL_HEADER_DELAY_NS: u64 = 5 * crate::time::MILLISECOND_NS;
 
 /// Header of a message between replicas.
-pub const REPLICA_MESSAGE_HEADER_SIZE: usize = 216;
+pub const REPLICA_MESSAGE_HEADER_SIZE: usize = 224;
 /// Payload of a frame: the largest is a prepare on its way to a backup.
 pub const FRAME_PAYLOAD_SIZE_MAX: usize = REPLICA_MESSAGE_HEADER_SIZE + PREPARE_SIZE_MAX;
 /// Prepare headers in one message.

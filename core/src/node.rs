@@ -440,6 +440,7 @@ impl Node {
                     ready: running.phase == Phase::Serving,
                     replica_status: running.vsr.replica_status(),
                     syncing: None,
+                    replaced: state.replaced,
                     scrub: running.scrub_status(),
                     halted: None,
                 })
@@ -464,6 +465,7 @@ impl Node {
                 ready: false,
                 replica_status: None,
                 syncing: None,
+                replaced: false,
                 scrub: ScrubStatus::default(),
                 halted: Some(halt.clone()),
             }),
@@ -637,6 +639,7 @@ fn not_running(state: &SuperblockState, syncing: Option<Op>) -> Status {
         ready: false,
         replica_status: None,
         syncing,
+        replaced: state.replaced,
         scrub: ScrubStatus::default(),
         halted: None,
     }

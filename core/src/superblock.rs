@@ -161,6 +161,9 @@ pub struct SuperblockState {
     /// A peer's checkpoint is being fetched: what the grid and the segments hold is no checkpoint,
     /// and this replica neither votes nor serves until one is whole.
     pub syncing: bool,
+    /// Made empty for a replica whose disk was lost: what that one promised is not known here, and
+    /// until the log of a view is installed this replica counts for nothing.
+    pub replaced: bool,
     pub replica: ReplicaId,
     pub replica_count: u8,
     /// The newest release that wrote here.
@@ -346,8 +349,9 @@ impl Superblock {
     #[must_use]
     pub fn format(state: SuperblockState, effects: &mut Effects) -> Superblock {
         let mut superblock = Superblock { phase: Phase::Idle, state: None, sequence_max: 0 };
+        assert!(!state.replaced || state.replica_count > 1, "one replica alone has no peers");
         let state = SuperblockState {
-            format_version: layout::version_of(state.syncing),
+            format_version: layout::version_of(&state),
             sequence: 1,
             previous: InternalHash::ZERO,
             ..state
@@ -401,8 +405,9 @@ impl Superblock {
         assert!(state.checkpoint.journal_offset >= last.checkpoint.journal_offset);
         assert!(state.generation >= last.generation);
         assert!(!state.syncing || state.replica_count > 1, "one replica alone has no peers");
+        assert!(!state.replaced || last.replaced, "only a format says that a disk was lost");
         let state = SuperblockState {
-            format_version: layout::version_of(state.syncing),
+            format_version: layout::version_of(&state),
             sequence: self.sequence_max + 1,
             previous: last.checksum(),
             ..state

@@ -219,6 +219,16 @@ pub const BUGS: &[Bug] = &[
         "node: a checkpoint of a peer is installed without the segments of its logs",
     ),
     by_check(
+        "cluster_replaced_knower_down",
+        "replaced_counts",
+        "vsr: an empty disk in place of a lost one counts like any other, and nacks",
+    ),
+    by_check(
+        "cluster_replaced_killed",
+        "replaced_mark_early",
+        "vsr: the mark of an empty disk is gone before it has the log of a view",
+    ),
+    by_check(
         "cluster_ring_read",
         "ring_read_over",
         "journal: a prepare is written where an older one is being read for a peer",

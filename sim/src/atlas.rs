@@ -66,6 +66,12 @@ impl Atlas {
         Atlas { mode, layout, damaged: BTreeSet::new(), ever_damaged: BTreeSet::new() }
     }
 
+    /// Of an empty disk in place of this one, which works until something is on it.
+    #[must_use]
+    pub fn emptied(&self) -> Atlas {
+        Atlas::new(Mode::Peaceful, self.layout)
+    }
+
     #[must_use]
     pub fn peaceful() -> Atlas {
         let layout = Layout { superblock_copy: 1, keys_extent: 1, journal_ring_from: u64::MAX };
@@ -254,18 +260,22 @@ impl Atlas {
 pub struct Copies {
     members: usize,
     rotten: BTreeMap<SectorId, BTreeSet<usize>>,
+    /// Members whose disks were lost at some time, with every block on them.
+    lost: BTreeSet<usize>,
 }
 
 impl Copies {
     #[must_use]
     pub fn new(members: usize) -> Copies {
-        Copies { members, rotten: BTreeMap::new() }
+        Copies { members, rotten: BTreeMap::new(), lost: BTreeSet::new() }
     }
 
     /// Whether this member may lose the block; it counts as lost then.
     pub fn allows(&mut self, member: usize, id: SectorId) -> bool {
         let rotten = self.rotten.entry(id).or_default();
-        let allowed = rotten.contains(&member) || 2 * (rotten.len() + 1) < self.members;
+        let others = self.lost.union(rotten).filter(|other| **other != member).count();
+        let lost = rotten.contains(&member) || self.lost.contains(&member);
+        let allowed = lost || 2 * (others + 1) < self.members;
         if allowed {
             rotten.insert(member);
         }
@@ -275,7 +285,23 @@ impl Copies {
     /// Members that lost the block at some time.
     #[must_use]
     pub fn lost_by(&self, id: SectorId) -> Vec<usize> {
-        self.rotten.get(&id).into_iter().flatten().copied().collect()
+        let rotten = self.rotten.get(&id).into_iter().flatten();
+        rotten.chain(&self.lost).copied().collect()
+    }
+
+    /// Whether this member may lose every block.
+    #[must_use]
+    pub fn allows_all(&self, member: usize) -> bool {
+        let few = |rotten: &BTreeSet<usize>| {
+            let others = self.lost.union(rotten).filter(|other| **other != member).count();
+            2 * (others + 1) < self.members
+        };
+        self.lost.contains(&member) || (few(&BTreeSet::new()) && self.rotten.values().all(few))
+    }
+
+    /// This member lost every block.
+    pub fn lose_all(&mut self, member: usize) {
+        self.lost.insert(member);
     }
 }
 
@@ -302,6 +328,14 @@ mod tests {
             assert_eq!(allowed, most);
             assert!(copies.allows(0, id), "again on the same");
             assert!(copies.allows(members - 1, (FileId::Grid, 5)));
+            // With a disk that is lost as a whole one fewer may lose a block of its own.
+            let mut copies = Copies::new(members);
+            assert!(copies.allows_all(1));
+            copies.lose_all(1);
+            let allowed = (0..members).filter(|member| copies.allows(*member, id)).count();
+            assert_eq!(allowed, most, "one of them is the one that lost all");
+            let none_left = (0..members).filter(|member| copies.allows_all(*member)).count();
+            assert_eq!(none_left, most, "who lost the block, and who lost all");
         }
     }
 

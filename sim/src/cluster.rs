@@ -15,6 +15,9 @@
 //! down. A damaged page that is read is repaired; one that nobody reads may stay.
 //! Blocks of segments rot on any node that is down, each on fewer than a quorum; in the end none.
 //!
+//! In half of the runs where data may rot, disks of the same nodes are lost as a whole: an empty
+//! one takes the place, which knows that it does.
+//!
 //! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
 //! peer's checkpoint, and is stopped amid that too.
 //!
@@ -29,6 +32,7 @@ mod links;
 mod members;
 mod people;
 mod readers;
+mod replacing;
 mod seen;
 mod trouble;
 
@@ -154,6 +158,15 @@ pub struct Cluster {
     segment_rot_ppm: u64,
     /// What a node did that none may do.
     complaint: Option<String>,
+    /// Which disks are lost, and how often one is.
+    replacing: Random,
+    replace_ppm: u64,
+    /// What directories are made from.
+    constants: ClusterConstants,
+    format_seed: [u8; 32],
+    /// What disks did that are lost.
+    lost_faults: BTreeMap<&'static str, u64>,
+    lost_met: Switches,
     histories: Histories,
     trace: Trace,
     seen: Seen,
@@ -253,6 +266,7 @@ impl Cluster {
     ) -> Result<Cluster, Failure> {
         let mut closes = root.stream("closes");
         let mut segment_rot = root.stream("segment rot");
+        let mut replacing = root.stream("replacing");
         let mut mix = Mix::draw(&mut random);
         mix.huge_ppm = 0;
         mix.rows_per_bulk_max = mix.rows_per_bulk_max.min(60);
@@ -314,6 +328,12 @@ impl Cluster {
             segment_rot_ppm: *segment_rot.pick(&[0, 300_000, 800_000]),
             segment_rot,
             complaint: None,
+            replace_ppm: *replacing.pick(&[0, 0, 200_000, 500_000]),
+            replacing,
+            constants,
+            format_seed: format,
+            lost_faults: BTreeMap::new(),
+            lost_met: Switches::default(),
             histories: Histories::default(),
             trace: Trace::new(options.lines),
             seen: Seen { nodes: count as u64, ..Seen::default() },
@@ -544,7 +564,7 @@ impl Cluster {
 
     /// What the disks of all did, by name.
     fn disk_faults(&self) -> BTreeMap<&'static str, u64> {
-        let mut sum = BTreeMap::new();
+        let mut sum = self.lost_faults.clone();
         for (name, count) in self.members.iter().flat_map(|member| &member.disk.stats().faults) {
             *sum.entry(*name).or_default() += count;
         }
@@ -553,7 +573,7 @@ impl Cluster {
 
     fn met(&self) -> Switches {
         let disks = self.members.iter().map(|member| member.disk.met());
-        disks.chain([self.board.met()]).flat_map(Switches::iter).collect()
+        disks.chain([self.board.met(), self.lost_met]).flat_map(Switches::iter).collect()
     }
 
     fn settle(&mut self) -> Result<(), Failure> {

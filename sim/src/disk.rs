@@ -338,6 +338,12 @@ impl Disk {
         bytes
     }
 
+    /// A new one of the same kind, with nothing on it.
+    #[must_use]
+    pub fn empty(&self, random: Random) -> Disk {
+        Disk::new(random, self.faults(), self.atlas.emptied())
+    }
+
     /// A copy of what is on the platter, without faults: a second machine with the same disk.
     #[must_use]
     pub fn fork(&self, random: Random, faults: DiskFaults) -> Disk {

@@ -58,10 +58,12 @@ pub enum Switch {
     CrashAmidWrite,
     /// Errors of the disk come as often as a run of many errors has them.
     MoreErrors,
+    /// A disk is lost as a whole, and an empty one takes its place.
+    LoseDisk,
 }
 
 impl Switch {
-    pub const ALL: [Switch; 43] = [
+    pub const ALL: [Switch; 44] = [
         Switch::Crash,
         Switch::CrashAll,
         Switch::CrashAmidSync,
@@ -105,6 +107,7 @@ impl Switch {
         Switch::Attest,
         Switch::CrashAmidWrite,
         Switch::MoreErrors,
+        Switch::LoseDisk,
     ];
 
     /// As it stands on a command line and in a file.
@@ -154,6 +157,7 @@ impl Switch {
             Switch::Attest => "attest",
             Switch::CrashAmidWrite => "crash_amid_write",
             Switch::MoreErrors => "more_errors",
+            Switch::LoseDisk => "lose_disk",
         }
     }
 

@@ -127,6 +127,23 @@ pub const CHECKS: &[Check] = &[
         run: directed::sync_loses_peer,
     },
     Check {
+        name: "cluster_replaced_knower_down",
+        demands: "an empty disk in place of a lost one decides nothing while the node that knows \
+                  what the lost one acknowledged is down",
+        run: directed::replaced_knower_down,
+    },
+    Check {
+        name: "cluster_replaced_killed",
+        demands: "an empty disk in place of a lost one becomes a member like the others, whenever \
+                  it is killed on its way, and stays marked till then",
+        run: directed::replaced_killed,
+    },
+    Check {
+        name: "cluster_replaced_stands_in",
+        demands: "once an empty disk in place of a lost one is a member, another node may go",
+        run: directed::replaced_stands_in,
+    },
+    Check {
         name: "cluster_ring_read",
         demands: "no prepare is written where an older one is being read for a peer",
         run: directed::ring_read,

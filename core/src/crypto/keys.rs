@@ -185,6 +185,11 @@ impl DataKey {
     pub fn new(key: SecretKey) -> DataKey {
         DataKey(key)
     }
+
+    #[must_use]
+    pub fn secret(&self) -> &SecretKey {
+        &self.0
+    }
 }
 
 impl fmt::Debug for DataKey {

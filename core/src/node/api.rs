@@ -205,6 +205,8 @@ pub struct Status {
     pub replica_status: Option<ReplicaStatus>,
     /// The checkpoint of a peer that is being fetched; 0: none is offered yet.
     pub syncing: Option<Op>,
+    /// Its directory took the place of a lost one, and has no log of a view yet.
+    pub replaced: bool,
     /// Of a node that scrubs its logs.
     pub scrub: ScrubStatus,
     pub halted: Option<Halt>,

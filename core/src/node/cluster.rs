@@ -92,6 +92,7 @@ impl Running {
                 generation: self.vsr.generation().max(last.generation),
                 release: self.config.release,
                 peers: wanted.peers,
+                replaced: wanted.replaced,
                 ..last
             };
             self.superblock.update(state, effects);

@@ -36,6 +36,15 @@ pub struct FormatOptions {
     pub constants: ClusterConstants,
 }
 
+/// What the replicas of a cluster share, as one of them has it: where the seed that all of it came
+/// from is gone.
+#[derive(Clone, Debug)]
+pub struct SharedKeys {
+    pub origin: OriginId,
+    /// Of tenants 0 and 1: KEK and first data key.
+    pub tenants: [(SecretKey, SecretKey); 2],
+}
+
 /// Formats a directory, driven like a node: push effects, feed completions.
 #[derive(Debug)]
 pub struct Format {
@@ -43,6 +52,8 @@ pub struct Format {
     random: ChaCha20Rng,
     /// Of what no other replica may know: its signing key.
     own: Option<ChaCha20Rng>,
+    replaces: bool,
+    shared: Option<SharedKeys>,
     cluster: ClusterId,
     origin: OriginId,
     phase: Phase,
@@ -91,6 +102,8 @@ impl Format {
             options,
             random,
             own: None,
+            replaces: false,
+            shared: None,
             cluster: options.cluster.unwrap_or(drawn),
             origin,
             phase: Phase::Files { left: FILES.len() as u8 },
@@ -102,6 +115,24 @@ impl Format {
     #[must_use]
     pub fn with_own_seed(mut self, own: &Seed) -> Format {
         self.own = Some(ChaCha20Rng::from_seed(own.0));
+        self
+    }
+
+    /// Origin and keys of tenants are these, and come from no seed.
+    #[must_use]
+    pub fn with_shared_keys(mut self, shared: SharedKeys) -> Format {
+        assert!(self.options.cluster.is_some(), "who shares keys has a cluster");
+        self.origin = shared.origin;
+        self.shared = Some(shared);
+        self
+    }
+
+    /// In place of a disk that is lost: what that one promised is not known, and the directory says
+    /// so until it has the log of a view (`docs/VSR.md`, "A replaced replica").
+    #[must_use]
+    pub fn replacing(mut self) -> Format {
+        assert!(self.options.replica_count > 1, "a replica alone has nobody to ask");
+        self.replaces = true;
         self
     }
 
@@ -242,7 +273,14 @@ impl Format {
         }
         let tenant = *next;
         *next = TenantId::new(tenant.get() + 1);
-        let secrets = draw_secrets(&mut self.random);
+        let mut secrets = draw_secrets(&mut self.random);
+        if let Some(shared) = &self.shared {
+            let (kek, data_key) = match tenant {
+                TenantId::SYSTEM => shared.tenants[0].clone(),
+                _default => shared.tenants[1].clone(),
+            };
+            secrets = MintSecrets { kek, data_key, ..secrets };
+        }
         match keyring.mint(tenant, secrets, effects).map_err(keyring_halt)? {
             Mint::Started => Ok(()),
             Mint::Exists(_) => unreachable!("the file was created empty"),
@@ -273,6 +311,7 @@ impl Format {
             origin: self.origin,
             grid: GridId::ZERO,
             syncing: false,
+            replaced: self.replaces,
             replica: self.options.replica,
             replica_count: self.options.replica_count,
             release: self.options.release,

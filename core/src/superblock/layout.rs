@@ -40,8 +40,9 @@
 //! | 504 | 128 | 8 peers: log view u64, acknowledged op u64; our own place: an erasure |
 //! | 632 | 8 | segment positions |
 //! | 640 | 16 | grid; zeros for the one of format |
-//! | 656 | 1 | 1: a checkpoint is being fetched from peers; format version 2, else 1 |
-//! | 657 | 7 | zeros |
+//! | 656 | 1 | 1: a checkpoint is being fetched from peers; format version 2 |
+//! | 657 | 1 | 1: made for a replica whose disk was lost; format version 3 |
+//! | 658 | 6 | zeros |
 //! | 664 | 4 | constant: records from one checkpoint record to the next |
 //! | 668 | 4 | constant: tenants with a checkpoint record at a shutdown, most |
 //! | 672 | 3424 | zeros |
@@ -70,9 +71,10 @@ use crate::limits::{
 use crate::time::Timestamp;
 
 /// The newest that this release knows.
-pub const FORMAT_VERSION: u32 = 2;
-/// Of a state that fetches no checkpoint.
+pub const FORMAT_VERSION: u32 = 3;
+/// Of a state without marks, and of one that fetches a checkpoint.
 const FORMAT_VERSION_WHOLE: u32 = 1;
+const FORMAT_VERSION_SYNCING: u32 = 2;
 const MAGIC: [u8; 8] = *b"VERITYSB";
 /// Where the checksum's coverage begins.
 const COVERED_FROM: usize = 40;
@@ -143,7 +145,8 @@ struct RawSuperblock {
     segment_positions: U64,
     grid: U128,
     syncing: u8,
-    zeros_657: [u8; 7],
+    replaced: u8,
+    zeros_658: [u8; 6],
     checkpoint_record_interval: U32,
     shutdown_records_max: U32,
     zeros_672: [u8; 3424],
@@ -159,8 +162,12 @@ const_assert_eq!(core::mem::offset_of!(RawSuperblock, peers), 504);
 const_assert_eq!(core::mem::offset_of!(RawSuperblock, checkpoint_record_interval), 664);
 
 /// The format version of a state.
-pub(super) fn version_of(syncing: bool) -> u32 {
-    if syncing { FORMAT_VERSION } else { FORMAT_VERSION_WHOLE }
+pub(super) fn version_of(state: &SuperblockState) -> u32 {
+    match (state.replaced, state.syncing) {
+        (true, _) => FORMAT_VERSION,
+        (false, true) => FORMAT_VERSION_SYNCING,
+        (false, false) => FORMAT_VERSION_WHOLE,
+    }
 }
 
 /// Where the checkpoint is in a copy.
@@ -244,8 +251,8 @@ pub(super) fn decode(bytes: &[u8], copy: u8) -> Result<SuperblockState, DecodeEr
         return Err(DecodeError::Misplaced { found: raw.copy });
     }
     check_zeros(raw)?;
-    if raw.syncing > 1 {
-        return Err(DecodeError::Malformed("syncing is neither 0 nor 1"));
+    if raw.syncing > 1 || raw.replaced > 1 {
+        return Err(DecodeError::Malformed("a mark is neither 0 nor 1"));
     }
     let state = state_of(raw);
     check_values(&state)?;
@@ -262,7 +269,7 @@ fn check_zeros(raw: &RawSuperblock) -> Result<(), DecodeError> {
         &raw.zeros_130,
         &raw.zeros_305,
         &raw.zeros_460,
-        &raw.zeros_657,
+        &raw.zeros_658,
         &raw.zeros_672,
         &raw.forest_root.zeros,
         &raw.free_set_root.zeros,
@@ -278,7 +285,7 @@ fn check_values(state: &SuperblockState) -> Result<(), DecodeError> {
     if state.format_version == 0 {
         return Err(DecodeError::Malformed("format version 0"));
     }
-    if state.format_version != version_of(state.syncing) {
+    if state.format_version != version_of(state) {
         return Err(DecodeError::Malformed("another format version than its content has"));
     }
     if !REPLICA_COUNTS.contains(&state.replica_count) {
@@ -348,6 +355,7 @@ fn raw_of(state: &SuperblockState) -> RawSuperblock {
         segment_positions: U64::new(constants.segment_positions),
         grid: U128::new(state.grid.get()),
         syncing: u8::from(state.syncing),
+        replaced: u8::from(state.replaced),
         checkpoint_record_interval: U32::new(constants.checkpoint_record_interval),
         shutdown_records_max: U32::new(constants.shutdown_records_max),
         ..RawSuperblock::new_zeroed()
@@ -365,6 +373,7 @@ fn state_of(raw: &RawSuperblock) -> SuperblockState {
         origin: OriginId::new(raw.origin.get()),
         grid: GridId::new(raw.grid.get()),
         syncing: raw.syncing == 1,
+        replaced: raw.replaced == 1,
         replica: ReplicaId::new(raw.replica),
         replica_count: raw.replica_count,
         release: Release::new(raw.release.get()),

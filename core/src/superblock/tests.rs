@@ -9,13 +9,14 @@ const RELEASE: Release = Release::new(1);
 
 pub(crate) fn first_state() -> SuperblockState {
     SuperblockState {
-        format_version: layout::version_of(false),
+        format_version: 1,
         sequence: 0,
         previous: InternalHash::ZERO,
         cluster: ClusterId::new(7),
         origin: OriginId::new(9),
         grid: GridId::ZERO,
         syncing: false,
+        replaced: false,
         replica: ReplicaId::new(0),
         replica_count: 1,
         release: RELEASE,
@@ -576,23 +577,31 @@ fn strangers_and_newer_versions_are_refused_untouched() {
     );
 }
 
-/// A state that fetches no checkpoint is written as it always was; one that does is refused by a
-/// release that does not know of it.
+/// A state without marks is written as it always was; one with a mark is refused by a release that
+/// does not know of it.
 #[test]
-fn the_mark_of_a_sync_raises_the_format_version() {
-    let whole = SuperblockState { format_version: 1, syncing: false, ..busy_state() };
-    let marked = SuperblockState { format_version: 2, syncing: true, ..busy_state() };
-    for state in [whole, marked] {
+fn a_mark_raises_the_format_version() {
+    let state = |format_version, syncing, replaced| SuperblockState {
+        format_version,
+        syncing,
+        replaced,
+        ..busy_state()
+    };
+    for state in
+        [state(1, false, false), state(2, true, false), state(3, false, true), state(3, true, true)]
+    {
         let bytes = layout::encode(&state, 2);
         assert_eq!(layout::decode(bytes.as_bytes(), 2), Ok(state));
-        assert_eq!(bytes.as_bytes()[656], u8::from(state.syncing));
+        let marks = [u8::from(state.syncing), u8::from(state.replaced)];
+        assert_eq!(bytes.as_bytes()[656..658], marks);
     }
-    let mixed = SuperblockState { format_version: 1, ..marked };
-    let bytes = layout::encode(&mixed, 2);
-    assert!(matches!(
-        layout::decode(bytes.as_bytes(), 2),
-        Err(layout::DecodeError::Malformed("another format version than its content has"))
-    ));
+    for mixed in [state(1, true, false), state(2, false, true), state(3, true, false)] {
+        let bytes = layout::encode(&mixed, 2);
+        assert!(matches!(
+            layout::decode(bytes.as_bytes(), 2),
+            Err(layout::DecodeError::Malformed("another format version than its content has"))
+        ));
+    }
 }
 
 /// Four good copies of one state, for the fuzz target.

@@ -14,7 +14,8 @@ use crate::ids::{
 use crate::io::{Page, Pages};
 use crate::journal::{Prepare, PrepareHeader};
 use crate::limits::{
-    MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE, SYNC_BLOCKS_MAX, SYNC_CHECKPOINT_SIZE,
+    MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE, REPLICA_COUNT_MAX, SYNC_BLOCKS_MAX,
+    SYNC_CHECKPOINT_SIZE,
 };
 use crate::superblock::{
     CheckpointState, PeerEvidence, SuperblockState, decode_checkpoint, encode_checkpoint,
@@ -50,8 +51,9 @@ pub struct DoViewChange {
     pub certain: bool,
     /// Bit i: the body of `headers[i]` is here too.
     pub present: u64,
-    /// Of the boot that offers it.
-    pub nonce: u64,
+    /// By replica: the newest boot of which the sender heard a ping, 0 for none; at its own place
+    /// the boot that offers this.
+    pub boots: [u64; REPLICA_COUNT_MAX],
     /// Known headers above the floor, in op order; holes are left out.
     pub headers: Vec<PrepareHeader>,
 }
@@ -85,9 +87,9 @@ pub enum Payload {
         wall: Timestamp,
         /// The highest that the sender ever saw of the receiver.
         seen: PeerEvidence,
-        /// The highest view for which the sender has the receiver's `do_view_change`.
-        promised: View,
         standing: Standing,
+        /// The sender is certain of its log, and past its own boot.
+        certain: bool,
     },
     /// Header and body, without padding; the commit number of the sender.
     Prepare {
@@ -300,13 +302,13 @@ impl Payload {
                 numbers.push(u64::from(*full));
                 (Kind::Ping, none, numbers)
             }
-            Payload::Pong { monotonic, nonce, wall, seen, promised, standing } => {
+            Payload::Pong { monotonic, nonce, wall, seen, standing, certain } => {
                 let [log_view, op, commit, checkpoint] = standing.numbers();
                 let (seen_view, seen_op) = (seen.log_view.get(), seen.op.get());
                 let own = [log_view, op, commit, checkpoint];
                 let mut numbers = vec![monotonic.0, *nonce, wall.0, seen_view, seen_op];
                 numbers.extend(own);
-                numbers.push(promised.get());
+                numbers.push(u64::from(*certain));
                 (Kind::Pong, none, numbers)
             }
             Payload::Prepare { commit, .. } => (Kind::Prepare, none, vec![commit.get()]),
@@ -321,7 +323,8 @@ impl Payload {
                 let (log_view, commit) = (dvc.log_view.get(), dvc.commit.get());
                 let (floor, head) = (dvc.floor.get(), dvc.head.get());
                 let certain = u64::from(dvc.certain);
-                let numbers = vec![log_view, commit, floor, head, certain, dvc.present, dvc.nonce];
+                let mut numbers = vec![log_view, commit, floor, head, certain, dvc.present];
+                numbers.extend(dvc.boots);
                 (Kind::DoViewChange, dvc.floor_checksum, numbers)
             }
             Payload::StartView(start) => {
@@ -370,8 +373,8 @@ impl Payload {
                 nonce: numbers[1],
                 wall: Timestamp(numbers[2]),
                 seen: PeerEvidence { log_view: View::new(numbers[3]), op: Op::new(numbers[4]) },
-                promised: View::new(numbers[9]),
                 standing: Standing::parse(&numbers[5..9]),
+                certain: numbers[9] != 0,
             },
             Kind::Prepare => {
                 Payload::Prepare { commit: Op::new(numbers[0]), bytes: raw.body.to_vec() }
@@ -552,6 +555,8 @@ fn parse_do_view_change(raw: &ReplicaMessage<'_>) -> Result<DoViewChange, Messag
     let what = |what| MessageError::Value { kind: raw.kind, what };
     let numbers = &raw.numbers;
     let headers = parse_headers(raw)?;
+    let mut boots = [0; REPLICA_COUNT_MAX];
+    boots.copy_from_slice(&numbers[6..6 + REPLICA_COUNT_MAX]);
     let dvc = DoViewChange {
         log_view: View::new(numbers[0]),
         commit: Op::new(numbers[1]),
@@ -560,7 +565,7 @@ fn parse_do_view_change(raw: &ReplicaMessage<'_>) -> Result<DoViewChange, Messag
         head: Op::new(numbers[3]),
         certain: numbers[4] == 1,
         present: numbers[5],
-        nonce: numbers[6],
+        boots,
         headers,
     };
     if numbers[4] > 1 {

@@ -75,6 +75,8 @@ pub struct SuperblockWanted {
     /// Committed, in the log of `log_view` or an earlier one.
     pub committed: Op,
     pub peers: [PeerEvidence; REPLICA_PEERS_MAX],
+    /// Nobody knows yet what the lost disk of this replica had promised.
+    pub replaced: bool,
 }
 
 /// What `verity status` shows of a replica.
@@ -86,6 +88,10 @@ pub struct ReplicaStatus {
     pub primary: bool,
     /// It names all it ever acknowledged.
     pub certain: bool,
+    /// It has an empty disk in place of a lost one, and no log yet (rule 18).
+    pub replaced: bool,
+    /// Others that answered its boot.
+    pub boot_answers: u8,
     pub head: Op,
     pub commit: Op,
     pub commit_max: Op,
@@ -111,10 +117,10 @@ struct Peer {
     checkpoint_durable: Op,
     /// The answer to a ping of this boot.
     boot_answer: bool,
+    /// Of one that was certain of its log.
+    certain_answer: bool,
     /// Those of it whose pings we answered.
     boots: Boots,
-    /// The highest view for which we had its `do_view_change`.
-    promised: View,
     /// Its vote for a later view, and when it came.
     vote: Option<(View, Instant)>,
     /// Highest op it acknowledged in this view, when we are its primary.
@@ -174,6 +180,8 @@ pub struct Replica {
     durable_peers: [PeerEvidence; REPLICA_PEERS_MAX],
     writing_superblock: Option<SuperblockWanted>,
     certain: bool,
+    /// What the superblock says: our disk took the place of a lost one (rule 18).
+    replaced: bool,
     /// Since when our own disk has no room for requests.
     full_since: Option<Instant>,
     /// The log was changed since boot: what peers saw of us no longer speaks against our disk.
@@ -239,6 +247,9 @@ impl Replica {
         effects: &mut Effects,
     ) -> Replica {
         let own = state.peers[usize::from(state.replica.get())];
+        let replaced = state.replaced;
+        #[cfg(verity_zoo)]
+        let replaced = replaced && !crate::zoo::is("replaced_counts");
         let erased_to = (own.log_view == state.log_view).then_some(own.op);
         let start = journal_start(state, release);
         let recovery = ReplicaJournalRecovery::start(start, erased_to, state.log_view, effects);
@@ -264,6 +275,7 @@ impl Replica {
             durable_peers: state.peers,
             writing_superblock: None,
             certain: true,
+            replaced,
             full_since: None,
             installed: false,
             peers,
@@ -353,11 +365,12 @@ impl Replica {
                 self.peers[usize::from(from.get())].boots.heard(nonce);
                 self.pong(now, from, monotonic, nonce);
             }
-            Payload::Pong { monotonic, nonce, wall, seen, promised, standing } => {
+            Payload::Pong { monotonic, nonce, wall, seen, standing, certain } => {
                 self.see(now, from, view, standing);
                 if nonce == self.nonce {
                     self.clock_sync.sample(now, from, monotonic, wall);
-                    self.on_boot_answer(now, from, seen, promised.max(view));
+                    self.peers[usize::from(from.get())].certain_answer |= certain;
+                    self.on_boot_answer(now, from, seen, view, effects);
                 }
             }
             Payload::Prepare { commit, bytes } => {
@@ -447,7 +460,12 @@ impl Replica {
                 peers[index] = peer.evidence;
             }
         }
-        let log_view = if self.install_complete() { self.view } else { self.log_view };
+        let complete = self.install_complete();
+        let log_view = if complete { self.view } else { self.log_view };
+        // Rule 18: the mark goes with the view whose log this is, never before.
+        let replaced = self.replaced && !complete;
+        #[cfg(verity_zoo)]
+        let replaced = replaced && !crate::zoo::is("replaced_mark_early");
         if let Some(erasure) = self.erasure_wanted {
             assert_eq!(erasure.log_view, log_view, "erased before the new log is whole");
             peers[usize::from(self.me.get())] = erasure;
@@ -467,7 +485,7 @@ impl Replica {
         #[cfg(test)]
         let written = if self.has_bug(tests::Bug::RecordsUnwritten) { self.floor } else { written };
         let committed = written.max(self.durable_committed);
-        let wanted = SuperblockWanted { view: self.view, log_view, committed, peers };
+        let wanted = SuperblockWanted { view: self.view, log_view, committed, peers, replaced };
         self.writing_superblock = Some(wanted);
         Some(wanted)
     }
@@ -483,6 +501,7 @@ impl Replica {
         self.log_view = wanted.log_view;
         self.durable_committed = wanted.committed;
         self.durable_peers = wanted.peers;
+        self.replaced = wanted.replaced;
         self.go_on(now, effects);
     }
 
@@ -507,7 +526,9 @@ impl Replica {
             view: self.view,
             log_view: self.log_view,
             primary: self.is_primary(),
-            certain: self.certain,
+            certain: self.is_certain(),
+            replaced: self.replaced,
+            boot_answers: self.boot_answers() as u8,
             head,
             commit: self.commit,
             commit_max: self.commit_max,
@@ -697,6 +718,11 @@ impl Replica {
         ReplicaId::new(index)
     }
 
+    /// Rule 2: what we do not name we never acknowledged.
+    fn is_certain(&self) -> bool {
+        self.certain && !self.replaced
+    }
+
     /// f + 1.
     fn quorum(&self) -> usize {
         usize::from(quorum_replication(self.replica_count))
@@ -809,7 +835,7 @@ impl Replica {
         }
         self.stage = Stage::Open(Box::new(journal));
         self.journal_mut().flush_headers(effects);
-        self.certain = recovered.certain;
+        self.certain = recovered.certain && !self.replaced;
         self.floor = self.floor.max(recovered.floor);
         self.learn_commit(self.view, self.floor);
         self.begin_boot(now, effects);

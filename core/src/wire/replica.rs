@@ -1,8 +1,8 @@
-//! Replica messages: 216 bytes of header, then the body.
+//! Replica messages: 224 bytes of header, then the body.
 //!
 //! | offset | size | field |
 //! | ---: | ---: | --- |
-//! | 0 | 32 | checksum: BLAKE3 (domain replica header) over bytes 32..216 |
+//! | 0 | 32 | checksum: BLAKE3 (domain replica header) over bytes 32..224 |
 //! | 32 | 32 | checksum of the body: BLAKE3 (domain replica body) |
 //! | 64 | 16 | cluster |
 //! | 80 | 8 | view of the sender |
@@ -12,7 +12,7 @@
 //! | 97 | 1 | sender |
 //! | 98 | 6 | zeros |
 //! | 104 | 32 | hash; its meaning is the kind's |
-//! | 136 | 80 | ten numbers; their meaning is the kind's |
+//! | 136 | 88 | eleven numbers; their meaning is the kind's |
 //!
 //! Which fields a kind uses is one table, [`Kind::shape`]; the rest must be zero. What the fields
 //! say is parsed by `vsr::message`.
@@ -33,7 +33,7 @@ use crate::limits::{
 };
 
 /// Numbers in the header of a message.
-pub const NUMBERS: usize = 10;
+pub const NUMBERS: usize = 11;
 
 /// What a message is for; see `docs/VSR.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,7 +174,7 @@ impl Kind {
             Kind::PrepareOk => (3, true, BodyShape::Empty),
             Kind::Commit => (3, true, BodyShape::Empty),
             Kind::StartViewChange => (0, false, BodyShape::Empty),
-            Kind::DoViewChange => (7, true, BodyShape::Headers),
+            Kind::DoViewChange => (11, true, BodyShape::Headers),
             Kind::StartView => (3, true, BodyShape::Headers),
             Kind::RequestStartView => (1, false, BodyShape::Empty),
             Kind::RequestHeaders => (2, true, BodyShape::Empty),

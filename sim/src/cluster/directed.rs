@@ -7,10 +7,12 @@
 //! Start reading at [`Scene`].
 
 mod reads;
+mod replaced;
 mod room;
 mod segments;
 
 pub(crate) use reads::{reads_causal, reads_of_deposed};
+pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands_in};
 pub(crate) use room::disk_full;
 pub(crate) use segments::{
     segments_killed, segments_lost, segments_peer_damaged, segments_repaired, segments_scrubbed,
@@ -50,6 +52,11 @@ struct Scene {
 impl Scene {
     /// All nodes are up, and one leads.
     fn new() -> Result<Scene, Failure> {
+        Scene::with_cut(&[])
+    }
+
+    /// The same, with links that are cut from the beginning.
+    fn with_cut(cut: &[(usize, usize)]) -> Result<Scene, Failure> {
         let root = Random::new(0).stream("directed cluster");
         let random = root.stream("plan");
         let constants =
@@ -58,6 +65,9 @@ impl Scene {
         cluster.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         cluster.rotten.clear();
         cluster.segment_rot_ppm = 0;
+        for (from, to) in cut {
+            cluster.cut[*from][*to] = true;
+        }
         for index in 0..NODES {
             cluster.members[index].disk.set_faults(DiskFaults::NONE);
             cluster.boot(index);

@@ -92,20 +92,35 @@ impl Member {
             release: CURRENT_RELEASE,
             constants,
         };
+        member.format_disk(options, seed, false, master)?;
+        Ok(member)
+    }
+
+    /// Of a disk without faults, from nothing to a directory.
+    fn format_disk(
+        &mut self,
+        options: FormatOptions,
+        seed: [u8; 32],
+        replaces: bool,
+        master: &mut MasterKey,
+    ) -> Result<(), Failure> {
         let failed = |halt: Halt| Failure::new(FailureKind::Halted, format!("format: {halt}"));
         let mut effects = Effects::new();
         let mut format = Format::start(options, &Seed(seed), &mut effects).map_err(failed)?;
+        if replaces {
+            format = format.replacing();
+        }
         loop {
             for effect in effects.drain() {
-                member.execute(0, effect, master);
+                self.execute(0, effect, master);
             }
             if format.is_done() {
-                member.disk.atlas.set_mode(Mode::Safety);
-                return Ok(member);
+                self.disk.atlas.set_mode(Mode::Safety);
+                return Ok(());
             }
-            let input = match member.keys.pop_front() {
+            let input = match self.keys.pop_front() {
                 Some((_, input)) => Some(input),
-                None => member.disk.complete(u64::MAX / 2),
+                None => self.disk.complete(u64::MAX / 2),
             };
             let Some(input) = input else {
                 return Err(Failure::new(FailureKind::Stuck, "a format waits for nothing"));
@@ -120,6 +135,26 @@ impl Member {
 
     pub fn is_primary(&self) -> bool {
         self.node.as_ref().is_some_and(Replica::is_ready)
+    }
+
+    /// Its disk is lost, and there is an empty one that says so.
+    pub fn replace(
+        &mut self,
+        options: FormatOptions,
+        seed: [u8; 32],
+        random: Random,
+        master: &mut MasterKey,
+    ) -> Result<(), Failure> {
+        assert!(self.node.is_none(), "a disk is replaced while nobody uses it");
+        self.disk = self.disk.empty(random);
+        self.checkpoint = None;
+        self.format_disk(FormatOptions { replica: self.replica(), ..options }, seed, true, master)
+    }
+
+    /// Whether its disk took the place of a lost one, and it has no log yet.
+    pub fn is_replaced(&self) -> bool {
+        let status = self.node.as_ref().and_then(Replica::status);
+        status.is_some_and(|status| status.replaced)
     }
 
     /// Whether it is fetching a checkpoint.
@@ -236,6 +271,7 @@ impl Cluster {
             self.rot(index);
         }
         self.rot_segments(index);
+        self.lose_disk(index)?;
         self.lose_copies(index);
         self.close_links_of(index);
         if syncs { self.check_cut_short(index) } else { Ok(()) }
@@ -477,6 +513,11 @@ impl Cluster {
                     | Payload::RequestBlocks { .. }
             )
         })
+    }
+
+    /// What whoever boots this node now finds in its superblock.
+    pub(super) fn state_on_disk(&self, index: usize) -> Option<SuperblockState> {
+        superblock_of(&self.members[index].disk)
     }
 
     /// What everybody's superblock says now: what was noted of one that crashed may be older.

@@ -51,6 +51,8 @@ pub struct Seen {
     pub absences: u64,
     pub syncs: u64,
     pub sync_crashes: u64,
+    /// Disks that were lost as a whole.
+    pub replaced: u64,
     /// Trouble that was drawn, whether it was switched off or not.
     pub met: Switches,
     /// Of all frames, replies and faults, in order.
@@ -81,6 +83,7 @@ pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
         ("isolations", seen.isolations),
         ("links closed", seen.links_closed),
         ("absences", seen.absences),
+        ("disks lost", seen.replaced),
         ("rots", seen.rots),
         ("disk stops", seen.disk_stops),
     ];

@@ -6,6 +6,7 @@ mod choice;
 mod directed;
 mod notation;
 mod random;
+mod replaced;
 mod world;
 
 /// Deliberate bugs, alive in one replica object, not in the process.
@@ -23,10 +24,18 @@ pub(super) enum Bug {
     TrustsOldDisk,
     /// A checkpoint of a peer is installed in the view of before.
     SyncsInOldView,
-    /// Nobody is told at boot for which view it voted.
-    ForgetsPromises,
+    /// An empty disk in place of a lost one counts like any other.
+    CountsReplaced,
+    /// To an empty disk in place of a lost one a single answer is enough.
+    ReplacedByOne,
+    /// An empty disk in place of a lost one answers whoever asks what it saw.
+    AnswersReplaced,
     /// A vote counts that was sent before its replica started again.
     CountsOldVotes,
+    /// Of five, a vote counts beside that of one who knows that its replica started again.
+    CountsUnheardVotes,
+    /// At boot the view is not raised to that of the peers that answer.
+    ForgetsPromises,
     /// The end of a `start_view` of our own log view is taken for the end of the log.
     OldStartViewTruncates,
     /// A commit number of a later view is taken for one of our own log.

@@ -4,13 +4,17 @@
 //! view. The move is made durable before the log is offered to the view's primary: from then on
 //! this replica acknowledges nothing of an earlier view.
 
+use alloc::vec::Vec;
+
 use super::decide::{Choice, decide};
 use super::install::Install;
 use super::{Phase, Replica};
 use crate::event::Event;
 use crate::ids::{ReplicaId, View};
 use crate::io::Effects;
-use crate::limits::{MESSAGE_HEADERS_MAX, VSR_VIEW_CHANGE_MAX_NS, VSR_VIEW_CHANGE_NS, VSR_VOTE_NS};
+use crate::limits::{
+    MESSAGE_HEADERS_MAX, REPLICA_COUNT_MAX, VSR_VIEW_CHANGE_MAX_NS, VSR_VIEW_CHANGE_NS, VSR_VOTE_NS,
+};
 use crate::time::Clock;
 
 use super::super::message::{DoViewChange, Payload, StartView};
@@ -60,7 +64,7 @@ impl Replica {
         let fresh = |(view, at): (View, crate::time::Instant)| {
             (now.monotonic.since_ns(at) <= 3 * VSR_VOTE_NS).then_some(view)
         };
-        let mut votes: alloc::vec::Vec<View> = self
+        let mut votes: Vec<View> = self
             .others()
             .filter_map(|peer| self.peers[usize::from(peer.get())].vote.and_then(fresh))
             .collect();
@@ -151,10 +155,10 @@ impl Replica {
             floor,
             floor_checksum,
             head: journal.head_op(),
-            certain: self.certain,
+            certain: self.is_certain(),
             present: 0,
-            nonce: self.nonce,
-            headers: alloc::vec::Vec::new(),
+            boots: self.boots(),
+            headers: Vec::new(),
         };
         let mut op = floor.next();
         while op <= offer.head {
@@ -174,6 +178,52 @@ impl Replica {
         offer
     }
 
+    /// The boots of all replicas as far as they are known here.
+    fn boots(&self) -> [u64; REPLICA_COUNT_MAX] {
+        let mut boots = self.peers.map(|peer| peer.boots.newest());
+        boots[usize::from(self.me.get())] = self.nonce;
+        boots
+    }
+
+    /// Rule 16: the offers that are counted together, as many certain ones as agree on their boots.
+    /// One of a boot that is over may be of a disk that is lost; the boot that followed is known
+    /// here, or, of five, to another whose offer is counted.
+    fn agreeing(&self) -> Vec<&DoViewChange> {
+        let every = (0..1_u8 << self.replica_count).filter(|&set| self.agree(set));
+        let certain = |set: u8| self.offers_of(set).filter(|(_, offer)| offer.certain).count();
+        let best = every.max_by_key(|&set| (certain(set), set.count_ones()));
+        let Some(best) = best else { unreachable!("nobody contradicts himself") };
+        self.offers_of(best).map(|(_, offer)| offer).collect()
+    }
+
+    fn offers_of(&self, set: u8) -> impl Iterator<Item = (usize, &DoViewChange)> {
+        let all = self.offers.iter().enumerate();
+        all.filter(move |(of, _)| set >> of & 1 == 1)
+            .filter_map(|(of, offer)| Some((of, offer.as_ref()?)))
+    }
+
+    /// Whether our own offer is in a set, and the boots that these replicas and we know are the
+    /// same.
+    fn agree(&self, set: u8) -> bool {
+        #[cfg(test)]
+        if self.has_bug(super::tests::Bug::CountsOldVotes) {
+            return set.count_ones() == u32::from(self.replica_count);
+        }
+        let (me, known) = (usize::from(self.me.get()), self.boots());
+        // Of three, all others answered whoever came back with an empty disk.
+        let several = self.replica_count > 3;
+        #[cfg(test)]
+        let several = several && !self.has_bug(super::tests::Bug::CountsUnheardVotes);
+        let own = set >> me & 1 == 1;
+        own && self.offers_of(set).all(|(of, offer)| {
+            let heard = |(by, other): (usize, &DoViewChange)| {
+                let unasked = of == me || by == me || by == of || !several;
+                unasked || other.boots[of] == offer.boots[of]
+            };
+            known[of] == offer.boots[of] && self.offers_of(set).all(heard)
+        })
+    }
+
     pub(super) fn on_offer(
         &mut self,
         now: Clock,
@@ -189,11 +239,14 @@ impl Replica {
         let believes = self.has_bug(super::tests::Bug::CountsOldVotes);
         #[cfg(not(test))]
         let believes = false;
-        let peer = &mut self.peers[usize::from(from.get())];
-        if !peer.boots.is_newest(offer.nonce) && !believes {
+        // So may one that does not know our boot: its sender may have started again since, unheard.
+        let (own, nonce) = (usize::from(self.me.get()), self.nonce);
+        let peer = &self.peers[usize::from(from.get())];
+        let newest = offer.boots[usize::from(from.get())] == peer.boots.newest();
+        let of_now = newest && offer.boots[own] == nonce;
+        if !(of_now || believes) {
             return;
         }
-        peer.promised = peer.promised.max(view);
         if view > self.view {
             self.enter_view(now, view);
         }
@@ -217,7 +270,7 @@ impl Replica {
         if self.offers[usize::from(self.me.get())].is_none() {
             return;
         }
-        let offers: alloc::vec::Vec<&DoViewChange> = self.offers.iter().flatten().collect();
+        let offers = self.agreeing();
         #[cfg(test)]
         let choice = decide(&offers, self.quorum(), self.bug);
         #[cfg(not(test))]
@@ -261,7 +314,8 @@ impl Replica {
         }
         // Rule 2: an old start_view of a view we acknowledged in may end below what we said.
         let spoken = self.peers[usize::from(self.me.get())].evidence.log_view.max(self.log_view);
-        if !self.certain && view <= spoken && start.nonce != self.nonce {
+        let spoken = if self.replaced { view } else { spoken };
+        if !self.is_certain() && view <= spoken && start.nonce != self.nonce {
             return;
         }
         if let Some(install) = &self.install
@@ -308,7 +362,7 @@ impl Replica {
     /// The log of the view is here and durable: serve in it.
     pub(super) fn enter_normal(&mut self, now: Clock, effects: &mut Effects) {
         assert!(self.log_view == self.view && self.durable_view == self.view, "durable first");
-        assert!(self.certain, "an installed log heals");
+        assert!(self.is_certain(), "an installed log heals");
         self.phase = Phase::Normal;
         self.leave_old_view_installed();
         self.attempts = 0;

@@ -27,6 +27,7 @@ pub(in crate::vsr) fn formatted() -> SuperblockState {
         origin: OriginId::new(9),
         grid: GridId::ZERO,
         syncing: false,
+        replaced: false,
         replica: ReplicaId::ZERO,
         replica_count: 1,
         release: RELEASE,

@@ -79,7 +79,7 @@ impl Names {
             head: Op::new(path.len() as u64),
             certain,
             present,
-            nonce: 0,
+            boots: [0; crate::limits::REPLICA_COUNT_MAX],
             headers,
         }
     }

@@ -14,6 +14,7 @@
 //! | `slow A PERCENT` | speed of a disk |
 //! | `full A`, `room A` | the disk of A has no room for requests; it has again |
 //! | `rot A prepare/header/both OP` | flips a byte; `OP` is a number, `head`, `head-1`, … of that replica |
+//! | `replace A`, `blank A` | the disk of a stopped replica is lost; the empty one in its place says so, or does not |
 //! | `save A`, `old A` | remembers the disk of a replica; puts it back (it must be stopped) |
 //! | `replay A KIND` | delivers every `StartView` or `DoViewChange` ever sent to A once more |
 //! | `client on/off` | whether new requests come |
@@ -152,6 +153,8 @@ impl Run {
                 self.world.members[who].damaged = true;
                 self.world.members[who].state = state;
             }
+            ["replace", who] => self.world.lose_disk(self.who(who), true),
+            ["blank", who] => self.world.lose_disk(self.who(who), false),
             ["replay", who, kind] => {
                 let who = self.who(who);
                 let code = kind_named(kind).code();
@@ -282,12 +285,12 @@ impl Run {
             }
             ["uncertain", who] => {
                 let who = self.who(who);
-                let up = |world: &World| world.is_up(who) && !world.replica(who).certain;
+                let up = |world: &World| world.is_up(who) && !world.replica(who).is_certain();
                 self.world.run_until(5_000, up)
             }
             ["certain", who] => {
                 let who = self.who(who);
-                let up = |world: &World| world.is_up(who) && world.replica(who).certain;
+                let up = |world: &World| world.is_up(who) && world.replica(who).is_certain();
                 self.world.run_until(LONG_MS, up)
             }
             ["phase", who, phase] => {
@@ -304,6 +307,11 @@ impl Run {
                 let (one, other) = (self.who(one), self.who(other));
                 let head = |who| self.world.replica(who).journal().head_op();
                 head(one) == head(other)
+            }
+            ["no", "commit"] => {
+                let before = world.last();
+                world.run_ms(10_000);
+                world.last() == before
             }
             ["synced"] => world.run_until(LONG_MS, |world| world.syncs > 0),
             ["reads"] => world.reads_confirmed > 10,

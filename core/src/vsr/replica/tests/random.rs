@@ -24,6 +24,7 @@ struct Seen {
     ambushes: u64,
     checkpoints: u64,
     syncs: u64,
+    replaced: u64,
     reads_confirmed: u64,
 }
 
@@ -63,6 +64,9 @@ fn run_with(seed: u64, bug: Option<Bug>, reads: bool, seen: &mut Seen) {
     let crash_chance = [0, 3, 12][random.below(3)];
     let cut_chance = [0, 4][random.below(2)];
     let rot_chance = [0, 30, 70][random.below(3)];
+    // In every other run, as with hints: from a source of their own.
+    let mut lost = Random(seed ^ 0xd15c);
+    let lose_chance = [0, 0, 15, 50][lost.below(4)];
     for _ in 0..60 {
         world.run_ms(random.next() % 200 + 20);
         for index in 0..count {
@@ -70,6 +74,9 @@ fn run_with(seed: u64, bug: Option<Bug>, reads: bool, seen: &mut Seen) {
                 crash(&mut world, &mut random, index);
                 if rotten.contains(&index) && random.chance(rot_chance) {
                     seen.rots += rot(&mut world, &mut random, index, 3);
+                }
+                if rotten.contains(&index) && lost.chance(lose_chance) {
+                    world.lose_disk(index, true);
                 }
             } else if !world.is_up(index) && random.chance(40) {
                 world.start(index);
@@ -126,6 +133,7 @@ fn run_with(seed: u64, bug: Option<Bug>, reads: bool, seen: &mut Seen) {
     seen.committed += world.committed;
     seen.checkpoints += world.checkpoints;
     seen.syncs += world.syncs;
+    seen.replaced += world.replaced;
     seen.reads_confirmed += world.reads_confirmed;
 }
 
@@ -226,7 +234,7 @@ fn clusters_keep_one_history_and_recover() {
     // The runs were worth it.
     assert!(seen.crashes > 100 && seen.crashes_in_flight > 20, "{seen:?}");
     assert!(seen.view_changes > 200 && seen.truncations > 3 && seen.repairs > 20, "{seen:?}");
-    assert!(seen.committed > 3_000 && seen.uncertain > 2, "{seen:?}");
+    assert!(seen.committed > 3_000 && seen.uncertain > 2 && seen.replaced > 10, "{seen:?}");
 }
 
 /// Whoever is confirmed to lead had seen all that was committed when it was asked; that the check
@@ -278,6 +286,8 @@ fn planted_bugs_in_random_runs() {
         Bug::ErasesUnrecorded,
         Bug::AcknowledgesCommitted,
         Bug::JoinsAtAHole,
+        Bug::CountsReplaced,
+        Bug::ReplacedByOne,
     ];
     for bug in bugs {
         let caught = (0..400).find(|&seed| {

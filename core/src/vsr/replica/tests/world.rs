@@ -92,6 +92,8 @@ pub(super) struct World {
     pub committed: u64,
     pub checkpoints: u64,
     pub syncs: u64,
+    /// Disks that were lost, and empty ones put in their places.
+    pub replaced: u64,
     /// Who wants a checkpoint gets it later.
     pub fetches_held: bool,
     /// Every primary is asked now and then whether it still leads.
@@ -147,6 +149,7 @@ impl World {
             committed: 0,
             checkpoints: 0,
             syncs: 0,
+            replaced: 0,
             fetches_held: false,
             reads: false,
             reads_confirmed: 0,
@@ -179,6 +182,7 @@ impl World {
         let release = crate::vsr::tests::world::RELEASE;
         let mut replica = Replica::open(&member.state, release, nonce, &mut member.effects);
         replica.bug = self.bug;
+        replica.replaced &= self.bug != Some(Bug::CountsReplaced);
         member.replica = Some(replica);
         member.disk.submit(&mut member.effects);
     }
@@ -209,6 +213,19 @@ impl World {
                 self.closings.push((self.now_ms + 1 + later, index, told));
             }
         }
+    }
+
+    /// The disk of a stopped replica is lost. In its place is an empty one that says so, or (as a
+    /// format for a new cluster makes it) does not.
+    pub fn lose_disk(&mut self, index: usize, says_so: bool) {
+        let count = self.count();
+        let member = &mut self.members[index];
+        assert!(member.replica.is_none());
+        member.disk = FakeDisk::formatted();
+        member.state = SuperblockState { replaced: says_so, ..formatted(index, count) };
+        member.headers.clear();
+        member.damaged = true;
+        self.replaced += 1;
     }
 
     /// One is told that the link of another to it has closed, which may be false.
@@ -461,6 +478,7 @@ impl World {
             (state.view, state.log_view) = (wanted.view, wanted.log_view);
             state.committed = state.committed.max(wanted.committed);
             state.peers = wanted.peers;
+            state.replaced = wanted.replaced;
             member.update = Some((now_ms + later, state, Update::View));
         }
         self.submit(index);
@@ -617,6 +635,7 @@ impl World {
             let replica = member.replica.as_ref()?;
             let settled = replica.phase == Phase::Normal
                 && replica.applied == last
+                && replica.is_certain()
                 && replica.missing.is_none();
             settled.then_some(replica.view)
         };
