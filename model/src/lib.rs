@@ -1,9 +1,10 @@
 //! The rules of the cluster protocol, small enough that every state of them can be visited.
 //!
-//! Purpose: `docs/VSR.md` says by which rules views change and logs are recovered (rules 1 to 9
-//! and 16). The simulation runs the code of these rules and tries some of what may happen; here the
+//! Purpose: `docs/VSR.md` says by which rules views change and logs are recovered (rules 1 to 9, 16
+//! and 18). The simulation runs the code of these rules and tries some of what may happen; here the
 //! rules alone are tried with *all* that may happen to three replicas, within bounds: every order
-//! of messages, each of them lost, late or doubled, crashes between any two writes, rot.
+//! of messages, each of them lost, late or doubled, crashes between any two writes, rot, older
+//! disks and lost ones.
 //!
 //! Start reading at [`World`]; what one replica does is in [`replica`], how a new primary chooses
 //! its log in [`choose`]. [`Rules`] can break one rule at a time: tests show that each of them is

@@ -33,6 +33,9 @@ struct Arguments {
     /// Replicas that come back with an older disk.
     #[arg(long, default_value_t = 0)]
     older_disks: u8,
+    /// Replicas that lose their disks, and get empty ones.
+    #[arg(long, default_value_t = 0)]
+    lost_disks: u8,
     /// Break this rule.
     #[arg(long, value_enum, default_value_t = Rules::AsWritten)]
     rules: Rules,
@@ -42,8 +45,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { ops, views, crashes, rots, older_disks, rules, threads } = Arguments::parse();
-    let bounds = Bounds { ops, views, crashes, rots, older_disks };
+    let Arguments { ops, views, crashes, rots, older_disks, lost_disks, rules, threads } =
+        Arguments::parse();
+    let bounds = Bounds { ops, views, crashes, rots, older_disks, lost_disks };
     let started = Instant::now();
     let checker = World { bounds, rules }.checker().threads(threads.max(1)).spawn_bfs().join();
     println!(

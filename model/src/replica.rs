@@ -59,6 +59,8 @@ pub struct Disk {
     pub slots: [Slot; OPS],
     /// "In this log view nothing above this op counts."
     pub erasure: Option<(u8, u8)>,
+    /// It took the place of a lost one.
+    pub replaced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,7 +159,7 @@ impl Replica {
     }
 
     pub fn crash(&mut self) {
-        self.certain = self.disk.open();
+        self.certain = self.disk.open() && !self.disk.replaced;
         self.view = self.disk.view;
         self.status = Status::ViewChange;
         self.offering = false;
@@ -178,7 +180,7 @@ impl Replica {
 
     /// The last view of which it may have acknowledged something.
     pub fn spoken(&self) -> u8 {
-        self.disk.log_view.max(self.warned)
+        if self.disk.replaced { u8::MAX } else { self.disk.log_view.max(self.warned) }
     }
 
     pub fn is_normal(&self) -> bool {

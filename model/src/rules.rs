@@ -13,6 +13,8 @@ pub struct Bounds {
     pub rots: u8,
     /// Replicas that come back with the disk of before some moment.
     pub older_disks: u8,
+    /// Replicas that lose their disks, and have an empty one that says so.
+    pub lost_disks: u8,
 }
 
 /// A rule that is broken, named after what goes wrong.
@@ -47,6 +49,12 @@ pub enum Rules {
     ViewNotDurable,
     /// Rule 9: nobody is asked at boot.
     TrustsOlderDisk,
-    /// Rule 16: a disk that forgot for which view it voted is not told.
-    ForgetsPromises,
+    /// Rule 16: a vote counts after its replica started again.
+    CountsOldVotes,
+    /// Rule 18: an empty disk in place of a lost one counts like any other.
+    CountsReplaced,
+    /// Rule 18: it takes any `start_view`.
+    ReplacedByOldStartView,
+    /// Rules 16 and 18: it asks one peer for its view, and only that one forgets its votes.
+    ReplacedAsksOne,
 }

@@ -54,6 +54,7 @@ pub struct State {
     rots: u8,
     rotten: Option<u8>,
     older_disks: u8,
+    lost_disks: u8,
     /// A disk that may come back.
     kept: Option<(u8, Disk)>,
 }
@@ -79,9 +80,10 @@ pub enum Action {
     /// A crash, and this slot can be read no more: its body, or both.
     Rot(u8, u8, bool),
     Keep(u8),
-    /// It comes back as it was kept. Whether its votes since have been received: those that were
-    /// are told to it, others count no more once it has started again.
-    OlderDisk(u8, bool),
+    /// It comes back as it was kept.
+    OlderDisk(u8),
+    /// Its disk is lost, and it starts with an empty one. Which peer answers, where one is enough.
+    LoseDisk(u8, u8),
 }
 
 /// What is explored.
@@ -182,6 +184,7 @@ impl State {
         this.disk.log_view = this.view;
         this.disk.view = this.view;
         this.disk.erasure = None;
+        this.disk.replaced = false;
         this.certain |= fresh || rules == Rules::CertainByOldStartView;
         this.status = Status::Normal;
         let view = this.view;
@@ -203,36 +206,40 @@ impl State {
         }
     }
 
-    /// Whether its votes since have been `heard`: see [`Action::OlderDisk`].
-    fn older_disk(&mut self, at: u8, heard: bool, rules: Rules) {
+    fn older_disk(&mut self, at: u8, rules: Rules) {
         let Some((_, disk)) = self.kept else { return };
-        let promised = self.votes_of(at).iter().map(|vote| vote.view).max();
         self.older_disks += 1;
         self.at_mut(at).disk = disk;
         self.crash(at, rules);
-        if rules == Rules::ForgetsPromises {
-            return;
-        }
-        if !heard {
+        self.boots_anew(at, None, rules);
+    }
+
+    fn lose_disk(&mut self, at: u8, answers: u8, rules: Rules) {
+        self.lost_disks += 1;
+        let replaced = rules != Rules::CountsReplaced;
+        self.at_mut(at).disk = Disk { replaced, ..Disk::default() };
+        // What peers remember of the lost one is left out: some of it nobody does.
+        self.at_mut(at).crash();
+        let only = (rules == Rules::ReplacedAsksOne).then_some(answers);
+        self.boots_anew(at, only, rules);
+    }
+
+    /// Rule 16. All others answer, or one of them: who does is in some view, and counts no vote any
+    /// more that was sent before.
+    fn boots_anew(&mut self, at: u8, only: Option<u8>, rules: Rules) {
+        let answers = |peer: u8| only.is_none_or(|only| only == peer);
+        if rules != Rules::CountsOldVotes {
             let by = |message: &Message| match message {
-                Message::DoViewChange(vote) => vote.from == at,
+                Message::DoViewChange(vote) => vote.from == at && answers(primary(vote.view)),
                 _ => false,
             };
             self.sent.retain(|message| !by(message));
         }
-        let views = self.replicas.iter().map(|peer| peer.view);
-        let view = views.chain(promised.filter(|_| heard)).max().unwrap_or(0);
-        if view > self.at(at).view {
+        let peers = self.replicas.iter().enumerate();
+        let view = peers.filter(|(peer, _)| answers(*peer as u8)).map(|(_, peer)| peer.view).max();
+        if let Some(view) = view.filter(|view| *view > self.at(at).view) {
             self.at_mut(at).raise_view(view, rules);
         }
-    }
-
-    fn votes_of(&self, replica: u8) -> Vec<Vote> {
-        let by = |message: &Message| match message {
-            Message::DoViewChange(vote) if vote.from == replica => Some(*vote),
-            _ => None,
-        };
-        self.sent.iter().filter_map(by).collect()
     }
 
     fn votes(&self, view: u8) -> [Vec<Option<Vote>>; REPLICAS] {
@@ -374,7 +381,8 @@ impl World {
             {
                 let fresh = *to == Some((at, this.boot));
                 // What it said in the log of that very view, it may have said after this was sent.
-                let first = this.spoken() < this.view;
+                let first = this.spoken() < this.view
+                    || this.disk.replaced && self.rules == Rules::ReplacedByOldStartView;
                 let believes = this.certain || self.rules == Rules::CertainByOldStartView;
                 if first || fresh || believes {
                     actions.push(Action::StartView(at, *chosen, fresh || first));
@@ -383,7 +391,7 @@ impl World {
         }
         let leader = state.at(primary(this.view));
         let asks = leader.is_normal() && leader.view == this.view;
-        if asks && this.spoken() == this.view {
+        if asks && this.spoken() >= this.view {
             actions.push(Action::Ask(at));
         }
     }
@@ -408,11 +416,17 @@ impl World {
             match state.kept {
                 None => actions.push(Action::Keep(at)),
                 Some((of, disk)) if of == at && disk != state.at(at).disk => {
-                    actions.push(Action::OlderDisk(at, false));
-                    actions.push(Action::OlderDisk(at, true));
+                    actions.push(Action::OlderDisk(at));
                 }
                 Some(_) => {}
             }
+        }
+        // One more than f at a time has to wait for the first; and two of them have nobody to ask.
+        let whole = state.replicas.iter().all(|peer| !peer.disk.replaced && peer.certain);
+        if state.lost_disks < self.bounds.lost_disks && whole {
+            let peers = (0..REPLICAS as u8).filter(|&peer| peer != at);
+            let ways = if self.rules == Rules::ReplacedAsksOne { REPLICAS } else { 1 };
+            actions.extend(peers.take(ways).map(|peer| Action::LoseDisk(at, peer)));
         }
     }
 }
@@ -431,6 +445,7 @@ impl Model for World {
             rots: 0,
             rotten: None,
             older_disks: 0,
+            lost_disks: 0,
             kept: None,
         }]
     }
@@ -539,7 +554,8 @@ impl Model for World {
                 state.crash(at, self.rules);
             }
             Action::Keep(at) => state.kept = Some((at, state.at(at).disk)),
-            Action::OlderDisk(at, heard) => state.older_disk(at, heard, self.rules),
+            Action::OlderDisk(at) => state.older_disk(at, self.rules),
+            Action::LoseDisk(at, answers) => state.lose_disk(at, answers, self.rules),
         }
         (state != *last).then_some(state)
     }

@@ -6,12 +6,12 @@ use stateright::{Checker, Model};
 use verity_model::world::{COMMITTED_STAYS, LAST_VIEW_COMMITS};
 use verity_model::{Bounds, Rules, World};
 
-fn bounds([ops, views, crashes, rots, older_disks]: [u8; 5]) -> Bounds {
-    Bounds { ops, views, crashes, rots, older_disks }
+fn bounds([ops, views, crashes, rots, older_disks, lost_disks]: [u8; 6]) -> Bounds {
+    Bounds { ops, views, crashes, rots, older_disks, lost_disks }
 }
 
 /// All states within the bounds; whether what was committed stays.
-fn holds(rules: Rules, within: [u8; 5]) -> bool {
+fn holds(rules: Rules, within: [u8; 6]) -> bool {
     let world = World { bounds: bounds(within), rules };
     let checker = world.checker().threads(2).spawn_bfs().join();
     let broken = checker.discovery(COMMITTED_STAYS);
@@ -22,9 +22,17 @@ fn holds(rules: Rules, within: [u8; 5]) -> bool {
 
 #[test]
 fn what_was_committed_stays() {
-    for within in
-        [[1, 2, 0, 0, 0], [2, 2, 0, 0, 0], [2, 1, 1, 0, 0], [1, 2, 1, 1, 0], [2, 1, 0, 0, 1]]
-    {
+    for within in [
+        [1, 2, 0, 0, 0, 0],
+        [2, 2, 0, 0, 0, 0],
+        [2, 1, 1, 0, 0, 0],
+        [1, 2, 1, 1, 0, 0],
+        [2, 1, 0, 0, 1, 0],
+        [2, 1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0, 2],
+        [1, 1, 1, 0, 0, 1],
+        [1, 2, 0, 0, 0, 1],
+    ] {
         assert!(holds(Rules::AsWritten, within), "{within:?}");
     }
 }
@@ -32,7 +40,8 @@ fn what_was_committed_stays() {
 #[test]
 fn no_rule_can_be_left_out() {
     use Rules::*;
-    let (rot, older) = ([1, 2, 1, 1, 0], [2, 1, 0, 0, 1]);
+    let (rot, older) = ([1, 2, 1, 1, 0, 0], [2, 1, 0, 0, 1, 0]);
+    let lost = [2, 1, 0, 0, 0, 1];
     for (rules, within) in [
         (CommitsAlone, rot),
         (TooFewNacks, rot),
@@ -44,7 +53,11 @@ fn no_rule_can_be_left_out() {
         (CertainByOldStartView, rot),
         (ViewNotDurable, rot),
         (TrustsOlderDisk, older),
-        (ForgetsPromises, older),
+        (CountsOldVotes, older),
+        (CountsReplaced, lost),
+        (ReplacedByOldStartView, [1, 2, 0, 0, 0, 1]),
+        (ReplacedAsksOne, lost),
+        (CountsOldVotes, lost),
     ] {
         assert!(!holds(rules, within), "{rules:?} is not seen to be broken");
     }
