@@ -133,6 +133,7 @@ pub fn run() -> ExitCode {
         Command::Start(args) => start::run(args, &cli.global, &output),
         Command::Status(args) => status::run(args, &output),
         Command::Format(args) => format::run(args, &cli.global, &output),
+        Command::Secret(args) => format::secret(args, &cli.global, &output),
         Command::Tenant { command: TenantCommand::Create(args) } => {
             format::create_tenant(args, &cli.global, &output)
         }

@@ -6,6 +6,7 @@
 //! share from the cluster's [`secret`].
 
 pub mod found;
+pub mod regain;
 pub mod secret;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use crate::disk::master_key::{self, MasterKey, MasterKeySource};
 use crate::disk::{Disk, IoBackend, paths};
 use crate::error::Error;
 use found::Found;
-use secret::ClusterSecret;
+use secret::{ClusterSecret, Shared};
 
 /// What was made.
 #[derive(Debug)]
@@ -77,6 +78,7 @@ pub fn is_formatted(path: &Path) -> Result<bool, Error> {
     }
 }
 
+/// `replaces`: in place of a replica of a cluster that lives, whose disk is lost.
 pub fn format(
     path: &Path,
     backend: IoBackend,
@@ -84,8 +86,16 @@ pub fn format(
     constants: ClusterConstants,
     identity: Identity,
     secret: Option<&ClusterSecret>,
+    replaces: bool,
 ) -> Result<Formatted, Error> {
     identity.validate()?;
+    if replaces && identity.replica_count == 1 {
+        return Err(Error::Options(
+            "a replica is replaced from its peers, and a database of one replica has none: \
+             restore the directory from a copy"
+                .to_string(),
+        ));
+    }
     if secret.is_none() && identity.replica_count > 1 {
         return Err(Error::Options(
             "the replicas of a cluster share its keys: name the file that carries them with \
@@ -114,7 +124,7 @@ pub fn format(
         MasterKey::load_or_create(source, path).map_err(Error::MasterKey)?;
     let disk = Disk::open(path, backend, master_key).map_err(Error::Disk)?;
     let own = Seed(master_key::random().map_err(Error::MasterKey)?);
-    let shared = secret.map(|secret| Seed(secret.seed));
+    let shared = secret.map(|secret| &secret.shared);
     let options = FormatOptions {
         cluster: identity.cluster,
         replica: identity.replica,
@@ -123,7 +133,7 @@ pub fn format(
         constants,
     };
     found::mark(path).map_err(directory)?;
-    let cluster = run(disk, options, shared.as_ref().unwrap_or(&own), &own)?;
+    let cluster = run(disk, options, replaces, shared, &own)?;
     found::unmark(path)?;
     Ok(Formatted { cluster, key_file_made })
 }
@@ -149,7 +159,8 @@ fn check_room(path: &Path, constants: &ClusterConstants) -> std::io::Result<()> 
 fn run(
     mut disk: Disk,
     options: FormatOptions,
-    seed: &Seed,
+    replaces: bool,
+    shared: Option<&Shared>,
     own: &Seed,
 ) -> Result<ClusterId, Error> {
     let bell = disk.doorbell();
@@ -159,10 +170,19 @@ fn run(
         halt,
         problem: disk.problem().map(str::to_string),
     };
+    let seed = match shared {
+        Some(Shared::Seed(seed)) => Seed(*seed),
+        Some(Shared::Keys(_)) | None => Seed(own.0),
+    };
     let mut format =
-        Format::start(options, seed, &mut effects).map_err(|halt| halted(&disk, halt))?;
-    if seed.0 != own.0 {
-        format = format.with_own_seed(own);
+        Format::start(options, &seed, &mut effects).map_err(|halt| halted(&disk, halt))?;
+    match shared {
+        Some(Shared::Seed(_)) => format = format.with_own_seed(own),
+        Some(Shared::Keys(keys)) => format = format.with_shared_keys(keys.shared()),
+        None => {}
+    }
+    if replaces {
+        format = format.replacing();
     }
     while !format.is_done() {
         disk.execute(&mut effects);
@@ -189,7 +209,7 @@ mod tests {
 
     fn small(path: &Path, backend: IoBackend) -> Result<Formatted, Error> {
         let source = MasterKeySource::Content(vec![b'7'; 64]);
-        format(path, backend, &source, ClusterConstants::SMALL, Identity::ALONE, None)
+        format(path, backend, &source, ClusterConstants::SMALL, Identity::ALONE, None, false)
     }
 
     fn verdict(path: &Path) -> Verdict {

@@ -61,6 +61,7 @@ pub use disk::master_key::{
 };
 pub use disk::paths;
 pub use error::Error;
+pub use format::regain::regain as regain_secret;
 pub use format::secret::{ClusterSecret, limits_by_name};
 pub use format::{Formatted, Identity, is_formatted};
 pub use net::payload::{LinkReport, ReplicaReport};

@@ -216,7 +216,7 @@ impl Options {
     ) -> Result<format::Formatted, Error> {
         self.validate()?;
         let (path, key, constants) = (path.as_ref(), &self.master_key, self.constants);
-        format::format(path, self.io, key, constants, identity, None)
+        format::format(path, self.io, key, constants, identity, None, false)
     }
 
     /// Makes one replica of several; what they share is in the secret.
@@ -226,13 +226,34 @@ impl Options {
         replica: ReplicaId,
         secret: &ClusterSecret,
     ) -> Result<format::Formatted, Error> {
+        self.format_shared(path, replica, secret, false)
+    }
+
+    /// Makes an empty directory in place of a lost one. It knows that it is that, and counts for
+    /// nothing in its cluster before its peers have told it what it needs to know.
+    pub fn replace_replica(
+        &self,
+        path: impl AsRef<Path>,
+        replica: ReplicaId,
+        secret: &ClusterSecret,
+    ) -> Result<format::Formatted, Error> {
+        self.format_shared(path, replica, secret, true)
+    }
+
+    fn format_shared(
+        &self,
+        path: impl AsRef<Path>,
+        replica: ReplicaId,
+        secret: &ClusterSecret,
+        replaces: bool,
+    ) -> Result<format::Formatted, Error> {
         let identity = format::Identity {
             cluster: Some(secret.cluster),
             replica,
             replica_count: secret.replica_count,
         };
         let (path, key, constants) = (path.as_ref(), &self.master_key, secret.constants);
-        format::format(path, self.io, key, constants, identity, Some(secret))
+        format::format(path, self.io, key, constants, identity, Some(secret), replaces)
     }
 
     /// What the core needs to know.

@@ -148,8 +148,20 @@ pub enum Command {
         The replicas of a cluster share its number, its limits and the keys of its tenants. \
         --secret FILE carries them: the first format makes the file, the others read a copy of \
         it. Carry it like a master key, and destroy it when all replicas are formatted. Never \
-        make two clusters from one secret.")]
+        make two clusters from one secret.\n\n\
+        --replace takes the place of a replica whose disk is lost, in a cluster that lives: the \
+        directory knows that it is empty in place of another, and `verity start` fetches \
+        everything from the other replicas. Without --replace such a replica could vote away \
+        what the lost disk had acknowledged. Never start the lost directory again beside it.")]
     Format(FormatArgs),
+    /// Write the file that the replicas of a cluster share anew, from one of them
+    #[command(long_about = "Writes the file that `verity format --secret` needs anew, from the \
+        directory of a living replica and its master key, for a replica that is to be replaced \
+        when the file was destroyed. The replica may be running; nothing of it is changed.\n\n\
+        The file holds the keys of tenants 0 and 1 in the clear: carry it like a master key, and \
+        destroy it when the replica is formatted.\n\n\
+        Exit codes: 0 written, 2 could not.")]
+    Secret(SecretArgs),
     /// Serve a data directory to clients, as one replica of its cluster
     #[command(long_about = "Serves a data directory to clients and to the other replicas of its \
         cluster.\n\n\
@@ -487,6 +499,9 @@ pub struct FormatArgs {
     /// File with what all replicas of a cluster share; made when it is missing
     #[arg(long, value_name = "FILE")]
     pub secret: Option<PathBuf>,
+    /// Take the place of a replica of a living cluster whose disk is lost; needs --secret
+    #[arg(long, requires = "secret")]
+    pub replace: bool,
     /// Limits that steer state: they last as long as the directory, and decide how much memory the
     /// process needs at least [default: default]
     #[arg(long, value_enum, value_name = "PROFILE")]
@@ -497,6 +512,15 @@ pub struct FormatArgs {
     /// Bytes the grid may grow to
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub grid_max: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    #[command(flatten)]
+    pub data: Directory,
+    /// The file to be written; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

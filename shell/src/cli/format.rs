@@ -1,11 +1,11 @@
-//! `verity format` and `verity tenant create`.
+//! `verity format`, `verity secret` and `verity tenant create`.
 
 use std::path::Path;
 
 use serde_json::json;
 use verity::{ClusterConstants, ClusterSecret, Formatted, Identity, ReplicaId, TenantId};
 
-use super::args::{FormatArgs, Global, Profile, TenantCreateArgs};
+use super::args::{FormatArgs, Global, Profile, SecretArgs, TenantCreateArgs};
 use super::{Failure, Outcome, Output};
 
 pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
@@ -27,6 +27,7 @@ pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
         "cluster": format!("{:032x}", formatted.cluster.get()),
         "replica": args.replica,
         "replica_count": replica_count,
+        "replaced": args.replace,
         "master_key_file_made": key_file,
         "secret_file_made": secret_file.map(|path| path.display().to_string()),
     }));
@@ -38,6 +39,13 @@ pub fn run(args: &FormatArgs, global: &Global, output: &Output) -> Outcome {
     ));
     if let Some(path) = key_file {
         output.note(&key_warning(&path));
+    }
+    if args.replace {
+        output.note(
+            "note: this directory takes the place of a lost one. Start it among the other \
+             replicas; until `verity status` no longer says that it is replaced, it counts for \
+             nothing. Never start the lost directory again.",
+        );
     }
     if let Some(path) = secret_file {
         output.note(&format!(
@@ -76,6 +84,14 @@ fn format_replica(
 ) -> Result<(Formatted, u8, bool), Failure> {
     let (secret, made) = match ClusterSecret::load(path)? {
         Some(secret) => (secret, false),
+        // A new secret would be that of another cluster.
+        None if args.replace => {
+            return Err(Failure::cannot_tell(format!(
+                "there is no secret in {}; `verity secret --out FILE DIR` writes it anew from the \
+                 directory of another replica",
+                path.display()
+            )));
+        }
         None => {
             let count = args.replica_count.ok_or_else(|| {
                 Failure::cannot_tell(format!(
@@ -101,8 +117,33 @@ fn format_replica(
     if made {
         secret.save(path)?;
     }
-    let formatted = global.options().format_replica(data, replica, &secret)?;
+    let options = global.options();
+    let formatted = if args.replace {
+        options.replace_replica(data, replica, &secret)?
+    } else {
+        options.format_replica(data, replica, &secret)?
+    };
     Ok((formatted, secret.replica_count, made))
+}
+
+pub fn secret(args: &SecretArgs, global: &Global, output: &Output) -> Outcome {
+    let data = args.data.path()?;
+    let secret =
+        verity::regain_secret(&data, &global.master_key()).map_err(Failure::cannot_tell)?;
+    secret.save(&args.out)?;
+    let path = args.out.display().to_string();
+    output.object(&json!({
+        "data": data.display().to_string(),
+        "cluster": format!("{:032x}", secret.cluster.get()),
+        "replica_count": secret.replica_count,
+        "secret_file_made": path,
+    }));
+    output.line(format!("wrote what the replicas of cluster {:032x} share", secret.cluster.get()));
+    output.note(&format!(
+        "note: the keys of tenants 0 and 1 are in {path}, in the clear. Carry it like a master \
+         key, and destroy it when the replica is formatted."
+    ));
+    Ok(())
 }
 
 /// What everybody must know whose master key was just made for them.

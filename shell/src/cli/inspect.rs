@@ -48,6 +48,7 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
         "superblock_sequence": state.sequence,
         "view": state.view.get(),
         "syncing": state.syncing,
+        "replaced": state.replaced,
         "checkpoint": {
             "op": checkpoint.op.get(),
             "timestamp_ns": checkpoint.timestamp.0,
@@ -85,6 +86,11 @@ pub fn run(args: &InspectArgs, global: &Global, output: &Output) -> Outcome {
             checkpoint.op, checkpoint.generation, state.view, report.pages, checkpoint.grid_pages
         )
     });
+    if state.replaced {
+        output.line(
+            "replaced    not certain yet: it took the place of a lost one, and has no log yet",
+        );
+    }
     output.line(format!(
         "journal     ring of {}, {} prepare(s) after the checkpoint",
         human(state.constants.journal_ring_bytes),

@@ -62,6 +62,10 @@ fn warning(event: &Event) -> Option<String> {
             "log/{tenant}/{number:08}.segment: no peer could give block {block}; it is tried again \
              later"
         ),
+        Event::ReplicaUncertain { op } => format!(
+            "this disk, whose last op is {op}, may lack what this replica had told the others: it \
+             counts for nothing among them until it has their log"
+        ),
         _no_warning => return None,
     })
 }

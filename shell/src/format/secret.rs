@@ -1,9 +1,11 @@
 //! What the replicas of one cluster share, carried from one format to the others in a file.
 //!
 //! Purpose: number of the cluster, count of replicas, limits that steer state, and the seed of
-//! origin and tenants' keys. Invariants: the file is made once, with mode 0600, and never written
-//! over; a damaged one is refused, not guessed at. Who has it can derive the keys of tenants 0 and
-//! 1: it is a secret like a master key.
+//! origin and tenants' keys; or, where the file was destroyed and is written anew from what a
+//! replica has ([`regain`](super::regain)), these themselves: the seed is in no directory.
+//! Invariants: the file is made once, with mode 0600, and never written over; a damaged one is
+//! refused, not guessed at. Who has it has the keys of tenants 0 and 1: it is a secret like a
+//! master key.
 //!
 //! ```text
 //! verity-cluster-secret 1
@@ -13,6 +15,16 @@
 //! seed 89ab…               64 hexadecimal digits
 //! checksum 4567…           SHA-256 of all lines above
 //! ```
+//!
+//! Version 2 has, in place of the seed:
+//!
+//! ```text
+//! origin 0123…             32 hexadecimal digits
+//! kek_0 89ab…              64 hexadecimal digits: the KEK of tenant 0
+//! data_key_0 89ab…         its first data key
+//! kek_1 …
+//! data_key_1 …
+//! ```
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -21,13 +33,16 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use verity_core::crypto::hash::ChainHash;
-use verity_core::ids::ClusterId;
+use verity_core::ids::{ClusterId, OriginId};
+use verity_core::io::SecretKey;
 use verity_core::limits::{ClusterConstants, REPLICA_COUNTS};
+use verity_core::node::format::SharedKeys;
 
 use crate::disk::master_key;
 use crate::error::Error;
 
 const FIRST_LINE: &str = "verity-cluster-secret 1";
+const FIRST_LINE_REGAINED: &str = "verity-cluster-secret 2";
 const FILE_BYTES_MAX: u64 = 4_096;
 
 /// Of one cluster.
@@ -36,7 +51,29 @@ pub struct ClusterSecret {
     pub cluster: ClusterId,
     pub replica_count: u8,
     pub constants: ClusterConstants,
-    pub(crate) seed: [u8; 32],
+    pub(crate) shared: Shared,
+}
+
+/// Where origin and keys of tenants come from.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Shared {
+    Seed([u8; 32]),
+    Keys(RegainedKeys),
+}
+
+/// Origin and keys themselves.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct RegainedKeys {
+    pub origin: OriginId,
+    /// Of tenants 0 and 1: KEK and first data key.
+    pub tenants: [[SecretKey; 2]; 2],
+}
+
+impl RegainedKeys {
+    pub fn shared(&self) -> SharedKeys {
+        let tenants = self.tenants.clone().map(|[kek, data_key]| (kek, data_key));
+        SharedKeys { origin: self.origin, tenants }
+    }
 }
 
 impl fmt::Debug for ClusterSecret {
@@ -62,7 +99,7 @@ impl ClusterSecret {
         let drawn = ClusterId::new(u128::from_le_bytes(number) | 1);
         let cluster = cluster.unwrap_or(drawn);
         let seed = master_key::random().map_err(Error::MasterKey)?;
-        Ok(ClusterSecret { cluster, replica_count, constants, seed })
+        Ok(ClusterSecret { cluster, replica_count, constants, shared: Shared::Seed(seed) })
     }
 
     /// What the file holds; `None`: there is none.
@@ -108,15 +145,35 @@ impl ClusterSecret {
     }
 
     fn text(&self) -> String {
+        let first_line = match &self.shared {
+            Shared::Seed(_) => FIRST_LINE,
+            Shared::Keys(_) => FIRST_LINE_REGAINED,
+        };
         let mut text = format!(
-            "{FIRST_LINE}\ncluster {:032x}\nreplicas {}\n",
+            "{first_line}\ncluster {:032x}\nreplicas {}\n",
             self.cluster.get(),
             self.replica_count
         );
         for (name, value) in limits_by_name(&self.constants) {
             let _cannot_fail = writeln!(text, "{name} {value}");
         }
-        let _cannot_fail = writeln!(text, "seed {}", hex(&self.seed));
+        let _cannot_fail = match &self.shared {
+            Shared::Seed(seed) => writeln!(text, "seed {}", hex(seed)),
+            Shared::Keys(RegainedKeys {
+                origin,
+                tenants: [[kek_0, data_key_0], [kek_1, data_key_1]],
+            }) => {
+                writeln!(
+                    text,
+                    "origin {:032x}\nkek_0 {}\ndata_key_0 {}\nkek_1 {}\ndata_key_1 {}",
+                    origin.get(),
+                    hex(&kek_0.0),
+                    hex(&data_key_0.0),
+                    hex(&kek_1.0),
+                    hex(&data_key_1.0),
+                )
+            }
+        };
         let checksum = hex(&ChainHash::of(&[text.as_bytes()]).0);
         let _cannot_fail = writeln!(text, "checksum {checksum}");
         text
@@ -183,9 +240,11 @@ fn fields(constants: &mut ClusterConstants) -> [(&'static str, Field<'_>); 10] {
 fn parse(text: &str) -> Option<ClusterSecret> {
     let checked = text.find("checksum ")?;
     let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let regained = match lines.next()? {
+        FIRST_LINE => false,
+        FIRST_LINE_REGAINED => true,
+        _other => return None,
+    };
     let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
     let cluster = ClusterId::new(u128::from_str_radix(value("cluster")?, 16).ok()?);
     let replica_count = value("replicas")?.parse().ok()?;
@@ -193,11 +252,18 @@ fn parse(text: &str) -> Option<ClusterSecret> {
     for (name, mut field) in fields(&mut constants) {
         field.set(value(name)?.parse().ok()?)?;
     }
-    let seed = from_hex(value("seed")?)?;
+    let shared = if regained {
+        let origin = OriginId::new(u128::from_str_radix(value("origin")?, 16).ok()?);
+        let mut key = |name: &str| from_hex(value(name)?).map(SecretKey);
+        let tenants = [[key("kek_0")?, key("data_key_0")?], [key("kek_1")?, key("data_key_1")?]];
+        Shared::Keys(RegainedKeys { origin, tenants })
+    } else {
+        Shared::Seed(from_hex(value("seed")?)?)
+    };
     let checksum = value("checksum")?;
     let right = hex(&ChainHash::of(&[&text.as_bytes()[..checked]]).0) == checksum;
     let sound = REPLICA_COUNTS.contains(&replica_count) && constants.validate().is_ok();
-    (right && sound).then_some(ClusterSecret { cluster, replica_count, constants, seed })
+    (right && sound).then_some(ClusterSecret { cluster, replica_count, constants, shared })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -224,11 +290,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         assert_eq!(ClusterSecret::load(&path).unwrap(), None);
-        let secret = ClusterSecret::draw(None, 3, ClusterConstants::COMPACT).unwrap();
-        secret.save(&path).unwrap();
+        let drawn = ClusterSecret::draw(None, 3, ClusterConstants::COMPACT).unwrap();
+        let key = |byte| SecretKey([byte; 32]);
+        let tenants = [[key(1), key(2)], [key(3), key(4)]];
+        let keys = RegainedKeys { origin: OriginId::new(5), tenants };
+        let regained = ClusterSecret { shared: Shared::Keys(keys), ..drawn.clone() };
+        check(&drawn, &path);
+        check(&regained, &dir.path().join("regained"));
+    }
+
+    fn check(secret: &ClusterSecret, path: &Path) {
+        secret.save(path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(ClusterSecret::load(&path).unwrap(), Some(secret.clone()));
-        assert!(secret.save(&path).is_err(), "never written over");
+        assert_eq!(ClusterSecret::load(path).unwrap().as_ref(), Some(secret));
+        assert!(secret.save(path).is_err(), "never written over");
         let text = secret.text();
         for at in 0..text.len() - 1 {
             let mut bad = text.clone().into_bytes();

@@ -111,7 +111,7 @@ impl Host {
             links: links.collect(),
         };
         let Some(status) = status else { return report };
-        report.phase = phase_of(&status, ready).to_string();
+        report.phase = phase_of(&status, ready, self.me.replica_count);
         report.primary = primary_of(&status, self.me.replica_count);
         report.view = status.view;
         report.op = status.op;
@@ -125,11 +125,14 @@ impl Host {
     }
 }
 
-fn phase_of(status: &Status, ready: bool) -> &'static str {
+fn phase_of(status: &Status, ready: bool, replica_count: u8) -> String {
     if status.halted.is_some() {
-        return "stopped";
+        return "stopped".to_string();
     }
-    match status.replica_status {
+    if status.replaced {
+        return replaced(status, replica_count);
+    }
+    let phase = match status.replica_status {
         None if ready => "primary",
         None if status.syncing.is_some() => "fetching a checkpoint",
         None => "opening",
@@ -142,7 +145,22 @@ fn phase_of(status: &Status, ready: bool) -> &'static str {
             Phase::Normal => "following",
             Phase::Failed => "failed",
         },
-    }
+    };
+    phase.to_string()
+}
+
+/// Of a directory that took the place of a lost one: what it waits for.
+fn replaced(status: &Status, replica_count: u8) -> String {
+    let why = match status.replica_status {
+        None if status.syncing.is_some() => "fetching a checkpoint".to_string(),
+        None => "opening".to_string(),
+        Some(replica) if matches!(replica.phase, Phase::Recovering | Phase::Boot) => {
+            let (answers, wanted) = (replica.boot_answers, replica_count / 2 + 1);
+            format!("{answers} of {wanted} certain replicas answered")
+        }
+        Some(_) => "fetching the log".to_string(),
+    };
+    format!("replaced: not certain yet ({why})")
 }
 
 fn primary_of(status: &Status, replica_count: u8) -> Option<ReplicaId> {

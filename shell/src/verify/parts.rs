@@ -139,6 +139,16 @@ fn check_key_copies(files: &mut Offline, report: &mut Report) -> bool {
     readable
 }
 
+/// The better copy of the keys file, still wrapped.
+pub fn key_image(files: &mut Offline) -> Result<Image, CopyFault> {
+    let copies = [read_key_copy(files, 0), read_key_copy(files, 1)];
+    match copies {
+        [Ok(first), Ok(second)] if second.sequence > first.sequence => Ok(second),
+        [Ok(first), _] => Ok(first),
+        [Err(_), second] => second,
+    }
+}
+
 fn read_key_copy(files: &mut Offline, copy: usize) -> Result<Image, CopyFault> {
     let mut page = vec![0; PAGE_SIZE];
     let first = Address::new(FileId::Keys, extent_offset(copy, 0));

@@ -10,6 +10,7 @@ mod namespaces;
 mod net;
 mod processes;
 mod proofs;
+mod replaced;
 mod writers;
 
 use std::time::{Duration, Instant};

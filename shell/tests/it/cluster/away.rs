@@ -8,12 +8,12 @@ use super::processes::Cluster;
 use super::writers::Writers;
 
 /// Of the smallest kind, so that it goes round soon.
-const RING: &str = "16MiB";
-const RING_BYTES: usize = 16 << 20;
+pub const RING: &str = "16MiB";
+pub const RING_BYTES: usize = 16 << 20;
 const ROW_BYTES: usize = 12_000;
 
 /// Rows of `text`, so many bytes of them.
-fn fill(client: &Client, next: &mut i64, bytes: usize) {
+pub fn fill(client: &Client, next: &mut i64, bytes: usize) {
     let text = "abcdefghijkl".repeat(ROW_BYTES / 12);
     let last = *next + (bytes / ROW_BYTES) as i64;
     while *next < last {

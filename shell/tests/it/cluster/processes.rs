@@ -161,7 +161,22 @@ impl Cluster {
         }
     }
 
-    fn format(&self, replica: usize) -> Run {
+    pub fn format(&self, replica: usize) -> Run {
+        self.format_with(replica, &[])
+    }
+
+    /// An empty directory that knows what it is.
+    pub fn replace(&self, replica: usize) -> Run {
+        self.format_with(replica, &["--replace"])
+    }
+
+    /// The disk of a stopped replica; its master key is elsewhere.
+    pub fn lose_directory(&self, replica: usize) {
+        assert!(self.children[replica].is_none(), "it runs");
+        std::fs::remove_dir_all(self.data(replica)).unwrap();
+    }
+
+    fn format_with(&self, replica: usize, more: &[&str]) -> Run {
         let secret = self.path("secret");
         let data = self.data(replica);
         let number = replica.to_string();
@@ -171,6 +186,7 @@ impl Cluster {
             args.extend(["--replica-count", &count, "--profile", "compact"]);
             args.extend(["--journal", self.journal]);
         }
+        args.extend(more);
         args.push(data.to_str().unwrap());
         verity(&args)
     }

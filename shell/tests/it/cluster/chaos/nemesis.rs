@@ -30,6 +30,8 @@ enum Fault {
     FlipRunning,
     /// Of the victim: its directory as it was a while ago.
     OlderCopy,
+    /// Of the victim: all of its directory; an empty one takes the place.
+    LoseDisk,
     /// In namespaces only. Off the network altogether.
     Cut,
     /// It sends nothing, or is sent nothing, or one peer is not sent anything.
@@ -63,6 +65,7 @@ const ANYWHERE: &[Fault] = &[
     Fault::FlipRunning,
     Fault::FlipRunning,
     Fault::OlderCopy,
+    Fault::LoseDisk,
 ];
 
 const APART: &[Fault] = &[
@@ -236,6 +239,7 @@ impl Nemesis<'_> {
             }
             Fault::FlipRunning => self.flip(fault),
             Fault::OlderCopy => self.older_copy(),
+            Fault::LoseDisk => self.lose_disk(),
             Fault::Cut | Fault::Mute | Fault::Deaf | Fault::CutPair | Fault::Narrow => {
                 self.cut(fault);
             }
@@ -308,6 +312,24 @@ impl Nemesis<'_> {
             }
         }
         self.cluster.start(self.victim);
+        self.cluster.wait_healthy();
+    }
+
+    /// Nothing is left of the victim's directory. What it was before is never put back: it would be
+    /// an older disk of what the new one said since.
+    fn lose_disk(&mut self) {
+        self.cluster.wait_healthy();
+        self.cluster.kill(self.victim);
+        self.cluster.lose_directory(self.victim);
+        self.say(&format!("{:?}: the directory of {}", Fault::LoseDisk, self.victim));
+        self.pause(1, 1_500);
+        self.cluster.replace(self.victim).ok();
+        self.cluster.start(self.victim);
+        if self.random.below(2) == 0 {
+            self.pause(1, 500);
+            self.cluster.kill(self.victim);
+            self.cluster.start(self.victim);
+        }
         self.cluster.wait_healthy();
     }
 
