@@ -56,6 +56,18 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
             args.file.display()
         ));
     }
+    let empty = survey.empty_lines;
+    // Between rows of several columns they mean nothing; here one may have been meant as a row.
+    let empty_lines = if survey.header.len() == 1 { empty.count } else { 0 };
+    if empty_lines > 0 {
+        output.note(&format!(
+            "note: of {} {empty_lines} line{} empty, line {} is the first; they are no rows: write \
+             \"\" for a row without a value",
+            args.file.display(),
+            if empty_lines == 1 { " is" } else { "s are" },
+            empty.first,
+        ));
+    }
     // What cannot be meant is told before anything is made.
     target::check(args, &survey)?;
     let rejects_path = rejects::path(args, &survey.hash);
@@ -97,6 +109,7 @@ pub fn run(args: &ImportArgs, global: &Global, output: &Output) -> Outcome {
         "imported": summary.imported,
         "already_there": summary.skipped,
         "rejected": summary.rejected,
+        "empty_lines": empty_lines,
         "rejects_file": (summary.rejected > 0).then(|| rejects_path.display().to_string()),
         "batches": summary.batches,
         "position": summary.position.map(|position| position.get()),

@@ -202,11 +202,50 @@ fn a_quote_that_is_never_closed_is_refused() {
     let csv = b"id,text\n1,\"closed\"\n2,\"never\n3,x\n";
     import(&database, "t.csv", csv, &["--table", "t"]).fails(2, "line 3 is never closed");
     // Quotes within a field that does not begin with one are just that.
-    let csv = b"id,text\n1,6\" pipe\n2,\"a \"\"b\"\"\"\n3,\"x\"y\n";
+    let csv = b"id,text\n1,6\" pipe\n2,\"a \"\"b\"\"\"\n3, \"x\"y\n";
     import(&database, "t.csv", csv, &["--table", "t"]).ok();
     let run = database.sql("SELECT text FROM t ORDER BY id").ok();
-    let rows = serde_json::json!([["6\" pipe"], ["a \"b\""], ["xy"]]);
+    let rows = serde_json::json!([["6\" pipe"], ["a \"b\""], [" \"x\"y"]]);
     assert_eq!(run.objects()[0]["rows"], rows);
+}
+
+/// Behind it nobody knows where a row ends, so nothing of the file is believed.
+#[test]
+fn a_closing_quote_that_something_follows_is_refused_and_nothing_is_made() {
+    let database = Database::new();
+    for (csv, line) in [
+        ("a,b\n1,\"x\n2,y\n3,\"z\"\n4,w\n", 4),
+        ("a,b\n1,x\n2,\"Smith\" Bob\n3,y\n", 3),
+        ("a,b\r\n1,x\r\n2,\"Smith\"Bob\r\n", 3),
+        ("a,b\r1,x\r2,\"Smith\" \r", 3),
+        ("\u{feff}\"a\"x,b\n1,2\n", 1),
+    ] {
+        let run = import(&database, "t.csv", csv.as_bytes(), &["--table", "t"]);
+        let run = run.fails(2, &format!("line {line}: "));
+        assert!(run.stderr.contains("closing quote"), "{csv:?}: {run:#?}");
+    }
+    database.sql("SELECT * FROM t").fails(1, "42P01");
+    // All that may follow one.
+    let csv = "\u{feff}\"a\"\"1\",b\r\n\"x\",\"y\"\r\n\"\",\"\"\n\"\"\"\",\"z\"\r\"u\",\"v\"";
+    let run = import(&database, "t.csv", csv.as_bytes(), &["--table", "t"]).ok();
+    assert_eq!(run.objects()[0]["imported"], 4, "{run:#?}");
+}
+
+#[test]
+fn empty_lines_of_a_file_of_one_column_are_told() {
+    let database = Database::new();
+    for (name, end) in [("lf", "\n"), ("crlf", "\r\n"), ("cr", "\r")] {
+        let text = ["a", "1", "", "3", "\"\"", "", ""].join(end);
+        let run = import(&database, name, text.as_bytes(), &["--table", name]).ok();
+        assert_eq!(run.objects()[0]["imported"], 3, "{name}: {run:#?}");
+        assert_eq!(run.objects()[0]["empty_lines"], 2, "{name}: {run:#?}");
+        assert!(run.stderr.contains("2 lines are empty, line 3 is the first"), "{name}: {run:#?}");
+        let null = format!("SELECT COUNT(*) FROM {name} WHERE a IS NULL");
+        assert_eq!(database.number(&null), 1, "{name}");
+    }
+    let run = import(&database, "t.csv", b"a,b\n1,2\n\n3,4\n", &["--table", "t"]).ok();
+    assert_eq!(run.objects()[0]["imported"], 2, "{run:#?}");
+    assert!(run.stderr.is_empty(), "{run:#?}");
 }
 
 #[test]

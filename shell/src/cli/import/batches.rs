@@ -23,6 +23,15 @@ pub struct Survey {
     pub rows: u64,
     /// SHA-256 of the file's bytes.
     pub hash: ChainHash,
+    pub empty_lines: EmptyLines,
+}
+
+/// Lines with nothing on them are no rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EmptyLines {
+    pub count: u64,
+    /// Number of the first one.
+    pub first: u64,
 }
 
 /// One row and where it stands.
@@ -43,7 +52,7 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
         )));
     }
     let bytes = metadata.len();
-    let hash = read_whole(path)?;
+    let (hash, empty_lines) = read_whole(path)?;
     let mut reader = open(path)?;
     let header = header(path, &mut reader)?;
     let mut candidates = vec![Candidates::default(); header.len()];
@@ -64,7 +73,7 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
         }
     }
     bar.finish_and_clear();
-    Ok(Survey { header, candidates, rows, hash })
+    Ok(Survey { header, candidates, rows, hash, empty_lines })
 }
 
 /// Hands out the file batch by batch.
@@ -227,12 +236,12 @@ fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<Strin
     Ok(names)
 }
 
-/// The file's hash. Its quotes are looked at on the way: a quoted field that nobody closes would
-/// swallow all rows behind it, so such a file is refused.
-fn read_whole(path: &Path) -> Result<ChainHash, Failure> {
+/// The file's hash, and what is between its rows. Its quotes are looked at on the way: where nobody
+/// can say which of them close a field, rows swallow each other, so such a file is refused.
+fn read_whole(path: &Path) -> Result<(ChainHash, EmptyLines), Failure> {
     let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let mut hasher = ChainHasher::new();
-    let mut quotes = Quotes { place: Place::FieldStart, line: 1, opened: 1 };
+    let mut quotes = Quotes::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match file.read(&mut buffer) {
@@ -243,15 +252,28 @@ fn read_whole(path: &Path) -> Result<ChainHash, Failure> {
                     quotes.opened
                 )));
             }
-            Ok(0) => return Ok(hasher.finish()),
+            Ok(0) => return Ok((hasher.finish(), quotes.empty)),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
-                quotes.take(&buffer[..count]);
+                quotes.take(&buffer[..count]).map_err(|follows| behind_quote(path, follows))?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(unreadable(path, &error)),
         }
     }
+}
+
+fn behind_quote(path: &Path, follows: Follows) -> Failure {
+    let Follows { byte, line, opened } = follows;
+    let began =
+        if opened == line { String::new() } else { format!(" that begins in line {opened}") };
+    Failure::CannotTell(format!(
+        "{}: line {line}: '{}' follows the closing quote of a field{began}; behind it where rows \
+         end is a guess, so nothing of the file is imported. A quote within a quoted field is \
+         written twice",
+        path.display(),
+        byte.escape_ascii()
+    ))
 }
 
 /// Where in the grammar of CSV a byte stands, as the reader sees it.
@@ -260,32 +282,76 @@ struct Quotes {
     line: u64,
     /// Line of the last quote that opened a field.
     opened: u64,
+    /// The last byte was a carriage return: a line feed right behind it ends the same line.
+    returned: bool,
+    /// What may be left of a byte order mark: the reader does not see it.
+    mark: &'static [u8],
+    empty: EmptyLines,
+}
+
+/// A byte behind a closing quote that is none of those that may be there.
+#[derive(Debug, PartialEq, Eq)]
+struct Follows {
+    byte: u8,
+    line: u64,
+    /// Line of the quote that opened the field.
+    opened: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
+    LineStart,
     FieldStart,
     Field,
     Quoted,
-    /// Behind a quote within quotes: another one is a quote, anything else ends the quoting.
+    /// Behind a quote within quotes: another one is a quote, else the field ends there.
     QuoteInQuoted,
 }
 
 impl Quotes {
-    fn take(&mut self, bytes: &[u8]) {
+    const fn new() -> Quotes {
+        Quotes {
+            place: Place::LineStart,
+            line: 1,
+            opened: 1,
+            returned: false,
+            mark: b"\xEF\xBB\xBF",
+            empty: EmptyLines { count: 0, first: 0 },
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Follows> {
         for byte in bytes {
-            self.line += u64::from(*byte == b'\n');
+            if let Some((first, rest)) = self.mark.split_first() {
+                self.mark = if first == byte { rest } else { &[] };
+                if first == byte {
+                    continue;
+                }
+            }
+            let same_end = *byte == b'\n' && self.returned;
+            let ends_line = matches!(byte, b'\r' | b'\n');
+            if ends_line && !same_end && self.place == Place::LineStart {
+                self.empty.count += 1;
+                self.empty.first = if self.empty.count == 1 { self.line } else { self.empty.first };
+            }
             self.place = match (self.place, byte) {
-                (Place::FieldStart, b'"') => {
+                (Place::LineStart | Place::FieldStart, b'"') => {
                     self.opened = self.line;
                     Place::Quoted
                 }
                 (Place::Quoted, b'"') => Place::QuoteInQuoted,
                 (Place::Quoted, _) | (Place::QuoteInQuoted, b'"') => Place::Quoted,
-                (_, b',' | b'\n' | b'\r') => Place::FieldStart,
-                (_, _) => Place::Field,
+                (_, b',') => Place::FieldStart,
+                (_, b'\n' | b'\r') => Place::LineStart,
+                (Place::QuoteInQuoted, byte) => {
+                    return Err(Follows { byte: *byte, line: self.line, opened: self.opened });
+                }
+                (Place::LineStart | Place::FieldStart | Place::Field, _) => Place::Field,
             };
+            self.line += u64::from(ends_line && !same_end);
+            self.returned = *byte == b'\r';
         }
+        Ok(())
     }
 }
 
