@@ -113,6 +113,7 @@ pub enum Command {
         The same file into the same table is one import: rows that it imported before \
         (`already_there` in JSON) are not imported again, not even when they were deleted since. \
         A table that was dropped and made again is another one.\n\n\
+        Of a table that is there --types, --primary-key and --schema must say what it has.\n\n\
         Exit codes: 0 all rows are imported, 1 failed or some were rejected, 2 could not tell."
     )]
     Import(ImportArgs),

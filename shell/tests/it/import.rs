@@ -248,6 +248,61 @@ fn empty_lines_of_a_file_of_one_column_are_told() {
     assert!(run.stderr.is_empty(), "{run:#?}");
 }
 
+/// What was asked for is what there is, or it is refused.
+#[test]
+fn flags_that_contradict_a_table_are_refused() {
+    let database = Database::new();
+    let schema =
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, \"Zip\" TEXT NOT NULL, cost DECIMAL(12,2))";
+    database.sql(schema).ok();
+    let csv = b"ID,zip,Cost\n1,2,3.5\n";
+    for (flags, words) in [
+        (&["--types", "zip=BIGINT"][..], &["\"Zip\"", "TEXT", "BIGINT"][..]),
+        (&["--types", "cost=DECIMAL(12,3)"], &["\"cost\"", "DECIMAL(12,2)", "DECIMAL(12,3)"]),
+        (&["--primary-key", "zip"], &["--primary-key zip", "primary key of table t is id"]),
+        (&["--primary-key", "id,zip"], &["--primary-key id, zip", "is id"]),
+        (&["--primary-key", "nothing"], &["--primary-key nothing", "no such column"]),
+        (
+            &[
+                "--schema",
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, \"Zip\" TEXT, cost DECIMAL(12,2))",
+            ],
+            &["\"id\"", "INTEGER", "BIGINT"],
+        ),
+        (
+            &["--schema", "CREATE TABLE t (id BIGINT PRIMARY KEY, \"Zip\" TEXT)"],
+            &["\"cost\"", "--schema"],
+        ),
+        (
+            &["--schema", "CREATE TABLE t (id BIGINT, \"Zip\" TEXT NOT NULL, cost DECIMAL(12,2))"],
+            &["primary key of table t is id"],
+        ),
+        (
+            &[
+                "--schema",
+                "CREATE TABLE t (id BIGINT PRIMARY KEY, \"Zip\" TEXT, cost DECIMAL(12,2))",
+            ],
+            &["\"Zip\"", "NOT NULL"],
+        ),
+    ] {
+        let all = [&["--table", "t"], flags].concat();
+        let run = import(&database, "t.csv", csv, &all).fails(2, "");
+        for word in words {
+            assert!(run.stderr.contains(word), "{flags:?} says no {word}: {run:#?}");
+        }
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 0);
+    let agreeing = ["--types", "zip=TEXT,COST=decimal(12,2)", "--primary-key", "ID"];
+    let run = import(&database, "t.csv", csv, &[&["--table", "t"], &agreeing[..]].concat()).ok();
+    assert!(run.stderr.is_empty() && run.objects()[0]["imported"] == 1, "{run:#?}");
+    let run = import(&database, "t.csv", csv, &["--table", "t", "--schema", schema]).ok();
+    assert!(run.stderr.is_empty() && run.objects()[0]["already_there"] == 1, "{run:#?}");
+    // The key that nobody named.
+    import(&database, "h.csv", b"a\n1\n", &["--table", "h"]).ok();
+    import(&database, "h.csv", b"a\n1\n", &["--table", "h", "--primary-key", "a"])
+        .fails(2, "table h has no primary key");
+}
+
 #[test]
 fn a_schema_creates_a_table_and_does_nothing_else() {
     let database = Database::new();

@@ -4,7 +4,10 @@
 //! quoted, so that `SELECT code FROM conditions` works whatever the header says. A name of what is
 //! there already is taken as it stands, else folded, else in any case if only one fits: quoted
 //! names of mixed case are found. A column of the file that the table does not have, or that two
-//! columns of the file mean, is an error before anything is imported.
+//! columns of the file mean, is an error before anything is imported. So is what a flag asks for
+//! and a table that is there already does not have.
+
+mod agree;
 
 use verity::ColumnType;
 
@@ -40,12 +43,12 @@ pub fn check(args: &ImportArgs, survey: &Survey) -> Result<(), Failure> {
 
 pub fn resolve(session: &Session, args: &ImportArgs, survey: &Survey) -> Result<Target, Failure> {
     // As it is written: a quoted name may have capitals.
-    if let Some(target) = existing(session, &args.table, survey)? {
-        return Ok(target);
-    }
     let table = args.table.to_lowercase();
-    if let Some(target) = existing(session, &table, survey)? {
-        return Ok(target);
+    for name in [&args.table, &table] {
+        if let Some(target) = existing(session, name, survey)? {
+            agree::check(session, args, survey, &target)?;
+            return Ok(target);
+        }
     }
     let statement = match &args.schema {
         Some(statement) => statement.clone(),
