@@ -118,6 +118,9 @@ pub enum Command {
     )]
     Import(ImportArgs),
     /// Check a proof or an exported log offline, or every file of a data directory; changes nothing
+    #[command(long_about = "Checks a proof or an exported log offline, or every file of a data \
+        directory. Changes nothing, and repairs nothing.\n\n\
+        Exit codes: 0 holds, 1 broken or refused, 2 could not tell.")]
     Verify(VerifyArgs),
     /// Write a tenant's whole log to one file that proves itself
     Export(ExportArgs),

@@ -21,13 +21,36 @@ fn every_command_has_help() {
         &["format"],
         &["tenant"],
         &["tenant", "create"],
+        &["export"],
+        &["witness"],
+        &["start"],
+        &["status"],
+        &["secret"],
     ];
     for command in commands {
         let mut args = command.to_vec();
         args.push("--help");
         let run = verity(&args).ok();
         assert!(run.stdout.contains("Usage:"), "{run:#?}");
+        if let ["verify" | "inspect" | "rebuild" | "import"] = command {
+            let words = run.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+            let (_, codes) =
+                words.split_once("Exit codes: 0 ").unwrap_or_else(|| panic!("{words}"));
+            assert!(codes.contains(", 1 ") && codes.contains(", 2 could not tell"), "{words}");
+        }
     }
+    // No command is left out.
+    let all = verity(&["--help"]).ok().stdout;
+    let (_, all) = all.split_once("Commands:").unwrap();
+    let (all, _) = all.split_once("Options:").unwrap();
+    let names = all.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut seen = 0;
+    for name in names.filter_map(|line| line.split_whitespace().next()) {
+        let known = name == "help" || commands.iter().any(|command| command.first() == Some(&name));
+        assert!(known, "the help of {name} is not looked at");
+        seen += 1;
+    }
+    assert!(seen > 10, "{all}");
 }
 
 #[test]
