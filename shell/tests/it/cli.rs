@@ -53,6 +53,33 @@ fn every_command_has_help() {
     assert!(seen > 10, "{all}");
 }
 
+/// What a next start would have to replay.
+fn prepares_after_checkpoint(database: &Database) -> u64 {
+    let run = database.run(&["inspect"]).ok();
+    run.objects()[0]["prepares_after_checkpoint"].as_u64().unwrap()
+}
+
+#[test]
+fn who_ends_gracefully_leaves_nothing_to_replay() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
+    assert_eq!(prepares_after_checkpoint(&database), 0, "after sql");
+    let library = verity::Verity::open(database.data()).unwrap();
+    library.execute("INSERT INTO t VALUES (2)", &[]).unwrap();
+    library.close().unwrap();
+    assert_eq!(prepares_after_checkpoint(&database), 0, "after close()");
+    assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
+    // It is told where there are some: a copy of a database that is in use.
+    let library = verity::Verity::open(database.data()).unwrap();
+    library.execute("INSERT INTO t VALUES (3)", &[]).unwrap();
+    let copy = database.path("copy");
+    crate::run::copy_directory(&database.data(), &copy);
+    library.close().unwrap();
+    std::fs::copy(database.path("data.master-key"), database.path("copy.master-key")).unwrap();
+    let told = verity(&["inspect", "--json", copy.to_str().unwrap()]);
+    assert_ne!(told.objects()[0]["prepares_after_checkpoint"], 0, "{told:#?}");
+}
+
 #[test]
 fn wrong_arguments_end_with_2_and_a_hint() {
     for args in [

@@ -29,6 +29,8 @@ fn a_signal_ends_an_import_gracefully_and_it_goes_on_later() {
         assert_eq!(ended.status.code(), Some(code), "{said}");
         assert!(said.contains("closed: all that was acknowledged is on disk"), "{said}");
         assert!(!said.contains("error"), "{said}");
+        let told = database.run(&["inspect"]).ok();
+        assert_eq!(told.objects()[0]["prepares_after_checkpoint"], 0, "{told:#?}");
     }
     let ended = import().output().unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
