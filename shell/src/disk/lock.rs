@@ -19,7 +19,10 @@ use super::paths::LOCK_FILE;
 /// A child of this process has its descriptors, and so a lock that was given back meanwhile, from
 /// its fork to its exec: a lock that is our own is asked for again, for so long.
 const CHILD_WAIT: Duration = Duration::from_millis(200);
-const CHILD_PAUSE: Duration = Duration::from_millis(2);
+/// A process that was killed has its lock until the kernel has taken it apart: that is soon over,
+/// and a supervisor that starts the next one at once must not be refused.
+const DYING_WAIT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub struct DirectoryLock {
@@ -127,15 +130,47 @@ fn take(
             }
         }
         let by = owner(path);
-        if by != Some(std::process::id()) || began.elapsed() > CHILD_WAIT {
+        let wait = match by {
+            Some(pid) if pid == std::process::id() => CHILD_WAIT,
+            Some(pid) if is_dying(pid) => DYING_WAIT,
+            Some(_) | None => Duration::ZERO,
+        };
+        if began.elapsed() >= wait {
             return Err(LockError::Held { directory: directory.to_path_buf(), by });
         }
-        std::thread::sleep(CHILD_PAUSE);
+        std::thread::sleep(PAUSE);
     }
 }
 
 fn owner(path: &Path) -> Option<u32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Has this process ended, but for what the kernel does behind it? Gone, or a zombie or dead, or a
+/// deadly signal is on its way to it. Where `/proc` tells nothing it counts as alive.
+fn is_dying(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => says_dying(&status),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Path::new("/proc/self").exists()
+        }
+        // ESRCH: it went while its file was read.
+        Err(error) => error.raw_os_error() == Some(Errno::SRCH.raw_os_error()),
+    }
+}
+
+/// The words of `/proc/PID/status`: `State: Z (zombie)`, and masks of signals in hexadecimal.
+fn says_dying(status: &str) -> bool {
+    const KILL: u64 = 1 << (9 - 1);
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim())
+    };
+    let state = field("State:").and_then(|state| state.chars().next());
+    let pending = |name| field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let killed =
+        ["SigPnd:", "ShdPnd:"].into_iter().filter_map(pending).any(|mask| mask & KILL != 0);
+    matches!(state, Some('Z' | 'X' | 'x')) || killed
 }
 
 fn to_io_kind_is_full(error: &std::io::Error) -> bool {
@@ -186,10 +221,77 @@ mod tests {
         let first = DirectoryLock::exclusive(dir.path()).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                std::thread::sleep(CHILD_PAUSE * 5);
+                std::thread::sleep(PAUSE * 5);
                 drop(first);
             });
             drop(DirectoryLock::exclusive(dir.path()).unwrap());
         });
+    }
+
+    #[test]
+    fn a_process_that_ends_is_known_by_what_the_kernel_says_of_it() {
+        let status = |state: &str, thread: &str, all: &str| {
+            format!("Name:\tverity\nState:\t{state}\nSigPnd:\t{thread}\nShdPnd:\t{all}\n")
+        };
+        let none = "0000000000000000";
+        assert!(!says_dying(&status("S (sleeping)", none, none)));
+        assert!(!says_dying(&status("D (disk sleep)", none, "0000000000004000")), "SIGTERM");
+        assert!(says_dying(&status("Z (zombie)", none, none)));
+        assert!(says_dying(&status("X (dead)", none, none)));
+        assert!(says_dying(&status("D (disk sleep)", none, "0000000000000100")));
+        assert!(says_dying(&status("R (running)", "0000000000000100", none)));
+        assert!(!says_dying(""));
+        assert!(!is_dying(std::process::id()));
+        assert!(is_dying(u32::MAX), "no process has this number");
+    }
+
+    /// A child that is dead and not yet waited for stands for one that dies.
+    fn zombie() -> std::process::Child {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        child.kill().unwrap();
+        while !is_dying(child.id()) {
+            std::thread::sleep(PAUSE);
+        }
+        child
+    }
+
+    /// As after `kill -9`: the kernel gives the lock back a little later.
+    #[test]
+    fn the_lock_of_a_process_that_was_killed_is_waited_for() {
+        let mut killed = zombie();
+        for pid in [killed.id(), u32::MAX] {
+            let dir = tempfile::tempdir().unwrap();
+            let first = DirectoryLock::exclusive(dir.path()).unwrap();
+            std::fs::write(dir.path().join(LOCK_FILE), format!("{pid}\n")).unwrap();
+            let freed = std::thread::scope(|scope| {
+                let freed = scope.spawn(move || {
+                    std::thread::sleep(PAUSE * 150);
+                    let at = Instant::now();
+                    drop(first);
+                    at
+                });
+                drop(DirectoryLock::exclusive(dir.path()).unwrap());
+                let taken = Instant::now();
+                let freed = freed.join().unwrap();
+                assert!(taken >= freed, "pid {pid}");
+                freed
+            });
+            assert!(freed.elapsed() < DYING_WAIT);
+        }
+        killed.wait().unwrap();
+    }
+
+    #[test]
+    fn who_lives_has_its_lock_and_the_next_one_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = DirectoryLock::exclusive(dir.path()).unwrap();
+        let mut alive = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::fs::write(dir.path().join(LOCK_FILE), format!("{}\n", alive.id())).unwrap();
+        let began = Instant::now();
+        let error = DirectoryLock::exclusive(dir.path()).unwrap_err();
+        assert!(began.elapsed() < CHILD_WAIT, "{:?}", began.elapsed());
+        assert!(error.to_string().contains(&format!("pid {}", alive.id())), "{error}");
+        alive.kill().unwrap();
+        alive.wait().unwrap();
     }
 }
