@@ -134,7 +134,7 @@ impl Disk {
     pub fn open(root: &Path, backend: IoBackend, master_key: MasterKey) -> Result<Disk, DiskError> {
         Ok(Disk {
             files: FileTable::new(root),
-            backend: choose(backend)?,
+            backend: choose(backend, ring::Ring::new)?,
             master_key,
             links: None,
             ready: VecDeque::new(),
@@ -380,12 +380,16 @@ fn free_bytes(root: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-fn choose(backend: IoBackend) -> Result<Backend, DiskError> {
+/// `ring` asks the kernel for one.
+fn choose(
+    backend: IoBackend,
+    ring: impl FnOnce() -> std::io::Result<ring::Ring>,
+) -> Result<Backend, DiskError> {
     let threads = || threads::Pool::new().map(Backend::Threads).map_err(DiskError::Threads);
     match backend {
         IoBackend::Threads => threads(),
-        IoBackend::Uring => ring::Ring::new().map(Backend::Ring).map_err(DiskError::UringRefused),
-        IoBackend::Auto => match ring::Ring::new() {
+        IoBackend::Uring => ring().map(Backend::Ring).map_err(DiskError::UringRefused),
+        IoBackend::Auto => match ring() {
             Ok(ring) => Ok(Backend::Ring(ring)),
             Err(error) => {
                 tracing::warn!("io_uring is not available here ({error}); using --io=threads");

@@ -129,3 +129,24 @@ pub fn to_io_error(error: Errno) -> IoError {
         _ => IoError::Device,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing else tells: without the flag all tests pass, until the power fails.
+    #[test]
+    fn a_durable_write_asks_the_device() {
+        for (kind, flags) in [
+            (Kind::Write { durable: true }, ReadWriteFlags::DSYNC),
+            (Kind::Write { durable: false }, ReadWriteFlags::empty()),
+            (Kind::Zeros, ReadWriteFlags::empty()),
+            (Kind::Read, ReadWriteFlags::empty()),
+            (Kind::Sync, ReadWriteFlags::empty()),
+        ] {
+            assert_eq!(kind.flags(), flags, "{kind:?}");
+        }
+        // As Linux numbers it: RWF_DSYNC.
+        assert_eq!(Kind::Write { durable: true }.flags().bits(), 2);
+    }
+}

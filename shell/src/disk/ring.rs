@@ -198,3 +198,39 @@ fn entry(job: &mut Job) -> squeue::Entry {
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes.min(1 << 30)).unwrap_or(1 << 30)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use verity_core::io::{FileId, IoId, Owner, Pages};
+
+    /// What the kernel is asked, as it reads it: opcode and flags of `struct io_uring_sqe`.
+    fn asked(kind: Kind) -> (u8, u32) {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut job = Job {
+            io: IoId { owner: Owner::Store, slot: 0 },
+            kind,
+            file: Arc::new(super::super::files::OpenFile { fd: file.into() }),
+            offset: 0,
+            pages: Pages::zeroed(1),
+            moved: 0,
+            name: FileId::Journal,
+        };
+        let entry = entry(&mut job);
+        const { assert!(size_of::<squeue::Entry>() == 64) };
+        // SAFETY: an entry is `struct io_uring_sqe` and nothing more, 64 bytes that began as zeros.
+        let bytes: [u8; 64] = unsafe { std::mem::transmute_copy(&entry) };
+        (bytes[0], u32::from_le_bytes([bytes[28], bytes[29], bytes[30], bytes[31]]))
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_what_is_durable() {
+        const DSYNC: u32 = 2;
+        const DATASYNC: u32 = 1;
+        assert_eq!(asked(Kind::Write { durable: true }), (opcode::Write::CODE, DSYNC));
+        assert_eq!(asked(Kind::Write { durable: false }), (opcode::Write::CODE, 0));
+        assert_eq!(asked(Kind::Zeros), (opcode::Write::CODE, 0));
+        assert_eq!(asked(Kind::Read), (opcode::Read::CODE, 0));
+        assert_eq!(asked(Kind::Sync), (opcode::Fsync::CODE, DATASYNC));
+    }
+}

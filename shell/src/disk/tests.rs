@@ -196,3 +196,57 @@ fn jobs_from_many_threads_all_complete_while_one_waits() {
         assert_eq!(inputs.len(), 400);
     }
 }
+
+/// As where a container forbids io_uring.
+#[test]
+fn where_the_ring_is_refused_threads_do_the_work_unless_it_was_asked_for() {
+    let refused = || Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+    assert!(matches!(choose(IoBackend::Auto, refused), Ok(Backend::Threads(_))));
+    assert!(matches!(choose(IoBackend::Uring, refused), Err(DiskError::UringRefused(_))));
+    let told = choose(IoBackend::Uring, refused).unwrap_err().to_string();
+    assert!(told.contains("--io=threads"), "{told}");
+    let never = || panic!("nobody asked for a ring");
+    assert!(matches!(choose(IoBackend::Threads, never), Ok(Backend::Threads(_))));
+    // Where the kernel gives one it is taken.
+    let Ok(_) = ring::Ring::new() else { return skipped("the kernel gives no io_uring") };
+    for backend in [IoBackend::Auto, IoBackend::Uring] {
+        assert!(matches!(choose(backend, ring::Ring::new), Ok(Backend::Ring(_))), "{backend}");
+    }
+}
+
+/// The runner of tests keeps what macros print of a test that passes.
+fn skipped(why: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _nobody_listens = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+}
+
+/// Without the flag everything works, until the power fails.
+#[test]
+fn what_is_open_goes_past_the_page_cache() {
+    use rustix::fs::{OFlags, fcntl_getfl};
+    let dir = tempfile::tempdir().unwrap();
+    let probe = rustix::fs::open(
+        dir.path().join("probe"),
+        OFlags::RDWR | OFlags::CREATE | OFlags::DIRECT,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+    );
+    if probe.is_err() {
+        return skipped("this file system has no direct I/O");
+    }
+    let mut files = FileTable::new(dir.path());
+    let segment = FileId::Segment { tenant: TenantId::new(1), number: SegmentNumber::new(0) };
+    for file in [FileId::Superblock, FileId::Journal, FileId::Grid, FileId::Keys, segment] {
+        files.create(file).unwrap();
+        let made = files.get(file).unwrap().unwrap();
+        assert!(fcntl_getfl(&made.fd).unwrap().contains(OFlags::DIRECT), "{file:?} made");
+    }
+    drop(files);
+    let mut files = FileTable::new(dir.path());
+    for file in [FileId::Superblock, FileId::Journal, FileId::Grid, FileId::Keys, segment] {
+        let opened = files.get(file).unwrap().unwrap();
+        assert!(fcntl_getfl(&opened.fd).unwrap().contains(OFlags::DIRECT), "{file:?} opened");
+    }
+    assert!(files.is_direct());
+}
