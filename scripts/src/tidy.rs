@@ -180,10 +180,51 @@ fn manifests(sources: &[Source], findings: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_repository_is_tidy() {
         let findings = super::check(&super::root()).unwrap();
         let list: Vec<String> = findings.iter().map(ToString::to_string).collect();
         assert!(list.is_empty(), "{}", list.join("\n"));
+    }
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.to_string(), text: text.to_string() }
+    }
+
+    fn told(findings: &[Finding]) -> Vec<String> {
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_and_manifests_without_a_licence_are_told() {
+        let named = concat!("see do", "cs/NOWHERE.md");
+        let sources = [
+            source("docs/a.md", "[a](TESTING.md) [b](TESTING.md#x) [c](https://a.b/c.md)\n"),
+            source("docs/b.md", "[a](../README.md)\n\n[b](MISSING.md)\n"),
+            source("core/src/a.rs", named),
+        ];
+        let mut findings = Vec::new();
+        links(&root(), &sources, &mut findings);
+        let none = concat!("there is no document do", "cs/NOWHERE.md");
+        let expected =
+            [format!("core/src/a.rs:1: {none}"), "docs/b.md:3: broken link `MISSING.md`".into()];
+        assert_eq!(told(&findings), expected);
+        let sources = [
+            source("a/Cargo.toml", "[package]\nlicense.workspace = true\n"),
+            source("b/Cargo.toml", "[package]\nlicense = \"MIT\"\n"),
+        ];
+        let mut findings = Vec::new();
+        manifests(&sources, &mut findings);
+        assert_eq!(told(&findings), ["b/Cargo.toml:1: no Apache-2.0 licence field"]);
+    }
+
+    #[test]
+    fn an_exception_needs_a_reason() {
+        assert!(Exceptions::parse("long-file a.rs").is_err());
+        let list = Exceptions::parse("# why\n\nlong-file a.rs it is a table\n").unwrap();
+        assert!(list.has("long-file", "a.rs"));
+        assert!(!list.has("long-file", "b.rs") && !list.has("magic", "a.rs"));
     }
 }

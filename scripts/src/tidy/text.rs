@@ -133,3 +133,95 @@ fn machine_paths(source: &Source, findings: &mut Vec<Finding>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one thing that is told of a file, and none where the same is fine.
+    fn told(path: &str, text: &str, exceptions: &Exceptions) -> Vec<(usize, String)> {
+        let source = Source { path: path.to_string(), text: text.to_string() };
+        let mut findings = Vec::new();
+        check(&source, exceptions, &mut findings);
+        findings.into_iter().map(|finding| (finding.line, finding.what)).collect()
+    }
+
+    #[track_caller]
+    fn one(path: &str, text: &str, line: usize, words: &str) {
+        let told = told(path, text, &Exceptions::default());
+        let [(at, what)] = &told[..] else { panic!("{path}: {told:?}") };
+        assert!(*at == line && what.contains(words), "{path}: {told:?}");
+    }
+
+    #[track_caller]
+    fn none(path: &str, text: &str, exceptions: &str) {
+        let exceptions = Exceptions::parse(exceptions).unwrap();
+        assert_eq!(told(path, text, &exceptions), [], "{path}");
+    }
+
+    #[test]
+    fn every_file_has_a_header_and_no_wide_lines() {
+        one("shell/src/a.rs", "use b;\n", 1, "no `//!` header");
+        let wide = format!("//! A.\nlet a = {};\n", "1".repeat(100));
+        one("shell/src/a.rs", &wide, 2, "109 columns");
+        none("shell/tests/it/a.rs", &wide, "");
+        none("shell/src/a.rs", &wide, "generated shell/src/a.rs another tool wrote it");
+    }
+
+    #[test]
+    fn what_was_left_undone_is_told() {
+        for word in LEFTOVERS {
+            one("shell/src/a.rs", &format!("//! A.\n\n// {word} later)\n"), 3, "left over");
+            one("shell/tests/it/a.rs", &format!("//! A.\n{word}\n"), 2, "left over");
+        }
+    }
+
+    #[test]
+    fn long_files_and_functions_need_a_reason() {
+        let file = format!("//! A.\n{}", "// b\n".repeat(FILE_LINES_MAX));
+        one("shell/src/a.rs", &file, 1, "701 lines");
+        none("shell/src/a.rs", &file, "long-file shell/src/a.rs a table");
+        none("shell/src/a.rs", &file[5 + 2..].replacen("// b", "//! b", 1), "");
+        for (head, indent) in [("fn a() {", ""), ("pub(super) fn a() {", "    ")] {
+            let body = format!("{indent}    b();\n").repeat(FUNCTION_LINES_MAX - 1);
+            let function = format!("//! A.\n{indent}{head}\n{body}{indent}}}\n");
+            one("shell/src/a.rs", &function, 2, "function of 101 lines");
+            none("shell/src/a.rs", &function, "long-function shell/src/a.rs one match");
+            none("shell/src/a.rs", &function.replacen(&format!("{indent}    b();\n"), "", 1), "");
+        }
+    }
+
+    #[test]
+    fn core_is_free_of_clocks_threads_and_random_order() {
+        for (word, _) in BANNED_IN_CORE {
+            // What names it without using it is no use of it.
+            let line =
+                if *word == "std::" { "use std::time;".to_string() } else { format!("{word} ") };
+            let text = format!("//! A.\n{line}\n");
+            one("core/src/log/a.rs", &text, 2, &format!("`{word}` in core"));
+            none("core/src/log/tests.rs", &text, "");
+            none("core/src/log/a.rs", &text, "banned core/src/log/a.rs because");
+            none("shell/src/a.rs", &text, "");
+        }
+        one("core/src/log/a.rs", "//! A.\nlet a = 4_096;\n", 2, "sizes have names");
+        one("core/src/log/a.rs", "//! A.\nlet a = 4096;\n", 2, "sizes have names");
+        none("core/src/limits.rs", "//! A.\nconst A: usize = 4096;\n", "");
+        none("core/src/log/a.rs", "//! A.\nlet a = \"4096\"; // 4096\n", "");
+    }
+
+    #[test]
+    fn what_is_not_safe_stays_in_the_ring() {
+        for word in ["{ a() }", "fn a() {}", "impl A for B {}"] {
+            let text = format!("//! A.\n{} {word}\n", concat!("un", "safe"));
+            one("shell/src/disk/files.rs", &text, 2, "outside the shell's ring");
+            none("shell/src/disk/ring.rs", &text, "");
+        }
+    }
+
+    #[test]
+    fn paths_of_a_machine_are_told_in_every_text() {
+        for folder in [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/ro", "ot/")] {
+            one("docs/a.md", &format!("# A\n\nsee {folder}a\n"), 3, "somebody's machine");
+        }
+    }
+}
