@@ -16,6 +16,8 @@
 //! Invariant: [`Verdict::CouldNotTell`] is a verdict. Time and memory are bounded by [`Limits`],
 //! and a search that was cut short says neither yes nor no.
 
+#![forbid(unsafe_code)]
+
 pub mod models;
 mod search;
 

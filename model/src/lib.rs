@@ -15,6 +15,8 @@
 //! concurrently, clocks. A body is fetched in one step from whoever has it: it is named by its
 //! checksum, so it is the same whenever it comes.
 
+#![forbid(unsafe_code)]
+
 pub mod choose;
 pub mod replica;
 pub mod rules;

@@ -2,6 +2,8 @@
 //! these bounds. Exit: 0 when what was committed stays in all of them, 1 when there is one where it
 //! does not (its steps are printed), 2 for wrong arguments.
 
+#![forbid(unsafe_code)]
+
 #[macro_use]
 #[path = "../../scripts/src/print.rs"]
 mod print;

@@ -3,6 +3,8 @@
 //! Nothing here is part of the product. Start reading at `ci`: it is what `.ci/run` calls, and it
 //! calls all the others.
 
+#![forbid(unsafe_code)]
+
 #[macro_use]
 mod print;
 
