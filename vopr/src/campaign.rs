@@ -74,10 +74,6 @@ struct Campaign<'a> {
 
 pub fn run(arguments: &Arguments) -> ExitCode {
     let started = Instant::now();
-    if arguments.campaign && arguments.minutes.is_none() && arguments.seeds.is_none() {
-        eprintln!("vopr: a campaign needs --minutes or --seeds");
-        return ExitCode::from(2);
-    }
     let (sender, receiver) = mpsc::channel();
     let (next, end) = range(arguments);
     let minutes = arguments.minutes;
@@ -119,8 +115,7 @@ fn range(arguments: &Arguments) -> (u64, u64) {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             (now.map_or(0, |now| now.as_secs()) * 1_000_000, u64::MAX)
         }
-        None if timed => (0, u64::MAX),
-        None => (0, 100),
+        None => (0, u64::MAX),
     }
 }
 

@@ -7,6 +7,8 @@
 //! `--campaign` runs seeds that nobody has tried, tells failures apart by their signature, makes
 //! each smaller and writes it to a file; `--replay` runs such a file.
 
+#![forbid(unsafe_code)]
+
 #[macro_use]
 #[path = "../../scripts/src/print.rs"]
 mod print;
@@ -155,10 +157,10 @@ const MINUTES_MAX: f64 = 527_040.0;
 
 fn parse_minutes(text: &str) -> Result<f64, String> {
     let minutes: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if (0.0..=MINUTES_MAX).contains(&minutes) {
+    if minutes > 0.0 && minutes <= MINUTES_MAX {
         return Ok(minutes);
     }
-    Err(format!("not between 0 and {MINUTES_MAX}"))
+    Err(format!("not above 0 and at most {MINUTES_MAX}; a run without a seed tells nothing"))
 }
 
 fn parse_seeds(text: &str) -> Result<(u64, u64), String> {
@@ -191,10 +193,20 @@ fn main() -> ExitCode {
     if arguments.worker {
         return campaign::work(&arguments);
     }
-    match arguments.seed {
-        Some(seed) => one(seed, &arguments),
-        None => campaign::run(&arguments),
+    if let Some(seed) = arguments.seed {
+        return one(seed, &arguments);
     }
+    if arguments.seeds.is_none() && arguments.minutes.is_none() {
+        let told = if arguments.campaign {
+            "a campaign needs --minutes or --seeds"
+        } else {
+            "what is to be run? --seed N, --seeds A..B, --minutes M, --campaign, --check NAME, or \
+             --replay FILE; `vopr --help` tells what each does"
+        };
+        eprintln!("vopr: {told}");
+        return ExitCode::from(2);
+    }
+    campaign::run(&arguments)
 }
 
 fn one(seed: u64, arguments: &Arguments) -> ExitCode {

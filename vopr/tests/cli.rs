@@ -50,7 +50,11 @@ fn failure_file(mode: &str) -> Value {
 
 #[test]
 fn wrong_arguments_are_told_with_2() {
-    let wrong: [&[&str]; 15] = [
+    let wrong: [&[&str]; 19] = [
+        &[],
+        &["--cluster", "--json"],
+        &["--minutes", "0"],
+        &["--campaign", "--minutes", "0"],
         &["--campaign"],
         &["--campaign", "--minutes", "-1"],
         &["--campaign", "--minutes", "soon"],
@@ -68,8 +72,12 @@ fn wrong_arguments_are_told_with_2() {
         &["--weather"],
     ];
     for arguments in wrong {
-        assert_eq!(code(arguments), 2, "{arguments:?}");
+        let output = vopr(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?} ends without a word");
     }
+    let told = String::from_utf8(vopr(&[]).stderr).unwrap();
+    assert!(told.contains("--seed N") && told.contains("--help"), "{told}");
 }
 
 #[test]
