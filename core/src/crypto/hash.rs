@@ -7,6 +7,18 @@
 //! Invariants: there is no conversion between the two. Every internal hash names its domain, so the
 //! same bytes hashed for two purposes differ.
 //!
+//! What compiles, and beside it what must not, with the same imports: a test that expects an error
+//! passes for any.
+//!
+//! ```
+//! use verity_core::crypto::hash::{ChainHash, InternalDomain, InternalHash};
+//! let internal = InternalHash::of(InternalDomain::Trace, &[b"x"]);
+//! let chain: ChainHash = ChainHash::of(&[b"x"]);
+//! let same: InternalHash = internal;
+//! assert!(chain == ChainHash::of(&[b"x"]));
+//! assert!(same == InternalHash::of(InternalDomain::Trace, &[b"x"]));
+//! ```
+//!
 //! ```compile_fail
 //! use verity_core::crypto::hash::{ChainHash, InternalDomain, InternalHash};
 //! let internal = InternalHash::of(InternalDomain::Trace, &[b"x"]);
@@ -16,6 +28,13 @@
 //! ```compile_fail
 //! use verity_core::crypto::hash::{ChainHash, InternalDomain, InternalHash};
 //! let same = ChainHash::of(&[b"x"]) == InternalHash::of(InternalDomain::Trace, &[b"x"]);
+//! ```
+//!
+//! ```
+//! use verity_core::crypto::hash::{ChainHash, InternalDomain, InternalHash};
+//! use verity_core::crypto::merkle::Frontier;
+//! let _other = InternalHash::of(InternalDomain::Trace, &[b"x"]);
+//! Frontier::new().push(&ChainHash::of(&[b"x"]));
 //! ```
 //!
 //! ```compile_fail

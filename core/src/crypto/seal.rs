@@ -15,6 +15,15 @@
 //! Fault model: a failed tag is [`SealError`]; the buffer then holds ciphertext, never plaintext
 //! that was not authenticated.
 //!
+//! What compiles, and beside it what must not, with the same imports:
+//!
+//! ```
+//! use verity_core::crypto::seal::{PageKey, RecordKey};
+//! let key = PageKey::new(&[0; 32]);
+//! let page: &PageKey = &key;
+//! let record: &RecordKey = &RecordKey::new(&[0; 32]);
+//! ```
+//!
 //! ```compile_fail
 //! use verity_core::crypto::seal::{PageKey, RecordKey};
 //! let key = PageKey::new(&[0; 32]);
