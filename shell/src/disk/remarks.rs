@@ -32,9 +32,10 @@ pub fn trace(event: &Event) {
 fn warning(event: &Event) -> Option<String> {
     Some(match event {
         Event::JournalTornTail { op } => format!(
-            "op {op}, the newest in the journal, does not verify and is dropped: it was being \
-             written when the process or the machine stopped, and was never acknowledged; or it is \
-             damaged since"
+            "the header slot or the prepare of op {op}, behind all others of the journal, does \
+             not verify; what there may be of it is dropped: it was being written when the process \
+             or the machine stopped, and was never acknowledged; or it is damaged since; or there \
+             never was such an op, and only the slot is damaged"
         ),
         Event::SuperblockCopyBad { copy } => format!(
             "copy {copy} of the superblock is damaged, or the device does not give it; it is \

@@ -272,10 +272,11 @@ pub fn journal(
                 report.unknown(
                     "journal",
                     format!(
-                        "op {op} does not verify, and nothing shows that it was ever whole: it was \
-                         being written when the process or the machine stopped, and was never \
-                         acknowledged; or it is the newest write, and damaged since. The next open \
-                         drops it"
+                        "the header slot or the prepare of op {op} does not verify, and nothing \
+                         shows that it was ever whole: there never was such an op, and only the \
+                         slot is damaged; or it was being written when the process or the machine \
+                         stopped, and was never acknowledged; or it is the newest write, and \
+                         damaged since. What there may be of it the next open drops"
                     ),
                 );
             }

@@ -110,3 +110,29 @@ fn a_tail_that_was_lost_with_its_headers_cannot_be_told() {
     assert!(counted.stderr.contains("journal"), "{counted:#?}");
     assert!(torn().is_null());
 }
+
+/// The next op was never there: a damaged slot is no sign of it. Nor can it be told from one whose
+/// page was lost too, so the verdict stays.
+#[test]
+fn a_vacant_slot_that_is_damaged_names_the_slot() {
+    let database = filled();
+    database.sql("INSERT INTO rows VALUES ('kept')").ok();
+    let inspected = database.run(&["inspect"]).ok();
+    let told = inspected.objects().remove(0);
+    assert_eq!(told["prepares_after_checkpoint"], 0);
+    let offset = told["checkpoint"]["journal_offset"].as_u64().unwrap();
+    let slot = usize::try_from(offset / 4096 * 256).unwrap();
+    let path = database.data().join("journal");
+    let mut journal = std::fs::read(&path).unwrap();
+    assert!(journal[slot..].starts_with(b"vacant\0\0"), "{offset}");
+    journal[slot + 3] ^= 1;
+    std::fs::write(&path, journal).unwrap();
+    let (code, found) = verify(&database.data());
+    assert_eq!(code, Some(2), "{found}");
+    assert!(found.contains("the header slot or the prepare of op"), "{found}");
+    assert!(found.contains("never was such an op, and only the slot is damaged"), "{found}");
+    let counted = count(&database.data()).ok();
+    assert_eq!(counted.objects()[0]["rows"][0][0].as_i64(), Some(1));
+    assert!(counted.stderr.contains("only the slot is damaged"), "{counted:#?}");
+    assert_eq!(verify(&database.data()).0, Some(0), "it was written again");
+}
