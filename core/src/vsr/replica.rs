@@ -180,6 +180,8 @@ pub struct Replica {
     durable_peers: [PeerEvidence; REPLICA_PEERS_MAX],
     writing_superblock: Option<SuperblockWanted>,
     certain: bool,
+    /// The view whose log is whole on this disk, since this replica was not certain.
+    whole_in: Option<View>,
     /// What the superblock says: our disk took the place of a lost one (rule 18).
     replaced: bool,
     /// Since when our own disk has no room for requests.
@@ -275,6 +277,7 @@ impl Replica {
             durable_peers: state.peers,
             writing_superblock: None,
             certain: true,
+            whole_in: None,
             replaced,
             full_since: None,
             installed: false,
@@ -502,6 +505,7 @@ impl Replica {
         self.durable_committed = wanted.committed;
         self.durable_peers = wanted.peers;
         self.replaced = wanted.replaced;
+        self.heal();
         self.go_on(now, effects);
     }
 

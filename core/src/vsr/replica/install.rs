@@ -109,7 +109,10 @@ impl Replica {
                 self.journal_mut().erase_damaged_tail(effects);
                 return;
             }
-            self.certain = true;
+            // Certain when the superblock says whose log this is: under the log view of before, an
+            // op of a view between would be preferred to what is named here.
+            self.whole_in = Some(self.view);
+            self.heal();
         }
         if self.log_view == self.view {
             self.enter_normal(now, effects);
@@ -239,12 +242,21 @@ impl Replica {
 
     /// The log view may become the view.
     pub(super) fn install_complete(&self) -> bool {
-        let complete = self.phase == Phase::ViewChange && self.certain && self.install_durable();
+        let healed = self.certain || self.whole_in == Some(self.view);
+        let complete = self.phase == Phase::ViewChange && healed && self.install_durable();
         #[cfg(test)]
         if self.has_bug(super::tests::Bug::LogViewBeforeLog) {
             return self.phase == Phase::ViewChange && self.install.is_some();
         }
         complete
+    }
+
+    /// A log that is whole here, of a log view that is durable, names all that we acknowledged.
+    pub(super) fn heal(&mut self) {
+        let whole = self.whole_in == Some(self.log_view);
+        #[cfg(test)]
+        let whole = whole || self.has_bug(super::tests::Bug::HealsEarly) && self.whole_in.is_some();
+        self.certain |= whole;
     }
 
     /// Our own log is the right one as far as it goes: what is committed in it is known to be.

@@ -30,6 +30,8 @@ pub(super) enum Bug {
     ReplacedByOne,
     /// An empty disk in place of a lost one answers whoever asks what it saw.
     AnswersReplaced,
+    /// A replica is certain of a log that it has, before the superblock says which view's it is.
+    HealsEarly,
     /// A vote counts that was sent before its replica started again.
     CountsOldVotes,
     /// Of five, a vote counts beside that of one who knows that its replica started again.

@@ -129,6 +129,8 @@ fn an_empty_disk_without_the_mark_is_noticed_by_who_heard_the_lost_one() {
         write 3";
     check(3, script);
     caught(3, Bug::TrustsOldDisk, script);
+    // It is certain again when the superblock has the log view, not before.
+    caught(3, Bug::HealsEarly, script);
 }
 
 /// B and C went on without P, which does not know it yet and still leads the view before. C's disk

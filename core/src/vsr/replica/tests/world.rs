@@ -57,6 +57,8 @@ pub(super) struct Member {
     pub wall_offset_ms: i64,
     /// Something durable rotted, or an older disk was put back.
     pub damaged: bool,
+    /// Not certain of its log, with this log view.
+    uncertain: Option<View>,
     booted_ms: u64,
 }
 
@@ -122,6 +124,7 @@ impl World {
             disk_speed: 40,
             wall_offset_ms: 0,
             damaged: false,
+            uncertain: None,
             booted_ms: 0,
         };
         let mut world = World {
@@ -179,6 +182,7 @@ impl World {
         let member = &mut self.members[index];
         assert!(member.replica.is_none());
         member.booted_ms = self.now_ms;
+        member.uncertain = None;
         let release = crate::vsr::tests::world::RELEASE;
         let mut replica = Replica::open(&member.state, release, nonce, &mut member.effects);
         replica.bug = self.bug;
@@ -385,9 +389,19 @@ impl World {
     }
 
     /// Or a cluster could stop for ever with all its data there.
-    fn check_certain(&self, index: usize) {
-        let sound = self.members[index].damaged || self.replica(index).certain;
+    fn check_certain(&mut self, index: usize) {
+        let (certain, view) = (self.replica(index).is_certain(), self.replica(index).view);
+        let sound = self.members[index].damaged || certain;
         assert!(sound, "replica {index} is not certain of a sound disk\n{}", self.describe());
+        let member = &mut self.members[index];
+        let log_view = member.state.log_view;
+        if !certain {
+            member.uncertain = Some(log_view);
+            return;
+        }
+        // Rule 2: what it is certain of is the log of the log view that its superblock names.
+        let healed = member.uncertain.take().is_none_or(|old| log_view > old || log_view == view);
+        assert!(healed, "replica {index} is certain too early\n{}", self.describe());
     }
 
     fn deliver(&mut self) {
