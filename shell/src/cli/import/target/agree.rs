@@ -66,7 +66,9 @@ fn read(session: &Session, table: &str) -> Result<Table, Failure> {
     let mut key = Vec::new();
     for row in &rows {
         let [Value::Text(name), Value::Text(of), Value::Boolean(nullable), place] = &row[..] else {
-            unreachable!("__columns has columns of these types");
+            return Err(Failure::CannotTell(format!(
+                "the server describes table {table} in a way that this release does not know"
+            )));
         };
         let Some(column_type) = parse_type(of) else {
             return Err(Failure::CannotTell(format!(
