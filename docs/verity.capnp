@@ -31,6 +31,8 @@ struct Operation {
     sql @0 :Sql;
     insertRows @1 :InsertRows;
     append @2 :Append;
+    createTenant @3 :UInt64;
+    # Its number; of tenant 0 only.
   }
 }
 

@@ -37,6 +37,11 @@ events! {
     KeyringOpened { sequence: u64, copies_good: u8 },
     KeyringHealed { sequence: u64 },
     KeyMinted { tenant: TenantId },
+    /// Keys that another replica made are durable here, too.
+    KeyKept { tenant: TenantId },
+    /// A tenant's keys are missing here: peers are asked, and nothing is applied until one has
+    /// them.
+    KeysAwaited { tenant: TenantId },
     // journal
     JournalRecovered { op_max: Op },
     JournalWrapped { op: Op },

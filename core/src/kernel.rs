@@ -65,7 +65,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::crypto::{ChainHash, TenantKeys};
+use crate::crypto::{ChainHash, KekHash, TenantKeys};
 use crate::ids::{Generation, KeyId, Op, Position, TenantId, TreeId};
 use crate::keyring::Keyring;
 use crate::limits::ClusterConstants;
@@ -174,6 +174,9 @@ pub enum Stall {
     /// Nothing is missing: so many requests were applied that the caller may look around, as asked
     /// by [`Kernel::slice`]; then call again.
     Slice,
+    /// Nothing is missing yet: a tenant was created, and its keys may be; as asked by
+    /// [`Kernel::stop_at_tenants`]; then call again.
+    Created,
     /// The replica must stop.
     Halt(KernelError),
 }
@@ -270,6 +273,10 @@ pub struct Kernel {
     sliced: bool,
     /// Writes that came with rows which are not those of their tables any more; for the marks.
     found_stale: u32,
+    /// See [`Kernel::stop_at_tenants`].
+    stops_at_tenants: bool,
+    /// Tenants that came to be since they were last taken.
+    created: Vec<(TenantId, KekHash)>,
     /// Requests answered, for [`Kernel::progress`].
     stages: u64,
     /// Of the last request, taken and given back.
@@ -295,6 +302,8 @@ impl Kernel {
             ahead: None,
             sliced: false,
             found_stale: 0,
+            stops_at_tenants: false,
+            created: Vec::new(),
             stages: 0,
             envelope: Envelope::default(),
             execution: None,
@@ -438,6 +447,17 @@ impl Kernel {
     /// Writes of what was applied last that came with rows which were not those of their tables.
     pub fn take_found_stale(&mut self) -> u32 {
         core::mem::take(&mut self.found_stale)
+    }
+
+    /// Apply stops behind each request that created a tenant, with [`Stall::Created`]: what comes
+    /// next may hash what its keys salt. Changes no result.
+    pub fn stop_at_tenants(&mut self) {
+        self.stops_at_tenants = true;
+    }
+
+    /// Tenants that what was applied last created, with the hashes of their KEKs.
+    pub fn take_created(&mut self) -> Vec<(TenantId, KekHash)> {
+        core::mem::take(&mut self.created)
     }
 
     #[must_use]

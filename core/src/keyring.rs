@@ -14,7 +14,7 @@
 //! bad, a foreign cluster's file or a wrong master key are typed errors that name the file. After
 //! an error the keyring is not to be used again: the node halts.
 //!
-//! One thing at a time: create, open, heal or mint; only unwrapping at open runs in parallel.
+//! One thing at a time: create, open, heal, mint or keep; only unwrapping at open runs in parallel.
 //!
 //! Start reading at [`Keyring::open`].
 
@@ -35,8 +35,10 @@ use crate::limits::{KEYS_MAX, KEYS_PER_TENANT_MAX, UNWRAPS_IN_FLIGHT_MAX};
 mod copies;
 mod error;
 pub mod format;
+mod travel;
 
 pub use error::{CopyFault, KeyringError};
+pub use travel::Keep;
 
 use copies::{Loaded, Loading, Saving};
 use format::{Entry, Image, KeyKind};
@@ -78,6 +80,23 @@ pub enum KeyringEvent {
     Healed,
     /// The tenant's keys are durable and at hand.
     Minted { tenant: TenantId, kek_hash: KekHash },
+    /// So are these, which another replica made.
+    Kept { tenant: TenantId, kek_hash: KekHash },
+}
+
+impl KeyringEvent {
+    /// Whose keys are new.
+    fn tenant(&self) -> Option<TenantId> {
+        match self {
+            KeyringEvent::Minted { tenant, .. } | KeyringEvent::Kept { tenant, .. } => {
+                Some(*tenant)
+            }
+            KeyringEvent::Pending
+            | KeyringEvent::Created
+            | KeyringEvent::Opened { .. }
+            | KeyringEvent::Healed => None,
+        }
+    }
 }
 
 /// What [`Keyring::mint`] did.
@@ -109,6 +128,10 @@ pub struct Keyring {
 #[derive(Debug)]
 struct Ring {
     kek: Entry,
+    /// What `kek` wraps, once it was unwrapped: other replicas may need it.
+    secret: Option<Kek>,
+    /// An op that was applied, or state that was opened, names this KEK: it is never replaced.
+    decided: bool,
     /// In order of key id, the newest last.
     data_keys: Vec<DataSlot>,
 }
@@ -128,7 +151,7 @@ enum State {
     Loading { slot: u64, loading: Loading },
     Unwrapping { waiting: Vec<TenantId>, in_flight: Vec<(u64, TenantId)> },
     Idle,
-    Wrapping { slot: u64, kek: Entry, data_key: Entry, secret: DataKey },
+    Wrapping { slot: u64, ring: Box<Ring>, then: KeyringEvent },
     Saving { slot: u64, saving: Saving, then: KeyringEvent },
     Failed,
 }
@@ -206,15 +229,20 @@ impl Keyring {
         ring.data_keys[at].keys(self.generation, self.grid)
     }
 
-    /// Of keys that are durable: nobody may act on a key that a crash would still take away.
+    /// Of keys that are durable and stay: nobody may act on a key that a crash would still take
+    /// away, or that others are about to replace.
     #[must_use]
     pub fn kek_hash(&self, tenant: TenantId) -> Option<KekHash> {
-        if let State::Saving { then: KeyringEvent::Minted { tenant: minted, .. }, .. } = &self.state
-            && *minted == tenant
-        {
-            return None;
-        }
-        self.tenants.get(&tenant).map(|ring| ring.kek.kek_hash)
+        let changes = match &self.state {
+            State::Wrapping { then, .. } | State::Saving { then, .. } => then.tenant(),
+            State::Creating { .. }
+            | State::Loading { .. }
+            | State::Unwrapping { .. }
+            | State::Idle
+            | State::Failed => None,
+        };
+        let ring = self.tenants.get(&tenant).filter(|_| changes != Some(tenant));
+        ring.map(|ring| ring.kek.kek_hash)
     }
 
     /// Of the directory, as its superblock names it.
@@ -258,21 +286,31 @@ impl Keyring {
         let id = FIRST_DATA_KEY;
         let wrapped = kek.wrap(secrets.nonce, self.origin, tenant, id, &data_key);
         let origin = self.origin;
-        let data_entry =
-            Entry { tenant, key: id, kind: KeyKind::DataKey, origin, kek_hash, wrapped };
+        let entry = Entry { tenant, key: id, kind: KeyKind::DataKey, origin, kek_hash, wrapped };
+        let data_keys = Vec::from([DataSlot::new(entry, data_key)]);
+        self.wrap(kek, tenant, data_keys, KeyringEvent::Minted { tenant, kek_hash }, effects);
+        Ok(Mint::Started)
+    }
+
+    /// Asks the holder of the master key to wrap a new KEK; then all is saved.
+    fn wrap(
+        &mut self,
+        kek: Kek,
+        tenant: TenantId,
+        data_keys: Vec<DataSlot>,
+        then: KeyringEvent,
+        effects: &mut Effects,
+    ) {
+        let kek_hash = kek.hash(tenant);
         // The KEK's own wrapping is not known yet; the entry is not used before it is.
         let wrapped = WrappedKey([0; 60]);
-        let key = KeyId::ZERO;
-        let kek_entry = Entry { tenant, key, kind: KeyKind::Kek, origin, kek_hash, wrapped };
+        let (key, origin) = (KeyId::ZERO, self.origin);
+        let entry = Entry { tenant, key, kind: KeyKind::Kek, origin, kek_hash, wrapped };
         let slot = self.slot();
-        effects.push(Effect::Wrap {
-            io: io(slot),
-            purpose: KeyPurpose::Kek,
-            key: kek.secret().clone(),
-        });
-        self.state =
-            State::Wrapping { slot, kek: kek_entry, data_key: data_entry, secret: data_key };
-        Ok(Mint::Started)
+        let (purpose, key) = (KeyPurpose::Kek, kek.secret().clone());
+        effects.push(Effect::Wrap { io: io(slot), purpose, key });
+        let ring = Ring { kek: entry, secret: Some(kek), decided: false, data_keys };
+        self.state = State::Wrapping { slot, ring: Box::new(ring), then };
     }
 
     /// Rewrites both copies, the bad one first. Only when [`Keyring::idle`].
@@ -358,20 +396,20 @@ impl Keyring {
         key: Result<WrappedKey, KeyError>,
         effects: &mut Effects,
     ) -> Result<KeyringEvent, KeyringError> {
-        let State::Wrapping { slot, mut kek, data_key, secret } = self.take_state() else {
+        let State::Wrapping { slot, mut ring, then } = self.take_state() else {
             unreachable!("no key is being wrapped");
         };
         assert_eq!((id.owner, id.slot), (Owner::Keyring, slot), "one effect at a time");
-        let tenant = kek.tenant;
-        kek.wrapped = match key {
+        let tenant = ring.kek.tenant;
+        ring.kek.wrapped = match key {
             Ok(wrapped) => wrapped,
             Err(error) => return Err(KeyringError::of_master_key(error, tenant)),
         };
-        let kek_hash = kek.kek_hash;
-        let slot = DataSlot { entry: data_key, secret: Some(secret), keys: OnceCell::new() };
-        let before = self.tenants.insert(tenant, Ring { kek, data_keys: [slot].into() });
-        assert!(before.is_none(), "a tenant's keys are minted once");
-        self.save(KeyringEvent::Minted { tenant, kek_hash }, effects);
+        let before = self.tenants.insert(tenant, *ring);
+        let replaces = matches!(then, KeyringEvent::Kept { .. });
+        assert!(before.as_ref().is_none_or(|_| replaces), "a tenant's keys are minted once");
+        assert!(before.is_none_or(|ring| !ring.decided), "decided keys are never replaced");
+        self.save(then, effects);
         Ok(KeyringEvent::Pending)
     }
 
@@ -390,7 +428,7 @@ impl Keyring {
         };
         let (_, tenant) = in_flight.swap_remove(at);
         match key {
-            Ok(secret) => self.unlock(tenant, &Kek::new(secret))?,
+            Ok(secret) => self.unlock(tenant, Kek::new(secret))?,
             Err(error) => return Err(KeyringError::of_master_key(error, tenant)),
         }
         Ok(self.unwrap_more(waiting, in_flight, effects))
@@ -430,8 +468,9 @@ impl Keyring {
                     if last.is_some_and(|last| last >= tenant) {
                         return Err(disorder);
                     }
-                    self.tenants.insert(tenant, Ring { kek: entry, data_keys: Vec::new() });
+                    self.tenants.insert(tenant, Ring::locked(entry));
                 }
+                KeyKind::KekOnTheWay => unreachable!("refused by whoever decoded the file"),
                 KeyKind::DataKey => {
                     let Some(mut ring) = self.tenants.last_entry() else { return Err(disorder) };
                     let newest = ring.get().data_keys.last().map(|slot| slot.entry.key);
@@ -478,7 +517,7 @@ impl Keyring {
     }
 
     /// Opens a tenant's data keys with its KEK, which must be the one the file names.
-    fn unlock(&mut self, tenant: TenantId, kek: &Kek) -> Result<(), KeyringError> {
+    fn unlock(&mut self, tenant: TenantId, kek: Kek) -> Result<(), KeyringError> {
         let Some(ring) = self.tenants.get_mut(&tenant) else {
             unreachable!("tenants that wait are tenants of the file");
         };
@@ -493,6 +532,7 @@ impl Keyring {
             };
             slot.secret = Some(secret);
         }
+        ring.secret = Some(kek);
         Ok(())
     }
 
@@ -511,6 +551,7 @@ impl Keyring {
         self.heal_wanted = false;
         match then {
             KeyringEvent::Minted { tenant, .. } => effects.event(Event::KeyMinted { tenant }),
+            KeyringEvent::Kept { tenant, .. } => effects.event(Event::KeyKept { tenant }),
             KeyringEvent::Healed => {
                 effects.event(Event::KeyringHealed { sequence: self.sequence });
             }
@@ -543,12 +584,20 @@ fn io(slot: u64) -> IoId {
 }
 
 impl Ring {
+    fn locked(kek: Entry) -> Ring {
+        Ring { kek, secret: None, decided: false, data_keys: Vec::new() }
+    }
+
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         core::iter::once(&self.kek).chain(self.data_keys.iter().map(|slot| &slot.entry))
     }
 }
 
 impl DataSlot {
+    fn new(entry: Entry, secret: DataKey) -> DataSlot {
+        DataSlot { entry, secret: Some(secret), keys: OnceCell::new() }
+    }
+
     fn keys(&self, generation: Generation, grid: GridId) -> Option<&TenantKeys> {
         let secret = self.secret.as_ref()?;
         let Entry { origin, tenant, key, .. } = self.entry;

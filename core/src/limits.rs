@@ -69,6 +69,8 @@ pub const INDEX_BUILD_BATCH: usize = 64;
 pub const TENANTS_MAX: usize = 65_536;
 /// Wrapped keys of one tenant: its KEK and its data keys.
 pub const KEYS_PER_TENANT_MAX: usize = 4;
+/// An entry of the keys file, also on its way to another replica.
+pub const KEY_ENTRY_SIZE: usize = 128;
 /// Wrapped keys in the keys file.
 pub const KEYS_MAX: usize = TENANTS_MAX * KEYS_PER_TENANT_MAX;
 /// Pages of the keys file that are read or written at once, and belong to one copy in a row.
@@ -380,6 +382,13 @@ pub const SYNC_SERVED_MAX: usize = 8;
 pub const SYNC_ASK_NS: u64 = 200 * crate::time::MILLISECOND_NS;
 /// How long an answer is waited for before another peer is asked.
 pub const SYNC_ANSWER_NS: u64 = 500 * crate::time::MILLISECOND_NS;
+/// How often peers are asked to keep the keys of a tenant that is to be created, and how long f of
+/// them are waited for before the request is refused.
+pub const KEYS_SAY_NS: u64 = 100 * crate::time::MILLISECOND_NS;
+pub const KEYS_PATIENCE_NS: u64 = 2 * crate::time::SECOND_NS;
+/// How often keys are asked for that a replica lacks, and of how many tenants at once.
+pub const KEYS_ASK_NS: u64 = 200 * crate::time::MILLISECOND_NS;
+pub const KEYS_ASKED_MAX: usize = 16;
 /// Damaged pages that are being repaired from peers at once.
 pub const STORE_REPAIRS_MAX: usize = 64;
 /// How long a page is waited for that no peer gives.

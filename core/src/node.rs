@@ -27,6 +27,7 @@ mod running;
 mod scrubbing;
 mod serving;
 mod syncing;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -567,7 +568,10 @@ impl Node {
         effects: &mut Effects,
     ) {
         let before = effects.len();
-        let started = Syncing::start(&self.config, superblock, keyring, nonce, effects);
+        // Of each part its own: what is drawn here is drawn nowhere else.
+        let mut own = self.boots.clone();
+        own.set_stream(2 + self.incarnation);
+        let started = Syncing::start(&self.config, superblock, keyring, nonce, own, effects);
         let outcome = started.and_then(|mut syncing| {
             let outcome = syncing.run(now, effects);
             self.state = State::Syncing(Box::new(syncing), random);

@@ -229,6 +229,26 @@ pub const BUGS: &[Bug] = &[
         "vsr: the mark of an empty disk is gone before it has the log of a view",
     ),
     by_check(
+        "cluster_tenants_maker_lost",
+        "tenant_keys_unkept",
+        "node: a tenant is proposed before f others have its keys",
+    ),
+    by_check(
+        "cluster_tenants_maker_lost",
+        "tenant_keys_unwritten",
+        "node: a replica says that it has a tenant's keys, and has not written them",
+    ),
+    by_check(
+        "cluster_tenants_missed",
+        "tenant_keys_not_awaited",
+        "node: a replica that misses a new tenant's keys goes on without",
+    ),
+    by_check(
+        "cluster_tenants_synced",
+        "sync_keys_unasked",
+        "node: a state sync does not ask for keys of tenants that it lacks",
+    ),
+    by_check(
         "cluster_ring_read",
         "ring_read_over",
         "journal: a prepare is written where an older one is being read for a peer",

@@ -217,6 +217,13 @@ impl Client {
         self.transaction(vec![Operation::Append { stream, expected, records }])
     }
 
+    /// Creates a tenant with a log, tables and keys of its own.
+    pub fn create_tenant(&self, tenant: TenantId) -> Result<Reply, Error> {
+        let kek_hash = verity_core::crypto::KekHash([0; 32]);
+        let operations = vec![Operation::CreateTenant { tenant, kek_hash }];
+        self.tenant(TenantId::SYSTEM).transaction(operations)
+    }
+
     /// Several operations as one transaction.
     pub fn transaction(&self, operations: Vec<Operation>) -> Result<Reply, Error> {
         self.transaction_with_id(self.new_id()?, operations)
@@ -325,8 +332,11 @@ impl Client {
 
     fn request(&self, id: IdempotencyId, operations: Vec<Operation>) -> Result<Ask, Error> {
         let for_clients = |operation: &Operation| match operation {
-            Operation::Sql { .. } | Operation::InsertRows { .. } | Operation::Append { .. } => true,
-            Operation::JobStep { .. } | Operation::CreateTenant { .. } | Operation::Attest => false,
+            Operation::Sql { .. }
+            | Operation::InsertRows { .. }
+            | Operation::Append { .. }
+            | Operation::CreateTenant { .. } => true,
+            Operation::JobStep { .. } | Operation::Attest => false,
         };
         if !operations.iter().all(for_clients) {
             return Err(Error::WrongKind("this operation is not for clients over the network"));

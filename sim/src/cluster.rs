@@ -18,6 +18,9 @@
 //! In half of the runs where data may rot, disks of the same nodes are lost as a whole: an empty
 //! one takes the place, which knows that it does.
 //!
+//! In most runs further tenants are created, sometimes by two clients at once, and written to; no
+//! key and no text of them may be seen in frames and on disks.
+//!
 //! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
 //! peer's checkpoint, and is stopped amid that too.
 //!
@@ -34,6 +37,7 @@ mod people;
 mod readers;
 mod replacing;
 mod seen;
+mod tenants;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +62,7 @@ use members::Member;
 use people::Pending;
 use readers::Readers;
 pub use seen::{Seen, report};
+use tenants::Tenants;
 
 /// What the network does, in a million.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +124,8 @@ pub struct Cluster {
     /// What readers ask: drawn apart from what is written.
     queries: Workload,
     pending: BTreeMap<u64, Pending>,
+    /// Others than the one that the model knows.
+    tenants: Tenants,
     /// Tables that somebody asked to drop.
     dropping: BTreeSet<String>,
     /// Who waits for which ticket of which member.
@@ -239,6 +246,7 @@ impl Cluster {
         draw_records(&mut root.stream("records plan"), &mut constants);
         let mut cluster = Cluster::of(seed, count, constants, options, &root, random)?;
         cluster.draw_errors(&root);
+        cluster.tenants.draw();
         Ok(cluster)
     }
 
@@ -297,6 +305,7 @@ impl Cluster {
             readers: Readers::new(root.stream("readers")),
             queries: Workload::new(root.stream("queries"), mix, vec!["canary".to_owned()]),
             pending: BTreeMap::new(),
+            tenants: Tenants::none(root.stream("tenants")),
             dropping: BTreeSet::new(),
             tickets: BTreeMap::new(),
             favourite: 0,
@@ -384,6 +393,8 @@ impl Cluster {
         self.settle()?;
         self.final_reads()?;
         self.settle()?;
+        self.read_tenants()?;
+        self.search_disks()?;
         self.look_at_superblocks();
         let grids = self.compare_grids()?;
         self.compare_segments()?;

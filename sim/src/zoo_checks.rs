@@ -201,6 +201,37 @@ pub const CHECKS: &[Check] = &[
         run: directed::segments_lost,
     },
     Check {
+        name: "cluster_tenants_missed",
+        demands: "a node that missed the keys of a new tenant asks for them, and applies nothing \
+                  before it has them",
+        run: directed::tenants_missed,
+    },
+    Check {
+        name: "cluster_tenants_maker_lost",
+        demands: "once a tenant is acknowledged, whoever made its keys may be lost",
+        run: directed::tenants_maker_lost,
+    },
+    Check {
+        name: "cluster_tenants_made_twice",
+        demands: "of two nodes that made keys for a tenant both have those that the log names",
+        run: directed::tenants_made_twice,
+    },
+    Check {
+        name: "cluster_tenants_synced",
+        demands: "a node that fetches a checkpoint has the keys of every tenant in it",
+        run: directed::tenants_synced,
+    },
+    Check {
+        name: "cluster_tenants_keys_put_back",
+        demands: "a node whose keys file is older than its checkpoint asks for what is missing",
+        run: directed::tenants_keys_put_back,
+    },
+    Check {
+        name: "cluster_tenants_killed",
+        demands: "a tenant can be created and used whoever is killed amid that, at any effect",
+        run: directed::tenants_killed,
+    },
+    Check {
         name: "ranges_and_unions",
         demands: "a range by < ends before its bound, and an OR by two indexes reads both",
         run: plans::ranges_and_unions,

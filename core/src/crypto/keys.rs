@@ -170,6 +170,45 @@ impl Kek {
     }
 }
 
+/// Seals KEKs on their way from one replica of a cluster to another: all have it, and it is of the
+/// system tenant's data key.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct TransferKey(SecretKey);
+
+impl TransferKey {
+    /// Seals a KEK for the way; the nonce must be random.
+    #[must_use]
+    pub fn wrap(
+        &self,
+        nonce: [u8; NONCE_SIZE],
+        origin: OriginId,
+        tenant: TenantId,
+        hash: &KekHash,
+        kek: &Kek,
+    ) -> WrappedKey {
+        seal::wrap_under(&self.0, nonce, &transfer_context(origin, tenant, hash), &kek.0)
+    }
+
+    /// A KEK that opens and has another hash than it is named by does not open either.
+    pub fn unwrap(
+        &self,
+        origin: OriginId,
+        tenant: TenantId,
+        hash: &KekHash,
+        wrapped: &WrappedKey,
+    ) -> Result<Kek, SealError> {
+        let context = transfer_context(origin, tenant, hash);
+        let kek = seal::unwrap_under(&self.0, &context, wrapped).map(Kek)?;
+        if kek.hash(tenant) == *hash { Ok(kek) } else { Err(SealError) }
+    }
+}
+
+impl fmt::Debug for TransferKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TransferKey(..)")
+    }
+}
+
 impl fmt::Debug for Kek {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Kek(..)")
@@ -208,6 +247,7 @@ enum Purpose {
     Fingerprint,
     LeafSalt,
     ClusterSigning,
+    Transfer,
 }
 
 impl Purpose {
@@ -220,6 +260,7 @@ impl Purpose {
             Purpose::Fingerprint => b"fingerprint",
             Purpose::LeafSalt => b"leaf salt",
             Purpose::ClusterSigning => b"cluster signing",
+            Purpose::Transfer => b"key transfer",
         }
     }
 }
@@ -433,6 +474,13 @@ impl TenantKeys {
         SigningKey::new(&self.subkey(Purpose::ClusterSigning, Generation::ZERO).0)
     }
 
+    /// What keys of other tenants travel under, of the system tenant's keys.
+    #[must_use]
+    pub fn transfer(&self) -> TransferKey {
+        assert_eq!(self.tenant, TenantId::SYSTEM, "all replicas have the system's keys");
+        TransferKey(self.subkey(Purpose::Transfer, Generation::ZERO))
+    }
+
     fn subkey(&self, purpose: Purpose, generation: Generation) -> SecretKey {
         subkey(&self.root, purpose, self.origin, self.tenant, self.id, generation)
     }
@@ -479,6 +527,17 @@ fn data_key_context(origin: OriginId, tenant: TenantId, id: KeyId) -> [u8; 48] {
     context[20..36].copy_from_slice(&origin.get().to_le_bytes());
     context[36..44].copy_from_slice(&tenant.get().to_le_bytes());
     context[44..].copy_from_slice(&id.get().to_le_bytes());
+    context
+}
+
+/// What is authenticated beside a KEK on its way; its key id is 0.
+fn transfer_context(origin: OriginId, tenant: TenantId, hash: &KekHash) -> [u8; 84] {
+    let mut context = [0; 84];
+    context[..24].copy_from_slice(b"verity v1 kek on the way");
+    context[24..40].copy_from_slice(&origin.get().to_le_bytes());
+    context[40..48].copy_from_slice(&tenant.get().to_le_bytes());
+    context[48..52].copy_from_slice(&KeyId::ZERO.get().to_le_bytes());
+    context[52..].copy_from_slice(&hash.0);
     context
 }
 

@@ -27,7 +27,7 @@ use super::results::Results;
 use super::transaction::{Origin, Transaction};
 use super::trees::{self, HEADS_TREE};
 use super::{Applied, Kernel, KernelError, Prepare, PrepareKind, Stall, World};
-use crate::crypto::Tag;
+use crate::crypto::{KekHash, Tag};
 use crate::event::Event;
 use crate::ids::{IdempotencyId, Op, Position, TenantId};
 use crate::io::Effects;
@@ -217,6 +217,9 @@ impl Kernel {
                     self.envelope = done.envelope;
                     self.envelope.clear();
                 }
+                if self.stops_at_tenants && !self.created.is_empty() {
+                    return Err(Stall::Created);
+                }
                 let slice_ends = task.done.is_multiple_of(SLICE_REQUESTS);
                 if self.sliced && slice_ends && *offset < prepare.body.len() {
                     return Err(Stall::Slice);
@@ -348,6 +351,9 @@ impl Kernel {
                     self.commit(transaction, world, effects)?;
                     let position = Some(transaction.last());
                     let answer = core::mem::replace(answer, Ok(Results::default()));
+                    if answer.is_ok() && self.stops_at_tenants {
+                        self.created.extend(running.envelope.work.iter().filter_map(created_by));
+                    }
                     let reply = answer.map(|results| Reply {
                         op: prepare.op,
                         timestamp: prepare.timestamp,
@@ -545,6 +551,17 @@ impl Kernel {
             unreachable!("the tree holds what checkpoints put there");
         };
         Ok(head)
+    }
+}
+
+fn created_by((_, work): &(u32, Work)) -> Option<(TenantId, KekHash)> {
+    match work {
+        Work::CreateTenant { tenant, kek_hash } => Some((*tenant, *kek_hash)),
+        Work::Command(_)
+        | Work::Insert(_)
+        | Work::Append(_)
+        | Work::Attest
+        | Work::JobStep { .. } => None,
     }
 }
 

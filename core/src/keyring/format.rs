@@ -17,7 +17,8 @@
 //! entry, 128 bytes, by tenant, then key id
 //!   0  tenant        u64
 //!   8  key           u32   0 = the tenant's KEK, 1.. = its data keys
-//!  12  kind          u8    1 = KEK wrapped by the master key, 2 = data key wrapped by the KEK
+//!  12  kind          u8    1 = KEK wrapped by the master key, 2 = data key wrapped by the KEK;
+//!                          3 = KEK sealed for the way between replicas, never in a file
 //!  13  reserved      [3]   zeros
 //!  16  origin        u128  the origin that the key's subkeys are bound to
 //!  32  kek_hash      [32]  names the KEK
@@ -38,13 +39,13 @@ use crate::crypto::hash::{InternalDomain, InternalHash};
 use crate::crypto::keys::KekHash;
 use crate::ids::{ClusterId, KeyId, OriginId, TenantId};
 use crate::io::WrappedKey;
-use crate::limits::{KEYS_EXTENT_PAGES, KEYS_MAX, PAGE_SIZE};
+use crate::limits::{KEY_ENTRY_SIZE, KEYS_EXTENT_PAGES, KEYS_MAX, PAGE_SIZE};
 
 pub const EXTENT_SIZE: usize = KEYS_EXTENT_PAGES * PAGE_SIZE;
 const MAGIC: [u8; 8] = *b"VRTYKEYS";
 const VERSION: u32 = 1;
 const HEADER_SIZE: usize = 128;
-const ENTRY_SIZE: usize = 128;
+const ENTRY_SIZE: usize = KEY_ENTRY_SIZE;
 const CHECKSUM_SIZE: usize = 32;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -83,6 +84,8 @@ pub enum KeyKind {
     Kek,
     /// Wrapped by the tenant's KEK.
     DataKey,
+    /// Sealed for the way to another replica; never in a file.
+    KekOnTheWay,
 }
 
 /// One wrapped key.
@@ -177,7 +180,8 @@ impl Image {
         };
         let mut entries = Vec::with_capacity(count);
         for (at, entry) in raw.iter().enumerate() {
-            let Some(entry) = entry.parse() else {
+            let entry = entry.parse().filter(|entry| entry.kind != KeyKind::KekOnTheWay);
+            let Some(entry) = entry else {
                 return Err(CopyFault::BadEntry { at: at as u32 });
             };
             entries.push(entry);
@@ -189,6 +193,19 @@ impl Image {
             entries,
         })
     }
+}
+
+/// Entries as they travel, one after the other.
+#[must_use]
+pub fn encode_entries(entries: &[Entry]) -> Vec<u8> {
+    entries.iter().flat_map(|entry| RawEntry::from(entry).as_bytes().to_vec()).collect()
+}
+
+/// Entries that came; `None`: one of them makes no sense.
+#[must_use]
+pub fn decode_entries(bytes: &[u8]) -> Option<Vec<Entry>> {
+    let raw = <[RawEntry]>::ref_from_bytes(bytes).ok()?;
+    raw.iter().map(RawEntry::parse).collect()
 }
 
 fn checksum(image: &[u8]) -> [u8; CHECKSUM_SIZE] {
@@ -203,6 +220,7 @@ impl From<&Entry> for RawEntry {
             kind: match entry.kind {
                 KeyKind::Kek => 1,
                 KeyKind::DataKey => 2,
+                KeyKind::KekOnTheWay => 3,
             },
             reserved: [0; 3],
             origin: U128::new(entry.origin.get()),
@@ -218,10 +236,11 @@ impl RawEntry {
         let kind = match self.kind {
             1 => KeyKind::Kek,
             2 => KeyKind::DataKey,
+            3 => KeyKind::KekOnTheWay,
             _ => return None,
         };
         let key = KeyId::new(self.key.get());
-        if (kind == KeyKind::Kek) != (key == KeyId::ZERO) {
+        if (kind != KeyKind::DataKey) != (key == KeyId::ZERO) {
             return None;
         }
         if self.reserved != [0; 3] || self.reserved_end != [0; 4] {

@@ -1,5 +1,7 @@
 //! Tests of the keys file.
 
+mod travel;
+
 use alloc::collections::VecDeque;
 use alloc::vec;
 

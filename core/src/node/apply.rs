@@ -44,6 +44,10 @@ impl Running {
         let (mut moved, mut stalls) = (false, 0);
         self.paused_at = None;
         loop {
+            // What a tenant's keys seal or salt waits for them.
+            if !self.keys_are_here() {
+                return Ok(moved);
+            }
             // A checkpoint op freezes the state after it: the one before must be out of the way,
             // which consensus sees to; ops after it may go on at once.
             if self.applying.is_none() {
@@ -134,6 +138,12 @@ impl Running {
                 self.pause(now, header.op, effects);
                 Ok(false)
             }
+            Err(Stall::Created) => {
+                let created = self.kernel.take_created();
+                self.tenants_decided(&created, effects);
+                self.applying = Some(applying);
+                Ok(true)
+            }
             Err(stall) => {
                 let writes = stall == Stall::PageRoom;
                 self.on_stall(stall, &mut applying, effects)?;
@@ -200,7 +210,7 @@ impl Running {
                 effects.event(Event::CheckpointAwaited { op });
                 Ok(())
             }
-            Stall::Slice => unreachable!("handled by the caller"),
+            Stall::Slice | Stall::Created => unreachable!("handled by the caller"),
             Stall::Halt(error) => Err(kernel_halt(&error)),
         }
     }

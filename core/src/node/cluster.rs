@@ -99,6 +99,7 @@ impl Running {
             self.superblock_use = SuperblockUse::View;
         }
         self.ask_for_checkpoints(now);
+        self.ask_for_keys(now);
         self.repair_pages(now);
         self.repair_segments(now, effects);
         for (to, frame) in self.vsr.take_outbox() {

@@ -249,7 +249,7 @@ impl Format {
         match event {
             KeyringEvent::Pending => Ok(()),
             KeyringEvent::Created | KeyringEvent::Minted { .. } => self.mint_next(effects),
-            KeyringEvent::Opened { .. } | KeyringEvent::Healed => {
+            KeyringEvent::Opened { .. } | KeyringEvent::Healed | KeyringEvent::Kept { .. } => {
                 unreachable!("format opens no keyring")
             }
         }

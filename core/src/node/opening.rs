@@ -240,7 +240,7 @@ impl Opening {
                 }
                 self.open_store(config, effects)
             }
-            KeyringEvent::Created | KeyringEvent::Minted { .. } => {
+            KeyringEvent::Created | KeyringEvent::Minted { .. } | KeyringEvent::Kept { .. } => {
                 unreachable!("opening creates no keys")
             }
         }

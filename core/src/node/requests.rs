@@ -10,17 +10,15 @@ use crate::ids::{IdempotencyId, TenantId};
 use crate::io::Effects;
 use crate::journal::Operation as PrepareOperation;
 use crate::kernel::{
-    Finding, Found, Operation, PrepareError, Reply, Request, RequestError, RetryReason,
-    SealedRequest, World,
+    Finding, Found, PrepareError, Reply, Request, RequestError, RetryReason, SealedRequest, World,
 };
-use crate::keyring::Mint;
 use crate::limits::{PREPARE_BODY_SIZE_MAX, PREPARE_EAGER_BYTES, PREPARE_REQUESTS_MAX};
 use crate::node::api::{Halt, Ticket};
 use crate::node::apply::kernel_prepare;
 use crate::node::finding::Search;
-use crate::node::format::draw_secrets;
-use crate::node::halt::{keyring_halt, store_halt};
+use crate::node::halt::store_halt;
 use crate::node::running::{Phase, Running};
+use crate::node::tenants::KeysStep;
 use crate::store::Pins;
 use crate::time::Clock;
 use crate::vsr::Busy;
@@ -131,9 +129,6 @@ impl Running {
             }
             let step = match work {
                 Work::Sealed(sealed) => self.take_sealed(sealed),
-                Work::Request(request) if self.lacks_keys_elsewhere(&request) => {
-                    SealStep::Answered(Err(RequestError::KeyMissing(request.tenant)))
-                }
                 Work::Request(mut request) => {
                     let mut found = Found::default();
                     match self.seal(&mut request, &mut pins, &mut found, now, effects)? {
@@ -204,12 +199,6 @@ impl Running {
         !self.queue.is_empty() || !self.searches.is_empty() || status.applied < status.op
     }
 
-    /// A new tenant's key would be on this replica alone: the others could not apply what it seals.
-    fn lacks_keys_elsewhere(&self, request: &Request) -> bool {
-        let creates = |operation: &Operation| matches!(operation, Operation::CreateTenant { .. });
-        self.vsr.is_cluster() && request.operations.iter().any(creates)
-    }
-
     pub(super) fn enqueue(&mut self, ticket: Ticket, sealed: SealedRequest) {
         self.queue_bytes += sealed.size();
         self.queue.push_back(Queued { ticket, sealed });
@@ -262,8 +251,10 @@ impl Running {
         if !self.store.ready(pins).map_err(store_halt)? {
             return Ok(SealStep::Later);
         }
-        if !self.mint_keys(request, effects)? {
-            return Ok(SealStep::Later);
+        match self.keys_for(request, pins, now, effects)? {
+            KeysStep::Ready => {}
+            KeysStep::Later => return Ok(SealStep::Later),
+            KeysStep::Refused(error) => return Ok(SealStep::Answered(Err(error))),
         }
         let mut nonce = [0; 12];
         self.random.fill_bytes(&mut nonce);
@@ -286,29 +277,6 @@ impl Running {
                 SealStep::Later
             }
         })
-    }
-
-    /// A new tenant's keys are durable before its creation is proposed. False: not yet.
-    fn mint_keys(&mut self, request: &mut Request, effects: &mut Effects) -> Result<bool, Halt> {
-        if request.tenant != TenantId::SYSTEM {
-            return Ok(true);
-        }
-        for operation in &mut request.operations {
-            let Operation::CreateTenant { tenant, kek_hash } = operation else { continue };
-            if let Some(known) = self.keyring.kek_hash(*tenant) {
-                *kek_hash = known;
-                continue;
-            }
-            if self.keyring.idle() {
-                let secrets = draw_secrets(&mut self.random);
-                match self.keyring.mint(*tenant, secrets, effects).map_err(keyring_halt)? {
-                    Mint::Started => {}
-                    Mint::Exists(_) => unreachable!("it had no keys a moment ago"),
-                }
-            }
-            return Ok(false);
-        }
-        Ok(true)
     }
 
     /// Proposes a checkpoint if wanted, else a prepare of the requests that wait.

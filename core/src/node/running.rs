@@ -16,7 +16,7 @@ use crate::journal::Operation;
 use crate::kernel::{
     Kernel, RecoveryEvidence, RecoveryReason, Reply, RequestError, RetryReason, SealedRequest,
 };
-use crate::keyring::{Keyring, KeyringError, KeyringEvent};
+use crate::keyring::Keyring;
 use crate::limits::{REQUEST_QUEUE_MAX, SEALED_BYTES_MAX, SPACE_RESERVE_BYTES, TICKETS_MAX};
 use crate::log::Logs;
 use crate::node::api::{Config, Halt, Ticket};
@@ -25,7 +25,7 @@ use crate::node::attesting::Attesting;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::consensus::Consensus;
 use crate::node::finding::Search;
-use crate::node::halt::{keyring_halt, log_halt, store_halt, superblock_halt, vsr_halt};
+use crate::node::halt::{log_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::jobs::Jobs;
 use crate::node::memory::{MemoryPlan, MemoryUse};
 use crate::node::opening::Opened;
@@ -33,6 +33,7 @@ use crate::node::proofs::Proofs;
 use crate::node::requests::{Queued, Waiting, Work};
 use crate::node::scrubbing::Scrubbing;
 use crate::node::serving::Serving;
+use crate::node::tenants::TenantKeysWork;
 use crate::store::Store;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
 use crate::time::{Clock, Instant, Timestamp};
@@ -118,6 +119,7 @@ pub(super) struct Running {
     /// What peers ask for.
     pub serving: Serving,
     pub scrubbing: Scrubbing,
+    pub tenant_keys: TenantKeysWork,
     /// A peer has a checkpoint that this replica needs: the node is to fetch it.
     pub sync_offered: bool,
 }
@@ -131,7 +133,10 @@ impl Running {
             store.repair_from_peers();
             logs.repair_from_peers();
         }
-        let kernel = Kernel::new(state.constants, state.checkpoint.generation);
+        let mut kernel = Kernel::new(state.constants, state.checkpoint.generation);
+        if vsr.is_cluster() {
+            kernel.stop_at_tenants();
+        }
         Running {
             config: config.clone(),
             memory,
@@ -169,6 +174,7 @@ impl Running {
             proofs: Proofs::default(),
             serving: Serving::default(),
             scrubbing: Scrubbing::default(),
+            tenant_keys: TenantKeysWork::default(),
             sync_offered: false,
         }
     }
@@ -190,7 +196,9 @@ impl Running {
     /// answers as of what it has applied.
     pub fn serves_reads(&self) -> bool {
         match self.phase {
-            Phase::Following | Phase::Serving | Phase::ShuttingDown { .. } => true,
+            Phase::Following | Phase::Serving | Phase::ShuttingDown { .. } => {
+                self.keys_are_complete()
+            }
             Phase::Replay | Phase::View | Phase::Recovery { .. } | Phase::Stopped => false,
         }
     }
@@ -267,6 +275,9 @@ impl Running {
     /// either applies a prepare, proposes one, or ends.
     pub fn turn(&mut self, now: Clock, effects: &mut Effects) -> Result<(), Halt> {
         self.step_down_if_deposed();
+        if self.vsr.is_cluster() {
+            self.check_tenants(effects)?;
+        }
         let mut busy = false;
         loop {
             let mut moved = self.apply_committed(now, effects)?;
@@ -412,16 +423,6 @@ impl Running {
             }
         }
         Ok(())
-    }
-
-    fn on_keyring(&mut self, event: Result<KeyringEvent, KeyringError>) -> Result<(), Halt> {
-        match event.map_err(keyring_halt)? {
-            // Requests that wait for keys look at the keyring themselves.
-            KeyringEvent::Pending | KeyringEvent::Minted { .. } => Ok(()),
-            KeyringEvent::Created | KeyringEvent::Opened { .. } | KeyringEvent::Healed => {
-                unreachable!("the keyring is open already")
-            }
-        }
     }
 
     /// From replay to serving, and from serving to the end.

@@ -62,7 +62,7 @@ enum What {
 impl Running {
     /// A message that is not for consensus.
     pub(super) fn on_peer(&mut self, now: Clock, message: Message, effects: &mut Effects) {
-        let Message { from, payload, .. } = message;
+        let Message { from, view, payload, .. } = message;
         match payload {
             Payload::RequestCheckpoint => self.offer_checkpoint(from),
             Payload::Checkpoint(offer) => self.on_offer(now, &offer),
@@ -76,6 +76,12 @@ impl Running {
             Payload::Blocks { serial, blocks, .. } => {
                 self.logs.on_blocks(serial, &blocks, effects);
             }
+            Payload::KeepKeys { keys, entries } => {
+                self.on_keep_keys(from, view, keys, &entries, effects);
+            }
+            Payload::KeysKept(keys) => self.on_keys_kept(from, view, keys),
+            Payload::RequestKeys(keys) => self.on_request_keys(from, keys),
+            Payload::Keys { keys, entries } => self.on_keys(keys, &entries, effects),
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::Prepare { .. }

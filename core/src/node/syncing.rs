@@ -12,7 +12,10 @@
 //! directory that opens here again, and asks what peers have *then*: which checkpoint was being
 //! fetched is on no disk.
 //!
-//! Invariants: nothing is said in consensus meanwhile, and nothing is served; nothing is written
+//! Keys of tenants that came to be meanwhile are asked for as soon as the tree of tenants is there;
+//! until they are durable here, what they seal waits.
+//!
+//! Invariants: nothing is said in consensus meanwhile, and nothing is served but keys; nothing is written
 //! before the mark is durable, and the mark goes only when all is durable. What was fetched for a
 //! checkpoint that was given up stays, and is found on the own disk by its tag.
 //!
@@ -23,12 +26,15 @@
 //! Start reading at [`Syncing::run`].
 
 mod grid;
+mod keys;
 mod segments;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+
+use rand_chacha::ChaCha20Rng;
 
 use crate::event::Event;
 use crate::ids::{Op, ReplicaId, View};
@@ -45,6 +51,7 @@ use crate::time::{Clock, Instant};
 use crate::vsr::message::{Message, Offer, Payload};
 
 use grid::{Grid, Heads};
+use keys::KeysWanted;
 use segments::{SegmentStep, Segments};
 
 /// How it ended.
@@ -94,6 +101,9 @@ pub(super) struct Syncing {
     config: Config,
     superblock: Superblock,
     keyring: Option<Keyring>,
+    /// Nonces of keys that peers lack.
+    random: ChaCha20Rng,
+    keys: KeysWanted,
     /// Its journal, to know what of it the checkpoint contradicts; it says nothing.
     journal: Consensus,
     plan: MemoryPlan,
@@ -120,6 +130,7 @@ impl Syncing {
         superblock: Superblock,
         keyring: Keyring,
         nonce: u64,
+        random: ChaCha20Rng,
         effects: &mut Effects,
     ) -> Result<Syncing, Halt> {
         let Some(state) = superblock.state().copied() else { unreachable!("it is open") };
@@ -129,6 +140,8 @@ impl Syncing {
             config: config.clone(),
             superblock,
             keyring: Some(keyring),
+            random,
+            keys: KeysWanted::default(),
             journal: journal.map_err(vsr_halt)?,
             plan,
             target: None,
@@ -188,7 +201,11 @@ impl Syncing {
                 }
                 Owner::Store => self.on_store_read(io, pages, result, effects)?,
                 Owner::Node => self.on_read(io, pages, result, effects)?,
-                Owner::Keyring | Owner::Log => unreachable!("nothing of {io:?} runs in a sync"),
+                Owner::Keyring => {
+                    let event = self.keyring().on_read_done(io, pages, result, effects);
+                    self.on_keyring(event)?;
+                }
+                Owner::Log => unreachable!("nothing of {io:?} runs in a sync"),
             },
             Input::WriteDone { io, pages, result } => match io.owner {
                 Owner::Superblock => {
@@ -200,7 +217,11 @@ impl Syncing {
                     write.map_err(vsr_halt)?;
                 }
                 Owner::Node => self.on_written(io, result, effects)?,
-                Owner::Keyring | Owner::Store | Owner::Log => {
+                Owner::Keyring => {
+                    let event = self.keyring().on_write_done(io, pages, result, effects);
+                    self.on_keyring(event)?;
+                }
+                Owner::Store | Owner::Log => {
                     unreachable!("nothing of {io:?} runs in a sync")
                 }
             },
@@ -211,9 +232,11 @@ impl Syncing {
                     unreachable!("nothing of {io:?} runs in a sync")
                 }
             },
-            Input::Wrapped { io, .. } | Input::Unwrapped { io, .. } => {
-                unreachable!("no keys are made or opened in a sync: {io:?}")
+            Input::Wrapped { io, key } => {
+                let event = self.keyring().on_wrapped(io, key, effects);
+                self.on_keyring(event)?;
             }
+            Input::Unwrapped { io, .. } => unreachable!("no keys are opened in a sync: {io:?}"),
         }
         self.run(now, effects)
     }
@@ -288,8 +311,13 @@ impl Syncing {
             Payload::Blocks { serial, checkpoint_durable: _, blocks } => {
                 self.on_blocks(serial, &blocks, effects)?;
             }
+            // Whoever lacks them may have nobody else.
+            Payload::RequestKeys(keys) => self.on_request_keys(from, keys),
+            Payload::Keys { keys, entries } => self.on_keys(keys, &entries, effects),
             // Nobody can count on this replica now.
-            Payload::RequestCheckpoint
+            Payload::KeepKeys { .. }
+            | Payload::KeysKept(_)
+            | Payload::RequestCheckpoint
             | Payload::RequestPages { .. }
             | Payload::RequestBlocks { .. }
             | Payload::Ping { .. }
@@ -371,7 +399,13 @@ impl Syncing {
 
     fn begin_pages(&mut self) {
         let from = store_checkpoint(&self.fetched().offer);
+        self.keys = KeysWanted::default();
         self.stage = Stage::Pages(Grid::new(&from));
+    }
+
+    fn keyring(&mut self) -> &mut Keyring {
+        let Some(keyring) = &mut self.keyring else { unreachable!("only lent for a moment") };
+        keyring
     }
 
     fn fetched(&self) -> &Target {
@@ -454,7 +488,7 @@ impl Syncing {
     ) -> Result<(), Halt> {
         result.map_err(|error| Halt::Io { error, what: "reading in a sync" })?;
         match self.purpose(io) {
-            Purpose::LookAt(wanted) => self.on_looked_at(*wanted, &pages),
+            Purpose::LookAt(wanted) => self.on_looked_at(*wanted, &pages, effects),
             Purpose::Segment(step) => self.on_segment_read(step, &pages, effects),
             Purpose::WritePage | Purpose::SyncGrid => unreachable!("a read: {io:?}"),
         }

@@ -313,6 +313,16 @@ impl Walker {
     }
 }
 
+/// What lies inline in a leaf that was opened; nothing, of a page of another kind.
+pub fn leaf_entries(page: &Page) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let leaf = page::header(&page.0).is_some_and(|header| header.kind == Kind::Leaf);
+    let count = if leaf { page::count(&page.0) } else { 0 };
+    (0..count).filter_map(|index| match page::stored(&page.0, index) {
+        Stored::Inline(value) => Some((page::key(&page.0, index), value)),
+        Stored::Overflow { .. } => None,
+    })
+}
+
 fn whole_tree(height: u8, count: u64) -> Expect {
     Expect::Node { level: height, count, low: vec![], high: None }
 }

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::crypto::KekHash;
 use crate::crypto::hash::InternalHash;
 use crate::ids::{
     ClusterId, GridId, Op, PageNumber, Release, ReplicaId, SegmentNumber, TenantId, View,
@@ -155,6 +156,26 @@ pub enum Payload {
         checkpoint_durable: Op,
         blocks: Vec<u8>,
     },
+    /// The sender leads this view and is about to create the tenant: its keys are to be kept.
+    KeepKeys {
+        keys: KeysName,
+        entries: Vec<u8>,
+    },
+    /// They are durable at the sender, in this view.
+    KeysKept(KeysName),
+    /// The sender lacks keys that it needs.
+    RequestKeys(KeysName),
+    Keys {
+        keys: KeysName,
+        entries: Vec<u8>,
+    },
+}
+
+/// Keys of a tenant, by the hash of its KEK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeysName {
+    pub tenant: TenantId,
+    pub kek_hash: KekHash,
 }
 
 /// A page of the grid, by what its parent says of it but for the tag.
@@ -231,6 +252,7 @@ impl Message {
                 &headers
             }
             Payload::Blocks { blocks, .. } => blocks,
+            Payload::KeepKeys { entries, .. } | Payload::Keys { entries, .. } => entries,
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::PrepareOk { .. }
@@ -240,7 +262,9 @@ impl Message {
             | Payload::RequestHeaders { .. }
             | Payload::RequestPrepare { .. }
             | Payload::RequestCheckpoint
-            | Payload::RequestBlocks { .. } => &[],
+            | Payload::RequestBlocks { .. }
+            | Payload::KeysKept(_)
+            | Payload::RequestKeys(_) => &[],
         };
         replica::encode(&ReplicaMessage {
             kind,
@@ -267,7 +291,7 @@ impl Message {
 }
 
 impl Payload {
-    /// Checkpoints, their pages and segments: consensus has no part in them.
+    /// Checkpoints, their pages and segments, keys: consensus has no part in them.
     #[must_use]
     pub fn is_for_the_node(&self) -> bool {
         match self {
@@ -276,7 +300,11 @@ impl Payload {
             | Payload::RequestPages { .. }
             | Payload::Pages { .. }
             | Payload::RequestBlocks { .. }
-            | Payload::Blocks { .. } => true,
+            | Payload::Blocks { .. }
+            | Payload::KeepKeys { .. }
+            | Payload::KeysKept(_)
+            | Payload::RequestKeys(_)
+            | Payload::Keys { .. } => true,
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::Prepare { .. }
@@ -356,6 +384,10 @@ impl Payload {
             Payload::Blocks { serial, checkpoint_durable, .. } => {
                 (Kind::Blocks, none, vec![*serial, checkpoint_durable.get()])
             }
+            Payload::KeepKeys { keys, .. } => keys.fields(Kind::KeepKeys),
+            Payload::KeysKept(keys) => keys.fields(Kind::KeysKept),
+            Payload::RequestKeys(keys) => keys.fields(Kind::RequestKeys),
+            Payload::Keys { keys, .. } => keys.fields(Kind::Keys),
         }
     }
 
@@ -426,7 +458,11 @@ impl Payload {
             | Kind::RequestPages
             | Kind::Pages
             | Kind::RequestBlocks
-            | Kind::Blocks => Payload::parse_for_the_node(raw)?,
+            | Kind::Blocks
+            | Kind::KeepKeys
+            | Kind::KeysKept
+            | Kind::RequestKeys
+            | Kind::Keys => Payload::parse_for_the_node(raw)?,
         })
     }
 
@@ -475,6 +511,12 @@ impl Payload {
                 checkpoint_durable: Op::new(numbers[1]),
                 blocks: raw.body.to_vec(),
             },
+            Kind::KeepKeys => {
+                Payload::KeepKeys { keys: KeysName::parse(raw), entries: raw.body.to_vec() }
+            }
+            Kind::KeysKept => Payload::KeysKept(KeysName::parse(raw)),
+            Kind::RequestKeys => Payload::RequestKeys(KeysName::parse(raw)),
+            Kind::Keys => Payload::Keys { keys: KeysName::parse(raw), entries: raw.body.to_vec() },
             Kind::Ping
             | Kind::Pong
             | Kind::Prepare
@@ -493,6 +535,16 @@ impl Payload {
 
 /// No segment has a block beyond it.
 const BLOCK_MAX: u64 = 1 << 40;
+
+impl KeysName {
+    fn fields(&self, kind: Kind) -> (Kind, InternalHash, Vec<u64>) {
+        (kind, InternalHash(self.kek_hash.0), Vec::from([self.tenant.get()]))
+    }
+
+    fn parse(raw: &ReplicaMessage<'_>) -> KeysName {
+        KeysName { tenant: TenantId::new(raw.numbers[0]), kek_hash: KekHash(raw.hash.0) }
+    }
+}
 
 impl PageName {
     fn encode(&self) -> [u8; PAGE_NAME_SIZE] {

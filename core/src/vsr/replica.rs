@@ -404,7 +404,11 @@ impl Replica {
             | Payload::RequestPages { .. }
             | Payload::Pages { .. }
             | Payload::RequestBlocks { .. }
-            | Payload::Blocks { .. } => return,
+            | Payload::Blocks { .. }
+            | Payload::KeepKeys { .. }
+            | Payload::KeysKept(_)
+            | Payload::RequestKeys(_)
+            | Payload::Keys { .. } => return,
         }
         self.go_on(now, effects);
     }

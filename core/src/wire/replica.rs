@@ -27,9 +27,9 @@ use super::frame::{self, FrameError};
 use crate::crypto::hash::{InternalDomain, InternalHash};
 use crate::ids::{ClusterId, Release, ReplicaId, View};
 use crate::limits::{
-    FRAME_PAYLOAD_SIZE_MAX, MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX,
-    REPLICA_COUNT_MAX, REPLICA_MESSAGE_HEADER_SIZE, SYNC_BLOCKS_MAX, SYNC_CHECKPOINT_SIZE,
-    SYNC_PAGES_MAX,
+    FRAME_PAYLOAD_SIZE_MAX, KEY_ENTRY_SIZE, KEYS_PER_TENANT_MAX, MESSAGE_HEADERS_MAX, PAGE_SIZE,
+    PREPARE_HEADER_SIZE, PREPARE_SIZE_MAX, REPLICA_COUNT_MAX, REPLICA_MESSAGE_HEADER_SIZE,
+    SYNC_BLOCKS_MAX, SYNC_CHECKPOINT_SIZE, SYNC_PAGES_MAX,
 };
 
 /// Numbers in the header of a message.
@@ -56,6 +56,10 @@ pub enum Kind {
     Pages,
     RequestBlocks,
     Blocks,
+    KeepKeys,
+    KeysKept,
+    RequestKeys,
+    Keys,
 }
 
 /// As the protocol's papers write it: `do-view-change`.
@@ -80,6 +84,10 @@ impl core::fmt::Display for Kind {
             Kind::Pages => "pages",
             Kind::RequestBlocks => "request-blocks",
             Kind::Blocks => "blocks",
+            Kind::KeepKeys => "keep-keys",
+            Kind::KeysKept => "keys-kept",
+            Kind::RequestKeys => "request-keys",
+            Kind::Keys => "keys",
         })
     }
 }
@@ -100,6 +108,8 @@ pub enum BodyShape {
     Pages,
     /// Blocks of a segment, one after the other; perhaps none.
     Blocks,
+    /// Entries as in the keys file: a KEK, sealed for the way, and data keys.
+    Keys,
 }
 
 /// Bytes of a page's name.
@@ -115,7 +125,7 @@ pub struct Shape {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Ping,
         Kind::Pong,
         Kind::Prepare,
@@ -134,6 +144,10 @@ impl Kind {
         Kind::Pages,
         Kind::RequestBlocks,
         Kind::Blocks,
+        Kind::KeepKeys,
+        Kind::KeysKept,
+        Kind::RequestKeys,
+        Kind::Keys,
     ];
 
     #[must_use]
@@ -157,6 +171,10 @@ impl Kind {
             Kind::Pages => 16,
             Kind::RequestBlocks => 17,
             Kind::Blocks => 18,
+            Kind::KeepKeys => 19,
+            Kind::KeysKept => 20,
+            Kind::RequestKeys => 21,
+            Kind::Keys => 22,
         }
     }
 
@@ -186,6 +204,8 @@ impl Kind {
             Kind::Pages => (2, false, BodyShape::Pages),
             Kind::RequestBlocks => (6, false, BodyShape::Empty),
             Kind::Blocks => (2, false, BodyShape::Blocks),
+            Kind::KeepKeys | Kind::Keys => (1, true, BodyShape::Keys),
+            Kind::KeysKept | Kind::RequestKeys => (1, true, BodyShape::Empty),
         };
         Shape { numbers, hash, body }
     }
@@ -409,6 +429,9 @@ fn check_shape(message: &ReplicaMessage<'_>) -> Result<(), MessageError> {
         BodyShape::PageNames => size > 0 && fits_units(size, PAGE_NAME_SIZE, SYNC_PAGES_MAX),
         BodyShape::Pages => fits_units(size, PAGE_NAME_SIZE + PAGE_SIZE, SYNC_PAGES_MAX),
         BodyShape::Blocks => fits_units(size, PAGE_SIZE, SYNC_BLOCKS_MAX),
+        BodyShape::Keys => {
+            size > KEY_ENTRY_SIZE && fits_units(size, KEY_ENTRY_SIZE, KEYS_PER_TENANT_MAX)
+        }
     };
     if fits { Ok(()) } else { Err(MessageError::BodyShape { kind }) }
 }

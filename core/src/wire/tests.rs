@@ -11,7 +11,7 @@ use crate::crypto::hash::{InternalDomain, InternalHash};
 use crate::ids::{ClusterId, Release, ReplicaId, View};
 use crate::journal::fake_disk::Random;
 use crate::limits::{
-    FRAME_PAYLOAD_SIZE_MAX, MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE,
+    FRAME_PAYLOAD_SIZE_MAX, KEY_ENTRY_SIZE, MESSAGE_HEADERS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE,
     REPLICA_MESSAGE_HEADER_SIZE, SYNC_CHECKPOINT_SIZE,
 };
 
@@ -26,6 +26,7 @@ fn body_of(kind: Kind) -> Vec<u8> {
         BodyShape::PageNames => vec![6; 2 * PAGE_NAME_SIZE],
         BodyShape::Pages => vec![7; PAGE_NAME_SIZE + PAGE_SIZE],
         BodyShape::Blocks => vec![8; PAGE_SIZE],
+        BodyShape::Keys => vec![9; 2 * KEY_ENTRY_SIZE],
     }
 }
 
@@ -55,7 +56,7 @@ fn every_kind_comes_back_as_it_was() {
         assert_eq!(bytes.len(), FRAME_HEADER_SIZE + REPLICA_MESSAGE_HEADER_SIZE + body.len());
     }
     assert_eq!(Kind::from_code(0), None);
-    assert_eq!(Kind::from_code(19), None);
+    assert_eq!(Kind::from_code(23), None);
 }
 
 #[test]

@@ -561,7 +561,11 @@ pub struct TenantCreateArgs {
     pub tenant: u64,
     /// Data directory
     #[arg(long, value_name = "DIR", env = "VERITY_DATA_DIR")]
-    pub data: PathBuf,
+    #[arg(required_unless_present = "connect")]
+    pub data: Option<PathBuf>,
+    /// Instead of a directory: host:port of the replicas of a cluster
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub connect: Vec<String>,
 }
 
 /// `1:4711`.

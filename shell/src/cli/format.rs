@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
-use verity::{ClusterConstants, ClusterSecret, Formatted, Identity, ReplicaId, TenantId};
+use verity::{ClusterConstants, ClusterSecret, Formatted, Identity, ReplicaId, TenantId, Verity};
 
 use super::args::{FormatArgs, Global, Profile, SecretArgs, TenantCreateArgs};
 use super::{Failure, Outcome, Output};
@@ -155,11 +155,18 @@ pub fn key_warning(path: &str) -> String {
 }
 
 pub fn create_tenant(args: &TenantCreateArgs, global: &Global, output: &Output) -> Outcome {
-    let database = global.options().create(false).open(&args.data)?;
-    let result = database.create_tenant(TenantId::new(args.tenant));
-    let closed = database.close();
-    let reply = result?;
-    closed?;
+    let tenant = TenantId::new(args.tenant);
+    let reply = if args.connect.is_empty() {
+        let Some(data) = &args.data else { unreachable!("one of both is required") };
+        let database = global.options().create(false).open(data)?;
+        let result = database.create_tenant(tenant);
+        let closed = database.close();
+        let reply = result?;
+        closed?;
+        reply
+    } else {
+        Verity::connect(&args.connect)?.create_tenant(tenant)?
+    };
     output.object(&json!({
         "tenant": args.tenant,
         "position": reply.position.map(|position| position.get()),

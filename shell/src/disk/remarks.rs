@@ -14,6 +14,8 @@ pub fn trace(event: &Event) {
         Event::RecoveryRecorded { .. }
         | Event::ViewStarted { .. }
         | Event::TenantCreated { .. }
+        | Event::KeyMinted { .. }
+        | Event::KeyKept { .. }
         | Event::ReplayStarted { .. }
         | Event::ReplayFinished { .. }
         | Event::SegmentRotated { .. }
@@ -51,6 +53,10 @@ fn warning(event: &Event) -> Option<String> {
         Event::JournalPageUnreadable { offset } => {
             format!("journal: the device does not give the page at byte {offset}")
         }
+        Event::KeysAwaited { tenant } => format!(
+            "keys: the keys of tenant {tenant} are not here; the other replicas are asked, and nothing \
+             is applied until one of them gives them"
+        ),
         Event::PageCorrupt { page } => format!("grid: page {page} is damaged"),
         Event::BlockCorrupt { tenant, number, offset } => {
             format!("log/{tenant}/{number:08}.segment is damaged at byte {offset}")
@@ -85,6 +91,7 @@ mod tests {
             Event::IndexRebuilt { tenant, number: 4 },
             Event::JournalRottenPrepare { op: Op::new(7) },
             Event::JournalPageUnreadable { offset: 4096 },
+            Event::KeysAwaited { tenant },
             Event::PageCorrupt { page: 9 },
             Event::BlockCorrupt { tenant, number: 4, offset: 8192 },
             Event::SegmentBlocksRepaired { tenant, number: 4, block: 2, count: 1 },

@@ -11,6 +11,7 @@ mod net;
 mod processes;
 mod proofs;
 mod replaced;
+mod tenants;
 mod writers;
 
 use std::time::{Duration, Instant};

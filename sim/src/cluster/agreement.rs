@@ -131,7 +131,8 @@ impl Cluster {
     /// everywhere.
     pub(super) fn compare_segments(&self) -> Result<(), Failure> {
         let failed = |detail| Err(Failure::new(FailureKind::Twin, detail));
-        for tenant in [TenantId::SYSTEM, TenantId::DEFAULT] {
+        let first = [TenantId::SYSTEM, TenantId::DEFAULT];
+        for tenant in first.into_iter().chain(self.tenants.all()) {
             let mut known: Option<(usize, Vec<u8>, Option<Damage>)> = None;
             for (index, member) in self.members.iter().enumerate() {
                 let Some(checkpoint) = member.checkpoint else { continue };

@@ -10,6 +10,7 @@ mod reads;
 mod replaced;
 mod room;
 mod segments;
+mod tenants;
 
 pub(crate) use reads::{reads_causal, reads_of_deposed};
 pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands_in};
@@ -17,6 +18,10 @@ pub(crate) use room::disk_full;
 pub(crate) use segments::{
     segments_killed, segments_lost, segments_peer_damaged, segments_repaired, segments_scrubbed,
     segments_synced,
+};
+pub(crate) use tenants::{
+    tenants_keys_put_back, tenants_killed, tenants_made_twice, tenants_maker_lost, tenants_missed,
+    tenants_synced,
 };
 
 use verity_core::io::FileId;

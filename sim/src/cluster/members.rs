@@ -462,6 +462,9 @@ impl Cluster {
                         let detail = "has no checkpoint, and talks as if it had one";
                         self.complaint = Some(format!("node {index} {detail}"));
                     }
+                    if let Some(what) = self.tenants.check_frame(&frame) {
+                        self.complaint = Some(format!("node {index} says {what} in a frame"));
+                    }
                     frames.push((usize::from(to.get()), frame));
                 }
                 Effect::Event(event) => {
@@ -485,6 +488,7 @@ impl Cluster {
                     }
                 }
                 other => {
+                    self.tenants.note(&other);
                     let writes = matches!(other, Effect::Write { .. } | Effect::Sync { .. });
                     self.members[index].execute(now_ns, other, &mut self.master);
                     // Not always the first: then no other of a batch would be in flight.
@@ -511,6 +515,8 @@ impl Cluster {
                 Payload::RequestCheckpoint
                     | Payload::RequestPages { .. }
                     | Payload::RequestBlocks { .. }
+                    | Payload::RequestKeys(_)
+                    | Payload::Keys { .. }
             )
         })
     }

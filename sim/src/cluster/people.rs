@@ -9,6 +9,7 @@ use verity_core::kernel::{Reply, Request, RequestError, RetryReason};
 use verity_core::node::{Progress, Read, ReadResult};
 
 use super::Cluster;
+use super::tenants::TenantStep;
 use crate::ledger::{Answered, Committed, Refused, shorten};
 use crate::model::Effect;
 use crate::report::{Failure, FailureKind};
@@ -21,6 +22,8 @@ use crate::world::clients::{effects_of, operations, refusal_of};
 pub(super) struct Pending {
     statements: Vec<Statement>,
     request: Request,
+    /// Of a tenant that the model does not know.
+    step: Option<TenantStep>,
     /// Copies at each member that were not answered.
     copies: BTreeMap<usize, u64>,
     pub send_at_ns: Option<u64>,
@@ -48,6 +51,7 @@ impl Cluster {
         self.next_client_ns = self.now_ns + 1 + self.people.exponential(400_000);
         let statements = self.workload.transaction(0, &self.ledger.model);
         self.ask(statements);
+        self.new_tenant_step();
     }
 
     /// A new request of these statements.
@@ -63,6 +67,16 @@ impl Cluster {
             after: None,
             operations: operations(&self.ledger.model, &statements, always),
         };
+        self.wait_for(statements, request, None);
+    }
+
+    /// A request that is sent until it is answered.
+    pub(super) fn wait_for(
+        &mut self,
+        statements: Vec<Statement>,
+        request: Request,
+        step: Option<TenantStep>,
+    ) {
         for statement in &statements {
             if let Statement::Drop { table } = statement {
                 self.dropping.insert(table.clone());
@@ -72,6 +86,7 @@ impl Cluster {
         let pending = Pending {
             statements,
             request,
+            step,
             copies: BTreeMap::new(),
             send_at_ns: Some(self.now_ns),
             sent_at: self.ledger.head(),
@@ -138,13 +153,20 @@ impl Cluster {
         let Some(position) = reply.position else {
             return Err(wrong(format!("no position in the reply to {}", pending.describe())));
         };
-        let answer = (position.get(), effects_of(&reply.results));
+        let effects = if pending.step.is_some() { Vec::new() } else { effects_of(&reply.results) };
+        let answer = (position.get(), effects);
         match &pending.answer {
             Some(known) if *known != answer => {
                 return Err(wrong(format!("answered {answer:?} now: {}", pending.describe())));
             }
             Some(_) => return Ok(()),
             None => {}
+        }
+        if let Some(step) = pending.step {
+            pending.answer = Some(answer);
+            pending.send_at_ns = None;
+            self.step_done(step);
+            return Ok(());
         }
         let committed = Committed {
             id: pending.request.idempotency,
@@ -179,6 +201,15 @@ impl Cluster {
             return Ok(());
         }
         self.last_progress_ns = self.now_ns;
+        if let Some(step) = pending.step {
+            // A copy of what is refused for good.
+            if pending.refused.is_none() {
+                pending.refused = Some(Refused::Other(error.to_string()));
+                pending.send_at_ns = None;
+                self.step_refused(step, error)?;
+            }
+            return Ok(());
+        }
         let refused = refusal_of(error).map_err(|why| {
             let detail = format!("{why}: {error}: {}", pending.describe());
             Failure::new(FailureKind::Wrong, detail)
@@ -197,7 +228,7 @@ impl Cluster {
             return;
         }
         let Some(pending) = self.pending.remove(&serial) else { return };
-        if let (None, Some(refused)) = (pending.answer, pending.refused) {
+        if let (None, Some(refused), None) = (pending.answer, pending.refused, pending.step) {
             self.ledger.refuse(pending.sent_at, pending.statements, refused);
         }
     }

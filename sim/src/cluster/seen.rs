@@ -19,6 +19,8 @@ pub struct Seen {
     pub reads_linearizable: u64,
     pub reads_causal: u64,
     pub reads_eventual: u64,
+    /// Tenants that were created, read on a node in the end.
+    pub tenants_read: u64,
     pub crashes: u64,
     pub crashes_in_flight: u64,
     pub cuts: u64,

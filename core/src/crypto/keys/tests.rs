@@ -131,3 +131,21 @@ fn a_key_under_the_master_key_opens_only_as_what_it_was_wrapped_as() {
         assert_eq!(unwrap_key(&master, other, &wrapped), Err(KeyError::WrongMasterKey));
     }
 }
+
+#[test]
+fn a_kek_on_its_way_opens_only_as_what_it_is_named() {
+    let transfer = |origin, key| keys(origin, 0, 1, key, 0).transfer();
+    let (origin, tenant) = (OriginId::new(3), TenantId::new(4));
+    let kek = Kek::new(SecretKey([1; 32]));
+    let hash = kek.hash(tenant);
+    let wrapped = transfer(3, 7).wrap([6; 12], origin, tenant, &hash, &kek);
+    assert!(transfer(3, 7).unwrap(origin, tenant, &hash, &wrapped) == Ok(kek.clone()));
+    assert!(transfer(3, 8).unwrap(origin, tenant, &hash, &wrapped).is_err());
+    assert!(transfer(2, 7).unwrap(origin, tenant, &hash, &wrapped).is_err());
+    assert!(transfer(3, 7).unwrap(OriginId::new(9), tenant, &hash, &wrapped).is_err());
+    assert!(transfer(3, 7).unwrap(origin, TenantId::new(9), &hash, &wrapped).is_err());
+    assert!(transfer(3, 7).unwrap(origin, tenant, &KekHash([9; 32]), &wrapped).is_err());
+    // Sealed under a name that is not its own: it opens, and is refused.
+    let wrong = transfer(3, 7).wrap([6; 12], origin, tenant, &KekHash([9; 32]), &kek);
+    assert!(transfer(3, 7).unwrap(origin, tenant, &KekHash([9; 32]), &wrong).is_err());
+}

@@ -255,7 +255,7 @@ impl Rig {
                     pump(&mut self.store, &mut self.logs, &self.keys, &mut self.disk, &mut effects);
                     assert_eq!(self.store.ready(&pins), Ok(true));
                 }
-                Err(Stall::Slice) => {}
+                Err(Stall::Slice | Stall::Created) => {}
                 Err(Stall::LogRoom) => self.logs.flush_step(&mut effects),
                 Err(Stall::PageRoom) => unreachable!("a checkpoint is written before the next op"),
                 Err(Stall::Halt(error)) => panic!("{error}"),

@@ -72,10 +72,11 @@ impl Syncing {
             return Ok(());
         }
         self.look_at_pages(effects);
+        self.ask_for_keys(now);
         self.ask_for_pages(now);
         let Stage::Pages(grid) = &mut self.stage else { unreachable!("asked by the caller") };
         let all = grid.wanted.is_empty() && grid.asked.is_empty() && self.io.is_empty();
-        if all && grid.walker.is_done() {
+        if all && grid.walker.is_done() && self.keys.is_done() {
             self.stage = Stage::SyncingGrid;
             let io = self.io(Purpose::SyncGrid);
             effects.push(Effect::Sync { io, file: FileId::Grid });
@@ -92,14 +93,20 @@ impl Syncing {
             if busy || grid.wanted.len() + asked >= SYNC_WANTED_MAX {
                 return;
             }
-            let Some(wanted) = grid.walker.wanted() else { return };
+            let Some(wanted) = self.keys.release().or_else(|| grid.walker.wanted()) else { return };
+            let Some(wanted) = self.keys.hold(wanted) else { continue };
             let at = address(&wanted);
             let io = self.io(Purpose::LookAt(Box::new(wanted)));
             effects.push(Effect::Read { io, at, pages: Pages::zeroed(1) });
         }
     }
 
-    pub(super) fn on_looked_at(&mut self, wanted: Wanted, pages: &Pages) -> Result<(), Halt> {
+    pub(super) fn on_looked_at(
+        &mut self,
+        wanted: Wanted,
+        pages: &Pages,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
         let Stage::Pages(grid) = &mut self.stage else {
             unreachable!("pages are looked at while pages are fetched")
         };
@@ -110,7 +117,9 @@ impl Syncing {
             return Ok(());
         }
         let mut page = page.clone();
-        grid.walker.give(keyring, &wanted, &mut page).map_err(|damage| damaged("grid", damage))
+        let given = grid.walker.give(keyring, &wanted, &mut page);
+        given.map_err(|damage| damaged("grid", damage))?;
+        self.note_tenants(&wanted, &page, effects)
     }
 
     fn ask_for_pages(&mut self, now: Clock) {
@@ -158,6 +167,7 @@ impl Syncing {
         for wanted in asked.pages {
             let name = name_of(&wanted);
             let sent = pages.iter().find(|(other, _)| *other == name).map(|(_, page)| page);
+            let Stage::Pages(grid) = &mut self.stage else { unreachable!("seen above") };
             let Some(keyring) = &self.keyring else { unreachable!("only lent for a moment") };
             let Some(page) = sent.filter(|page| Walker::holds(keyring, &wanted, page)) else {
                 effects.event(Event::SyncRefused { op: wanted.at.checkpoint_op });
@@ -168,6 +178,7 @@ impl Syncing {
             let mut open = page.clone();
             let given = grid.walker.give(keyring, &wanted, &mut open);
             given.map_err(|damage| damaged("grid", damage))?;
+            self.note_tenants(&wanted, &open, effects)?;
             effects.event(Event::SyncPageFetched { page: name.page.get() });
             let mut pages = Pages::zeroed(1);
             pages.as_bytes_mut().copy_from_slice(&page.0);

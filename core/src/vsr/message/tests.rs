@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use zerocopy::FromZeros;
 
 use super::*;
+use crate::limits::KEY_ENTRY_SIZE;
 use crate::superblock::tests::first_state;
 use crate::wire::replica::encode;
 
@@ -69,6 +70,20 @@ fn what_nodes_ask_and_answer_comes_back_as_it_was() {
         Payload::Blocks { serial: 6, blocks, .. } => assert_eq!(blocks, vec![7; PAGE_SIZE]),
         other => panic!("{other:?}"),
     }
+    let keys = KeysName { tenant: TenantId::new(5), kek_hash: KekHash([6; 32]) };
+    let body = vec![7; 2 * KEY_ENTRY_SIZE];
+    match sent(Payload::KeepKeys { keys, entries: body.clone() }) {
+        Payload::KeepKeys { keys: named, entries } => assert_eq!((named, &entries), (keys, &body)),
+        other => panic!("{other:?}"),
+    }
+    match sent(Payload::Keys { keys, entries: body.clone() }) {
+        Payload::Keys { keys: named, entries } => assert_eq!((named, entries), (keys, body)),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(sent(Payload::KeysKept(keys)), Payload::KeysKept(named) if named == keys));
+    assert!(
+        matches!(sent(Payload::RequestKeys(keys)), Payload::RequestKeys(named) if named == keys)
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use capnp::message::Builder;
 use capnp::serialize;
+use verity_core::crypto::KekHash;
 use verity_core::ids::{IdempotencyId, PrincipalId, TenantId};
 use verity_core::kernel::{ExpectedVersion, Operation, Request};
 use verity_core::query::Value;
@@ -142,7 +143,12 @@ fn write_operation(operation: &Operation, to: operation::Builder<'_>) {
                 list.set(at, record);
             }
         }
-        Operation::JobStep { .. } | Operation::CreateTenant { .. } | Operation::Attest => {
+        // Whoever leads chooses the keys.
+        Operation::CreateTenant { tenant, kek_hash: _ } => {
+            let mut to = to;
+            to.set_create_tenant(tenant.get());
+        }
+        Operation::JobStep { .. } | Operation::Attest => {
             unreachable!("no client asks for this")
         }
     }
@@ -174,6 +180,9 @@ fn read_operation(from: operation::Reader<'_>, room: &mut Room) -> capnp::Result
         operation::Which::Sql(sql) => {
             let (text, params) = read_sql(sql?, room)?;
             Operation::Sql { text, params }
+        }
+        operation::Which::CreateTenant(tenant) => {
+            Operation::CreateTenant { tenant: TenantId::new(tenant), kek_hash: KekHash([0; 32]) }
         }
         operation::Which::InsertRows(insert) => {
             let insert = insert?;

@@ -48,6 +48,8 @@ fn asks() -> Vec<Asked> {
         columns: vec!["a".to_string(), "b".to_string()],
         rows: vec![values(), Vec::new(), values()],
     });
+    let kek_hash = verity_core::crypto::KekHash([0; 32]);
+    operations.push(Operation::CreateTenant { tenant: TenantId::new(u64::MAX), kek_hash });
     let request = Request {
         tenant: TenantId::new(1),
         principal: PrincipalId::ZERO,
