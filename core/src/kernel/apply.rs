@@ -351,9 +351,7 @@ impl Kernel {
                     self.commit(transaction, world, effects)?;
                     let position = Some(transaction.last());
                     let answer = core::mem::replace(answer, Ok(Results::default()));
-                    if answer.is_ok() && self.stops_at_tenants {
-                        self.created.extend(running.envelope.work.iter().filter_map(created_by));
-                    }
+                    self.note_created(&running.envelope.work, answer.is_ok());
                     let reply = answer.map(|results| Reply {
                         op: prepare.op,
                         timestamp: prepare.timestamp,
@@ -383,6 +381,13 @@ impl Kernel {
                     return Ok(reply);
                 }
             }
+        }
+    }
+
+    /// Tenants that a transaction has created, for a caller that stops at them.
+    fn note_created(&mut self, work: &[(u32, Work)], committed: bool) {
+        if committed && self.stops_at_tenants {
+            self.created.extend(work.iter().filter_map(created_by));
         }
     }
 

@@ -15,9 +15,9 @@
 //! Keys of tenants that came to be meanwhile are asked for as soon as the tree of tenants is there;
 //! until they are durable here, what they seal waits.
 //!
-//! Invariants: nothing is said in consensus meanwhile, and nothing is served but keys; nothing is written
-//! before the mark is durable, and the mark goes only when all is durable. What was fetched for a
-//! checkpoint that was given up stays, and is found on the own disk by its tag.
+//! Invariants: nothing is said in consensus meanwhile, and nothing is served but keys; nothing is
+//! written before the mark is durable, and the mark goes only when all is durable. What was fetched
+//! for a checkpoint that was given up stays, and is found on the own disk by its tag.
 //!
 //! Fault model: messages are lost, late, doubled; peers take newer checkpoints, and write over
 //! pages of older ones; pages and blocks of a peer, and our own, are rotten. Replicas do not lie.

@@ -54,8 +54,8 @@ fn warning(event: &Event) -> Option<String> {
             format!("journal: the device does not give the page at byte {offset}")
         }
         Event::KeysAwaited { tenant } => format!(
-            "keys: the keys of tenant {tenant} are not here; the other replicas are asked, and nothing \
-             is applied until one of them gives them"
+            "keys: the keys of tenant {tenant} are not here; the other replicas are asked, and \
+             nothing is applied until one of them gives them"
         ),
         Event::PageCorrupt { page } => format!("grid: page {page} is damaged"),
         Event::BlockCorrupt { tenant, number, offset } => {
