@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use verity::{Client, TenantId, Value, Verity};
 
+use super::away::{RING, RING_BYTES, fill as fill_bulk};
 use super::processes::Cluster;
 
 const ROWS: i64 = 200;
@@ -77,4 +78,39 @@ fn a_new_tenant_is_everywhere_whoever_is_killed() {
     let again = client.create_tenant(TenantId::new(3)).unwrap_err();
     assert!(!again.retryable(), "{again}");
     cluster.command(&["tenant", "create", "4"]).fails(1, "tenant 4");
+}
+
+/// From the journals of the others, then with a checkpoint of theirs.
+#[test]
+fn an_empty_disk_gets_the_keys_of_all_tenants() {
+    let mut cluster = Cluster::with_journal(RING);
+    cluster.start_all();
+    let client = Verity::connect(cluster.addresses()).unwrap();
+    client.execute("CREATE TABLE bulk (id BIGINT PRIMARY KEY, t TEXT)", &[]).unwrap();
+    client.create_tenant(TenantId::new(2)).unwrap();
+    let second = client.tenant(TenantId::new(2));
+    second.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", &[]).unwrap();
+    fill(&second, 0, ROWS);
+    let mut next = 0;
+    for fetches in [false, true] {
+        let lost = (cluster.primary() + 1) % 3;
+        cluster.kill(lost);
+        cluster.lose_directory(lost);
+        if fetches {
+            fill_bulk(&client, &mut next, 3 * RING_BYTES);
+        }
+        cluster.replace(lost).ok();
+        cluster.start(lost);
+        cluster.wait_healthy();
+        assert_eq!(cluster.said(lost).contains("SyncFinished"), fetches, "{}", cluster.said(lost));
+        read_everywhere(&cluster, TenantId::new(2), ROWS);
+        // With it and without another.
+        let other = (lost + 1) % 3;
+        cluster.kill(other);
+        fill(&second, -20, -10);
+        second.execute("DELETE FROM t WHERE id < 0", &[]).unwrap();
+        cluster.start(other);
+        cluster.wait_healthy();
+    }
+    read_everywhere(&cluster, TenantId::new(2), ROWS);
 }
