@@ -57,6 +57,11 @@ pub enum Error {
     Request(RequestError),
     /// A page or record that the answer needs is damaged: no answer rather than a wrong one.
     Unreadable(String),
+    /// There is no proof of it, or none that can be had.
+    Unproved {
+        sqlstate: &'static str,
+        why: String,
+    },
     /// A statement that does not fit the call: rows asked of an INSERT, for example.
     WrongKind(&'static str),
     /// No replica could be asked in time. Nothing was done.
@@ -99,6 +104,7 @@ impl Error {
             | Error::Options(_)
             | Error::Halted { .. }
             | Error::Unreadable(_)
+            | Error::Unproved { .. }
             | Error::WrongKind(_)
             | Error::OutcomeUnknown { .. }
             | Error::Server { .. }
@@ -131,6 +137,7 @@ impl Error {
             | Error::SuperblockLost { .. }
             | Error::SuperblockStale(_)
             | Error::JournalCut(_) => "XX001",
+            Error::Unproved { sqlstate, .. } => sqlstate,
             Error::WrongKind(_) => "42809",
             Error::Unreachable { .. } => "08001",
             Error::OutcomeUnknown { .. } => "08007",
@@ -211,6 +218,7 @@ impl fmt::Display for Error {
             Error::Unreadable(what) => {
                 write!(f, "{what}; run `verity verify` to see what else is damaged")
             }
+            Error::Unproved { why, .. } => f.write_str(why),
             Error::WrongKind(what) => f.write_str(what),
             Error::Unreachable { why } => write!(f, "no replica answers: {why}"),
             Error::OutcomeUnknown { id, why } if id.is_none() => write!(

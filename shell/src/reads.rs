@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use verity_core::ids::{IdempotencyId, Position};
-use verity_core::kernel::{Commitment, Operation, Reply, RequestError};
+use verity_core::kernel::{Commitment, Operation, ProveStop, Reply, RequestError};
 use verity_core::node::{
     CommitmentRead, ProofError, ProofOf, ProofRead, Proved, Read, ReadError, ReadResult,
 };
@@ -227,13 +227,21 @@ pub fn unproved(error: ProofError) -> Option<Error> {
         ProofError::TenantUnknown(tenant) => Error::Request(RequestError::TenantUnknown(tenant)),
         ProofError::Attest(error) => Error::Request(error),
         ProofError::NotReady => return None,
-        error @ (ProofError::NotProvable
-        | ProofError::Prove(_)
-        | ProofError::Store(_)
-        | ProofError::Key(_)
-        | ProofError::Memory
-        | ProofError::Fork { .. }) => Error::Unreadable(error.to_string()),
+        error @ (ProofError::Prove(
+            ProveStop::Damaged(_) | ProveStop::Fault | ProveStop::LogFault,
+        )
+        | ProofError::Store(_)) => Error::Unreadable(error.to_string()),
+        error @ ProofError::NotProvable => no_proof("0A000", &error),
+        error @ ProofError::Prove(ProveStop::TooLarge) => no_proof("54000", &error),
+        error @ ProofError::Prove(ProveStop::NotThere(_)) => no_proof("02000", &error),
+        error @ ProofError::Key(_) => no_proof("28000", &error),
+        error @ ProofError::Memory => no_proof("53200", &error),
+        error @ ProofError::Fork { .. } => no_proof("XX001", &error),
     })
+}
+
+fn no_proof(sqlstate: &'static str, why: &ProofError) -> Error {
+    Error::Unproved { sqlstate, why: why.to_string() }
 }
 
 /// An INSERT of parameters and constants only: its rows go to the core without text.

@@ -36,7 +36,8 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
     let closed = session.close();
     let proved = proved.map_err(|error| match &error {
         Error::Request(_) => {
-            Failure::failed(error.render(args.asked.sql.as_deref().unwrap_or_default()))
+            let shown = error.render(args.asked.sql.as_deref().unwrap_or_default());
+            Failure::failed(shown.trim_start_matches("error").trim_start_matches([':', ' ']))
         }
         _ => Failure::failed(error),
     })?;

@@ -2,6 +2,24 @@
 
 use crate::run::{Database, verity};
 
+/// In words that fit: nothing is damaged, and nothing is said twice.
+#[test]
+fn what_has_no_proof_is_told_why() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, x TEXT)").ok();
+    let told = |of: &[&str], why: &str| {
+        let data = database.data();
+        let data = ["--data", data.to_str().unwrap(), "--out", "/nowhere/x"];
+        let run = verity(&[&["prove"], of, &data].concat()).fails(1, why);
+        let first = run.stderr.lines().find(|line| line.starts_with("error")).unwrap();
+        assert!(!first.contains("damaged") && !first.contains("error: error"), "{run:#?}");
+    };
+    told(&["-c", "SELECT lower(x) FROM t"], "this statement cannot be proved");
+    told(&["-c", "SELECT id FROM nowhere"], "error: 42P01: ");
+    told(&["-c", "SELECT id FROM t", "--tenant", "7"], "error: tenant 7 does not exist");
+    told(&["--event", "99"], "the position is not there");
+}
+
 #[test]
 fn a_proof_holds_without_the_database_and_a_forged_one_does_not() {
     let database = Database::new();

@@ -36,10 +36,11 @@ impl Guest {
         };
         let size = proved.file.len();
         if size > PROOF_SERVED_BYTES_MAX {
-            return Ok(Err(Error::Unreadable(format!(
+            let why = format!(
                 "the proof has {size} bytes, at most {PROOF_SERVED_BYTES_MAX} are sent: ask for \
                  less of it at a time"
-            ))));
+            );
+            return Ok(Err(Error::Unproved { sqlstate: "54000", why }));
         }
         let Some(_held) = Charge::of(&self.host.budget, size) else {
             return Ok(Err(retry(RetryReason::QueueFull)));

@@ -113,7 +113,10 @@ fn records_have_proofs(client: &Client) {
 fn what_has_no_proof_is_refused(client: &Client) {
     let sql = |text: &str| ProofOf::Sql { text: text.to_string(), parameters: Vec::new() };
     let told = |of: ProofOf| client.prove_of(of, None).unwrap_err().to_string();
-    assert!(told(sql("SELECT lower(name) FROM people")).contains("cannot be proved"));
+    let refused = client.prove_of(sql("SELECT lower(name) FROM people"), None).unwrap_err();
+    assert_eq!(refused.sqlstate(), "0A000");
+    assert!(refused.to_string().contains("cannot be proved"), "{refused}");
+    assert!(!refused.to_string().contains("damaged"), "{refused}");
     assert!(told(sql("SELECT id FROM nowhere")).contains("nowhere"));
     let position = Position::new(1 << 40);
     assert!(told(ProofOf::Query(QueryKind::Event { position })).contains("position"));
