@@ -157,9 +157,9 @@ fn a_campaign_tells_what_it_saw() {
 }
 
 #[test]
-fn a_campaign_of_no_time_has_fresh_seeds_and_none_of_them() {
+fn a_campaign_of_hardly_any_time_has_fresh_seeds() {
     let first = |output: &Output| verdict(output)["first_seed"].as_u64().unwrap();
-    let output = vopr(&["--campaign", "--minutes", "0", "--json", "--cluster"]);
+    let output = vopr(&["--campaign", "--minutes", "0.00001", "--json", "--cluster"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(first(&output) > 1_000_000_000_000_000, "{output:?}");
     assert_eq!(verdict(&output)["mode"], json!("cluster"));

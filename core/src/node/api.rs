@@ -200,7 +200,9 @@ pub struct Status {
     pub grid: GridStatus,
     /// Free bytes on the file system, when the shell has told.
     pub free_bytes: Option<u64>,
+    /// It takes writes; and it answers reads.
     pub ready: bool,
+    pub reads: bool,
     /// Of a replica among others.
     pub replica_status: Option<ReplicaStatus>,
     /// The checkpoint of a peer that is being fetched; 0: none is offered yet.

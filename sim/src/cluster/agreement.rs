@@ -30,7 +30,7 @@ impl Cluster {
             let status = member.node.as_ref()?.status()?;
             let replica = status.replica_status?;
             let written = status.checkpoint == status.checkpoint_begun;
-            let settled = status.op == status.applied && replica.certain && written;
+            let settled = status.op == status.applied && replica.certain && written && status.reads;
             settled.then_some((status.view, status.applied, status.checkpoint))
         };
         let members = self.members.iter().enumerate().filter(|(index, _)| Some(*index) != but);
