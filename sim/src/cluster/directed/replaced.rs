@@ -75,7 +75,7 @@ fn replaced_killed_after(later: impl Fn(u64) -> u64) -> Result<u64, Failure> {
             kills += 1;
             assert!(kills < KILLS_MAX, "each time it gets further");
         }
-        // Killed right behind INSTALL, the last step of all, a node has no time to say that it is done.
+        // Killed right behind INSTALL, the last step of all, a node cannot say that it is done.
         let marks: &[&str] = if behind { &["SyncPageFetched"] } else { &["ReplicaUncertain"] };
         scene.end(marks)?;
     }
