@@ -17,7 +17,7 @@ use verity::{Error, Position, TenantId, Value};
 
 use super::args::{Asked, Global, ProveArgs, RedactArgs, VerifyArgs};
 use super::session::Session;
-use super::sql::{plural, to_json};
+use super::sql::{plural, tell_error, to_json};
 use super::witness::{Witnessed, witnessed};
 use super::{Failure, Outcome, Output, table};
 
@@ -34,13 +34,8 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
     let proved = prove(args.since);
     let proved = proved.and_then(|proved| Ok((cosigned(prove, &proved, &args.witness)?, proved)));
     let closed = session.close();
-    let proved = proved.map_err(|error| match &error {
-        Error::Request(_) => {
-            let shown = error.render(args.asked.sql.as_deref().unwrap_or_default());
-            Failure::failed(shown.trim_start_matches("error").trim_start_matches([':', ' ']))
-        }
-        _ => Failure::failed(error),
-    })?;
+    let statement = args.asked.sql.as_deref().unwrap_or_default();
+    let proved = proved.map_err(|error| tell_error(&error, statement, output))?;
     closed?;
     let (file, proved) = proved;
     let file = file?;

@@ -207,7 +207,7 @@ fn run_one(session: &Session, statement: &str, output: &Output) -> Outcome {
 }
 
 /// The error with its place in the statement.
-fn tell_error(error: &verity::Error, statement: &str, output: &Output) -> Failure {
+pub fn tell_error(error: &verity::Error, statement: &str, output: &Output) -> Failure {
     output.object(&error_object(error));
     output.note(&error.render(statement));
     Failure::Told(1)

@@ -15,7 +15,7 @@ fn what_has_no_proof_is_told_why() {
         assert!(!first.contains("damaged") && !first.contains("error: error"), "{run:#?}");
     };
     told(&["-c", "SELECT lower(x) FROM t"], "this statement cannot be proved");
-    told(&["-c", "SELECT id FROM nowhere"], "error: 42P01: ");
+    told(&["-c", "SELECT id FROM nowhere"], "error 42P01: ");
     told(&["-c", "SELECT id FROM t", "--tenant", "7"], "error: tenant 7 does not exist");
     told(&["--event", "99"], "the position is not there");
 }

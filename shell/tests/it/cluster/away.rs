@@ -1,6 +1,6 @@
 //! A replica that is gone while the others fill their rings: nobody's journal has what it needs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use verity::{Client, Operation, Value, Verity};
 
@@ -20,14 +20,6 @@ pub fn fill(client: &Client, next: &mut i64, bytes: usize) {
         let rows = (*next..*next + 8).map(|id| vec![Value::Integer(id), Value::text(&text)]);
         client.insert_rows("bulk", &["id", "t"], rows.collect()).unwrap();
         *next += 8;
-    }
-}
-
-fn wait_until(what: &str, cluster: &Cluster, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}:\n{}", cluster.logs());
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -55,7 +47,7 @@ fn a_replica_that_was_away_for_long_catches_up() {
     for round in 0..4 {
         cluster.start(away);
         let begun = times(&cluster.said(away), "SyncStarted");
-        wait_until("it does not begin to fetch", &cluster, || {
+        cluster.wait_until("it does not begin to fetch", || {
             times(&cluster.said(away), "SyncStarted") > begun
         });
         std::thread::sleep(Duration::from_millis(20 * round));
@@ -63,7 +55,7 @@ fn a_replica_that_was_away_for_long_catches_up() {
         fill(&client, &mut next, RING_BYTES);
     }
     cluster.start(away);
-    wait_until("it does not fetch to the end", &cluster, || {
+    cluster.wait_until("it does not fetch to the end", || {
         times(&cluster.said(away), "SyncFinished") > 0
     });
     cluster.wait_healthy();

@@ -360,6 +360,15 @@ impl Cluster {
         }
     }
 
+    /// What it says when it never holds: what was waited for, and what all have said.
+    pub fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < end, "{what}:\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Until one leads and all that run follow it, having applied what it had committed.
     pub fn wait_healthy(&mut self) {
         let (first, mut waited) = (Instant::now(), Duration::ZERO);
