@@ -436,7 +436,9 @@ impl Disk {
     }
 
     fn sync(&mut self, file: FileId, covers: u64) -> Result<(), IoError> {
-        if self.hits(self.faults.sync_error_ppm, Switch::SyncError) {
+        if self.hits(self.faults.sync_error_ppm, Switch::SyncError)
+            && self.atlas.allows(FaultKind::WriteError, (file, 0))
+        {
             self.count("sync_error");
             return Err(IoError::Device);
         }

@@ -184,6 +184,27 @@ fn a_latent_error_stays_until_the_sector_is_written() {
 }
 
 #[test]
+fn an_empty_disk_works_until_something_is_on_it() {
+    let always = 1_000_000;
+    let faults = DiskFaults { sync_error_ppm: always, write_error_ppm: always, ..DiskFaults::NONE };
+    let lost = disk(1, faults, Mode::Safety);
+    let mut disk = lost.empty(Random::new(2));
+    disk.submit(0, Request::Create { io: io(0), file: FileId::Grid });
+    disk.complete(u64::MAX);
+    write(&mut disk, 0, 1, true).unwrap();
+    let synced = |disk: &mut Disk| {
+        disk.submit(0, Request::Sync { io: io(3), file: FileId::Grid });
+        match disk.complete(u64::MAX) {
+            Some(Input::Done { result, .. }) => result,
+            other => panic!("a sync answers with Done, not {other:?}"),
+        }
+    };
+    assert_eq!(synced(&mut disk), Ok(()));
+    disk.atlas.set_mode(Mode::Safety);
+    assert_eq!(synced(&mut disk), Err(IoError::Device));
+}
+
+#[test]
 fn a_core_that_overlaps_its_own_io_is_caught() {
     let mut disk = disk(1, DiskFaults::NONE, Mode::Safety);
     let at = Address::new(FileId::Grid, 0);
