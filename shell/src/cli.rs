@@ -42,6 +42,8 @@ pub enum Failure {
     Failed(String),
     /// The question could not be asked: arguments, unreadable input.
     CannotTell(String),
+    /// What the library says, with its code for programs.
+    Coded { code: u8, sqlstate: &'static str, message: String },
     /// Told already, in its own words; only the exit code is left.
     Told(u8),
 }
@@ -58,11 +60,21 @@ impl Failure {
 
 impl From<verity::Error> for Failure {
     fn from(error: verity::Error) -> Failure {
-        match error {
-            verity::Error::Options(what) => Failure::CannotTell(what),
-            verity::Error::MasterKey(problem) => Failure::cannot_tell(problem),
-            other => Failure::Failed(other.to_string()),
+        Failure::Coded {
+            code: exit_code(&error),
+            sqlstate: error.sqlstate(),
+            message: error.to_string(),
         }
+    }
+}
+
+/// Without the key nothing of the directory can be read: neither that it holds nor that it does
+/// not, whichever command asks.
+fn exit_code(error: &verity::Error) -> u8 {
+    match error {
+        verity::Error::Options(_) | verity::Error::MasterKey(_) => 2,
+        verity::Error::Halted { halt: verity_core::node::Halt::Key(_), .. } => 2,
+        _other_errors => 1,
     }
 }
 
@@ -144,6 +156,10 @@ pub fn run() -> ExitCode {
         Err(Failure::Told(code)) => (code, None),
         Err(Failure::Failed(message)) => (1, Some(message)),
         Err(Failure::CannotTell(message)) => (2, Some(message)),
+        Err(Failure::Coded { code, sqlstate, message }) => {
+            output.coded_error(sqlstate, &message);
+            (code, None)
+        }
     };
     if let Some(message) = message {
         output.error(&message);

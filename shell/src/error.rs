@@ -130,7 +130,7 @@ impl Error {
             Error::NotFormatted { .. } => "3D000",
             Error::AlreadyFormatted { .. } | Error::NotEmpty { .. } => "42P04",
             Error::Lock(_) => "55006",
-            Error::MasterKey(_) => "28000",
+            Error::MasterKey(_) | Error::Halted { halt: Halt::Key(_), .. } => "28000",
             Error::Options(_) => "22023",
             Error::Halted { .. } => "57P01",
             Error::Unreadable(_)

@@ -57,6 +57,12 @@ impl Output {
         }
     }
 
+    /// As [`Output::error`], with the code for programs.
+    pub fn coded_error(&self, sqlstate: &str, message: &str) {
+        let _nobody_listens = writeln!(std::io::stderr(), "error: {message}");
+        self.object(&serde_json::json!({ "error": message, "sqlstate": sqlstate }));
+    }
+
     pub fn note(&self, message: &str) {
         let _nobody_listens = writeln!(std::io::stderr(), "{message}");
     }

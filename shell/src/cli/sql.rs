@@ -121,7 +121,7 @@ fn run_all(
         match (control, &mut transaction) {
             (Control::Begin, None) => (transaction, gathered_bytes) = (Some(Vec::new()), 0),
             (Control::Begin, Some(_)) => {
-                return Err(Failure::failed("BEGIN within a transaction; COMMIT it first"));
+                return Err(refused(ACTIVE, "BEGIN within a transaction; COMMIT it first"));
             }
             (Control::Commit, Some(gathered)) => {
                 commit(session, gathered, output)?;
@@ -129,16 +129,17 @@ fn run_all(
             }
             (Control::Rollback, Some(_)) => transaction = None,
             (Control::Commit | Control::Rollback, None) => {
-                return Err(Failure::failed("there is no transaction; BEGIN starts one"));
+                return Err(refused(NOT_ACTIVE, "there is no transaction; BEGIN starts one"));
             }
             (Control::None, Some(gathered)) => {
                 gathered_bytes += statement.len() + size_of::<String>();
                 if gathered_bytes > STATEMENT_BYTES_MAX {
-                    return Err(Failure::failed(format!(
+                    let why = format!(
                         "the statements of a transaction have more than {} MiB; nothing of it was \
                          done. Use `verity import` for data",
                         STATEMENT_BYTES_MAX >> 20
-                    )));
+                    );
+                    return Err(refused(TOO_LARGE, &why));
                 }
                 gathered.push(statement);
             }
@@ -151,8 +152,18 @@ fn run_all(
     }
     match transaction {
         None => Ok(()),
-        Some(_) => Err(Failure::failed("the transaction has no COMMIT; nothing of it was done")),
+        Some(_) => Err(refused(NO_END, "the transaction has no COMMIT; nothing of it was done")),
     }
+}
+
+/// SQLSTATEs of what this command refuses itself.
+const ACTIVE: &str = "25001";
+const NOT_ACTIVE: &str = "25P01";
+const NO_END: &str = "2D000";
+const TOO_LARGE: &str = "54000";
+
+fn refused(sqlstate: &'static str, why: &str) -> Failure {
+    Failure::Coded { code: 1, sqlstate, message: why.to_string() }
 }
 
 /// Sends what stood between BEGIN and COMMIT as one request.

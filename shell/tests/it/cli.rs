@@ -269,8 +269,15 @@ fn transactions_are_all_or_nothing() {
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 0);
     database.sql("BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); COMMIT").ok();
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
-    database.sql("BEGIN; INSERT INTO t VALUES (3)").fails(1, "COMMIT");
-    database.sql("COMMIT").fails(1, "BEGIN");
+    for (text, word, sqlstate) in [
+        ("BEGIN; INSERT INTO t VALUES (3)", "COMMIT", "2D000"),
+        ("COMMIT", "BEGIN", "25P01"),
+        ("ROLLBACK", "BEGIN", "25P01"),
+        ("BEGIN; BEGIN", "COMMIT", "25001"),
+    ] {
+        let run = database.sql(text).fails(1, word);
+        assert_eq!(run.objects()[0]["sqlstate"], sqlstate, "{text}: {run:#?}");
+    }
     assert_eq!(database.number("SELECT COUNT(*) FROM t"), 2);
 }
 

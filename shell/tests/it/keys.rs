@@ -32,10 +32,26 @@ fn a_missing_or_wrong_key_changes_nothing() {
 
     std::fs::write(&key, "f".repeat(64)).unwrap();
     let before = snapshot(&database);
-    database.sql("SELECT COUNT(*) FROM t").fails(1, "master key does not open");
-    assert!(before == snapshot(&database), "a wrong key changed a file");
-    let run = database.verify();
-    assert_eq!(run.code, Some(2), "{run:#?}");
+    let csv = database.path("t.csv");
+    std::fs::write(&csv, "id\n2\n").unwrap();
+    for words in [
+        &["sql", "-c", "SELECT COUNT(*) FROM t"][..],
+        &["import", "--table", "t", csv.to_str().unwrap()],
+        &["export", "--out", "/dev/null"],
+        &["verify"],
+        &["inspect", "--record", "1:0"],
+        &["rebuild", "--check"],
+        &["rebuild"],
+    ] {
+        let run = database.run(words);
+        assert_eq!(run.code, Some(2), "{words:?}: {run:#?}");
+        assert!(run.objects()[0].is_object(), "{words:?}: {run:#?}");
+        if matches!(words[0], "sql" | "import") {
+            assert!(run.stderr.contains("master key does not open"), "{run:#?}");
+            assert_eq!(run.objects()[0]["sqlstate"], "28000", "{run:#?}");
+        }
+        assert!(before == snapshot(&database), "{words:?}: a wrong key changed a file");
+    }
 
     std::fs::remove_file(&key).unwrap();
 
