@@ -118,6 +118,7 @@ pub fn keys(
 fn check_key_copies(files: &mut Offline, report: &mut Report) -> bool {
     let mut readable = true;
     let mut sequences = [None; 2];
+    let mut faults = Vec::new();
     for (copy, sequence) in sequences.iter_mut().enumerate() {
         match read_key_copy(files, copy) {
             Ok(image) => *sequence = Some(image.sequence),
@@ -126,10 +127,19 @@ fn check_key_copies(files: &mut Offline, report: &mut Report) -> bool {
                 let why = files.why(FileId::Keys, error);
                 report.unknown("keys", format!("copy {copy} cannot be read: {why}"));
             }
-            Err(fault) => {
-                report.damage("keys", format!("copy {copy}: {fault}; the next open repairs it"));
-            }
+            Err(fault) => faults.push((copy, fault)),
         }
+    }
+    let next = match (sequences, readable) {
+        // An open writes the one anew from the other.
+        ([None, None], true) => {
+            "no copy is whole, so an open is refused: restore the file from a copy of the directory"
+        }
+        ([None, None], false) => "an open needs the other copy, which cannot be read",
+        _one_is_whole => "the next open repairs it",
+    };
+    for (copy, fault) in faults {
+        report.damage("keys", format!("copy {copy}: {fault}; {next}"));
     }
     if let [Some(first), Some(second)] = sequences
         && first != second

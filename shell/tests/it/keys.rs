@@ -68,6 +68,32 @@ fn a_missing_or_wrong_key_changes_nothing() {
 }
 
 #[test]
+fn verify_says_what_an_open_does_about_the_copies_of_keys() {
+    let database = Database::new();
+    let file = database.data().join("keys");
+    let whole = std::fs::read(&file).unwrap();
+    let half = whole.len() / 2;
+    let told = |lost: &[std::ops::Range<usize>]| {
+        let mut bytes = whole.clone();
+        for range in lost {
+            bytes[range.clone()].fill(0xff);
+        }
+        std::fs::write(&file, bytes).unwrap();
+        database.verify().fails(1, "").stdout
+    };
+    for lost in [0..half, half..whole.len()] {
+        assert!(told(std::slice::from_ref(&lost)).contains("the next open repairs it"), "{lost:?}");
+        database.sql("SELECT 1").ok();
+        database.verify().ok();
+    }
+    let both = told(&[0..half, half..whole.len()]);
+    assert!(!both.contains("the next open repairs it"), "{both}");
+    assert!(both.contains("an open is refused"), "{both}");
+    let run = database.sql("SELECT 1");
+    assert_ne!(run.code, Some(0), "{run:#?}");
+}
+
+#[test]
 fn a_key_file_that_holds_no_key_is_told_as_that() {
     let database = Database::new();
     database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY); INSERT INTO t VALUES (1)").ok();
