@@ -91,6 +91,8 @@ events! {
     SegmentRotated { tenant: TenantId, number: u32 },
     IndexRebuilt { tenant: TenantId, number: u32 },
     BlockCorrupt { tenant: TenantId, number: u32, offset: u64 },
+    /// Blocks of a segment or its index that the device did not give count as damaged.
+    BlocksUnreadable { tenant: TenantId, number: u32, blocks: u64 },
     /// Bad blocks of a segment are good again, with a peer's, on the disk.
     SegmentBlocksRepaired { tenant: TenantId, number: u32, block: u64, count: u64 },
     /// A peer has them not, or they are not what belongs here.

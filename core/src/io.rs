@@ -14,6 +14,10 @@ use crate::event::Event;
 use crate::ids::{ReplicaId, SegmentNumber, TenantId};
 use crate::limits::PAGE_SIZE;
 
+mod blocks;
+
+pub use blocks::BlockByBlock;
+
 /// 4 KiB, aligned for O_DIRECT.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]

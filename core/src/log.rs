@@ -14,11 +14,12 @@
 //! every record is checked on read by its crc, its place, and its hash in the index; the index is
 //! checked by its own crc, which binds it to the data directory, and is rebuilt from the segment
 //! when damaged or missing, or when it contradicts the records; blocks of a segment are repaired
-//! from peers, where there are any. A device error surfaces as [`LogError`]; the node then halts.
+//! from peers, where there are any; there what cannot be read (EIO) counts as damaged. Any other
+//! device error surfaces as [`LogError`]; the node then halts.
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
 //! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
-//! the blocks of a peer), `scrub`, `beyond` (what is behind a head), `verifier`, `index_check`.
+//! the blocks of a peer), `unreadable`, `scrub`, `beyond` (what is behind a head), `verifier`, `index_check`.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -27,7 +28,7 @@ use core::cell::RefCell;
 use crate::crypto::ChainHash;
 use crate::event::Event;
 use crate::ids::{OriginId, Position, SegmentNumber, TenantId};
-use crate::io::{Effects, FileId, IoError, IoId, Owner, Pages};
+use crate::io::{BlockByBlock, Effects, FileId, IoError, IoId, Owner, Pages};
 use crate::limits::LOG_BUFFER_SIZE_MAX;
 
 mod beyond;
@@ -47,6 +48,7 @@ mod record;
 mod scrub;
 mod segment;
 mod tail;
+mod unreadable;
 mod verifier;
 
 #[cfg(test)]
@@ -130,6 +132,8 @@ pub struct Logs {
     files: BTreeMap<FileId, FileState>,
     /// Effects without a completion yet.
     in_flight: BTreeMap<u64, Purpose>,
+    /// Reads that are made again, by the one in flight.
+    block_by_block: BTreeMap<u64, (Purpose, BlockByBlock)>,
     io_sequence: u64,
     checkpoint: Option<CheckpointWork>,
     cache: BlockCache,
@@ -168,6 +172,7 @@ impl Logs {
             pages_queued: VecDeque::new(),
             files: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            block_by_block: BTreeMap::new(),
             io_sequence: 0,
             checkpoint: None,
             cache: BlockCache::new(),

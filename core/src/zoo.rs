@@ -88,6 +88,11 @@ pub const BUGS: &[Bug] = &[
         "checkpoint_records_forgotten",
         "kernel: a log gets no checkpoint record before a shutdown; verification is unbounded",
     ),
+    by_check(
+        "cluster_segments_unreadable",
+        "segment_eio_stops",
+        "log: a block of a segment that cannot be read stops a replica that has peers, for good",
+    ),
     // Crypto.
     by_seeds(
         "request_not_sealed",

@@ -13,7 +13,8 @@
 //! Disks: writes and syncs fail, which ends a process; crashes tear what was in flight; of fewer
 //! than a quorum of the nodes, journals, grids and copies of the superblock rot while they are
 //! down. A damaged page that is read is repaired; one that nobody reads may stay.
-//! Blocks of segments rot on any node that is down, each on fewer than a quorum; in the end none.
+//! Blocks of segments rot on any node that is down, and turn unreadable (EIO) on any node, each on
+//! fewer than a quorum; in the end none is. What cannot be read of a log ends no process.
 //!
 //! In half of the runs where data may rot, disks of the same nodes are lost as a whole: an empty
 //! one takes the place, which knows that it does.
@@ -31,6 +32,7 @@
 
 mod agreement;
 pub(crate) mod directed;
+mod disks;
 mod links;
 mod members;
 mod people;
@@ -58,6 +60,7 @@ use crate::swarm::{ErrorRates, Options, draw_amid_write, draw_attest_after, draw
 use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
+use disks::DiskTrouble;
 use members::Member;
 use people::Pending;
 use readers::Readers;
@@ -163,6 +166,7 @@ pub struct Cluster {
     copies: Copies,
     segment_rot: Random,
     segment_rot_ppm: u64,
+    disks: DiskTrouble,
     /// What a node did that none may do.
     complaint: Option<String>,
     /// Which disks are lost, and how often one is.
@@ -246,6 +250,7 @@ impl Cluster {
         draw_records(&mut root.stream("records plan"), &mut constants);
         let mut cluster = Cluster::of(seed, count, constants, options, &root, random)?;
         cluster.draw_errors(&root);
+        cluster.disks = DiskTrouble::draw(root.stream("disk trouble"));
         cluster.tenants.draw();
         Ok(cluster)
     }
@@ -336,6 +341,7 @@ impl Cluster {
             copies: Copies::new(count),
             segment_rot_ppm: *segment_rot.pick(&[0, 300_000, 800_000]),
             segment_rot,
+            disks: DiskTrouble::none(root.stream("disk trouble")),
             complaint: None,
             replace_ppm: *replacing.pick(&[0, 0, 200_000, 500_000]),
             replacing,

@@ -215,6 +215,9 @@ impl Disk {
         }
         let error = *error;
         self.planned = None;
+        if kind != Planned::Read {
+            self.count("planned");
+        }
         Some(error)
     }
 
@@ -305,6 +308,18 @@ impl Disk {
     #[must_use]
     pub fn exists(&self, file: FileId) -> bool {
         self.files.contains(&file)
+    }
+
+    /// Sectors of a file that answer EIO.
+    pub fn unreadable(&self, file: FileId) -> impl Iterator<Item = u64> + '_ {
+        self.unreadable.range((file, 0)..=(file, u64::MAX)).map(|id| id.1)
+    }
+
+    /// Writes and syncs that were refused.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        let names = ["write_error", "sync_error", "no_space", "planned"];
+        names.iter().filter_map(|name| self.stats.faults.get(name)).sum()
     }
 
     /// Number of sectors up to the last one ever written.

@@ -201,6 +201,16 @@ pub const CHECKS: &[Check] = &[
         run: directed::segments_lost,
     },
     Check {
+        name: "cluster_segments_unreadable",
+        demands: "blocks of segments that cannot be read are repaired, and end no process",
+        run: directed::segments_unreadable,
+    },
+    Check {
+        name: "cluster_segments_unwritable",
+        demands: "a repair whose write fails ends the process, and the next one repairs",
+        run: directed::segments_unwritable,
+    },
+    Check {
         name: "cluster_tenants_missed",
         demands: "a node that missed the keys of a new tenant asks for them, and applies nothing \
                   before it has them",

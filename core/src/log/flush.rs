@@ -33,14 +33,44 @@ const PAGES_GATHERED: usize = 16;
 pub(super) enum Purpose {
     Create(FileId),
     Sync(FileId),
-    WriteRun { tenant: TenantId, sequence: u64, file: FileId },
-    WritePages { tenant: TenantId, segment: SegmentNumber, first: u32, count: u32 },
-    LoadPage { tenant: TenantId, segment: SegmentNumber, number: u32 },
-    ReadBlocks { file: FileId, first: u64 },
-    RebuildRead { tenant: TenantId, segment: SegmentNumber },
-    RebuildWrite { tenant: TenantId, segment: SegmentNumber },
-    MendWrite { tenant: TenantId, segment: SegmentNumber },
-    ScrubRead { tenant: TenantId, segment: SegmentNumber },
+    WriteRun {
+        tenant: TenantId,
+        sequence: u64,
+        file: FileId,
+    },
+    WritePages {
+        tenant: TenantId,
+        segment: SegmentNumber,
+        first: u32,
+        count: u32,
+    },
+    LoadPage {
+        tenant: TenantId,
+        segment: SegmentNumber,
+        number: u32,
+    },
+    ReadBlocks {
+        file: FileId,
+        first: u64,
+    },
+    RebuildRead {
+        tenant: TenantId,
+        segment: SegmentNumber,
+        at: Address,
+    },
+    RebuildWrite {
+        tenant: TenantId,
+        segment: SegmentNumber,
+    },
+    MendWrite {
+        tenant: TenantId,
+        segment: SegmentNumber,
+    },
+    ScrubRead {
+        at: Address,
+    },
+    /// Of a read that ended with EIO.
+    OneBlock,
 }
 
 #[derive(Debug, Default)]
@@ -229,7 +259,8 @@ impl Logs {
             | Purpose::RebuildRead { .. }
             | Purpose::RebuildWrite { .. }
             | Purpose::MendWrite { .. }
-            | Purpose::ScrubRead { .. } => unreachable!("reads and writes complete otherwise"),
+            | Purpose::ScrubRead { .. }
+            | Purpose::OneBlock => unreachable!("reads and writes complete otherwise"),
         }
         Ok(())
     }
@@ -273,7 +304,8 @@ impl Logs {
             | Purpose::LoadPage { .. }
             | Purpose::ReadBlocks { .. }
             | Purpose::RebuildRead { .. }
-            | Purpose::ScrubRead { .. } => unreachable!("only writes complete here"),
+            | Purpose::ScrubRead { .. }
+            | Purpose::OneBlock => unreachable!("only writes complete here"),
         }
         self.flush_step(effects);
         Ok(())

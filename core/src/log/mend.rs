@@ -139,6 +139,11 @@ impl Mend {
         (self.first + self.fetched_blocks()) * PAGE_SIZE as u64
     }
 
+    /// It reads the own block of which the first bytes are verified.
+    pub(super) fn wants_prefix(&self) -> bool {
+        self.stage == Stage::Prefix
+    }
+
     /// Its blocks are being written, or about to be: nobody else may read them now.
     pub(super) fn writes(&self) -> bool {
         matches!(self.stage, Stage::Write | Stage::ReadBack)
@@ -404,7 +409,12 @@ impl Logs {
     }
 
     /// Nobody could help.
-    fn mend_failed(&mut self, tenant: TenantId, segment: SegmentNumber, effects: &mut Effects) {
+    pub(super) fn mend_failed(
+        &mut self,
+        tenant: TenantId,
+        segment: SegmentNumber,
+        effects: &mut Effects,
+    ) {
         let Some(work) = self.rebuilds.remove(&(tenant, segment)) else { return };
         let Some(mut mend) = work.mend else { return };
         if let Some(pins) = &mut mend.pins {
@@ -471,12 +481,12 @@ impl Logs {
         count: u64,
         effects: &mut Effects,
     ) {
-        let io = self.io(Purpose::RebuildRead { tenant, segment });
+        let at = Address::new(FileId::Segment { tenant, number: from }, block * PAGE_SIZE as u64);
+        let io = self.io(Purpose::RebuildRead { tenant, segment, at });
         let pages = self.pages(count as usize);
         if let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) {
             work.reading = true;
         }
-        let at = Address::new(FileId::Segment { tenant, number: from }, block * PAGE_SIZE as u64);
         effects.push(Effect::Read { io, at, pages });
     }
 

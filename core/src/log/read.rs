@@ -437,9 +437,10 @@ impl Logs {
         result: Result<(), IoError>,
         effects: &mut Effects,
     ) -> Result<(), LogError> {
-        match self.take_purpose(io) {
+        let read = self.read_again(io, pages, result, effects)?;
+        let Some((purpose, pages, unreadable)) = read else { return Ok(()) };
+        match purpose {
             Purpose::ReadBlocks { file, first } => {
-                result.map_err(|error| LogError { file, error })?;
                 for (nth, page) in pages.as_slice().iter().enumerate() {
                     let key = (file, first + nth as u64);
                     if !self.cache.fill(key, page) {
@@ -450,20 +451,14 @@ impl Logs {
                 self.rebuild_step(effects);
             }
             Purpose::LoadPage { tenant, segment, number } => {
-                let file = FileId::Index { tenant, number: segment };
-                result.map_err(|error| LogError { file, error })?;
                 self.page_loaded(tenant, segment, number, &pages, effects);
                 self.give_back(pages);
             }
-            Purpose::RebuildRead { tenant, segment } => {
-                let file = FileId::Segment { tenant, number: segment };
-                result.map_err(|error| LogError { file, error })?;
-                self.rebuild_read(tenant, segment, &pages, effects);
+            Purpose::RebuildRead { tenant, segment, .. } => {
+                self.rebuild_read(tenant, segment, &pages, unreadable > 0, effects);
                 self.give_back(pages);
             }
-            Purpose::ScrubRead { tenant, segment } => {
-                let file = FileId::Segment { tenant, number: segment };
-                result.map_err(|error| LogError { file, error })?;
+            Purpose::ScrubRead { .. } => {
                 self.scrub_taken(&pages);
                 self.give_back(pages);
                 self.rebuild_step(effects);
@@ -473,7 +468,8 @@ impl Logs {
             | Purpose::WriteRun { .. }
             | Purpose::WritePages { .. }
             | Purpose::RebuildWrite { .. }
-            | Purpose::MendWrite { .. } => unreachable!("only reads complete here"),
+            | Purpose::MendWrite { .. }
+            | Purpose::OneBlock => unreachable!("only reads complete here"),
         }
         self.flush_step(effects);
         Ok(())

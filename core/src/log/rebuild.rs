@@ -200,12 +200,12 @@ impl Logs {
         while count < LOG_READ_BLOCKS_MAX && on_disk(offset + (count * PAGE_SIZE) as u64) {
             count += 1;
         }
-        let io = self.io(Purpose::RebuildRead { tenant, segment });
+        let at = Address::new(FileId::Segment { tenant, number: segment }, offset);
+        let io = self.io(Purpose::RebuildRead { tenant, segment, at });
         let pages = self.pages(count);
         if let Some(work) = self.rebuilds.get_mut(&key) {
             work.reading = true;
         }
-        let at = Address::new(FileId::Segment { tenant, number: segment }, offset);
         effects.push(Effect::Read { io, at, pages });
         false
     }
@@ -215,13 +215,19 @@ impl Logs {
         tenant: TenantId,
         segment: SegmentNumber,
         pages: &Pages,
+        unreadable: bool,
         effects: &mut Effects,
     ) {
         let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else {
             unreachable!("a rebuild stays until its reads are done")
         };
         work.reading = false;
-        self.rebuild_take(tenant, segment, pages.as_bytes(), effects);
+        if unreadable && work.mend.as_ref().is_some_and(|mend| mend.wants_prefix()) {
+            // What was verified of this block a moment ago is not to be had any more: anew.
+            self.mend_failed(tenant, segment, effects);
+        } else {
+            self.rebuild_take(tenant, segment, pages.as_bytes(), effects);
+        }
         self.rebuild_step(effects);
     }
 

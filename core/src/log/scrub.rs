@@ -158,10 +158,11 @@ impl Logs {
         let (tenant, segment, block) = (at.tenant, at.number, at.next_block);
         self.scrub.at = Some(Box::new(at));
         self.scrub.reading = true;
-        let io = self.io(Purpose::ScrubRead { tenant, segment });
-        let pages = self.pages(count as usize);
         let file = FileId::Segment { tenant, number: segment };
-        effects.push(Effect::Read { io, at: Address::new(file, block * PAGE_SIZE as u64), pages });
+        let at = Address::new(file, block * PAGE_SIZE as u64);
+        let io = self.io(Purpose::ScrubRead { at });
+        let pages = self.pages(count as usize);
+        effects.push(Effect::Read { io, at, pages });
     }
 
     pub(super) fn scrub_taken(&mut self, pages: &Pages) {

@@ -47,6 +47,8 @@ struct Disk {
     files: BTreeMap<FileId, Vec<u8>>,
     undo: Vec<Undo>,
     created: BTreeSet<FileId>,
+    /// Blocks that answer EIO until they are written.
+    unreadable: BTreeSet<(FileId, u64)>,
 }
 
 impl Disk {
@@ -57,6 +59,7 @@ impl Disk {
         );
         let (mut at, content) = (offset as usize, self.files.get_mut(&file).unwrap());
         for block in bytes.chunks(PAGE_SIZE) {
+            self.unreadable.remove(&(file, (at / PAGE_SIZE) as u64));
             let old = content.get(at..at + PAGE_SIZE).map(<[u8]>::to_vec);
             self.undo.push((file, at as u64, old));
             if content.len() < at + PAGE_SIZE {
@@ -64,6 +67,15 @@ impl Disk {
             }
             content[at..at + PAGE_SIZE].copy_from_slice(block);
             at += PAGE_SIZE;
+        }
+    }
+
+    fn result_of(&self, file: FileId, offset: u64, bytes: usize) -> Result<(), IoError> {
+        let first = offset / PAGE_SIZE as u64;
+        let range = (file, first)..(file, first + (bytes / PAGE_SIZE) as u64);
+        match self.unreadable.range(range).next() {
+            None => Ok(()),
+            Some(_) => Err(IoError::Device),
         }
     }
 
@@ -167,8 +179,11 @@ impl Bench {
         match effect {
             Effect::Read { io, at, mut pages } => {
                 *pages_read += pages.as_bytes().len() / PAGE_SIZE;
-                disk.read(at.file, at.offset, pages.as_bytes_mut());
-                logs.on_read_done(io, pages, Ok(()), effects).unwrap();
+                let result = disk.result_of(at.file, at.offset, pages.size_bytes());
+                if result.is_ok() {
+                    disk.read(at.file, at.offset, pages.as_bytes_mut());
+                }
+                logs.on_read_done(io, pages, result, effects).unwrap();
             }
             Effect::Write { io, at, pages, .. } => {
                 disk.write(at.file, at.offset, pages.as_bytes());

@@ -4,7 +4,7 @@
 //! origin (keys), the checkpoint (grid) and where the journal begins. Nothing is written here but
 //! damaged copies of superblock and keys that are good elsewhere. Any error ends the open.
 
-use crate::io::{Effects, FileId, Input, IoId, Owner};
+use crate::io::{Effects, FileId, Input, IoError, IoId, Owner};
 use crate::keyring::{Keyring, KeyringError, KeyringEvent};
 use crate::node::api::{Config, Halt};
 use crate::node::consensus::Consensus;
@@ -122,8 +122,12 @@ impl Opening {
                     };
                     let read = store.on_read_done(keyring, io, pages, result, effects);
                     let several = self.opened_state().replica_count > 1 && config.serves_cluster;
-                    if several && matches!(read, Err(StoreError::Corrupt { .. })) {
-                        // Peers have what is damaged: all of it is looked through.
+                    let damaged = matches!(
+                        read,
+                        Err(StoreError::Corrupt { .. } | StoreError::Io(IoError::Device))
+                    );
+                    if several && damaged {
+                        // Peers have what is damaged, or cannot be read: all is looked through.
                         (self.store, self.sync) = (None, true);
                         return Ok(());
                     }

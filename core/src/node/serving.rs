@@ -7,7 +7,8 @@
 //! again; a page is not written while it is read for a peer; of a segment only blocks that will
 //! never be written again are read.
 //!
-//! Fault model: messages come late, twice or never. A device error stops the replica.
+//! Fault model: messages come late, twice or never. What the device does not give (EIO) the peer
+//! does not get.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -240,7 +241,7 @@ impl Running {
         if !self.store.is_served(io) {
             return Ok(false);
         }
-        self.store.served(io, result).map_err(store_halt)?;
+        let readable = self.store.served(io, result).map_err(store_halt)?;
         let Some((request, nth)) = self.serving.reads.remove(&io) else {
             unreachable!("each read is of a request")
         };
@@ -248,7 +249,7 @@ impl Running {
             unreachable!("a request stays until its last read")
         };
         if let (What::Pages(all), Some(page)) = (&mut served.what, pages.as_slice().first()) {
-            all[nth].1 = Some(page.clone());
+            all[nth].1 = readable.then(|| page.clone());
         }
         served.left -= 1;
         self.answer_peer(request);
@@ -263,17 +264,30 @@ impl Running {
         result: Result<(), IoError>,
         effects: &mut Effects,
     ) -> Result<(), Halt> {
-        result.map_err(|error| Halt::Io { error, what: "log" })?;
-        let Some((request, _)) = self.serving.reads.remove(&io) else {
+        let Some(&(request, _)) = self.serving.reads.get(&io) else {
             unreachable!("each read is of a request")
         };
         let Some(served) = self.serving.served.get_mut(&request) else {
             unreachable!("a request stays until its last read")
         };
-        let What::Blocks(BlockPlace { tenant, segment, .. }, read) = &mut served.what else {
+        let What::Blocks(BlockPlace { tenant, segment, block }, read) = &mut served.what else {
             unreachable!("pages of the grid are the store's")
         };
-        *read = Some(pages);
+        match result {
+            Ok(()) => *read = Some(pages),
+            // What cannot be read here this node repairs when it meets it; the peer may have the
+            // blocks before, or none.
+            Err(IoError::Device) if pages.count() > 1 => {
+                let file = FileId::Segment { tenant: *tenant, number: *segment };
+                let at = Address::new(file, *block * PAGE_SIZE as u64);
+                let pages = Pages::zeroed(pages.count() / 2);
+                effects.push(Effect::Read { io, at, pages });
+                return Ok(());
+            }
+            Err(IoError::Device) => {}
+            Err(error) => return Err(Halt::Io { error, what: "log" }),
+        }
+        self.serving.reads.remove(&io);
         served.left -= 1;
         let (tenant, segment) = (*tenant, *segment);
         self.logs.serve_ends(tenant, segment, effects);

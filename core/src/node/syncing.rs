@@ -38,7 +38,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::event::Event;
 use crate::ids::{Op, ReplicaId, View};
-use crate::io::{Effect, Effects, Input, IoError, IoId, Owner, Pages};
+use crate::io::{BlockByBlock, Effect, Effects, Input, IoError, IoId, Owner, Pages};
 use crate::keyring::Keyring;
 use crate::limits::{SYNC_ANSWER_NS, SYNC_ASK_NS, SYNC_PATIENCE_NS, VSR_TICK_NS};
 use crate::node::api::{Config, Halt};
@@ -94,6 +94,8 @@ enum Purpose {
     WritePage,
     SyncGrid,
     Segment(SegmentStep),
+    /// Of a look at own blocks that ended with EIO.
+    OneBlock(Box<BlockByBlock>),
 }
 
 #[derive(Debug)]
@@ -486,10 +488,28 @@ impl Syncing {
         result: Result<(), IoError>,
         effects: &mut Effects,
     ) -> Result<(), Halt> {
-        result.map_err(|error| Halt::Io { error, what: "reading in a sync" })?;
+        let failed = |error| Halt::Io { error, what: "reading in a sync" };
+        let unreadable = result == Err(IoError::Device);
         match self.purpose(io) {
-            Purpose::LookAt(wanted) => self.on_looked_at(*wanted, &pages, effects),
-            Purpose::Segment(step) => self.on_segment_read(step, &pages, effects),
+            // What the device does not give is asked of a peer, as what is damaged.
+            Purpose::LookAt(wanted) if unreadable => self.on_looked_at(*wanted, None, effects),
+            Purpose::Segment(SegmentStep::LookAt) if unreadable => {
+                self.look_again(pages, effects);
+                Ok(())
+            }
+            Purpose::OneBlock(mut blocks) if unreadable || result.is_ok() => {
+                blocks.take(&pages, result);
+                self.block_looked_at(*blocks, effects)
+            }
+            Purpose::LookAt(wanted) => {
+                result.map_err(failed)?;
+                self.on_looked_at(*wanted, pages.as_slice().first(), effects)
+            }
+            Purpose::Segment(step) => {
+                result.map_err(failed)?;
+                self.on_segment_read(step, &pages, effects)
+            }
+            Purpose::OneBlock(_) => result.map_err(failed),
             Purpose::WritePage | Purpose::SyncGrid => unreachable!("a read: {io:?}"),
         }
     }
@@ -504,7 +524,9 @@ impl Syncing {
         match self.purpose(io) {
             Purpose::WritePage => Ok(()),
             Purpose::Segment(step) => self.on_segment_done(step, effects),
-            Purpose::LookAt(_) | Purpose::SyncGrid => unreachable!("a write: {io:?}"),
+            Purpose::LookAt(_) | Purpose::OneBlock(_) | Purpose::SyncGrid => {
+                unreachable!("a write: {io:?}")
+            }
         }
     }
 
@@ -521,7 +543,9 @@ impl Syncing {
                 Ok(())
             }
             Purpose::Segment(step) => self.on_segment_done(step, effects),
-            Purpose::LookAt(_) | Purpose::WritePage => unreachable!("a sync: {io:?}"),
+            Purpose::LookAt(_) | Purpose::OneBlock(_) | Purpose::WritePage => {
+                unreachable!("a sync: {io:?}")
+            }
         }
     }
 

@@ -10,7 +10,8 @@
 //!
 //! Fault model: a read returns anything. A page enters the cache only if its tag opens it and its
 //! header names the tree that asked; else every task that waits gets [`StoreError::Corrupt`], and
-//! nothing is cached. A page number that is given to a new page while an old read of it is in
+//! nothing is cached. A page that the device does not give (EIO) is one that does not verify, where
+//! there are peers to repair it from; alone a replica stops. A page number that is given to a new page while an old read of it is in
 //! flight makes that read *abandoned*: its bytes are dropped, its tasks simply run again.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -306,11 +307,19 @@ impl Store {
         };
         assert_eq!(reads.len(), pages.count());
         self.fetches.in_flight -= reads.len();
+        let can_be_repaired = result == Err(IoError::Device) && self.repairs.possible;
+        if can_be_repaired && reads.len() > 1 {
+            self.checkpoints.give_buffer(pages);
+            self.read_alone(reads, effects);
+            return Ok(());
+        }
         self.fetches.pages_read += reads.len() as u64;
         for (read, bytes) in reads.iter().zip(pages.as_mut_slice()) {
             let outcome = match result {
                 Ok(()) if read.abandoned => Ok(()),
                 Ok(()) => self.admit(keys, &read.miss, bytes),
+                Err(_) if can_be_repaired && read.abandoned => Ok(()),
+                Err(_) if can_be_repaired => Err(corrupt(read.miss.tree, &read.miss.at)),
                 Err(error) => Err(StoreError::Io(error)),
             };
             if !read.abandoned {
@@ -333,7 +342,20 @@ impl Store {
             }
         }
         self.checkpoints.give_buffer(pages);
-        result.map_err(StoreError::Io)
+        if can_be_repaired { Ok(()) } else { result.map_err(StoreError::Io) }
+    }
+
+    /// EIO on a read of many pages says nothing of each of them.
+    fn read_alone(&mut self, reads: Vec<Reading>, effects: &mut Effects) {
+        for read in reads {
+            for &task in &read.tasks {
+                self.fetches.tasks[task as usize].waiting -= 1;
+            }
+            if !read.abandoned {
+                self.fetches.by_page.remove(&read.miss.at.page);
+                self.start_read(Vec::from([read]), effects);
+            }
+        }
     }
 
     fn admit(
@@ -349,6 +371,15 @@ impl Store {
     }
 }
 
+fn corrupt(tree: TreeRef, at: &PageRef) -> StoreError {
+    StoreError::Corrupt {
+        tenant: tree.tenant,
+        tree: tree.tree,
+        page: at.page,
+        checkpoint_op: at.checkpoint_op,
+    }
+}
+
 /// Decrypts a page in place and checks that it is the one its parent named.
 pub(super) fn open_page(
     keys: &dyn PageKeys,
@@ -356,12 +387,7 @@ pub(super) fn open_page(
     at: &PageRef,
     page: &mut Page,
 ) -> Result<(), StoreError> {
-    let corrupt = StoreError::Corrupt {
-        tenant: tree.tenant,
-        tree: tree.tree,
-        page: at.page,
-        checkpoint_op: at.checkpoint_op,
-    };
+    let corrupt = corrupt(tree, at);
     let Some(key) = keys.page_key(tree.tenant) else {
         return Err(StoreError::KeyMissing { tenant: tree.tenant });
     };

@@ -5,8 +5,8 @@
 //! is going to write are read, and none of them is written while it is being read; so a page never
 //! travels half old and half new.
 //!
-//! Fault model: what the disk gives is passed on; whoever asked checks it. An error stops the
-//! replica.
+//! Fault model: what the disk gives is passed on; whoever asked checks it. What the device does not
+//! give (EIO) the peer does not get.
 
 use super::Store;
 use super::cache::State;
@@ -41,11 +41,15 @@ impl Store {
         self.served.contains_key(&io.slot)
     }
 
-    /// The read is done.
-    pub fn served(&mut self, io: IoId, result: Result<(), IoError>) -> Result<(), StoreError> {
+    /// The read is done; false: the device does not give it.
+    pub fn served(&mut self, io: IoId, result: Result<(), IoError>) -> Result<bool, StoreError> {
         let page = self.served.remove(&io.slot);
         assert!(page.is_some(), "asked for by the caller");
-        result.map_err(StoreError::Io)
+        match result {
+            Ok(()) => Ok(true),
+            Err(IoError::Device) => Ok(false),
+            Err(error) => Err(StoreError::Io(error)),
+        }
     }
 
     /// A page that is to be written is being read, or written by a repair: its write waits.

@@ -916,7 +916,7 @@ fn a_page_is_not_written_while_it_is_read_for_a_peer() {
         }
         for io in reads {
             assert!(world.store.is_served(io));
-            world.store.served(io, Ok(())).unwrap();
+            assert!(world.store.served(io, Ok(())).unwrap());
         }
         let done = world.finish_checkpoint();
         world.store.checkpoint_durable_applied(done.op);

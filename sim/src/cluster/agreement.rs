@@ -136,7 +136,15 @@ impl Cluster {
             let mut known: Option<(usize, Vec<u8>, Option<Damage>)> = None;
             for (index, member) in self.members.iter().enumerate() {
                 let Some(checkpoint) = member.checkpoint else { continue };
-                let (here, fault) = covered(&member.disk, tenant, checkpoint.op);
+                let (here, blocks, fault) = covered(&member.disk, tenant, checkpoint.op);
+                for (file, blocks) in blocks {
+                    if let Some(block) = member.disk.unreadable(file).find(|&at| at < blocks) {
+                        return failed(format!(
+                            "node {index} has scrubbed, and block {block} of {file:?} cannot be \
+                             read"
+                        ));
+                    }
+                }
                 let Some((other, there, other_fault)) = &known else {
                     known = Some((index, here, fault));
                     continue;
@@ -194,10 +202,10 @@ impl Cluster {
 /// Pairs of tours after which no damage may be found any more.
 const SCRUBS_MAX: u64 = 100;
 
-/// The blocks of a log that hold what ops up to this one wrote, as far as they verify, and why not
-/// further.
-fn covered(disk: &Disk, tenant: TenantId, op: Op) -> (Vec<u8>, Option<Damage>) {
-    let mut blocks = Vec::new();
+/// The blocks of a log that hold what ops up to this one wrote, as far as they verify, how many of
+/// each file, and why not further.
+fn covered(disk: &Disk, tenant: TenantId, op: Op) -> (Vec<u8>, Vec<(FileId, u64)>, Option<Damage>) {
+    let (mut blocks, mut ends) = (Vec::new(), Vec::new());
     let mut before = None;
     for number in 0.. {
         let number = SegmentNumber::new(number);
@@ -218,10 +226,11 @@ fn covered(disk: &Disk, tenant: TenantId, op: Op) -> (Vec<u8>, Option<Damage>) {
         });
         let end = end.next_multiple_of(PAGE_SIZE).min(bytes.len());
         blocks.extend_from_slice(&bytes[..end]);
+        ends.push((file, (end / PAGE_SIZE) as u64));
         match pushed.and_then(|()| verifier.finish()) {
             Ok(last) => before = Some(last),
-            Err(damage) => return (blocks, Some(damage)),
+            Err(damage) => return (blocks, ends, Some(damage)),
         }
     }
-    (blocks, None)
+    (blocks, ends, None)
 }

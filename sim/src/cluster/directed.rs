@@ -17,7 +17,7 @@ pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands
 pub(crate) use room::disk_full;
 pub(crate) use segments::{
     segments_killed, segments_lost, segments_peer_damaged, segments_repaired, segments_scrubbed,
-    segments_synced,
+    segments_synced, segments_unreadable, segments_unwritable,
 };
 pub(crate) use tenants::{
     tenants_keys_put_back, tenants_killed, tenants_made_twice, tenants_maker_lost, tenants_missed,

@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub checkpoint: Option<CheckpointState>,
     /// Grid and segments are being fetched: it has nothing to say, and nothing to serve.
     fetches: bool,
+    /// Writes and syncs that its disk had refused when it was born.
+    refusals: u64,
     /// It dies as soon as it has a write or a sync in flight.
     pub dies_writing: bool,
 }
@@ -83,6 +85,7 @@ impl Member {
             boot_at_ns: None,
             checkpoint: None,
             fetches: false,
+            refusals: 0,
             dies_writing: false,
         };
         let options = FormatOptions {
@@ -238,6 +241,7 @@ impl Cluster {
         assert!(member.node.is_none(), "one process at a time");
         member.boot_at_ns = None;
         member.booted_ns = self.now_ns;
+        member.refusals = member.disk.refusals();
         member.fetches = superblock_of(&member.disk).is_some_and(|state| state.syncing);
         let place = Place { replica: member.replica(), serves_cluster: true };
         self.recorder
@@ -365,15 +369,7 @@ impl Cluster {
             victims.extend((first..sectors.min(first + count)).map(|sector| (file, sector)));
         }
         for victim in victims {
-            // What somebody else has not yet, or not any more, is not alike on all of them. Who has
-            // it not would fetch it; whoever fetches a checkpoint serves nobody, and two of three
-            // may do so at a time.
-            let here = self.members[index].disk.durable(victim);
-            let lost = self.copies.lost_by(victim);
-            let held = self.members.iter().enumerate().all(|(other, member)| {
-                other == index || lost.contains(&other) || member.disk.durable(victim) == here
-            });
-            if here.is_some() && held && self.copies.allows(index, victim) {
+            if self.may_lose_block(index, victim) {
                 let disk = &mut self.members[index].disk;
                 disk.atlas.force(victim);
                 disk.rot(victim);
@@ -418,6 +414,13 @@ impl Cluster {
         }
         match member.node.as_ref().and_then(Replica::halted) {
             None => Ok(()),
+            // What cannot be read of a log is a peer's to give: it ends nobody.
+            Some(halt @ Halt::Io { what: "log", .. })
+                if member.disk.refusals() == member.refusals =>
+            {
+                let detail = format!("node {index} stopped, and no write was refused: {halt}");
+                Err(Failure::new(FailureKind::Halted, detail))
+            }
             // A disk that refuses a write ends the process; no outcome changes.
             Some(Halt::Io { .. }) => {
                 self.recorder.at(self.now_ns, |timeline| {

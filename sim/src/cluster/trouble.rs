@@ -41,6 +41,7 @@ impl Cluster {
                 }
             }
         }
+        self.turn_unreadable();
         self.isolate_somebody();
         self.break_links();
         for from in 0..self.members.len() {

@@ -291,6 +291,34 @@ fn what_nobody_reads_is_found_and_repaired() {
     assert!((0..3).all(|number| repaired.bench.segment(number) == good[number as usize]));
 }
 
+/// Blocks of segments and indexes that answer EIO until they are written, one and several at once.
+#[test]
+fn what_the_device_does_not_give_is_repaired_as_if_it_had_rotted() {
+    let mut repaired = Repaired::new();
+    let good: Vec<_> = (0..3).map(|number| repaired.bench.segment(number)).collect();
+    for (number, block, position) in repaired.positions() {
+        let file = segment_file(number);
+        repaired.bench.disk.unreadable.insert((file, block as u64));
+        repaired.bench.disk.unreadable.insert((index_file(number), 1));
+        repaired.restart();
+        let record = repaired.read(position).unwrap();
+        assert_eq!(record.metadata.position.get(), position);
+        assert!(repaired.bench.seen("BlocksUnreadable") > 1, "block {block} of {number}");
+        assert_eq!(repaired.bench.seen("SegmentBlocksRepaired"), 1, "block {block} of {number}");
+        assert!(repaired.bench.disk.unreadable.is_empty());
+        assert!(repaired.bench.segment(number) == good[number as usize]);
+    }
+    for number in 0..3 {
+        for block in [0, 2, 3, 5] {
+            repaired.bench.disk.unreadable.insert((segment_file(number), block));
+        }
+    }
+    repaired.restart();
+    repaired.scrub();
+    assert!(repaired.bench.disk.unreadable.is_empty());
+    assert!((0..3).all(|number| repaired.bench.segment(number) == good[number as usize]));
+}
+
 /// Alone it is told, once a tour, and the rest is looked at.
 #[test]
 fn on_one_node_damage_is_counted_by_scrubbing() {

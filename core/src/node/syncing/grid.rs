@@ -104,18 +104,17 @@ impl Syncing {
     pub(super) fn on_looked_at(
         &mut self,
         wanted: Wanted,
-        pages: &Pages,
+        page: Option<&Page>,
         effects: &mut Effects,
     ) -> Result<(), Halt> {
         let Stage::Pages(grid) = &mut self.stage else {
             unreachable!("pages are looked at while pages are fetched")
         };
-        let Some(page) = pages.as_slice().first() else { unreachable!("one page was read") };
         let Some(keyring) = &self.keyring else { unreachable!("only lent for a moment") };
-        if !Walker::holds(keyring, &wanted, page) {
+        let Some(page) = page.filter(|page| Walker::holds(keyring, &wanted, page)) else {
             grid.wanted.push_back(wanted);
             return Ok(());
-        }
+        };
         let mut page = page.clone();
         let given = grid.walker.give(keyring, &wanted, &mut page);
         given.map_err(|damage| damaged("grid", damage))?;

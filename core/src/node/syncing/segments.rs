@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use super::{Purpose, Stage, Syncing, damaged, is_late};
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
-use crate::io::{Address, Effect, Effects, FileId, Page, Pages};
+use crate::io::{Address, BlockByBlock, Effect, Effects, FileId, Page, Pages};
 use crate::limits::{PAGE_SIZE, SYNC_BLOCKS_MAX, SYNC_READ_BLOCKS, VSR_REPAIR_NS};
 use crate::log::{LogHead, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
 use crate::node::api::Halt;
@@ -183,6 +183,37 @@ impl Syncing {
         let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
         let io = self.io(Purpose::Segment(SegmentStep::LookAt));
         effects.push(Effect::Read { io, at, pages: Pages::zeroed(count as usize) });
+    }
+
+    /// The own blocks cannot be read all at once: each alone.
+    pub(super) fn look_again(&mut self, pages: Pages, effects: &mut Effects) {
+        let segment = self.segment();
+        let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
+        let blocks = BlockByBlock::new(at, pages);
+        // Of one block it is known by now.
+        match blocks.next() {
+            Some(_) => self.look_at_one(blocks, effects),
+            None => self.ask_from_here(effects),
+        }
+    }
+
+    fn look_at_one(&mut self, blocks: BlockByBlock, effects: &mut Effects) {
+        let Some(at) = blocks.next() else { unreachable!("asked by the caller") };
+        let io = self.io(Purpose::OneBlock(Box::new(blocks)));
+        effects.push(Effect::Read { io, at, pages: Pages::zeroed(1) });
+    }
+
+    pub(super) fn block_looked_at(
+        &mut self,
+        blocks: BlockByBlock,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        if blocks.next().is_some() {
+            self.look_at_one(blocks, effects);
+            return Ok(());
+        }
+        let (pages, _unreadable) = blocks.finish();
+        self.on_segment_read(SegmentStep::LookAt, &pages, effects)
     }
 
     pub(super) fn on_segment_read(

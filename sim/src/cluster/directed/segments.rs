@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use verity_core::ids::{SegmentNumber, TenantId};
-use verity_core::io::FileId;
+use verity_core::io::{FileId, IoError};
 use verity_core::limits::PAGE_SIZE;
 use verity_core::node::{Progress, Read, ReadError};
 use verity_core::time::SECOND_NS;
 
 use super::{NODES, Scene, TABLE};
 use crate::cluster::{Cluster, Due};
-use crate::disk::{Sector, SectorId};
+use crate::disk::{Planned, Sector, SectorId};
 use crate::report::{Failure, FailureKind};
 use crate::sql::{Parameters, Query};
 use crate::workload::Workload;
@@ -199,6 +199,42 @@ pub(crate) fn segments_lost() -> Result<(), String> {
     })
 }
 
+/// Blocks of the segments of a follower, of their indexes too, answer EIO; so do, at one of its
+/// peers, the blocks behind each of them. It is asked, and reads all of its logs, and never stops.
+pub(crate) fn segments_unreadable() -> Result<(), String> {
+    Scene::play(|| {
+        let mut scene = Scene::new()?;
+        let who = scene.send_follower_away()?;
+        scene.make_unreadable(who)?;
+        scene.cluster.call_back();
+        scene.cluster.drive(Cluster::converged)?;
+        scene.read_all(who, &[])?;
+        scene.cluster.scrub()?;
+        if scene.cluster.seen.disk_stops > 0 {
+            let detail = "a block that could not be read ended a process";
+            return Err(Failure::new(FailureKind::Halted, detail));
+        }
+        scene.end(&["BlocksUnreadable", "SegmentBlocksRepaired"])
+    })
+}
+
+/// The same, and the first write after that fails, which is the repair's: the process ends, and the
+/// next one repairs.
+pub(crate) fn segments_unwritable() -> Result<(), String> {
+    Scene::play(|| {
+        let mut scene = Scene::new()?;
+        let who = scene.send_follower_away()?;
+        scene.make_unreadable(who)?;
+        scene.cluster.call_back();
+        scene.cluster.drive(|cluster| cluster.seen.event("BlocksUnreadable") > 0)?;
+        scene.cluster.members[who].disk.plan_failure(Planned::Write, 0, IoError::Device);
+        scene.cluster.drive(|cluster| cluster.seen.disk_stops > 0)?;
+        scene.cluster.drive(Cluster::converged)?;
+        scene.cluster.scrub()?;
+        scene.end(&["BlocksUnreadable", "SegmentBlocksRepaired"])
+    })
+}
+
 impl Rotten {
     /// Whether no block is anything but bad or good.
     fn is_watched(cluster: &Cluster, rotten: &[Rotten]) -> Result<(), Failure> {
@@ -257,6 +293,32 @@ impl Scene {
             rotten.push(Rotten { who, id, good, bad });
         }
         Ok(rotten)
+    }
+
+    /// Blocks of two segments, and of their indexes, of a node; and of one peer those behind them.
+    fn make_unreadable(&mut self, who: usize) -> Result<(), Failure> {
+        let peer = (0..NODES).find(|&index| index != who).unwrap_or(0);
+        for number in 0..2 {
+            let sectors = self.cluster.members[who].disk.sectors(segment(number));
+            if sectors < 20 {
+                let detail = format!("segment {number} of node {who} has {sectors} blocks");
+                return Err(Failure::new(FailureKind::Budget, detail));
+            }
+            for sector in [0, 3, 4, sectors / 2, sectors - 3] {
+                let id = (segment(number), sector);
+                self.cluster.members[who].disk.make_unreadable(id);
+                let behind = (segment(number), sector + 1);
+                if sector != 3 {
+                    self.cluster.members[peer].disk.make_unreadable(behind);
+                }
+            }
+            let number = SegmentNumber::new(number);
+            let index = FileId::Index { tenant: TenantId::DEFAULT, number };
+            for sector in 0..2 {
+                self.cluster.members[who].disk.make_unreadable((index, sector));
+            }
+        }
+        Ok(())
     }
 
     /// As of every position of the first three segments.
