@@ -469,7 +469,8 @@ impl Logs {
         let Some(page) = log.pages.get_mut(&(segment, number)) else { return Ready::Nothing };
         let file = FileId::Index { tenant, number: segment };
         let reading = self.cache.is_reading(file, u64::from(number));
-        if page.writing || reading || self.rebuilds.contains_key(&key) {
+        // A rebuild may have been faster than a load of the page, which is still being read.
+        if page.writing || page.loading || reading || self.rebuilds.contains_key(&key) {
             return Ready::Wait;
         }
         if !page.dirty {

@@ -453,6 +453,7 @@ impl Logs {
             Purpose::LoadPage { tenant, segment, number } => {
                 self.page_loaded(tenant, segment, number, &pages, effects);
                 self.give_back(pages);
+                self.rebuild_step(effects);
             }
             Purpose::RebuildRead { tenant, segment, .. } => {
                 self.rebuild_read(tenant, segment, &pages, unreadable > 0, effects);

@@ -16,6 +16,7 @@ use super::damage::Damage;
 use super::flush::Purpose;
 use super::index::{self, IndexEntry, Layout, Slot, TILE_HEIGHT, TILE_LEVELS};
 use super::mend::Mend;
+use super::read::Header;
 use super::tail::PageBase;
 use super::verifier::{SegmentExtent, SegmentStart, SegmentVerifier};
 use super::{LogHead, Logs};
@@ -302,7 +303,9 @@ impl Logs {
             }
             return true;
         }
-        let reading = self.cache.is_reading(file, u64::from(number));
+        let header = self.headers.borrow().get(&key).copied();
+        let reading = self.cache.is_reading(file, u64::from(number))
+            || (number == 0 && header == Some(Header::Loading));
         if reading || !self.file_exists(file, effects) {
             if let Some(work) = self.rebuilds.get_mut(&key) {
                 work.final_pages.push_front(number);

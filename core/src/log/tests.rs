@@ -105,6 +105,24 @@ impl Disk {
     }
 }
 
+/// The boundary forbids to write what is being read or written.
+fn apart(effects: &[Effect]) {
+    let place = |effect: &Effect| match effect {
+        Effect::Read { at, pages, .. } => Some((*at, pages.size_bytes() as u64, false)),
+        Effect::Write { at, pages, .. } => Some((*at, pages.size_bytes() as u64, true)),
+        _no_blocks => None,
+    };
+    let places: Vec<_> = effects.iter().filter_map(place).collect();
+    for (nth, (one, size, writes)) in places.iter().enumerate() {
+        for (other, other_size, other_writes) in &places[nth + 1..] {
+            let overlap = one.file == other.file
+                && one.offset < other.offset + other_size
+                && other.offset < one.offset + size;
+            assert!(!overlap || !(*writes || *other_writes), "{one:?} and {other:?} at once");
+        }
+    }
+}
+
 /// Logs with a disk under them.
 struct Bench {
     logs: Logs,
@@ -117,6 +135,8 @@ struct Bench {
     op: u64,
     /// Heads as of the last checkpoint, and as of the one before the crash.
     heads: BTreeMap<TenantId, LogHead>,
+    /// Reads of this place come last.
+    slow: Option<(FileId, u64)>,
 }
 
 impl Bench {
@@ -130,6 +150,7 @@ impl Bench {
             pages_read: 0,
             op: 1,
             heads: BTreeMap::new(),
+            slow: None,
         }
     }
 
@@ -163,10 +184,17 @@ impl Bench {
         let mut waiting: Vec<Effect> = Vec::new();
         for _ in 0..limit {
             waiting.extend(self.effects.drain());
+            apart(&waiting);
             if waiting.is_empty() {
                 break;
             }
-            let at = self.random.below(waiting.len() as u64) as usize;
+            // A read that is slow waits for all else.
+            let slow = |effect: &Effect| matches!(effect, Effect::Read { at, .. } if self.slow == Some((at.file, at.offset)));
+            let others: Vec<usize> = (0..waiting.len()).filter(|&at| !slow(&waiting[at])).collect();
+            let at = match others.len() {
+                0 => 0,
+                count => others[self.random.below(count as u64) as usize],
+            };
             self.complete(waiting.swap_remove(at));
         }
         for effect in waiting {

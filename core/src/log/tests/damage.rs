@@ -496,3 +496,31 @@ fn an_index_is_held_against_its_segment() {
     super::super::index::stamp(index_of(1), slot.page, page);
     assert_eq!(check(1, &bad), Some((1, Position::new(767))));
 }
+
+/// A log goes on after a restart, and pages of the index that it continues cannot be taken over
+/// from the disk, in any order of what is under way: none is written while it is still being read.
+#[test]
+fn a_page_of_an_index_is_not_written_while_it_is_being_read() {
+    // Of the header, the last page of entries and that of the tiles.
+    let pages = [0, 9, 20, 21, 22];
+    for (bad, slow) in pages.into_iter().flat_map(|bad| pages.map(|slow| (bad, slow))) {
+        let mut bench = Bench::new(2_000);
+        for _ in 0..900 {
+            bench.append_sized(TENANT, 40);
+        }
+        bench.checkpoint();
+        bench.restart();
+        let index = bench.disk.files.get_mut(&index_file(0)).unwrap();
+        if let Some(page) = index.chunks_mut(PAGE_SIZE).nth(bad) {
+            page.fill(0xA5);
+        }
+        bench.slow = Some((index_file(0), (slow * PAGE_SIZE) as u64));
+        for _ in 0..700 {
+            bench.append_sized(TENANT, 40);
+        }
+        bench.checkpoint();
+        for position in (0..1_600).step_by(97) {
+            assert_eq!(bench.read(position).unwrap().metadata.position.get(), position);
+        }
+    }
+}
