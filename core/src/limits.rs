@@ -334,6 +334,9 @@ pub const CLOCK_FIRST_MAX_NS: u64 = 4_102_444_800 * crate::time::SECOND_NS;
 /// How long a sample of a peer's clock counts, and how far two clocks may drift apart meanwhile.
 pub const CLOCK_SAMPLE_AGE_MAX_NS: u64 = 10 * crate::time::SECOND_NS;
 pub const CLOCK_DRIFT_PPM_MAX: u64 = 500;
+/// How far a clock that counts as right may be from the truth: clocks that are set over a network
+/// are rarely within a round trip of one another.
+pub const CLOCK_ERROR_MAX_NS: u64 = 500 * crate::time::MILLISECOND_NS;
 
 /// How often a replica of a cluster wants to be woken.
 pub const VSR_TICK_NS: u64 = 10 * crate::time::MILLISECOND_NS;

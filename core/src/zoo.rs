@@ -55,6 +55,11 @@ pub const BUGS: &[Bug] = &[
         "clock_step_unlimited",
         "vsr: a prepare takes the time of a wall clock that jumped, however far",
     ),
+    by_check(
+        "cluster_clocks",
+        "clocks_not_compared",
+        "vsr: a primary believes its own wall clock against those of all others",
+    ),
     // Superblock, checkpoint, keys.
     by_seeds(
         "superblock_one_copy",

@@ -25,12 +25,16 @@
 //! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
 //! peer's checkpoint, and is stopped amid that too.
 //!
+//! Wall clocks drift, step and freeze, in some runs of a minority, in others of all: time goes on,
+//! and is never later than any of them said.
+//!
 //! Nodes are told of links that close: of those of a process that ended, mostly, and now and then
 //! of those of one that lives.
 //!
 //! Start reading at [`run`], then [`Cluster::turn`].
 
 mod agreement;
+mod clocks;
 pub(crate) mod directed;
 mod disks;
 mod links;
@@ -60,6 +64,7 @@ use crate::swarm::{ErrorRates, Options, draw_amid_write, draw_attest_after, draw
 use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
+use clocks::ClockTrouble;
 use disks::DiskTrouble;
 use members::Member;
 use people::Pending;
@@ -167,6 +172,7 @@ pub struct Cluster {
     segment_rot: Random,
     segment_rot_ppm: u64,
     disks: DiskTrouble,
+    clocks: ClockTrouble,
     /// What a node did that none may do.
     complaint: Option<String>,
     /// Which disks are lost, and how often one is.
@@ -251,6 +257,7 @@ impl Cluster {
         let mut cluster = Cluster::of(seed, count, constants, options, &root, random)?;
         cluster.draw_errors(&root);
         cluster.disks = DiskTrouble::draw(root.stream("disk trouble"));
+        cluster.clocks = ClockTrouble::draw(root.stream("clocks"), count);
         cluster.tenants.draw();
         Ok(cluster)
     }
@@ -342,6 +349,7 @@ impl Cluster {
             segment_rot_ppm: *segment_rot.pick(&[0, 300_000, 800_000]),
             segment_rot,
             disks: DiskTrouble::none(root.stream("disk trouble")),
+            clocks: ClockTrouble::none(root.stream("clocks")),
             complaint: None,
             replace_ppm: *replacing.pick(&[0, 0, 200_000, 500_000]),
             replacing,
@@ -370,6 +378,7 @@ impl Cluster {
             self.boot(index);
         }
         self.next_trouble_ns = Some(TROUBLE_NS);
+        self.begin_clocks();
         let rounds = self.random.range(3, 8);
         let absence = self.random.chance(600_000).then(|| self.random.below(rounds));
         for round in 0..rounds {
@@ -458,6 +467,7 @@ impl Cluster {
         self.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         self.cut.iter_mut().flatten().for_each(|cut| *cut = false);
         self.record_links();
+        self.heal_clocks();
         self.recorder.at(self.now_ns, |timeline| timeline.note("faults stop"));
         for member in &mut self.members {
             member.disk.heal();

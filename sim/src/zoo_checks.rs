@@ -165,6 +165,12 @@ pub const CHECKS: &[Check] = &[
         run: directed::reads_causal,
     },
     Check {
+        name: "cluster_clocks",
+        demands: "a clock that is wrong is outvoted; two that are wrong move time by an hour an op, \
+                  and never back",
+        run: directed::clocks,
+    },
+    Check {
         name: "cluster_disk_full",
         demands: "writes are answered though the primary's disk is full",
         run: directed::disk_full,

@@ -6,12 +6,14 @@
 //!
 //! Start reading at [`Scene`].
 
+mod clocks;
 mod reads;
 mod replaced;
 mod room;
 mod segments;
 mod tenants;
 
+pub(crate) use clocks::clocks;
 pub(crate) use reads::{reads_causal, reads_of_deposed};
 pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands_in};
 pub(crate) use room::disk_full;

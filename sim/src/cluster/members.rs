@@ -13,9 +13,10 @@ use verity_core::node::{
     CURRENT_RELEASE, Format, FormatOptions, Halt, LeadAsked, Progress, Read, Seed,
 };
 use verity_core::superblock::{CheckpointState, CopiesReport, SuperblockState, decode_copies};
-use verity_core::time::{Clock, Instant, SECOND_NS, Timestamp};
+use verity_core::time::{Clock, Instant, Timestamp};
 use verity_core::vsr::message::{Message, Payload};
 
+use super::clocks::{EPOCH_NS, Wall};
 use super::{CLUSTER, Cluster};
 use crate::atlas::{Atlas, Layout, Mode};
 use crate::disk::{Disk, DiskFaults, FaultKind, Keep, Request as DiskRequest, SectorId};
@@ -26,8 +27,6 @@ use crate::rebuild;
 use crate::replica::{BootOptions, Place, Replica};
 use crate::report::{Failure, FailureKind};
 
-const EPOCH_NS: u64 = 1_800_000_000 * SECOND_NS;
-
 #[derive(Debug)]
 pub(super) struct Member {
     index: usize,
@@ -37,7 +36,9 @@ pub(super) struct Member {
     /// Answers of the holder of the master key, and when they come.
     pub keys: VecDeque<(u64, Input)>,
     booted_ns: u64,
-    wall_offset_ns: u64,
+    /// What its monotonic clock showed when it was born.
+    boot_monotonic_ns: u64,
+    pub wall: Wall,
     pub boot_at_ns: Option<u64>,
     /// What its superblock said last.
     pub checkpoint: Option<CheckpointState>,
@@ -81,7 +82,8 @@ impl Member {
             effects: Effects::new(),
             keys: VecDeque::new(),
             booted_ns: 0,
-            wall_offset_ns: random.range(0, 200_000_000),
+            boot_monotonic_ns: 1,
+            wall: Wall::ahead(random.range(0, 200_000_000)),
             boot_at_ns: None,
             checkpoint: None,
             fetches: false,
@@ -168,13 +170,13 @@ impl Member {
 
     pub fn clock(&self, now_ns: u64) -> Clock {
         Clock {
-            monotonic: Instant(now_ns - self.booted_ns + 1),
-            wall: Timestamp(EPOCH_NS + now_ns + self.wall_offset_ns),
+            monotonic: Instant(now_ns - self.booted_ns + self.boot_monotonic_ns),
+            wall: Timestamp((EPOCH_NS + now_ns).saturating_add_signed(self.wall.ahead_ns(now_ns))),
         }
     }
 
     pub fn true_time_of(&self, deadline: Instant) -> u64 {
-        deadline.0 + self.booted_ns - 1
+        deadline.0.saturating_sub(self.boot_monotonic_ns) + self.booted_ns
     }
 
     /// Hands a request to the node that runs here; its ticket.
@@ -237,8 +239,10 @@ impl Cluster {
             attest_after_ns: self.attest_after_ns.filter(|_| self.board.lets(Switch::Attest)),
         };
         let seed = self.random.seed_bytes();
+        let monotonic_ns = self.clocks.monotonic_at_boot();
         let member = &mut self.members[index];
         assert!(member.node.is_none(), "one process at a time");
+        member.boot_monotonic_ns = monotonic_ns;
         member.boot_at_ns = None;
         member.booted_ns = self.now_ns;
         member.refusals = member.disk.refusals();

@@ -59,7 +59,7 @@ impl Cluster {
         let always = self.people.coin();
         let mut random_bytes = [0; 10];
         self.people.fill(&mut random_bytes);
-        let now_ms = self.members[0].clock(self.now_ns).wall.as_ms();
+        let now_ms = self.true_ms();
         let request = Request {
             tenant: TenantId::DEFAULT,
             principal: PrincipalId::new(1),
@@ -147,6 +147,7 @@ impl Cluster {
 
     fn acknowledged(&mut self, from: usize, serial: u64, reply: &Reply) -> Result<(), Failure> {
         let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
+        self.check_time(reply.timestamp.0)?;
         self.favourite = from;
         self.last_progress_ns = self.now_ns;
         let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };

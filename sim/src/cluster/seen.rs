@@ -53,6 +53,10 @@ pub struct Seen {
     pub absences: u64,
     pub syncs: u64,
     pub sync_crashes: u64,
+    /// Wall clocks that stepped or froze, and how far ahead of the truth the newest answer was.
+    pub clock_steps: u64,
+    pub clock_freezes: u64,
+    pub time_ahead_ns: i64,
     /// Disks that were lost as a whole.
     pub replaced: u64,
     /// Trouble that was drawn, whether it was switched off or not.
@@ -86,6 +90,8 @@ pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
         ("links closed", seen.links_closed),
         ("absences", seen.absences),
         ("disks lost", seen.replaced),
+        ("clock steps", seen.clock_steps),
+        ("clock freezes", seen.clock_freezes),
         ("rots", seen.rots),
         ("disk stops", seen.disk_stops),
     ];

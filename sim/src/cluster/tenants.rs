@@ -165,7 +165,7 @@ impl Cluster {
                 (tenant, sql("INSERT INTO t (id, body) VALUES (?, ?)", params))
             }
         };
-        let now_ms = self.members[0].clock(self.now_ns).wall.as_ms();
+        let now_ms = self.true_ms();
         let request = Request {
             tenant: of,
             principal: PrincipalId::new(1),

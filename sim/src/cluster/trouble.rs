@@ -42,6 +42,7 @@ impl Cluster {
             }
         }
         self.turn_unreadable();
+        self.mislead_clocks();
         self.isolate_somebody();
         self.break_links();
         for from in 0..self.members.len() {
