@@ -19,7 +19,8 @@
 //!
 //! Start reading at `record` (bytes of a record), `segment` (bytes of a file), `tail` (append),
 //! `flush` (writing and checkpoints), `read`, `rebuild` (of an index), `mend` (of a segment, with
-//! the blocks of a peer), `unreadable`, `scrub`, `beyond` (what is behind a head), `verifier`, `index_check`.
+//! the blocks of a peer), `unreadable`, `scrub`, `beyond` (what is behind a head), `verifier`,
+//! `index_check`.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;

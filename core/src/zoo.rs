@@ -60,6 +60,11 @@ pub const BUGS: &[Bug] = &[
         "clocks_not_compared",
         "vsr: a primary believes its own wall clock against those of all others",
     ),
+    by_check(
+        "cluster_older_disk",
+        "old_disk_trusted",
+        "vsr: a disk that is older than what peers heard of its replica votes all the same",
+    ),
     // Superblock, checkpoint, keys.
     by_seeds(
         "superblock_one_copy",

@@ -90,6 +90,15 @@ struct Version {
     sector: Sector,
 }
 
+/// What was on a disk, once.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    files: BTreeSet<FileId>,
+    platter: BTreeMap<SectorId, Sector>,
+    unreadable: BTreeSet<SectorId>,
+    atlas: Atlas,
+}
+
 /// How many of each fault was injected, and how much work was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskStats {
@@ -366,6 +375,28 @@ impl Disk {
         disk.files = self.files.clone();
         disk.platter = self.platter.clone();
         disk
+    }
+
+    /// What a power cut now would leave, to be put back some day.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            files: self.files.clone(),
+            platter: self.platter.clone(),
+            unreadable: self.unreadable.clone(),
+            atlas: self.atlas.clone(),
+        }
+    }
+
+    /// All is as it was then.
+    pub fn put_back(&mut self, snapshot: Snapshot) {
+        assert!(self.inflight.is_empty(), "a disk is put back while nobody uses it");
+        let Snapshot { files, platter, unreadable, atlas } = snapshot;
+        (self.files, self.platter, self.unreadable, self.atlas) =
+            (files, platter, unreadable, atlas);
+        self.stale.clear();
+        self.volatile.clear();
+        self.count("older_disk");
     }
 
     /// Puts bytes on the platter: for tests that build a disk by hand.

@@ -60,10 +60,12 @@ pub enum Switch {
     MoreErrors,
     /// A disk is lost as a whole, and an empty one takes its place.
     LoseDisk,
+    /// A disk is put back as it was some time ago.
+    OlderDisk,
 }
 
 impl Switch {
-    pub const ALL: [Switch; 44] = [
+    pub const ALL: [Switch; 45] = [
         Switch::Crash,
         Switch::CrashAll,
         Switch::CrashAmidSync,
@@ -108,6 +110,7 @@ impl Switch {
         Switch::CrashAmidWrite,
         Switch::MoreErrors,
         Switch::LoseDisk,
+        Switch::OlderDisk,
     ];
 
     /// As it stands on a command line and in a file.
@@ -158,6 +161,7 @@ impl Switch {
             Switch::CrashAmidWrite => "crash_amid_write",
             Switch::MoreErrors => "more_errors",
             Switch::LoseDisk => "lose_disk",
+            Switch::OlderDisk => "older_disk",
         }
     }
 

@@ -166,9 +166,20 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "cluster_clocks",
-        demands: "a clock that is wrong is outvoted; two that are wrong move time by an hour an op, \
-                  and never back",
+        demands: "a clock that is wrong is outvoted; two that are wrong move time by an hour an \
+                  op, and never back",
         run: directed::clocks,
+    },
+    Check {
+        name: "cluster_older_disk",
+        demands: "a node whose disk is older than its word votes nothing away, and waits for who \
+                  knows",
+        run: directed::older_disk,
+    },
+    Check {
+        name: "cluster_older_disk_synced",
+        demands: "a node whose disk is older than any ring comes to the cluster's log again",
+        run: directed::older_disk_synced,
     },
     Check {
         name: "cluster_disk_full",

@@ -4,7 +4,8 @@
 //! block from a peer reads each alone, and takes those that fail for damaged ones. Invariant: what
 //! stands for such a block is no block of ours: no length, no checksum and no header has its bytes.
 //!
-//! Fault model: EIO comes and goes, or stays until the block is written. No other error is for here.
+//! Fault model: EIO comes and goes, or stays until the block is written. No other error is for
+//! here.
 
 use zerocopy::FromZeros;
 

@@ -11,8 +11,9 @@
 //! Fault model: a read returns anything. A page enters the cache only if its tag opens it and its
 //! header names the tree that asked; else every task that waits gets [`StoreError::Corrupt`], and
 //! nothing is cached. A page that the device does not give (EIO) is one that does not verify, where
-//! there are peers to repair it from; alone a replica stops. A page number that is given to a new page while an old read of it is in
-//! flight makes that read *abandoned*: its bytes are dropped, its tasks simply run again.
+//! there are peers to repair it from; alone a replica stops. A page number that is given to a new
+//! page while an old read of it is in flight makes that read *abandoned*: its bytes are dropped,
+//! its tasks simply run again.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;

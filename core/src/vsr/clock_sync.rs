@@ -4,9 +4,9 @@
 //! peer's wall clock shows how far that clock is from ours: the peer read it somewhere in between,
 //! so its difference lies in an interval as wide as the round trip. The narrowest recent sample of
 //! each peer counts, widened by how much two clocks may drift since. The interval that most clocks
-//! (ours is one, at difference 0) agree on is where the truth is, if they are a quorum. Right clocks
-//! are seldom within a round trip of one another: where no quorum is, each interval is widened by
-//! what a right clock may be wrong.
+//! (ours is one, at difference 0) agree on is where the truth is, if they are a quorum. Right
+//! clocks are seldom within a round trip of one another: where no quorum is, each interval is
+//! widened by what a right clock may be wrong.
 //!
 //! Marzullo, Owicki: Maintaining the time in a distributed system, 1985.
 //!

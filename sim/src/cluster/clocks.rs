@@ -2,8 +2,8 @@
 //!
 //! Fault model: that of the single-node world (`clock.rs`): wall clocks lie, in some runs those of
 //! fewer than a quorum, in others all; the monotonic clock of a process begins anywhere and never
-//! goes back. Invariants: no wall clock is farther from the truth than [`WRONG_NS_MAX`], so that ids
-//! of honest clients stay valid; what was acknowledged is never later than the farthest clock.
+//! goes back. Invariants: no wall clock is farther from the truth than [`WRONG_NS_MAX`], so that
+//! ids of honest clients stay valid; what was acknowledged is never later than the farthest clock.
 
 use verity_core::limits::CLOCK_SAMPLE_AGE_MAX_NS;
 use verity_core::time::{MILLISECOND_NS, SECOND_NS, Timestamp};

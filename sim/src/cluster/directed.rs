@@ -7,6 +7,7 @@
 //! Start reading at [`Scene`].
 
 mod clocks;
+mod older;
 mod reads;
 mod replaced;
 mod room;
@@ -14,6 +15,7 @@ mod segments;
 mod tenants;
 
 pub(crate) use clocks::clocks;
+pub(crate) use older::{older_disk, older_disk_synced};
 pub(crate) use reads::{reads_causal, reads_of_deposed};
 pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands_in};
 pub(crate) use room::disk_full;

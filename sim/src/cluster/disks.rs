@@ -1,7 +1,7 @@
 //! Faults of disks that a cluster survives because others have what one of them lost.
 //!
-//! Purpose: sectors that answer EIO until they are written. Invariants: of a block of a segment that
-//! is alike on all nodes fewer than a quorum lose their copy, in the whole of a run
+//! Purpose: sectors that answer EIO until they are written. Invariants: of a block of a segment
+//! that is alike on all nodes fewer than a quorum lose their copy, in the whole of a run
 //! ([`Copies`](crate::atlas::Copies)); pages of grids only of nodes whose disks may rot. Nothing of
 //! this happens once faults have stopped.
 

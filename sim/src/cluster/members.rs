@@ -280,6 +280,7 @@ impl Cluster {
         }
         self.rot_segments(index);
         self.lose_disk(index)?;
+        self.perhaps_older_disk(index);
         self.lose_copies(index);
         self.close_links_of(index);
         if syncs { self.check_cut_short(index) } else { Ok(()) }

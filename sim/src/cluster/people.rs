@@ -148,6 +148,7 @@ impl Cluster {
     fn acknowledged(&mut self, from: usize, serial: u64, reply: &Reply) -> Result<(), Failure> {
         let wrong = |detail: String| Failure::new(FailureKind::Wrong, detail);
         self.check_time(reply.timestamp.0)?;
+        self.highest_op = self.highest_op.max(reply.op);
         self.favourite = from;
         self.last_progress_ns = self.now_ns;
         let Some(pending) = self.pending.get_mut(&serial) else { return Ok(()) };

@@ -57,6 +57,8 @@ pub struct Seen {
     pub clock_steps: u64,
     pub clock_freezes: u64,
     pub time_ahead_ns: i64,
+    /// Disks that were put back as they were.
+    pub older_disks: u64,
     /// Disks that were lost as a whole.
     pub replaced: u64,
     /// Trouble that was drawn, whether it was switched off or not.
@@ -92,6 +94,7 @@ pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
         ("disks lost", seen.replaced),
         ("clock steps", seen.clock_steps),
         ("clock freezes", seen.clock_freezes),
+        ("older disks", seen.older_disks),
         ("rots", seen.rots),
         ("disk stops", seen.disk_stops),
     ];
