@@ -115,10 +115,23 @@ impl Cluster {
         for _ in 0..SCRUBS_MAX {
             let begun = scrubbed(self);
             // The tour under way may have begun before.
-            self.drive(|cluster| {
+            let ended = |cluster: &Cluster| {
                 let ended = |(then, now): (&ScrubStatus, ScrubStatus)| now.tours >= then.tours + 2;
                 begun.iter().zip(scrubbed(cluster)).all(ended)
-            })?;
+            };
+            // With a cold cache each step waits for pages: of a long log a tour takes minutes, and
+            // goes on.
+            while !ended(self) {
+                let before = scrubbed(self);
+                self.drive(|cluster| {
+                    let goes_on =
+                        |(then, now): (&ScrubStatus, ScrubStatus)| now.blocks > then.blocks;
+                    let unfinished = begun.iter().zip(&before).zip(scrubbed(cluster));
+                    let mut late =
+                        unfinished.filter(|((begun, then), _)| then.tours < begun.tours + 2);
+                    ended(cluster) || late.all(|((_, then), now)| goes_on((then, now)))
+                })?;
+            }
             let found = |(then, now): (&ScrubStatus, ScrubStatus)| now.damaged > then.damaged;
             if !begun.iter().zip(scrubbed(self)).any(found) {
                 return Ok(());
