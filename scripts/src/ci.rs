@@ -40,14 +40,17 @@ const CLUSTER_SEEDS: u64 = 40;
 /// a later view under its old one, and another believed it. The next two were the model's: a
 /// replica that lags behind the creation of a table answers what the log has, and it said no. The
 /// fourth: headers that had rotted to zeros were taken for headers that were never written. The
-/// last was the checker's again: as of a position that a replica has not got to, it may say that
-/// there is no such table.
-const CLUSTER_SEEDS_FOUND: [u64; 5] = [
+/// fifth was the checker's again: as of a position that a replica has not got to, it may say that
+/// there is no such table. The sixth: a page of an index was written while a load of it was in
+/// flight. The last: a tour of scrubbing with a cold cache was taken for a standstill.
+const CLUSTER_SEEDS_FOUND: [u64; 7] = [
     1_795_358_960_000_005,
     1_795_358_960_000_034,
     1_795_358_960_000_477,
     1_795_365_882_000_109,
     1_795_409_093_000_050,
+    9_200_001,
+    9_400_068,
 ];
 
 pub fn run(options: &Options) -> Result<bool, String> {

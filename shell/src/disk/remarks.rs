@@ -61,6 +61,10 @@ fn warning(event: &Event) -> Option<String> {
         Event::BlockCorrupt { tenant, number, offset } => {
             format!("log/{tenant}/{number:08}.segment is damaged at byte {offset}")
         }
+        Event::BlocksUnreadable { tenant, number, blocks } => format!(
+            "log/{tenant}/{number:08}: the device does not give {blocks} block(s) of the segment \
+             or of its index; they count as damaged, and are repaired"
+        ),
         Event::SegmentBlocksRepaired { tenant, number, block, count } => format!(
             "log/{tenant}/{number:08}.segment: {count} block(s) from block {block} on are repaired \
              with those of a peer"
@@ -94,6 +98,7 @@ mod tests {
             Event::KeysAwaited { tenant },
             Event::PageCorrupt { page: 9 },
             Event::BlockCorrupt { tenant, number: 4, offset: 8192 },
+            Event::BlocksUnreadable { tenant, number: 4, blocks: 3 },
             Event::SegmentBlocksRepaired { tenant, number: 4, block: 2, count: 1 },
             Event::SegmentRepairFailed { tenant, number: 4, block: 2 },
         ];
