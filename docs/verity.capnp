@@ -14,6 +14,10 @@ struct Request {
     # What became of the transaction with this idempotency id (16 bytes).
     status @5 :Void;
     prove @6 :Prove;
+    taken @7 :UInt32;
+    # Of the query with this number, which has a window: so many parts of its answer were taken, all in all.
+    cancel @8 :Void;
+    # Nothing more is wanted of the query with this number, which has a window.
   }
 }
 
@@ -67,6 +71,8 @@ struct Query {
   # Whoever is asked may answer; else only the primary.
   returning @4 :UInt64;
   # 0, or where a transaction ended, as a count: the text is its write with RETURNING, and the rows of that are asked for.
+  window @5 :UInt32;
+  # 0, or how many parts of the answer may be on their way, or not yet taken, at a time.
 }
 
 struct Prove {
@@ -156,17 +162,18 @@ struct Appended {
 
 struct Rows {
   columns @0 :List(Text);
-  # In the first answer of a query only.
-  rows @1 :List(Row);
-  more @2 :Bool;
-  # Another answer with more rows follows.
-  position @3 :UInt64;
-  # The snapshot; in the last answer.
+  # These four in the first part alone.
+  first @1 :Bool;
+  position @2 :UInt64;
+  # The snapshot.
   asked :union {
-    same @4 :Void;
-    inside @5 :UInt64;
+    same @3 :Void;
+    inside @4 :UInt64;
     # AS OF named this position inside a transaction; what was read is the state before it.
   }
+  rows @5 :List(Row);
+  more @6 :Bool;
+  # Another part follows. One without rows that is not the last is only a sign of life, and no part.
 }
 
 struct ProofPart {

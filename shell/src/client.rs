@@ -14,6 +14,7 @@ mod agent;
 mod call;
 #[cfg(test)]
 mod fake;
+mod flow;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,10 +38,12 @@ use crate::net::frames::payload;
 use crate::net::payload::{Answer, Ask, Asked, ProofPart, Prove, Query, ReplicaReport};
 use crate::net::{Broken, dial, handshake};
 use crate::random::RandomPool;
+use crate::stream::{RowStream, StreamOutcome};
 use crate::verified::Reader;
 
 use agent::Agent;
-use call::{Call, Done};
+use call::{Call, Done, STREAM_WINDOW};
+pub(crate) use flow::Flow;
 
 /// What a server says when it is asked for the rows of a write without RETURNING.
 const NO_RETURNING: &str = "42809";
@@ -159,8 +162,31 @@ impl Client {
 
     /// Runs one SELECT.
     pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
-        let call = self.start(self.ask(sql, params, 0))?;
+        let call = self.start(self.ask(sql, params, 0, 0))?;
         self.rows(self.shared.agent.wait(&call))
+    }
+
+    /// As [`Client::query`], for an answer of any size: rows are sent as they are taken. When the
+    /// connection is lost amid them they end with an error ([`Error::RowsCut`]); before the first
+    /// one, other servers are tried. The deadline is that of each wait. Four streams of a client
+    /// (with all of its clones) run at a time; a fifth begins when one of them ends or is dropped.
+    pub fn query_stream(&self, sql: &str, params: &[Value]) -> Result<RowStream, Error> {
+        self.stream(sql, params, 0)?.begin()
+    }
+
+    /// As [`Client::query_stream`], without blocking until the first row.
+    pub fn query_stream_async(
+        &self,
+        sql: &str,
+        params: &[Value],
+    ) -> impl Future<Output = Result<RowStream, Error>> + Send + use<> {
+        let flow = self.stream(sql, params, 0);
+        async move { flow?.begin_async().await }
+    }
+
+    fn stream(&self, sql: &str, params: &[Value], returning: u64) -> Result<Flow, Error> {
+        let call = self.start(self.ask(sql, params, returning, STREAM_WINDOW))?;
+        Ok(Flow::new(self.clone(), call))
     }
 
     /// Runs one statement of either kind. With RETURNING, a write gives rows; they are fetched when
@@ -169,22 +195,28 @@ impl Client {
         if !changes_data(sql) {
             return self.query(sql, params).map(Outcome::Rows);
         }
+        match self.run_stream(sql, params)? {
+            StreamOutcome::Rows(rows) => rows.gather().map(Outcome::Rows),
+            StreamOutcome::Committed(reply) => Ok(Outcome::Committed(reply)),
+        }
+    }
+
+    /// As [`Client::run`], with rows as [`Client::query_stream`] gives them.
+    pub fn run_stream(&self, sql: &str, params: &[Value]) -> Result<StreamOutcome, Error> {
+        if !changes_data(sql) {
+            return self.query_stream(sql, params).map(StreamOutcome::Rows);
+        }
         let reply = self.execute(sql, params)?;
         let Some(position) = reply.position.filter(|_| has_word(sql, "returning")) else {
-            return Ok(Outcome::Committed(reply));
+            return Ok(StreamOutcome::Committed(reply));
         };
-        let asked = self.ask(sql, params, position.get() + 1);
-        match self.start(asked).and_then(|call| self.rows(self.shared.agent.wait(&call))) {
-            Ok(mut rows) => {
-                if reply.rows_affected() == 0 {
-                    // What is read there is somebody else's.
-                    rows.rows.clear();
-                }
-                Ok(Outcome::Rows(Rows { position, asked: None, ..rows }))
-            }
+        match self.stream(sql, params, position.get() + 1).and_then(Flow::begin) {
+            // What is read there is somebody else's.
+            Ok(rows) if reply.rows_affected() == 0 => Ok(rows.of_nothing(position)),
+            Ok(rows) => Ok(rows.of_commit(position)),
             // The word stands somewhere else in it.
             Err(Error::Server { sqlstate, .. }) if sqlstate == NO_RETURNING => {
-                Ok(Outcome::Committed(reply))
+                return Ok(StreamOutcome::Committed(reply));
             }
             Err(error) => Err(Error::Server {
                 sqlstate: error.sqlstate().to_string(),
@@ -193,6 +225,7 @@ impl Client {
                 ),
             }),
         }
+        .map(StreamOutcome::Rows)
     }
 
     /// Inserts rows into a table without any SQL to parse, as one transaction.
@@ -257,7 +290,7 @@ impl Client {
             Done::Answer(Answer::Commitment(found)) => Ok(Some(Commitment { id, ..found })),
             Done::Answer(Answer::Unknown) => Ok(None),
             Done::Failed(error) => Err(error),
-            Done::Answer(_) | Done::Rows(_) => Err(unexpected()),
+            Done::Answer(_) | Done::Rows(_) | Done::Streamed => Err(unexpected()),
         }
     }
 
@@ -289,7 +322,7 @@ impl Client {
         sql: &str,
         params: &[Value],
     ) -> impl Future<Output = Result<Rows, Error>> + Send + use<> {
-        let call = self.start(self.ask(sql, params, 0));
+        let call = self.start(self.ask(sql, params, 0, 0));
         let client = self.clone();
         async move { client.rows(done(call?).await) }
     }
@@ -306,7 +339,7 @@ impl Client {
                 Ok(Proved { file, query, policy })
             }
             Done::Failed(error) => Err(error),
-            Done::Answer(_) | Done::Rows(_) => Err(unexpected()),
+            Done::Answer(_) | Done::Rows(_) | Done::Streamed => Err(unexpected()),
         }
     }
 
@@ -317,8 +350,8 @@ impl Client {
         Reader::new(self.clone(), self.tenant, policy)
     }
 
-    /// `returning`: as in [`Query`].
-    fn ask(&self, sql: &str, params: &[Value], returning: u64) -> Ask {
+    /// `returning`, `window`: as in [`Query`].
+    fn ask(&self, sql: &str, params: &[Value], returning: u64, window: u32) -> Ask {
         let seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Ask::Query(Query {
             tenant: self.tenant,
@@ -327,6 +360,7 @@ impl Client {
             seen: seen.get(&self.tenant).copied().unwrap_or(0),
             anywhere: self.anywhere,
             returning,
+            window,
         })
     }
 
@@ -356,7 +390,7 @@ impl Client {
                 Ok(reply)
             }
             Done::Failed(error) => Err(error),
-            Done::Answer(_) | Done::Rows(_) => Err(unexpected()),
+            Done::Answer(_) | Done::Rows(_) | Done::Streamed => Err(unexpected()),
         }
     }
 
@@ -370,7 +404,7 @@ impl Client {
                 Ok(rows)
             }
             Done::Failed(error) => Err(error),
-            Done::Answer(_) => Err(unexpected()),
+            Done::Answer(_) | Done::Streamed => Err(unexpected()),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::random::RandomPool;
 use crate::reads;
 use crate::statement::Statement;
+use crate::stream::{RowStream, StreamOutcome};
 use crate::verified::Reader;
 
 /// How long an idempotency id is good for retries.
@@ -122,19 +123,71 @@ impl Verity {
     pub fn query(&self, sql: &str, params: &[Value]) -> Result<Rows, Error> {
         match reads::try_query(self, sql, params)? {
             Some(rows) => Ok(rows),
-            None => Err(Error::WrongKind("the statement changes data; call `execute` for it")),
+            None => Err(Error::WrongKind(reads::CHANGES_DATA)),
         }
+    }
+
+    /// As [`Verity::query`], for an answer of any size: rows are read as they are taken.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), verity::Error> {
+    /// # let dir = std::env::temp_dir().join(format!("verity-stream-{}", std::process::id()));
+    /// # let database = verity::Verity::open(&dir)?;
+    /// database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", &[])?;
+    /// database.execute("INSERT INTO t (id) VALUES (1), (2), (3)", &[])?;
+    /// let rows = database.query_stream("SELECT id FROM t ORDER BY id", &[])?;
+    /// assert_eq!(rows.columns(), ["id"]); // known before the first row, as is the position
+    /// let mut sum = 0;
+    /// for row in rows {
+    ///     if let [verity::Value::Integer(id)] = row?[..] {
+    ///         sum += id;
+    ///     }
+    /// }
+    /// assert_eq!(sum, 6);
+    /// # database.close()?;
+    /// # std::fs::remove_dir_all(&dir).ok();
+    /// # std::fs::remove_file(verity::master_key_beside(&dir)).ok();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn query_stream(&self, sql: &str, params: &[Value]) -> Result<RowStream, Error> {
+        match reads::try_stream(self, sql, params)? {
+            Some(rows) => Ok(rows),
+            None => Err(Error::WrongKind(reads::CHANGES_DATA)),
+        }
+    }
+
+    /// As [`Verity::query_stream`], without blocking until the first row but to bind.
+    pub fn query_stream_async(
+        &self,
+        sql: &str,
+        params: &[Value],
+    ) -> impl Future<Output = Result<RowStream, Error>> + Send + use<> {
+        reads::stream_async(self.clone(), reads::select(self, sql, params))
     }
 
     /// Runs one statement of either kind. With RETURNING, a write gives rows.
     pub fn run(&self, sql: &str, params: &[Value]) -> Result<Outcome, Error> {
         if reads::returns_rows(self, sql)? {
             let reply = self.execute(sql, params)?;
-            return reads::returned(self, sql, params, &reply).map(Outcome::Rows);
+            let rows = reads::returned(self, sql, params, &reply)?;
+            return rows.gather().map(Outcome::Rows);
         }
         match reads::try_query(self, sql, params)? {
             Some(rows) => Ok(Outcome::Rows(rows)),
             None => self.execute(sql, params).map(Outcome::Committed),
+        }
+    }
+
+    /// As [`Verity::run`], with rows as [`Verity::query_stream`] gives them.
+    pub fn run_stream(&self, sql: &str, params: &[Value]) -> Result<StreamOutcome, Error> {
+        if reads::returns_rows(self, sql)? {
+            let reply = self.execute(sql, params)?;
+            return reads::returned(self, sql, params, &reply).map(StreamOutcome::Rows);
+        }
+        match reads::try_stream(self, sql, params)? {
+            Some(rows) => Ok(StreamOutcome::Rows(rows)),
+            None => self.execute(sql, params).map(StreamOutcome::Committed),
         }
     }
 

@@ -68,6 +68,10 @@ pub enum Error {
     Unreachable {
         why: String,
     },
+    /// Of a stream of rows: it ended before the last one. What came is not the whole answer.
+    RowsCut {
+        why: String,
+    },
     /// The write was sent, and nobody said what became of it before the deadline. Its id tells
     /// later: `commitment`, or the same write under the same id.
     OutcomeUnknown {
@@ -82,6 +86,9 @@ pub enum Error {
     Closed,
 }
 
+/// `connection_failure`.
+const ROWS_CUT: &str = "08006";
+
 impl Error {
     /// The same call may succeed when made again.
     #[must_use]
@@ -90,7 +97,7 @@ impl Error {
             Error::Request(error) => {
                 error.retryable() || self.sql().is_some_and(SqlError::retryable)
             }
-            Error::Unreachable { .. } => true,
+            Error::Unreachable { .. } | Error::RowsCut { .. } => true,
             Error::Directory { .. }
             | Error::NotFormatted { .. }
             | Error::AlreadyFormatted { .. }
@@ -140,7 +147,9 @@ impl Error {
             Error::Unproved { sqlstate, .. } => sqlstate,
             Error::WrongKind(_) => "42809",
             Error::Unreachable { .. } => "08001",
+            Error::RowsCut { .. } => ROWS_CUT,
             Error::OutcomeUnknown { .. } => "08007",
+            Error::Server { sqlstate, .. } if sqlstate == ROWS_CUT => ROWS_CUT,
             Error::Server { sqlstate, .. } => {
                 SqlState::from_code(sqlstate).map_or("58000", SqlState::code)
             }
@@ -221,6 +230,9 @@ impl fmt::Display for Error {
             Error::Unproved { why, .. } => f.write_str(why),
             Error::WrongKind(what) => f.write_str(what),
             Error::Unreachable { why } => write!(f, "no replica answers: {why}"),
+            Error::RowsCut { why } => {
+                write!(f, "the rows end before the last one: {why}; ask for them again")
+            }
             Error::OutcomeUnknown { id, why } if id.is_none() => write!(
                 f,
                 "it is not known whether the write was done ({why}); it had no idempotency id, so \

@@ -49,6 +49,7 @@ mod reads;
 pub mod rebuild;
 mod server;
 mod statement;
+mod stream;
 pub mod verified;
 pub mod verify;
 pub mod witness;
@@ -68,6 +69,7 @@ pub use net::payload::{LinkReport, ReplicaReport};
 pub use options::Options;
 pub use server::{Server, ServerOptions};
 pub use statement::Statement;
+pub use stream::{RowStream, StreamOutcome};
 
 pub use verity_core::ids::{ClusterId, IdempotencyId, Op, Position, ReplicaId, TenantId};
 pub use verity_core::kernel::{

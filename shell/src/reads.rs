@@ -4,7 +4,7 @@
 //! here ends in one or the other.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use verity_core::ids::{IdempotencyId, Position};
 use verity_core::kernel::{Commitment, Operation, ProveStop, Reply, RequestError};
@@ -17,6 +17,7 @@ use verity_core::query::{OnConflict, Prepared, SqlState, Statement, TableSchema,
 use crate::database::{Rows, Verity};
 use crate::driver::Driver;
 use crate::error::Error;
+use crate::stream::{Head, More, RowStream, Source};
 
 /// A read that is cancelled when it is given up.
 struct Running<'a> {
@@ -87,22 +88,148 @@ pub async fn query_async(
     poll(&database, read).await
 }
 
+/// What is said where rows are asked of a write.
+pub const CHANGES_DATA: &str = "the statement changes data; call `execute` for it";
+
 fn refuse_write(prepared: &Prepared) -> Result<(), Error> {
     if prepared.is_write() {
-        return Err(Error::WrongKind("the statement changes data; call `execute` for it"));
+        return Err(Error::WrongKind(CHANGES_DATA));
     }
     Ok(())
 }
 
+/// The read of one SELECT from its text; `None` when it is no SELECT.
+pub fn select(database: &Verity, sql: &str, params: &[Value]) -> Result<Option<Read>, Error> {
+    let (tenant, params) = (database.tenant_id(), params.to_vec());
+    Ok(match in_the_past(prepare(database, sql))? {
+        None => Some(Read::sql(tenant, sql, params)),
+        Some(prepared) if prepared.is_write() => None,
+        Some(prepared) => Some(Read::prepared(tenant, prepared, params)),
+    })
+}
+
 /// Runs one SELECT from its text; `None` when it is no SELECT.
 pub fn try_query(database: &Verity, sql: &str, params: &[Value]) -> Result<Option<Rows>, Error> {
-    match in_the_past(prepare(database, sql))? {
-        None => {
-            let read = Read::sql(database.tenant_id(), sql, params.to_vec());
-            run(database.driver(), read).map(|result| Some(to_rows(result)))
+    let Some(read) = select(database, sql, params)? else { return Ok(None) };
+    run(database.driver(), read).map(|result| Some(to_rows(result)))
+}
+
+/// As [`try_query`], with rows to come.
+pub fn try_stream(
+    database: &Verity,
+    sql: &str,
+    params: &[Value],
+) -> Result<Option<RowStream>, Error> {
+    let Some(read) = select(database, sql, params)? else { return Ok(None) };
+    Slices::begin(database, read).map(Some)
+}
+
+/// As [`try_stream`], without blocking but to bind.
+pub async fn stream_async(
+    database: Verity,
+    read: Result<Option<Read>, Error>,
+) -> Result<RowStream, Error> {
+    match read? {
+        Some(read) => Slices::begin_async(&database, read).await,
+        None => Err(Error::WrongKind(CHANGES_DATA)),
+    }
+}
+
+/// A read whose rows are taken slice by slice.
+pub struct Slices {
+    database: Verity,
+    /// `None`: it has ended.
+    read: Option<Read>,
+}
+
+impl Drop for Slices {
+    fn drop(&mut self) {
+        if let Some(read) = &mut self.read {
+            self.database.driver().cancel(read);
         }
-        Some(prepared) if prepared.is_write() => Ok(None),
-        Some(prepared) => query(database, &prepared, params).map(Some),
+    }
+}
+
+impl Slices {
+    /// Until there are rows: what fails before the first one has no other answer than its error.
+    fn begin(database: &Verity, read: Read) -> Result<RowStream, Error> {
+        let mut slices = Slices { database: database.clone(), read: Some(read) };
+        loop {
+            let Some(read) = &mut slices.read else { unreachable!("taken at its end") };
+            let ready = database.driver().read_slice(read)?;
+            match slices.begun(ready)? {
+                Ok(stream) => return Ok(stream),
+                Err(not_yet) => slices = not_yet,
+            }
+        }
+    }
+
+    async fn begin_async(database: &Verity, read: Read) -> Result<RowStream, Error> {
+        let mut slices = Some(Slices { database: database.clone(), read: Some(read) });
+        std::future::poll_fn(|context| {
+            let Some(mut running) = slices.take() else { unreachable!("it was put back") };
+            let Some(read) = &mut running.read else { unreachable!("taken at its end") };
+            let ready = match database.driver().poll_read(read, context.waker()) {
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                ready => ready.is_some(),
+            };
+            match running.begun(ready) {
+                Ok(Ok(stream)) => Poll::Ready(Ok(stream)),
+                Ok(Err(not_yet)) => {
+                    slices = Some(not_yet);
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })
+        .await
+    }
+
+    fn begun(mut self, ready: bool) -> Result<Result<RowStream, Slices>, Error> {
+        if ready {
+            let Rows { columns, rows, position, asked } = to_rows(self.finish()?);
+            return Ok(Ok(RowStream::new(Head { columns, position, asked }, rows, None)));
+        }
+        let Some(read) = &mut self.read else { unreachable!("taken at its end") };
+        let rows = read.take_rows();
+        let head = read.begun().filter(|_| !rows.is_empty()).map(|(prepared, position, asked)| {
+            let columns = prepared.columns.iter().map(|column| column.name.clone()).collect();
+            Head { columns, position, asked }
+        });
+        Ok(match head {
+            Some(head) => Ok(RowStream::new(head, rows, Some(Source::Here(Box::new(self))))),
+            None => Err(self),
+        })
+    }
+
+    pub fn more(&mut self) -> More {
+        loop {
+            let Some(read) = &mut self.read else { return Ok(None) };
+            if self.database.driver().read_slice(read)? {
+                return self.finish().map(|result| Some(result.rows));
+            }
+            let rows = read.take_rows();
+            if !rows.is_empty() {
+                return Ok(Some(rows));
+            }
+        }
+    }
+
+    pub fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<More> {
+        let Some(read) = &mut self.read else { return Poll::Ready(Ok(None)) };
+        match self.database.driver().poll_read(read, context.waker()) {
+            Some(Ok(())) => Poll::Ready(self.finish().map(|result| Some(result.rows))),
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => match read.take_rows() {
+                rows if rows.is_empty() => Poll::Pending,
+                rows => Poll::Ready(Ok(Some(rows))),
+            },
+        }
+    }
+
+    fn finish(&mut self) -> Result<ReadResult, Error> {
+        let Some(read) = self.read.take() else { unreachable!("taken once, at its end") };
+        read.finish().map_err(|error| to_error(self.database.driver(), error))
     }
 }
 
@@ -163,24 +290,26 @@ pub fn returned(
     sql: &str,
     params: &[Value],
     reply: &Reply,
-) -> Result<Rows, Error> {
+) -> Result<RowStream, Error> {
     loop {
         let prepared = prepare(database, sql)?;
         let Some(returning) = &prepared.returning else {
             return Err(Error::WrongKind("the statement has no RETURNING"));
         };
-        let names = || returning.columns.iter().map(|column| column.name.clone()).collect();
         let position = reply.position.unwrap_or(Position::ZERO);
         if reply.rows_affected() == 0 {
-            return Ok(Rows { columns: names(), rows: Vec::new(), position, asked: None });
+            let columns = returning.columns.iter().map(|column| column.name.clone()).collect();
+            let head = Head { columns, position, asked: None };
+            return Ok(RowStream::new(head, Vec::new(), None));
         }
         let mut params = params.to_vec();
         params.truncate(usize::from(prepared.parameters));
         params.push(Value::Integer(i64::try_from(position.get()).unwrap_or(i64::MAX)));
-        match query(database, returning, &params) {
+        let read = Read::prepared(database.tenant_id(), Arc::clone(returning), params);
+        match Slices::begin(database, read) {
             // The schema changed in between: bind again, the rows are in the log.
             Err(error) if error.retryable() => {}
-            result => return result.map(|rows| Rows { position, ..rows }),
+            result => return result.map(|rows| rows.of_commit(position)),
         }
     }
 }

@@ -257,6 +257,19 @@ impl Read {
         core::mem::take(&mut self.rows)
     }
 
+    /// What is known before the first row: the statement as it is bound, the snapshot, and the
+    /// position that `AS OF` named, as in [`ReadResult`]. `None`: not yet, or it failed.
+    #[must_use]
+    pub fn begun(&self) -> Option<(&Arc<Prepared>, Position, Option<Position>)> {
+        match &self.stage {
+            Stage::Run(task) => Some((task.prepared(), task.position(), self.asked)),
+            Stage::Done(Ok((prepared, position))) => Some((prepared, *position, self.asked)),
+            Stage::Bind | Stage::Search { .. } | Stage::Snapshot { .. } | Stage::Done(Err(_)) => {
+                None
+            }
+        }
+    }
+
     /// The answer, after [`Progress::Ready`].
     pub fn finish(self) -> Result<ReadResult, ReadError> {
         match self.stage {

@@ -6,7 +6,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
@@ -61,6 +61,12 @@ impl Output {
     pub fn coded_error(&self, sqlstate: &str, message: &str) {
         let _nobody_listens = writeln!(std::io::stderr(), "error: {message}");
         self.object(&serde_json::json!({ "error": message, "sqlstate": sqlstate }));
+    }
+
+    /// For many lines: they go out together, when there are enough of them.
+    #[must_use]
+    pub fn sink(&self) -> Sink {
+        Sink { bytes: Vec::new(), flushed: Instant::now() }
     }
 
     pub fn note(&self, message: &str) {
@@ -128,10 +134,76 @@ impl Output {
     }
 }
 
+/// Bytes for standard output that are not written one by one. Dropped, it writes what is left.
+#[derive(Debug)]
+pub struct Sink {
+    bytes: Vec<u8>,
+    flushed: Instant,
+}
+
+/// So much goes out at once.
+const SINK_BYTES: usize = 64 << 10;
+/// What waits for more is shown after so long.
+const SINK_TIME: Duration = Duration::from_millis(50);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() >= SINK_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    /// As with all output of a command, a failure ends the process.
+    fn flush(&mut self) -> std::io::Result<()> {
+        if !self.bytes.is_empty() {
+            write_out(&[&self.bytes]);
+            self.bytes.clear();
+        }
+        self.flushed = Instant::now();
+        Ok(())
+    }
+}
+
+impl Sink {
+    pub fn line(&mut self, text: &str) {
+        self.text(text);
+        self.text("\n");
+    }
+
+    pub fn text(&mut self, text: &str) {
+        let Ok(()) = self.write_all(text.as_bytes()) else { unreachable!("failure ends it") };
+    }
+
+    pub fn json(&mut self, value: &impl Serialize) {
+        if let Err(error) = serde_json::to_writer(&mut *self, value) {
+            unreachable!("what a row holds is JSON, and failure to write ends it: {error}");
+        }
+    }
+
+    /// What comes next may take its time.
+    pub fn pause(&mut self) {
+        if self.flushed.elapsed() >= SINK_TIME {
+            let Ok(()) = self.flush() else { unreachable!("failure ends it") };
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let Ok(()) = self.flush() else { unreachable!("failure ends it") };
+    }
+}
+
 fn write_line(text: &str) {
+    write_out(&[text.as_bytes(), b"\n"]);
+}
+
+fn write_out(parts: &[&[u8]]) {
     let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n"));
-    if let Err(error) = written {
+    let written = parts.iter().try_for_each(|part| stdout.write_all(part));
+    if let Err(error) = written.and_then(|()| stdout.flush()) {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             // As a signal would have it: 0 would say that what was not read was fine.
             remove_left_over();

@@ -2,8 +2,8 @@
 
 use verity::proof::{ProofOf, Proved};
 use verity::{
-    Client, ColumnType, Error, IdempotencyId, Operation, Outcome, Reply, Rows, TenantId, Value,
-    Verity,
+    Client, ColumnType, Error, IdempotencyId, Operation, Reply, Rows, StreamOutcome, TenantId,
+    Value, Verity,
 };
 
 use super::import::infer::parse_type;
@@ -25,10 +25,10 @@ impl Session {
         }
     }
 
-    pub fn run(&self, sql: &str) -> Result<Outcome, Error> {
+    pub fn run(&self, sql: &str) -> Result<StreamOutcome, Error> {
         match self {
-            Session::Local(database) => database.run(sql, &[]),
-            Session::Remote(client) => client.run(sql, &[]),
+            Session::Local(database) => database.run_stream(sql, &[]),
+            Session::Remote(client) => client.run_stream(sql, &[]),
         }
     }
 

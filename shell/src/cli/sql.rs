@@ -10,6 +10,7 @@
 mod control;
 mod input;
 mod interactive;
+mod rows;
 mod running;
 mod schema;
 mod script;
@@ -17,12 +18,13 @@ mod script;
 use std::io::IsTerminal;
 
 use serde_json::{Value as Json, json};
-use verity::{Outcome as SqlOutcome, Reply, Rows, TenantId, Value};
+use verity::{Reply, RowStream, StreamOutcome, TenantId, Value};
 
 use super::args::{Global, SqlArgs};
 use super::session::Session;
-use super::{Failure, Outcome, Output, interrupt, open_or_make, table};
+use super::{Failure, Outcome, Output, interrupt, open_or_make};
 use control::{Control, control, joined, place_in};
+use rows::{Ended, Mode, Writer};
 use script::{Problem, STATEMENT_BYTES_MAX, Script};
 
 pub fn run(args: &SqlArgs, global: &Global, output: &Output) -> Outcome {
@@ -205,11 +207,8 @@ fn keyword(statement: &str) -> String {
 
 fn run_one(session: &Session, statement: &str, output: &Output) -> Outcome {
     match session.run(statement) {
-        Ok(SqlOutcome::Rows(rows)) => {
-            show_rows(&rows, output);
-            Ok(())
-        }
-        Ok(SqlOutcome::Committed(reply)) => {
+        Ok(StreamOutcome::Rows(rows)) => show_rows(rows, statement, output),
+        Ok(StreamOutcome::Committed(reply)) => {
             show_reply(&reply, output);
             Ok(())
         }
@@ -241,29 +240,25 @@ fn error_object(error: &verity::Error) -> Json {
     }
 }
 
-pub fn show_rows(rows: &Rows, output: &Output) {
-    if output.is_json() {
-        let cells: Vec<Vec<Json>> =
-            rows.rows.iter().map(|row| row.iter().map(to_json).collect()).collect();
-        output.object(&json!({
-            "columns": rows.columns,
-            "rows": cells,
-            "position": rows.position.get(),
-            // Where AS OF named a position inside a transaction: `position` is the one before.
-            "position_asked": rows.asked.map(|asked| asked.get()),
-        }));
-        return;
+/// Shows rows as they come.
+fn show_rows(mut rows: RowStream, statement: &str, output: &Output) -> Outcome {
+    let mode = if output.is_json() { Mode::Object } else { Mode::Table };
+    let mut writer = Writer::new(mode, &rows, output);
+    while let Some(row) = rows.next() {
+        match row {
+            Ok(row) => writer.row(&row),
+            Err(error) => {
+                writer.end(&Ended::Failed(&error));
+                output.note(&error.render(statement));
+                return Err(Failure::Told(1));
+            }
+        }
+        if rows.at_hand() == 0 {
+            writer.pause();
+        }
     }
-    for line in table::render(&rows.columns, &rows.rows) {
-        output.line(line);
-    }
-    let count = rows.rows.len();
-    let asked = rows.asked.map_or(String::new(), |asked| {
-        format!("; {asked} lies inside a transaction, so this is the one before")
-    });
-    let note =
-        format!("({count} row{} at position {}{asked})", plural(count as u64), rows.position);
-    output.line(output.dim(&note));
+    writer.end(&Ended::Done);
+    Ok(())
 }
 
 fn show_reply(reply: &Reply, output: &Output) {

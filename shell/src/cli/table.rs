@@ -11,33 +11,70 @@ const CELL_WIDTH_MAX: usize = 48;
 /// Lines of the table: header, rule, rows.
 #[must_use]
 pub fn render(columns: &[String], rows: &[Vec<Value>]) -> Vec<String> {
-    let header: Vec<String> = columns.iter().map(|name| clean(name)).collect();
-    let cells: Vec<Vec<(String, bool)>> = rows
-        .iter()
-        .map(|row| row.iter().map(|value| (clean(&text(value)), is_number(value))).collect())
-        .collect();
-    let mut widths: Vec<usize> = header.iter().map(|name| name.chars().count()).collect();
-    for row in &cells {
-        for (column, (cell, _)) in row.iter().enumerate() {
-            if let Some(width) = widths.get_mut(column) {
+    let rows: Vec<Cells> = rows.iter().map(|row| Cells::of(row)).collect();
+    let layout = Layout::of(columns, &rows);
+    let lines = rows.iter().map(|row| layout.line(row));
+    layout.head().into_iter().chain(lines).collect()
+}
+
+/// A row as it is shown, but for the space around its cells.
+#[derive(Debug)]
+pub struct Cells(Vec<(String, bool)>);
+
+impl Cells {
+    #[must_use]
+    pub fn of(row: &[Value]) -> Cells {
+        Cells(row.iter().map(|value| (clean(&text(value)), is_number(value))).collect())
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(cell, _)| cell.len() + size_of::<(String, bool)>()).sum()
+    }
+}
+
+/// Widths of columns, by some of the rows; what is wider in others pushes the rest of its line to
+/// the right.
+#[derive(Debug)]
+pub struct Layout {
+    header: Vec<String>,
+    widths: Vec<usize>,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn of(columns: &[String], rows: &[Cells]) -> Layout {
+        let header: Vec<String> = columns.iter().map(|name| clean(name)).collect();
+        let mut widths: Vec<usize> = header.iter().map(|name| name.chars().count()).collect();
+        for Cells(row) in rows {
+            for (width, (cell, _)) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
+        Layout { header, widths }
     }
-    let pad = |cell: &str, width: usize, right: bool| {
-        let space = " ".repeat(width.saturating_sub(cell.chars().count()));
-        if right { format!("{space}{cell}") } else { format!("{cell}{space}") }
-    };
-    let mut lines = Vec::with_capacity(rows.len() + 2);
-    let join = |cells: Vec<String>| cells.join(" │ ").trim_end().to_string();
-    lines.push(join(header.iter().zip(&widths).map(|(c, w)| pad(c, *w, false)).collect()));
-    lines.push(widths.iter().map(|width| "─".repeat(*width)).collect::<Vec<_>>().join("─┼─"));
-    for row in &cells {
-        lines.push(join(
-            row.iter().zip(&widths).map(|((cell, right), w)| pad(cell, *w, *right)).collect(),
-        ));
+
+    /// Header and rule.
+    #[must_use]
+    pub fn head(&self) -> [String; 2] {
+        let names = self.header.iter().map(|name| (name.as_str(), false));
+        let rule = self.widths.iter().map(|width| "─".repeat(*width)).collect::<Vec<_>>();
+        [self.join(names), rule.join("─┼─")]
     }
-    lines
+
+    #[must_use]
+    pub fn line(&self, row: &Cells) -> String {
+        self.join(row.0.iter().map(|(cell, is_number)| (cell.as_str(), *is_number)))
+    }
+
+    fn join<'a>(&self, cells: impl Iterator<Item = (&'a str, bool)>) -> String {
+        let pad = |((cell, right), width): ((&str, bool), &usize)| {
+            let space = " ".repeat(width.saturating_sub(cell.chars().count()));
+            if right { format!("{space}{cell}") } else { format!("{cell}{space}") }
+        };
+        let cells: Vec<String> = cells.zip(&self.widths).map(pad).collect();
+        cells.join(" │ ").trim_end().to_string()
+    }
 }
 
 /// A value as text.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use verity_core::ids::ReplicaId;
@@ -20,11 +21,11 @@ use verity_core::limits::{CLIENT_REQUESTS_MAX, FRAME_PAYLOAD_SIZE_MAX};
 use verity_core::node::CURRENT_RELEASE;
 use verity_core::wire::hello::Hello;
 
-use super::call::{Call, Done, Pending, Verdict, Write as WriteCall};
+use super::call::{Call, Done, Kind, Next, Pending, Verdict, Write as WriteCall};
 use crate::error::Error;
 use crate::net::frames::{FrameReader, payload};
 use crate::net::guest::GOODBYE;
-use crate::net::payload::{Answer, Ask, Asked};
+use crate::net::payload::{Answer, Ask, Asked, RowsPart};
 use crate::net::{Broken, dial, handshake};
 
 const WINDOW: usize = CLIENT_REQUESTS_MAX / 2;
@@ -65,7 +66,20 @@ struct State {
     failure: Option<String>,
 }
 
+/// Says something of a request to the server that it was sent to, if any.
+fn say(link: Option<Arc<Link>>, number: u64, ask: Ask) {
+    let Some(link) = link else { return };
+    let Ok(frame) = (Asked { id: number, ask }).encode() else { unreachable!("it is short") };
+    link.write(&frame, &link.lock());
+}
+
 impl State {
+    /// Where a request was sent that is not answered yet.
+    fn link_of(&self, number: u64) -> Option<Arc<Link>> {
+        self.pending.get(&number)?.sent?;
+        self.link.clone()
+    }
+
     /// Frames that are to be sent now, oldest first, up to about [`TOGETHER_BYTES`]: none, none is.
     fn take_due(&mut self) -> Vec<u8> {
         let State { pending, on_their_way, .. } = self;
@@ -147,11 +161,13 @@ impl Agent {
     }
 
     pub fn submit(&self, ask: Ask) -> Result<Arc<Call>, Error> {
-        let write = match &ask {
+        let kind = match &ask {
             Ask::Execute(request) => {
-                Some(WriteCall { tenant: request.tenant, id: request.idempotency })
+                Kind::Write(WriteCall { tenant: request.tenant, id: request.idempotency })
             }
-            Ask::Query(_) | Ask::Commitment { .. } | Ask::Status | Ask::Prove(_) => None,
+            Ask::Query(query) if query.window > 0 => Kind::Stream { begun: false },
+            Ask::Query(_) | Ask::Commitment { .. } | Ask::Status | Ask::Prove(_) => Kind::Read,
+            Ask::Taken(_) | Ask::Cancel => unreachable!("said of a query, not asked"),
         };
         let id = {
             let mut state = self.lock();
@@ -162,9 +178,9 @@ impl Agent {
             let max = FRAME_PAYLOAD_SIZE_MAX;
             Error::Request(RequestError::TooLarge { size: too_long.size, max })
         })?;
-        let (call, now) = (Arc::new(Call::default()), Instant::now());
+        let (call, now) = (Arc::new(Call::new(id)), Instant::now());
         let deadline = now + self.deadline;
-        let mut pending = Pending::new(id, frame, Arc::clone(&call), deadline, write);
+        let mut pending = Pending::new(frame, Arc::clone(&call), deadline, kind);
         let mut state = self.lock();
         let direct = state.on_their_way < WINDOW && !state.answering;
         let is_linked = state.link.is_some();
@@ -196,6 +212,44 @@ impl Agent {
             self.expire();
             end = Instant::now() + LOOK_EVERY;
         }
+    }
+
+    /// What a stream brings next, waited for.
+    pub fn wait_next(&self, call: &Call) -> Next {
+        let mut end = Instant::now() + self.deadline;
+        loop {
+            if let Some(next) = call.next_until(end) {
+                self.has_taken(call, &next);
+                return next;
+            }
+            self.expire();
+            end = Instant::now() + LOOK_EVERY;
+        }
+    }
+
+    pub fn poll_next(&self, call: &Call, waker: &Waker) -> Option<Next> {
+        let next = call.poll_next(waker)?;
+        self.has_taken(call, &next);
+        Some(next)
+    }
+
+    /// The server may send more.
+    fn has_taken(&self, call: &Call, next: &Next) {
+        if let Next::Part(RowsPart { more: true, .. }) = next {
+            let link = self.lock().link_of(call.number);
+            say(link, call.number, Ask::Taken(call.taken()));
+        }
+    }
+
+    /// Nobody wants the rest of a stream.
+    pub fn give_up(&self, call: &Call) {
+        let mut state = self.lock();
+        let link = state.link_of(call.number);
+        if let Some(pending) = state.pending.remove(&call.number) {
+            state.on_their_way -= usize::from(pending.sent.is_some());
+        }
+        drop(state);
+        say(link, call.number, Ask::Cancel);
     }
 
     pub fn stop(&self) {
@@ -422,7 +476,8 @@ impl Agent {
     fn expire(&self) {
         let now = Instant::now();
         let mut state = self.lock();
-        let late = |(id, pending): (&u64, &Pending)| (pending.deadline <= now).then_some(*id);
+        let late =
+            |(id, pending): (&u64, &Pending)| pending.is_late(now, self.deadline).then_some(*id);
         let late: Vec<u64> = state.pending.iter().filter_map(late).collect();
         for id in late {
             let Some(pending) = state.pending.remove(&id) else { unreachable!("seen above") };

@@ -2,8 +2,11 @@
 //!
 //! Invariant: what an earlier try may have done is never denied. When one may have been applied and
 //! a later one is refused, the refusal is of that try alone: the id is looked up, and what is on
-//! record is the answer; when nothing is, nobody knows. A write without an id is sent once.
+//! record is the answer; when nothing is, nobody knows. A write without an id is sent once. Of a
+//! stream of rows no more than `STREAM_WINDOW` parts wait here, whatever the server sends; from its
+//! first part on it is not asked for again, for rows of two tries must not mix.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -16,6 +19,10 @@ use verity_core::query::Value;
 use crate::database::Rows;
 use crate::error::Error;
 use crate::net::payload::{Answer, Ask, Asked, ProofPart, Refusal, Retry, RowsPart};
+use crate::stream::Head;
+
+/// Parts of a stream that are on their way or wait to be taken: each is a frame.
+pub const STREAM_WINDOW: u32 = 4;
 
 /// Before a request is sent again to the same server: doubled from the first to the last.
 const AGAIN_AFTER_MIN: Duration = Duration::from_millis(5);
@@ -26,23 +33,53 @@ const AGAIN_AFTER_MAX: Duration = Duration::from_millis(320);
 pub enum Done {
     Answer(Answer),
     Rows(Rows),
+    /// Of a stream: all of its parts were given.
+    Streamed,
     Failed(Error),
 }
 
+/// What the caller of a stream gets.
+#[derive(Debug)]
+pub enum Next {
+    Part(RowsPart),
+    Done(Done),
+}
+
 /// Ended once, by the agent; taken once, by the caller.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Call {
+    /// What its answers repeat.
+    pub number: u64,
     state: Mutex<State>,
     ended: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Of a stream, in order; they come before the end.
+    parts: VecDeque<RowsPart>,
+    /// Of a stream: parts that the caller took, and when one last came or went.
+    taken: u32,
+    moved: Instant,
     done: Option<Done>,
     waker: Option<Waker>,
 }
 
+impl State {
+    fn next(&mut self) -> Option<Next> {
+        let Some(part) = self.parts.pop_front() else { return self.done.take().map(Next::Done) };
+        (self.taken, self.moved) = (self.taken.saturating_add(1), Instant::now());
+        Some(Next::Part(part))
+    }
+}
+
 impl Call {
+    pub fn new(number: u64) -> Call {
+        let (parts, moved) = (VecDeque::new(), Instant::now());
+        let state = State { parts, taken: 0, moved, done: None, waker: None };
+        Call { number, state: Mutex::new(state), ended: Condvar::new() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,6 +93,53 @@ impl Call {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// False: the server sends more than it was asked for.
+    fn push(&self, part: RowsPart) -> bool {
+        let mut state = self.lock();
+        if state.parts.len() >= STREAM_WINDOW as usize {
+            return false;
+        }
+        state.parts.push_back(part);
+        state.moved = Instant::now();
+        let waker = state.waker.take();
+        drop(state);
+        self.ended.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Parts of a stream that the caller took.
+    pub fn taken(&self) -> u32 {
+        self.lock().taken
+    }
+
+    /// How long a stream has been without a part for its caller.
+    fn idle_for(&self) -> Duration {
+        let state = self.lock();
+        if state.parts.is_empty() { state.moved.elapsed() } else { Duration::ZERO }
+    }
+
+    /// As [`Call::wait_until`], of a stream.
+    pub fn next_until(&self, end: Instant) -> Option<Next> {
+        let waiting = |state: &mut State| state.done.is_none() && state.parts.is_empty();
+        let left = end.saturating_duration_since(Instant::now());
+        let ended = self.ended.wait_timeout_while(self.lock(), left, waiting);
+        let (mut state, _) = ended.unwrap_or_else(PoisonError::into_inner);
+        state.next()
+    }
+
+    /// As [`Call::poll`], of a stream.
+    pub fn poll_next(&self, waker: &Waker) -> Option<Next> {
+        let mut state = self.lock();
+        let next = state.next();
+        if next.is_none() {
+            state.waker = Some(waker.clone());
+        }
+        next
     }
 
     /// `None`: not by this moment.
@@ -82,14 +166,12 @@ impl Call {
 pub struct Pending {
     pub frame: Arc<Vec<u8>>,
     pub call: Arc<Call>,
-    pub deadline: Instant,
+    deadline: Instant,
     /// On the connection of now, and when.
     pub sent: Option<Instant>,
     /// Not to be sent again before.
     pub not_before: Option<Instant>,
-    /// What its answers repeat.
-    number: u64,
-    write: Option<Write>,
+    kind: Kind,
     /// A try of a write may have been done, and nobody said.
     unknown: bool,
     refused: Option<Refusal>,
@@ -97,9 +179,22 @@ pub struct Pending {
     looking_up: Option<Refusal>,
     /// Refused, to be sent again here, so often in a row.
     again: u32,
+    head: Option<Head>,
     rows: Vec<Vec<Value>>,
     /// Of a proof, as far as it has come.
     file: Vec<u8>,
+}
+
+/// What a call is.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Write(Write),
+    /// Answered once, or gathered.
+    Read,
+    /// Its parts go to the caller as they come; of this one some have.
+    Stream {
+        begun: bool,
+    },
 }
 
 /// Which write a call is.
@@ -122,25 +217,19 @@ pub enum Verdict {
 }
 
 impl Pending {
-    pub fn new(
-        number: u64,
-        frame: Vec<u8>,
-        call: Arc<Call>,
-        deadline: Instant,
-        write: Option<Write>,
-    ) -> Pending {
+    pub fn new(frame: Vec<u8>, call: Arc<Call>, deadline: Instant, kind: Kind) -> Pending {
         Pending {
             frame: Arc::new(frame),
             call,
             deadline,
             sent: None,
             not_before: None,
-            number,
-            write,
+            kind,
             unknown: false,
             refused: None,
             looking_up: None,
             again: 0,
+            head: None,
             rows: Vec::new(),
             file: Vec::new(),
         }
@@ -150,15 +239,37 @@ impl Pending {
     pub fn lost(&mut self, why: Option<&str>) -> Option<Done> {
         self.sent.take()?;
         self.forget_parts();
-        let write = self.write?;
-        self.unknown = true;
         let why = why.unwrap_or("the connection was lost");
-        write.id.is_none().then(|| outcome_unknown(write, why))
+        match self.kind {
+            Kind::Write(write) => {
+                self.unknown = true;
+                write.id.is_none().then(|| outcome_unknown(write, why))
+            }
+            Kind::Stream { begun: true } => {
+                Some(Done::Failed(Error::RowsCut { why: why.to_string() }))
+            }
+            Kind::Read | Kind::Stream { begun: false } => None,
+        }
+    }
+
+    /// Whether its time is up: of a stream that has begun, whether nothing came for so long.
+    pub fn is_late(&self, now: Instant, longest: Duration) -> bool {
+        match self.kind {
+            Kind::Stream { begun: true } => self.call.idle_for() >= longest,
+            Kind::Write(_) | Kind::Read | Kind::Stream { begun: false } => self.deadline <= now,
+        }
+    }
+
+    fn write(&self) -> Option<Write> {
+        match self.kind {
+            Kind::Write(write) => Some(write),
+            Kind::Read | Kind::Stream { .. } => None,
+        }
     }
 
     pub fn take(&mut self, answer: Answer) -> Verdict {
         if !matches!(answer, Answer::Rows(_) | Answer::Refused(_))
-            && let (Some(refusal), Some(write)) = (&self.looking_up, self.write)
+            && let (Some(refusal), Some(write)) = (&self.looking_up, self.write())
         {
             return Verdict::Done(match answer {
                 Answer::Commitment(found) => on_record(found),
@@ -169,14 +280,7 @@ impl Pending {
             });
         }
         match answer {
-            Answer::Rows(RowsPart { mut rows, more, columns, position, asked }) => {
-                self.rows.append(&mut rows);
-                if more {
-                    return Verdict::More;
-                }
-                let rows = std::mem::take(&mut self.rows);
-                Verdict::Done(Done::Rows(Rows { columns, rows, position, asked }))
-            }
+            Answer::Rows(part) => self.take_rows(part),
             Answer::Refused(refusal) => {
                 self.sent = None;
                 self.forget_parts();
@@ -190,16 +294,47 @@ impl Pending {
         }
     }
 
+    fn take_rows(&mut self, part: RowsPart) -> Verdict {
+        if part.is_sign_of_life() {
+            return Verdict::More;
+        }
+        let begun = match self.kind {
+            Kind::Write(_) | Kind::Read => self.head.is_some(),
+            Kind::Stream { begun } => begun,
+        };
+        if part.head.is_some() == begun {
+            return unfit("parts of two answers");
+        }
+        let more = part.more;
+        if let Kind::Stream { begun } = &mut self.kind {
+            *begun = true;
+            return match (self.call.push(part), more) {
+                (false, _) => unfit("more rows than it was asked for"),
+                (true, true) => Verdict::More,
+                (true, false) => Verdict::Done(Done::Streamed),
+            };
+        }
+        let RowsPart { head, mut rows, .. } = part;
+        self.head = self.head.take().or(head);
+        self.rows.append(&mut rows);
+        if more {
+            return Verdict::More;
+        }
+        let rows = std::mem::take(&mut self.rows);
+        let Head { columns, position, asked } = self.head.take().unwrap_or_default();
+        Verdict::Done(Done::Rows(Rows { columns, rows, position, asked }))
+    }
+
     /// What came of an answer that will be given anew.
     fn forget_parts(&mut self) {
+        self.head = None;
         self.rows.clear();
         self.file.clear();
     }
 
     fn take_part(&mut self, part: ProofPart) -> Verdict {
         if self.file.len() + part.file.len() > PROOF_SERVED_BYTES_MAX {
-            let why = "the server sends more than a proof may have".to_string();
-            return Verdict::Done(Done::Failed(Error::Unreachable { why }));
+            return unfit("more than a proof may have");
         }
         self.file.extend_from_slice(&part.file);
         if part.more {
@@ -210,14 +345,17 @@ impl Pending {
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Verdict {
+        if let Kind::Stream { begun: true } = self.kind {
+            return Verdict::Done(Done::Failed(to_error(refusal)));
+        }
         let next = what_next(&refusal);
-        if let (Retry::ById, Some(write)) = (next, self.write) {
+        if let (Retry::ById, Some(write)) = (next, self.write()) {
             self.unknown = true;
             if write.id.is_none() {
                 return Verdict::Done(outcome_unknown(write, &refusal.message));
             }
         }
-        match (next, self.write) {
+        match (next, self.write()) {
             // Of the question what became of it.
             (Retry::Never, Some(write)) if self.looking_up.is_some() => {
                 Verdict::Done(outcome_unknown(write, &refusal.message))
@@ -243,7 +381,7 @@ impl Pending {
     /// From now on what became of the id is asked instead.
     fn look_up(&mut self, write: Write, refusal: Refusal) -> Verdict {
         let ask = Ask::Commitment { tenant: write.tenant, id: write.id };
-        let Ok(frame) = (Asked { id: self.number, ask }).encode() else {
+        let Ok(frame) = (Asked { id: self.call.number, ask }).encode() else {
             unreachable!("it is short")
         };
         self.frame = Arc::new(frame);
@@ -253,18 +391,29 @@ impl Pending {
 
     /// Its time is up.
     pub fn too_late(self, why: Option<&str>) -> Done {
+        if let Kind::Stream { begun: true } = self.kind {
+            let why = "no more of them came in time".to_string();
+            return Done::Failed(Error::RowsCut { why });
+        }
+        let write = self.write();
         let refused = self.looking_up.or(self.refused);
         let why = match (&refused, why) {
             (Some(refusal), _) => refusal.message.clone(),
             (None, Some(why)) => why.to_string(),
             (None, None) => "no replica answered in time".to_string(),
         };
-        match (self.write, refused) {
+        match (write, refused) {
             (Some(write), _) if self.unknown || self.sent.is_some() => outcome_unknown(write, &why),
             (_, Some(refusal)) => Done::Failed(to_error(refusal)),
             (_, None) => Done::Failed(Error::Unreachable { why }),
         }
     }
+}
+
+/// A server that does not keep to the protocol.
+fn unfit(what: &str) -> Verdict {
+    let why = format!("the server sends {what}");
+    Verdict::Done(Done::Failed(Error::Unreachable { why }))
 }
 
 fn outcome_unknown(write: Write, why: &str) -> Done {

@@ -73,6 +73,9 @@ fn serve(
     loop {
         let Ok(frame) = reader.next(&mut stream) else { return };
         let Asked { id, ask } = Asked::decode(payload(frame)).unwrap();
+        if let Ask::Taken(_) | Ask::Cancel = ask {
+            continue;
+        }
         let mut all = heard.lock().unwrap();
         all.push(ask.clone());
         let number = all.len() - 1;

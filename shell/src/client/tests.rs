@@ -7,13 +7,14 @@ use verity_core::ids::{IdempotencyId, Op, Position};
 use verity_core::kernel::{Commitment, Outcome, Reply, RequestError, Results, RetryReason};
 use verity_core::limits::PROOF_SERVED_BYTES_MAX;
 use verity_core::node::ProofOf;
-use verity_core::query::{SqlError, SqlState};
+use verity_core::query::{SqlError, SqlState, Value};
 use verity_core::time::Timestamp;
 
 use super::fake::{Fake, Step};
 use super::{Client, ClientOptions, changes_data, sql_operation};
 use crate::error::Error;
 use crate::net::payload::{Answer, Ask, ProofPart, Refusal, RowsPart};
+use crate::stream::Head;
 
 #[test]
 fn writes_are_told_by_their_first_word() {
@@ -315,4 +316,78 @@ fn a_server_that_never_ends_a_proof_fills_no_memory() {
     let rows = |_: usize, _: &Ask| vec![Step::Answer(Answer::Rows(RowsPart::default()))];
     let failed = client(&Fake::start(rows), 5_000).prove_of(of_sql(), None).unwrap_err();
     assert!(matches!(failed, Error::Unreachable { .. }), "{failed}");
+}
+
+fn rows(head: bool, first: i64, count: i64, more: bool) -> Step {
+    let columns = vec!["id".to_string()];
+    let head = head.then(|| Head { columns, position: Position::new(7), asked: None });
+    let rows = (first..first + count).map(|id| vec![Value::Integer(id)]).collect();
+    Step::Answer(Answer::Rows(RowsPart { head, rows, more }))
+}
+
+/// Rows of two tries never mix: before the first one a stream is asked for again, after it it ends.
+#[test]
+fn a_stream_is_of_one_try() {
+    let fake = Fake::start(|number, _| match number {
+        0 => vec![progress(), Step::HangUp],
+        1 => refused(retry(RetryReason::QueueFull)),
+        _ => vec![rows(true, 0, 5, true), progress(), rows(false, 5, 5, true), Step::HangUp],
+    });
+    let client = client(&fake, 5_000);
+    let mut stream = client.query_stream("SELECT id FROM t", &[]).unwrap();
+    assert_eq!((stream.columns(), stream.position()), (&["id".to_string()][..], Position::new(7)));
+    // The second part may go down with the connection.
+    let mut came = Vec::new();
+    let cut = loop {
+        match stream.next().unwrap() {
+            Ok(row) => came.extend(row),
+            Err(error) => break error,
+        }
+    };
+    let expected: Vec<Value> = (0..came.len() as i64).map(Value::Integer).collect();
+    assert!(came == expected && matches!(came.len(), 5 | 10), "{came:?}");
+    assert!(matches!(cut, Error::RowsCut { .. }) && cut.retryable(), "{cut}");
+    assert!(stream.next().is_none());
+    // What a server says amid rows is their end, too.
+    let fake = Fake::start(|_, _| {
+        let refusal = refused(retry(RetryReason::NotPrimary)).remove(0);
+        vec![rows(true, 0, 5, true), refusal]
+    });
+    let stream = self::client(&fake, 5_000).query_stream("SELECT id FROM t", &[]).unwrap();
+    let last = stream.last().unwrap().unwrap_err();
+    assert!(matches!(last, Error::Request(RequestError::Retry(RetryReason::NotPrimary))), "{last}");
+}
+
+/// A server may not run ahead, and may not begin twice; one that falls silent is not waited for.
+#[test]
+fn servers_that_send_what_they_should_not_are_not_believed() {
+    let flood = || (0..100).map(|n| rows(n == 0, n, 1, true)).collect::<Vec<_>>();
+    let fake = Fake::start(move |_, _| flood());
+    let client = client(&fake, 5_000);
+    let mut stream = client.query_stream("SELECT id FROM t", &[]).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let got = stream.by_ref().take_while(Result::is_ok).count();
+    assert!(got <= 10, "{got} parts were kept for who takes none");
+    for (script, told) in [
+        (vec![rows(true, 0, 1, true), rows(true, 1, 1, false)], "two answers"),
+        (vec![rows(false, 0, 1, false)], "two answers"),
+    ] {
+        let script = std::sync::Mutex::new(script);
+        let fake = Fake::start(move |_, _| std::mem::take(&mut *script.lock().unwrap()));
+        let client = self::client(&fake, 2_000);
+        let told_us = match client.query_stream("SELECT id FROM t", &[]) {
+            Ok(stream) => stream.last().unwrap().unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(told_us.to_string().contains(told), "{told_us}");
+    }
+    let chatty = || (0..3_000).flat_map(|_| [progress(), Step::Pause(Duration::from_millis(10))]);
+    let fake = Fake::start(move |_, _| {
+        [rows(true, 0, 1, true)].into_iter().chain(chatty()).collect::<Vec<_>>()
+    });
+    let begun = Instant::now();
+    let stream = self::client(&fake, 400).query_stream("SELECT id FROM t", &[]).unwrap();
+    let last = stream.last().unwrap().unwrap_err();
+    assert!(matches!(last, Error::RowsCut { .. }), "{last}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

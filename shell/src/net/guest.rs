@@ -10,6 +10,7 @@
 //! Fault model: a client that sends anything, reads nothing, stalls amid a frame, or goes away at
 //! any moment. What cannot be understood ends the connection, and is told before.
 
+mod pacing;
 mod proving;
 mod queries;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use super::payload::{Answer, Ask, Asked, LinkReport, Refusal, ReplicaReport, Ret
 use crate::driver::{Driver, Slot};
 use crate::error::Error;
 
+use pacing::Pace;
 use queries::{Job, Permits, Queries};
 
 /// Who does not take its answers for so long is let go.
@@ -184,6 +186,7 @@ struct Guest {
     writes: Mutex<Writes>,
     fewer: Condvar,
     queries: Queries,
+    pace: Pace,
 }
 
 /// Writes that were submitted and not answered.
@@ -224,6 +227,7 @@ pub fn serve(host: Arc<Host>, stream: &TcpStream, mut reader: FrameReader) -> Re
     guest.say_goodbye(&why);
     guest.lock_writes().ended = true;
     guest.queries.end();
+    guest.pace.end();
     Err(why)
 }
 
@@ -294,6 +298,7 @@ impl Guest {
             writes: Mutex::default(),
             fewer: Condvar::new(),
             queries: Queries::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -396,6 +401,14 @@ impl Guest {
         match ask {
             Ask::Execute(request) => self.execute(id, request, done),
             Ask::Query(query) => self.ask(id, Job::Query(query), bytes),
+            Ask::Taken(parts) => {
+                self.pace.taken(id, parts);
+                Ok(())
+            }
+            Ask::Cancel => {
+                self.pace.cancel(id);
+                Ok(())
+            }
             Ask::Commitment { tenant, id: of } => {
                 self.ask(id, Job::Commitment { tenant, of }, bytes)
             }

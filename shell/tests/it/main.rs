@@ -19,6 +19,7 @@ mod readme;
 mod rebuild;
 mod run;
 mod signals;
+mod streaming;
 mod surface;
 mod synthea;
 mod verified;

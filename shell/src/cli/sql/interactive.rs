@@ -7,14 +7,15 @@
 use std::path::Path;
 use std::time::Instant;
 
-use verity::{Outcome as SqlOutcome, Rows, Verity};
+use verity::{RowStream, StreamOutcome, Verity};
 use verity_core::query::parse::with_as_of;
 
 use super::control::{Control, control, joined};
 use super::input::{Input, Line};
-use super::running::{Ended, Interrupt, run as run_statement};
+use super::rows::{self, Mode, Writer};
+use super::running::{Ended, Interrupt, next_row, run as run_statement};
 use super::schema::create_table;
-use super::{keyword, show_reply, show_rows, to_json};
+use super::{keyword, show_reply};
 use crate::cli::{Failure, Outcome, Output, table};
 
 const HELP: &str = "\
@@ -30,14 +31,6 @@ Ctrl-C clears the line, or cancels the query that runs. Ctrl-D leaves.
 .asof N | 'TIME' | off     read every table as of a position or a time
 .read FILE                 run the statements of a file
 .quit                      leave";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Table,
-    Line,
-    Csv,
-    Json,
-}
 
 struct Shell<'a> {
     database: &'a Verity,
@@ -198,13 +191,13 @@ impl Shell<'_> {
         let started = Instant::now();
         let ended = run_statement(self.database, statement, &self.interrupt);
         let fine = match ended {
-            Ended::Done(outcome) => {
-                match *outcome {
-                    SqlOutcome::Rows(rows) => self.show(&rows),
-                    SqlOutcome::Committed(reply) => show_reply(&reply, self.output),
+            Ended::Done(outcome) => match *outcome {
+                StreamOutcome::Rows(rows) => self.show(rows, statement),
+                StreamOutcome::Committed(reply) => {
+                    show_reply(&reply, self.output);
+                    true
                 }
-                true
-            }
+            },
             Ended::Failed(error) => {
                 self.output.note(&error.render(statement));
                 false
@@ -226,43 +219,29 @@ impl Shell<'_> {
         }
     }
 
-    fn show(&self, rows: &Rows) {
-        match self.mode {
-            Mode::Table => show_rows(rows, self.output),
-            Mode::Line => {
-                let width = rows.columns.iter().map(|name| name.chars().count()).max();
-                for (at, row) in rows.rows.iter().enumerate() {
-                    if at > 0 {
-                        self.output.line("");
-                    }
-                    for (name, value) in rows.columns.iter().zip(row) {
-                        let space = width.unwrap_or(0) - name.chars().count();
-                        let text = table::printable(&table::text(value));
-                        self.output.line(format!("{}{name} = {text}", " ".repeat(space)));
-                    }
+    /// Shows rows as they come; false: they did not come to their end.
+    fn show(&self, mut rows: RowStream, statement: &str) -> bool {
+        let mut writer = Writer::new(self.mode, &rows, self.output);
+        loop {
+            match next_row(&mut rows, &self.interrupt) {
+                Some(Some(Ok(row))) => writer.row(&row),
+                Some(Some(Err(error))) => {
+                    writer.end(&rows::Ended::Failed(&error));
+                    self.output.note(&error.render(statement));
+                    return false;
+                }
+                Some(None) => {
+                    writer.end(&rows::Ended::Done);
+                    return true;
+                }
+                None => {
+                    writer.end(&rows::Ended::Cancelled);
+                    self.output.note("cancelled");
+                    return false;
                 }
             }
-            Mode::Csv => {
-                let mut writer = csv::Writer::from_writer(Vec::new());
-                let header = writer.write_record(&rows.columns);
-                let written = rows.rows.iter().try_fold(header, |_, row| {
-                    let cells = row.iter().map(|value| match value {
-                        verity::Value::Null => String::new(),
-                        other => table::text(other),
-                    });
-                    Ok::<_, csv::Error>(writer.write_record(cells))
-                });
-                if let (Ok(Ok(())), Ok(bytes)) = (written, writer.into_inner()) {
-                    let text = String::from_utf8_lossy(&bytes);
-                    self.output.line(text.trim_end_matches('\n'));
-                }
-            }
-            Mode::Json => {
-                for row in &rows.rows {
-                    let cells = rows.columns.iter().cloned().zip(row.iter().map(to_json));
-                    let object = serde_json::Map::from_iter(cells);
-                    self.output.line(serde_json::Value::Object(object).to_string());
-                }
+            if rows.at_hand() == 0 {
+                writer.pause();
             }
         }
     }

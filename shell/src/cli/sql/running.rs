@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use verity::{Error, Outcome, SqlState, Verity};
+use verity::{Error, RowStream, SqlState, StreamOutcome, Value, Verity};
 
 /// How long a wait lasts before the flag is looked at again: the signal wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -38,10 +38,10 @@ impl Interrupt {
     }
 }
 
-/// How a statement ended.
+/// How a statement ended, or began to give rows.
 #[derive(Debug)]
 pub enum Ended {
-    Done(Box<Outcome>),
+    Done(Box<StreamOutcome>),
     Failed(Error),
     Cancelled,
 }
@@ -57,8 +57,8 @@ impl Wake for Unpark {
 /// Runs one statement of either kind.
 pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
     interrupt.clear();
-    let query = || match wait(database.query_async(sql, &[]), || interrupt.take()) {
-        Some(Ok(rows)) => Ended::Done(Box::new(Outcome::Rows(rows))),
+    let query = || match wait(database.query_stream_async(sql, &[]), || interrupt.take()) {
+        Some(Ok(rows)) => Ended::Done(Box::new(StreamOutcome::Rows(rows))),
         Some(Err(error)) => Ended::Failed(error),
         None => Ended::Cancelled,
     };
@@ -71,7 +71,7 @@ pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
         Err(error) => return Ended::Failed(error),
     };
     if statement.returns_rows() && statement.is_write() {
-        return match database.run(sql, &[]) {
+        return match database.run_stream(sql, &[]) {
             Ok(outcome) => Ended::Done(Box::new(outcome)),
             Err(error) => Ended::Failed(error),
         };
@@ -88,10 +88,24 @@ pub fn run(database: &Verity, sql: &str, interrupt: &Interrupt) -> Ended {
         false
     };
     match wait(database.execute_async(sql, &[]), told) {
-        Some(Ok(reply)) => Ended::Done(Box::new(Outcome::Committed(reply))),
+        Some(Ok(reply)) => Ended::Done(Box::new(StreamOutcome::Committed(reply))),
         Some(Err(error)) => Ended::Failed(error),
         None => unreachable!("a write is not given up"),
     }
+}
+
+/// The next row; `Some(None)`: there are no more. `None`: Ctrl-C.
+pub fn next_row(
+    rows: &mut RowStream,
+    interrupt: &Interrupt,
+) -> Option<Option<Result<Vec<Value>, Error>>> {
+    if interrupt.take() {
+        return None;
+    }
+    if rows.at_hand() > 0 {
+        return Some(rows.next());
+    }
+    wait(std::future::poll_fn(|context| rows.poll_next(context)), || interrupt.take())
 }
 
 /// Drives a future on this thread; None: `give_up` said so.

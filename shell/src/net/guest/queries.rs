@@ -20,12 +20,14 @@ use verity_core::limits::{
 use verity_core::node::{CommitmentRead, Read, ReadError};
 use verity_core::query::Value;
 
+use super::pacing::Turn;
 use super::{Guest, PROGRESS_EVERY, answer_too_long, retry};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::net::Broken;
 use crate::net::budget::Charge;
 use crate::net::payload::{Answer, Prove, Query, RowsPart};
+use crate::stream::Head;
 
 /// How long a query waits for this replica to reach what its client has seen, and between looks.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
@@ -138,6 +140,9 @@ impl Guest {
             drop(state);
             return self.refuse(id, &retry(RetryReason::QueueFull));
         };
+        if let Job::Query(Query { window: 1.., .. }) = job {
+            self.pace.begin(id);
+        }
         state.waiting.push_back(Waiting { id, job, _held });
         if state.waiting.len() <= state.idle || state.threads == CLIENT_QUERIES_MAX {
             self.queries.changed.notify_one();
@@ -163,9 +168,15 @@ impl Guest {
     }
 
     fn run_job(&self, id: u64, job: &Job) -> Result<(), Broken> {
+        let outcome = self.run_in_turn(id, job);
+        self.pace.forget(id);
+        outcome
+    }
+
+    fn run_in_turn(&self, id: u64, job: &Job) -> Result<(), Broken> {
         let mut progress = Progress { last: Instant::now() };
         let end = Instant::now() + PERMIT_MAX;
-        let _permit = loop {
+        let permit = loop {
             if let Some(permit) = self.host.permits.take(PROGRESS_EVERY) {
                 break permit;
             }
@@ -174,12 +185,13 @@ impl Guest {
             }
             progress.tell(self, id)?;
         };
+        let mut turn = Turn::new(self, id, permit, progress);
         match job {
-            Job::Query(query) => match self.query(id, query, &mut progress)? {
+            Job::Query(query) => match self.query(id, query, &mut turn)? {
                 Ok(()) => Ok(()),
                 Err(error) => self.refuse(id, &error),
             },
-            Job::Prove(asked) => match self.prove(id, asked, &mut progress)? {
+            Job::Prove(asked) => match self.prove(id, asked, &mut turn.progress)? {
                 Ok(()) => Ok(()),
                 Err(error) => self.refuse(id, &error),
             },
@@ -214,14 +226,14 @@ impl Guest {
         &self,
         id: u64,
         query: &Query,
-        progress: &mut Progress,
+        turn: &mut Turn<'_>,
     ) -> Result<Result<(), Error>, Broken> {
         if !query.anywhere
             && let Err(error) = self.confirm_lead()
         {
             return Ok(Err(error));
         }
-        if let Err(error) = self.catch_up(id, query, progress)? {
+        if let Err(error) = self.catch_up(id, query, &mut turn.progress)? {
             return Ok(Err(error));
         }
         let driver = &self.host.driver;
@@ -232,11 +244,13 @@ impl Guest {
                 Err(error) => return Ok(Err(error)),
             },
         };
+        turn.within(query.window);
         let mut running = Running { driver, read: Some(read) };
         let mut rows = RowBuffer::default();
         loop {
             let Some(read) = &mut running.read else { unreachable!("taken at the end") };
-            let ready = match driver.read_slice(read) {
+            let ready = match driver.read_slice(read).and_then(|ready| turn.check().map(|()| ready))
+            {
                 Ok(ready) => ready,
                 Err(error) => return Ok(Err(error)),
             };
@@ -244,36 +258,35 @@ impl Guest {
                 break;
             }
             for row in read.take_rows() {
-                if let Some(part) = rows.push(row) {
-                    if let Err(error) = self.send_part(id, part)? {
-                        return Ok(Err(error));
-                    }
-                    progress.last = Instant::now();
+                if let Some(full) = rows.push(row)
+                    && let Err(error) = self.send_part(id, head_of(read), full, true, turn)?
+                {
+                    return Ok(Err(error));
                 }
             }
-            progress.tell(self, id)?;
+            // Rows that are few and far between, too, go as they come.
+            if turn.progress.is_due() && !rows.rows.is_empty() && turn.may_send() {
+                let few = rows.take();
+                if let Err(error) = self.send_part(id, head_of(read), few, true, turn)? {
+                    return Ok(Err(error));
+                }
+            }
+            turn.tell()?;
         }
         let Some(read) = running.read.take() else { unreachable!("taken once, here") };
+        let head = head_of(&read);
         let result = match read.finish() {
             Ok(result) => result,
             Err(error) => return Ok(Err(read_error(error))),
         };
         for row in result.rows {
-            if let Some(part) = rows.push(row)
-                && let Err(error) = self.send_part(id, part)?
+            if let Some(full) = rows.push(row)
+                && let Err(error) = self.send_part(id, head.clone(), full, true, turn)?
             {
                 return Ok(Err(error));
             }
         }
-        let names = result.prepared.columns.iter().map(|column| column.name.clone());
-        let last = RowsPart {
-            rows: rows.rows,
-            more: false,
-            columns: names.collect(),
-            position: result.position,
-            asked: result.asked,
-        };
-        self.send_part(id, last)
+        self.send_part(id, head, rows.rows, false, turn)
     }
 
     /// The read of the rows that a write with RETURNING made, where so many records were the log.
@@ -294,11 +307,26 @@ impl Guest {
         Ok(Read::prepared(query.tenant, Arc::clone(returning), params))
     }
 
-    /// A part of an answer. The error within: a row that fits into no frame, and with it the answer
-    /// ends.
-    fn send_part(&self, id: u64, part: RowsPart) -> Result<Result<(), Error>, Broken> {
-        match Answer::Rows(part).encode(id) {
-            Ok(frame) => Ok(Ok(self.send_frame(&frame)?)),
+    /// A part of an answer, when the client has room for it. The error within: a row that fits into
+    /// no frame, or a client that wants no more; with it the answer ends.
+    fn send_part(
+        &self,
+        id: u64,
+        head: Option<Head>,
+        rows: Vec<Vec<Value>>,
+        more: bool,
+        turn: &mut Turn<'_>,
+    ) -> Result<Result<(), Error>, Broken> {
+        if let Err(error) = turn.wait_for_client()? {
+            return Ok(Err(error));
+        }
+        let head = head.filter(|_| turn.is_first());
+        match Answer::Rows(RowsPart { head, rows, more }).encode(id) {
+            Ok(frame) => {
+                self.send_frame(&frame)?;
+                turn.has_sent();
+                Ok(Ok(()))
+            }
             Err(too_long) => Ok(Err(answer_too_long(too_long.size))),
         }
     }
@@ -346,8 +374,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    pub fn is_due(&self) -> bool {
+        self.last.elapsed() >= PROGRESS_EVERY
+    }
+
     pub fn tell(&mut self, guest: &Guest, id: u64) -> Result<(), Broken> {
-        if self.last.elapsed() < PROGRESS_EVERY {
+        if !self.is_due() {
             return Ok(());
         }
         self.last = Instant::now();
@@ -364,19 +396,27 @@ struct RowBuffer {
 
 impl RowBuffer {
     /// Adds a row; what was there before, when it is time to send it.
-    fn push(&mut self, row: Vec<Value>) -> Option<RowsPart> {
+    fn push(&mut self, row: Vec<Value>) -> Option<Vec<Vec<Value>>> {
         let value = |value: &Value| size_of::<Value>() + value.heap_bytes();
         let bytes = size_of::<Vec<Value>>() + row.iter().map(value).sum::<usize>();
         let full = !self.rows.is_empty() && self.bytes + bytes > ANSWER_ROWS_BYTES;
-        let part = full.then(|| {
-            self.bytes = 0;
-            let rows = std::mem::take(&mut self.rows);
-            RowsPart { rows, more: true, ..RowsPart::default() }
-        });
+        let part = full.then(|| self.take());
         self.bytes += bytes;
         self.rows.push(row);
         part
     }
+
+    fn take(&mut self) -> Vec<Vec<Value>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.rows)
+    }
+}
+
+/// What goes with the first part.
+fn head_of(read: &Read) -> Option<Head> {
+    let (prepared, position, asked) = read.begun()?;
+    let columns = prepared.columns.iter().map(|column| column.name.clone()).collect();
+    Some(Head { columns, position, asked })
 }
 
 /// A read that is cancelled when it is given up.

@@ -104,7 +104,7 @@ fn write(sql: &str) -> Ask {
 fn select(sql: &str, seen: u64) -> Ask {
     let (text, params) = (sql.to_string(), Vec::new());
     let (tenant, anywhere, returning) = (TenantId::DEFAULT, true, 0);
-    Ask::Query(Query { tenant, text, params, seen, anywhere, returning })
+    Ask::Query(Query { tenant, text, params, seen, anywhere, returning, window: 0 })
 }
 
 /// Waits for what never comes, for two seconds.
@@ -366,4 +366,60 @@ fn signs_of_life_come_for_writes_that_are_worth_waiting_for() {
         guest.lock_writes().ended = true;
         assert!(!guest.tell_of_writes(), "nobody waits any more");
     }
+}
+
+/// Rows in parts of 256 KiB, with a window.
+fn wide(window: u32) -> Ask {
+    let Ask::Query(query) = select("SELECT id, repeat('x', 100000) FROM t ORDER BY id", 0) else {
+        unreachable!("it is one")
+    };
+    Ask::Query(Query { window, ..query })
+}
+
+#[test]
+fn an_answer_with_a_window_waits_for_who_takes_it() {
+    let served = Served::new();
+    let client = served.client();
+    client.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)", &[]).unwrap();
+    let ids = (0..300).map(|id| vec![Value::Integer(id)]).collect();
+    client.insert_rows("t", &["id"], ids).unwrap();
+    let mut raw = served.raw();
+    raw.ask(1, wide(2));
+    let mut parts = 0;
+    let mut first = true;
+    let mut rows = 0;
+    // Two parts, then signs of life only; and it keeps nobody from running.
+    let took = |raw: &mut Raw, parts: &mut u32, rows: &mut usize, first: &mut bool| loop {
+        match raw.answer() {
+            (1, Answer::Rows(part)) if part.is_sign_of_life() => break true,
+            (1, Answer::Rows(part)) => {
+                assert_eq!(part.head.is_some(), std::mem::take(first));
+                (*parts, *rows) = (*parts + 1, *rows + part.rows.len());
+                if !part.more {
+                    break false;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(took(&mut raw, &mut parts, &mut rows, &mut first));
+    assert_eq!(parts, 2);
+    let host = served.server.host();
+    let others: Vec<_> = std::iter::from_fn(|| host.permits.take(Duration::ZERO)).collect();
+    assert_eq!(others.len(), QUERIES_MAX, "a query that waits holds no permit");
+    drop(others);
+    raw.ask(1, Ask::Taken(2));
+    raw.ask(77, Ask::Taken(9));
+    raw.ask(78, Ask::Cancel);
+    assert!(took(&mut raw, &mut parts, &mut rows, &mut first));
+    assert_eq!(parts, 4);
+    raw.ask(1, Ask::Taken(u32::MAX));
+    while took(&mut raw, &mut parts, &mut rows, &mut first) {}
+    assert_eq!(rows, 300);
+    // One that is cancelled is answered, and runs no more.
+    raw.ask(2, wide(1));
+    assert!(matches!(raw.answer(), (2, Answer::Rows(part)) if part.head.is_some()));
+    raw.ask(2, Ask::Cancel);
+    let (2, Answer::Refused(refusal)) = raw.end() else { panic!("it goes on") };
+    assert_eq!(refusal.sqlstate, "08006");
 }

@@ -20,6 +20,7 @@ use super::values::{fixed, read_rows, read_texts, write_rows, write_texts};
 use super::{Room, TooLong, length, options, to_frame};
 use crate::net::schema::Retry as WireRetry;
 use crate::net::schema::{answer, commitment, error, reply, result, rows, status};
+use crate::stream::Head;
 
 const NOBODY: u8 = 255;
 
@@ -39,12 +40,18 @@ pub enum Answer {
 /// Rows of a query; several of them in order are its answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowsPart {
+    /// With the first part alone.
+    pub head: Option<Head>,
     pub rows: Vec<Vec<Value>>,
-    /// More follow; then the rest is not known yet.
+    /// More parts follow. Without rows such a one is no part, but a sign of life.
     pub more: bool,
-    pub columns: Vec<String>,
-    pub position: Position,
-    pub asked: Option<Position>,
+}
+
+impl RowsPart {
+    #[must_use]
+    pub fn is_sign_of_life(&self) -> bool {
+        self.more && self.rows.is_empty()
+    }
 }
 
 /// Why not.
@@ -245,27 +252,30 @@ fn read_results(
 
 fn write_part(part: &RowsPart, mut to: rows::Builder<'_>) {
     to.set_more(part.more);
-    to.set_position(part.position.get());
-    let mut asked = to.reborrow().init_asked();
-    match part.asked {
-        None => asked.set_same(()),
-        Some(position) => asked.set_inside(position.get()),
+    if let Some(Head { columns, position, asked: of }) = &part.head {
+        to.set_first(true);
+        to.set_position(position.get());
+        let mut asked = to.reborrow().init_asked();
+        match of {
+            None => asked.set_same(()),
+            Some(position) => asked.set_inside(position.get()),
+        }
+        write_texts(columns, to.reborrow().init_columns(length(columns.len())));
     }
-    write_texts(&part.columns, to.reborrow().init_columns(length(part.columns.len())));
     write_rows(&part.rows, to.init_rows(length(part.rows.len())));
 }
 
 fn read_part(from: rows::Reader<'_>, room: &mut Room) -> capnp::Result<RowsPart> {
-    Ok(RowsPart {
-        rows: read_rows(from.get_rows()?, room)?,
-        more: from.get_more(),
-        columns: read_texts(from.get_columns()?, room)?,
-        position: Position::new(from.get_position()),
-        asked: match from.get_asked().which()? {
+    let mut head = None;
+    if from.get_first() {
+        let asked = match from.get_asked().which()? {
             rows::asked::Which::Same(()) => None,
             rows::asked::Which::Inside(position) => Some(Position::new(position)),
-        },
-    })
+        };
+        let columns = read_texts(from.get_columns()?, room)?;
+        head = Some(Head { columns, position: Position::new(from.get_position()), asked });
+    }
+    Ok(RowsPart { head, rows: read_rows(from.get_rows()?, room)?, more: from.get_more() })
 }
 
 fn write_commitment(commitment: &Commitment, mut to: commitment::Builder<'_>) {

@@ -26,9 +26,16 @@ pub struct Asked {
 pub enum Ask {
     Execute(Request),
     Query(Query),
-    Commitment { tenant: TenantId, id: IdempotencyId },
+    Commitment {
+        tenant: TenantId,
+        id: IdempotencyId,
+    },
     Status,
     Prove(Prove),
+    /// Of the query with the number of this request: so many parts of its answer were taken.
+    Taken(u32),
+    /// Nothing more is wanted of the query with the number of this request.
+    Cancel,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +50,8 @@ pub struct Query {
     /// The rows of RETURNING are asked for, of a write that committed there, as a count; 0: it is a
     /// SELECT.
     pub returning: u64,
+    /// Parts of the answer that may be on their way or not taken yet; 0: all of them.
+    pub window: u32,
 }
 
 impl Asked {
@@ -69,6 +78,8 @@ impl Asked {
                 to.set_tenant(asked.tenant.get());
                 write_prove(asked, to.init_prove());
             }
+            Ask::Taken(parts) => to.set_taken(*parts),
+            Ask::Cancel => to.set_cancel(()),
         }
         to_frame(&message)
     }
@@ -90,11 +101,14 @@ impl Asked {
                     seen: query.get_seen(),
                     anywhere: query.get_anywhere(),
                     returning: query.get_returning(),
+                    window: query.get_window(),
                 })
             }
             request::Which::Commitment(id) => Ask::Commitment { tenant, id: read_id(id?)? },
             request::Which::Status(()) => Ask::Status,
             request::Which::Prove(asked) => Ask::Prove(read_prove(tenant, asked?, room)?),
+            request::Which::Taken(parts) => Ask::Taken(parts),
+            request::Which::Cancel(()) => Ask::Cancel,
         };
         Ok(Asked { id: from.get_id(), ask })
     }
@@ -105,6 +119,7 @@ fn write_query(asked: &Query, mut to: query::Builder<'_>) {
     to.set_seen(asked.seen);
     to.set_anywhere(asked.anywhere);
     to.set_returning(asked.returning);
+    to.set_window(asked.window);
     write_values(&asked.params, to.init_params(length(asked.params.len())));
 }
 

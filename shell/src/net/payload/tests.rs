@@ -12,6 +12,7 @@ use verity_core::time::Timestamp;
 
 use super::*;
 use crate::net::frames::payload;
+use crate::stream::Head;
 
 fn values() -> Vec<Value> {
     vec![
@@ -64,6 +65,7 @@ fn asks() -> Vec<Asked> {
         seen: 77,
         anywhere: true,
         returning: 5,
+        window: 6,
     };
     let commitment = Ask::Commitment { tenant: TenantId::new(1), id: IdempotencyId([5; 16]) };
     let sql = || ("SELECT 1".to_string(), values());
@@ -76,8 +78,10 @@ fn asks() -> Vec<Asked> {
     ];
     let proofs = of.into_iter().zip([None, Some(1), Some(u64::MAX), None]);
     let prove = |(of, since)| Ask::Prove(Prove { tenant: TenantId::new(3), of, since });
-    [Ask::Execute(request), Ask::Query(query), commitment, Ask::Status]
+    let short = [Ask::Status, Ask::Taken(u32::MAX), Ask::Cancel];
+    [Ask::Execute(request), Ask::Query(query), commitment]
         .into_iter()
+        .chain(short)
         .chain(proofs.map(prove))
         .map(|ask| Asked { id: 12, ask })
         .collect()
@@ -99,13 +103,9 @@ fn answers() -> Vec<Answer> {
         results: details.into_iter().map(result).collect(),
         replayed: true,
     };
-    let part = RowsPart {
-        rows: vec![values(), values()],
-        more: true,
-        columns: vec!["a".to_string()],
-        position: Position::new(3),
-        asked: Some(Position::new(4)),
-    };
+    let (columns, asked) = (vec!["a".to_string()], Some(Position::new(4)));
+    let head = Some(Head { columns, position: Position::new(3), asked });
+    let part = RowsPart { head, rows: vec![values(), values()], more: true };
     let sql = SqlError::new(SqlState::UndefinedTable, "no table x").at(3).hint("create it");
     let refusals = [
         RequestError::Sql(sql),
@@ -117,7 +117,8 @@ fn answers() -> Vec<Answer> {
         Answer::Reply(reply(Some(Position::ZERO))),
         Answer::Reply(reply(None)),
         Answer::Rows(part),
-        Answer::Rows(RowsPart::default()),
+        Answer::Rows(RowsPart { head: Some(Head::default()), ..RowsPart::default() }),
+        Answer::Rows(RowsPart { rows: vec![values()], ..RowsPart::default() }),
         Answer::Unknown,
         Answer::Proof(ProofPart { file: vec![7; 300], more: true, ..ProofPart::default() }),
         Answer::Proof(ProofPart {
