@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
+use super::interrupt::Speaking;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     json: bool,
@@ -66,7 +68,7 @@ impl Output {
     /// For many lines: they go out together, when there are enough of them.
     #[must_use]
     pub fn sink(&self) -> Sink {
-        Sink { bytes: Vec::new(), flushed: Instant::now() }
+        Sink { bytes: Vec::new(), flushed: Instant::now(), _until_flushed: Speaking::begin() }
     }
 
     pub fn note(&self, message: &str) {
@@ -139,6 +141,7 @@ impl Output {
 pub struct Sink {
     bytes: Vec<u8>,
     flushed: Instant,
+    _until_flushed: Speaking,
 }
 
 /// So much goes out at once.

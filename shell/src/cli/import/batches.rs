@@ -12,7 +12,7 @@ use verity_core::crypto::{ChainHash, ChainHasher};
 use verity_core::limits::COLUMNS_MAX;
 
 use super::infer::Candidates;
-use super::{BYTES_MAX, ROWS_MAX};
+use super::{BYTES_MAX, ROWS_MAX, go_on};
 use crate::cli::{Failure, Output};
 
 /// What the whole file says.
@@ -69,6 +69,7 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
             }
         }
         if rows % 4096 == 0 {
+            go_on()?;
             bar.set_position(record.position().map_or(0, csv::Position::byte));
         }
     }
@@ -244,6 +245,7 @@ fn read_whole(path: &Path) -> Result<(ChainHash, EmptyLines), Failure> {
     let mut quotes = Quotes::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {
+        go_on()?;
         match file.read(&mut buffer) {
             Ok(0) if quotes.place == Place::Quoted => {
                 return Err(Failure::CannotTell(format!(

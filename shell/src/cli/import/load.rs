@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use verity::{Error, ExpectedVersion, Operation, Reply, RequestError, Value};
 
-use super::Summary;
 use super::batches::{Batches, CsvRow, Survey};
 use super::infer::convert;
 use super::record::{Reason, Record};
 use super::rejects::Rejects;
 use super::target::Target;
+use super::{Summary, go_on};
 use crate::cli::args::ImportArgs;
 use crate::cli::session::Session;
-use crate::cli::{Failure, Output};
+use crate::cli::{Failure, Outcome, Output};
 
 /// How long a request is sent again when the node asks for it: a disk may be slow, a checkpoint
 /// long.
@@ -57,7 +57,8 @@ pub fn load(
     target: &Target,
     mut rejects: Rejects,
     output: &Output,
-) -> Result<Summary, Failure> {
+    summary: &mut Summary,
+) -> Outcome {
     // By the table's own name, however the command line spelled it.
     let record = Record::new(session, &target.table, &survey.hash)?;
     let mut loader = Loader { session, target, record, output: *output };
@@ -74,9 +75,9 @@ pub fn load(
     let recorded = loader.version(&loader.record.rejected)?;
     let known = loader.record.load(version, recorded)?;
     let mut batches = Batches::open(&args.file)?;
-    let mut summary = Summary { rows: survey.rows, ..Summary::default() };
     let bar = output.progress(survey.rows, "rows", "importing");
     while let Some(rows) = batches.next()? {
+        go_on()?;
         let number = summary.batches;
         let read = rows.len() as u64;
         if number < version {
@@ -90,7 +91,10 @@ pub fn load(
                     None => None,
                 };
                 match reason {
-                    Some(reason) => rejects.add(row.line, &row.fields, reason.as_str())?,
+                    Some(reason) => {
+                        rejects.add(row.line, &row.fields, reason.as_str())?;
+                        summary.rejected += 1;
+                    }
                     None => summary.skipped += 1,
                 }
             }
@@ -101,6 +105,7 @@ pub fn load(
             summary.position = reply.position;
             for Refused { row, reason } in refused {
                 rejects.add(row.line, &row.fields, reason.as_str())?;
+                summary.rejected += 1;
             }
         }
         summary.batches += 1;
@@ -114,8 +119,7 @@ pub fn load(
              table",
         );
     }
-    summary.rejected = rejects.finish()?;
-    Ok(summary)
+    rejects.finish()
 }
 
 impl Loader<'_> {
@@ -270,6 +274,7 @@ impl Loader<'_> {
         // One id for all tries: what an earlier one did is not done again, and not denied.
         let id = self.session.new_id()?;
         loop {
+            go_on()?;
             match self.session.transaction_with_id(id, operations.clone()) {
                 Ok(reply) => return Ok(Sent::Committed(reply)),
                 Err(Error::Request(RequestError::WrongExpectedVersion { actual, .. })) => {

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, Writer};
 use verity_core::crypto::ChainHash;
 
-use crate::cli::Failure;
 use crate::cli::args::ImportArgs;
+use crate::cli::{Failure, Outcome};
 
 #[derive(Debug)]
 pub struct Rejects {
@@ -27,7 +27,6 @@ pub struct Rejects {
     partial: PathBuf,
     header: Vec<String>,
     writer: Option<Writer<File>>,
-    count: u64,
 }
 
 /// Where rejects go: as told, or `FILE.HASH.rejects.csv` in the current directory, with the first
@@ -57,7 +56,7 @@ impl Rejects {
             try_to_write(&partial).map_err(|error| failed(&partial, &error))?;
         }
         let header = header.to_vec();
-        Ok(Rejects { path: path.to_path_buf(), partial, header, writer: None, count: 0 })
+        Ok(Rejects { path: path.to_path_buf(), partial, header, writer: None })
     }
 
     /// Rows come in the order of their lines.
@@ -80,13 +79,12 @@ impl Rejects {
         let number = line.to_string();
         let row = [number.as_bytes(), reason.as_bytes()].into_iter().chain(fields.iter());
         writer.write_record(row).map_err(|error| failed(&self.partial, &error))?;
-        self.count += 1;
         Ok(())
     }
 
-    /// Returns the number of rows when all of them are in the file and on the disk.
-    pub fn finish(self) -> Result<u64, Failure> {
-        let Some(writer) = self.writer else { return Ok(0) };
+    /// Returns when all rows are in the file and on the disk.
+    pub fn finish(self) -> Outcome {
+        let Some(writer) = self.writer else { return Ok(()) };
         let file = writer.into_inner().map_err(|error| failed(&self.partial, &error))?;
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -95,8 +93,7 @@ impl Rejects {
         file.sync_all()
             .and_then(|()| std::fs::rename(&self.partial, &self.path))
             .and_then(|()| File::open(folder)?.sync_all())
-            .map_err(|error| failed(&self.path, &error))?;
-        Ok(self.count)
+            .map_err(|error| failed(&self.path, &error))
     }
 }
 
