@@ -187,7 +187,8 @@ fn not_understood(error: &clap::Error) -> ExitCode {
     if options.any(|argument| argument == "--json") {
         let message = error.render().to_string();
         let message = message.strip_prefix("error: ").unwrap_or(&message).trim();
-        Output::new(true).object(&serde_json::json!({ "error": message }));
+        let object = serde_json::json!({ "error": message, "sqlstate": "42601" });
+        Output::new(true).object(&object);
     }
     ExitCode::from(2)
 }

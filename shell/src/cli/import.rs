@@ -165,6 +165,7 @@ impl Import<'_> {
         });
         if let Some(failure) = &failure {
             told["error"] = json!(failure);
+            told["sqlstate"] = json!(ROWS_REJECTED);
         }
         output.object(&told);
         output.line(format!(
@@ -182,6 +183,31 @@ impl Import<'_> {
                 Err(Failure::Told(1))
             }
         }
+    }
+}
+
+/// `data_exception`: each row has a reason of its own.
+const ROWS_REJECTED: &str = "22000";
+
+/// The file or the arguments are not what an import can take.
+fn refused(sqlstate: &'static str, why: impl ToString) -> Failure {
+    Failure::Coded { code: 2, sqlstate, message: why.to_string() }
+}
+
+/// It was asked for as it should be, and cannot be done.
+fn failed(sqlstate: &'static str, why: impl ToString) -> Failure {
+    Failure::Coded { code: 1, sqlstate, message: why.to_string() }
+}
+
+/// What PostgreSQL says where a file cannot be used.
+fn io_code(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "58P01",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "42501",
+        ErrorKind::IsADirectory | ErrorKind::NotADirectory => "42809",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "53100",
+        _other_errors => "58030",
     }
 }
 

@@ -8,7 +8,64 @@ fn import(database: &Database, name: &str, content: &[u8], extra: &[&str]) -> cr
     let rejects = database.path("rejects.csv");
     let mut args = vec!["import", file.to_str().unwrap(), "--rejects", rejects.to_str().unwrap()];
     args.extend(extra);
-    database.run(&args)
+    let run = database.run(&args);
+    if run.code != Some(0) {
+        let last = run.objects().pop().unwrap();
+        assert!(last["error"].is_string() && last["sqlstate"].is_string(), "{run:#?}");
+    }
+    run
+}
+
+#[test]
+fn what_an_import_refuses_has_the_code_that_it_has_elsewhere() {
+    let database = Database::new();
+    database.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, name TEXT NOT NULL)").ok();
+    let fine: &[u8] = b"id,name\n1,a\n";
+    for (csv, flags, exit, sqlstate) in [
+        (&b""[..], &[][..], 2, "22P04"),
+        (b"id,\n1,a\n", &[], 2, "22P04"),
+        (b"id,name\n1,\"a\n", &[], 2, "22P04"),
+        (b"id,name\n1,\"a\"b\n", &[], 2, "22P04"),
+        (b"id,n\xff\n1,a\n", &[], 2, "22021"),
+        (b"id,id\n1,1\n", &[], 2, "42701"),
+        (b"id,ID\n1,1\n", &["--table", "new"], 2, "42701"),
+        (b"id,other\n1,1\n", &[], 2, "42703"),
+        (fine, &["--types", "id"], 2, "42601"),
+        (fine, &["--types", "other=TEXT"], 2, "42703"),
+        (fine, &["--types", "id=SERIAL"], 2, "0A000"),
+        (fine, &["--types", "id=TEXT,id=TEXT"], 2, "42701"),
+        (fine, &["--types", "id=TEXT"], 2, "42804"),
+        (fine, &["--primary-key", "other"], 2, "42703"),
+        (fine, &["--primary-key", "name"], 2, "42P16"),
+        (fine, &["--schema", "SELECT 1"], 2, "42601"),
+        (fine, &["--schema", "CREATE TABLE t (id NOTHING)"], 2, "0A000"),
+        (fine, &["--schema", "CREATE TABLE u (id BIGINT)"], 2, "22023"),
+        (fine, &["--schema", "CREATE TABLE t (id TEXT, name TEXT)"], 2, "42P16"),
+        (fine, &["--table", "v", "--primary-key", "id", "--types", "id=JSON"], 1, "42P16"),
+        (fine, &["--rejects", "/dev/null/x"], 1, "42809"),
+        (fine, &["--rejects", "/proc/version"], 2, "58P02"),
+        (fine, &["--unknown"], 2, "42601"),
+        (b"id,name\n1,a\nx,a\n", &[], 1, "22000"),
+    ] {
+        let file = database.path("file.csv");
+        std::fs::write(&file, csv).unwrap();
+        let mut args = vec!["import", file.to_str().unwrap()];
+        args.extend(flags);
+        if !flags.contains(&"--table") {
+            args.extend(["--table", "t"]);
+        }
+        let rejects = database.path("file.rejects");
+        if !flags.contains(&"--rejects") {
+            args.extend(["--rejects", rejects.to_str().unwrap()]);
+        }
+        let run = database.run(&args).fails(exit, "");
+        let objects = run.objects();
+        assert_eq!((objects.len(), &objects[0]["sqlstate"]), (1, &sqlstate.into()), "{run:#?}");
+    }
+    for (file, sqlstate) in [("/nowhere/x.csv", "58P01"), ("/dev/zero", "42809"), ("/", "42809")] {
+        let run = database.run(&["import", file, "--table", "t"]).fails(2, "");
+        assert_eq!(run.objects()[0]["sqlstate"], sqlstate, "{run:#?}");
+    }
 }
 
 #[test]

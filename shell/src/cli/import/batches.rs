@@ -12,7 +12,7 @@ use verity_core::crypto::{ChainHash, ChainHasher};
 use verity_core::limits::COLUMNS_MAX;
 
 use super::infer::Candidates;
-use super::{BYTES_MAX, ROWS_MAX, go_on};
+use super::{BYTES_MAX, ROWS_MAX, go_on, io_code, refused};
 use crate::cli::{Failure, Output};
 
 /// What the whole file says.
@@ -46,10 +46,13 @@ pub fn survey(path: &Path, output: &Output) -> Result<Survey, Failure> {
     let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "a directory" } else { "no regular file" };
-        return Err(Failure::CannotTell(format!(
-            "{} is {what}; import reads a file several times, so it must be a regular one",
-            path.display()
-        )));
+        return Err(refused(
+            "42809",
+            format!(
+                "{} is {what}; import reads a file several times, so it must be a regular one",
+                path.display()
+            ),
+        ));
     }
     let bytes = metadata.len();
     let (hash, empty_lines) = read_whole(path)?;
@@ -164,7 +167,7 @@ impl Lines {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::CannotTell(format!("cannot read {}: {error}", path.display()))
+    refused(io_code(error), format!("cannot read {}: {error}", path.display()))
 }
 
 fn open(path: &Path) -> Result<Reader<BufReader<File>>, Failure> {
@@ -188,25 +191,32 @@ fn read(
     reader: &mut Reader<BufReader<File>>,
     record: &mut ByteRecord,
 ) -> Result<bool, Failure> {
-    reader
-        .read_byte_record(record)
-        .map_err(|error| Failure::CannotTell(format!("cannot read {}: {error}", path.display())))
+    reader.read_byte_record(record).map_err(|error| {
+        let code = match error.kind() {
+            csv::ErrorKind::Io(error) => io_code(error),
+            _malformed => "22P04",
+        };
+        refused(code, format!("cannot read {}: {error}", path.display()))
+    })
 }
 
 fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<String>, Failure> {
     let mut record = ByteRecord::new();
     if !read(path, reader, &mut record)? {
-        return Err(Failure::CannotTell(format!(
-            "{} is empty; the first line must name the columns",
-            path.display()
-        )));
+        return Err(refused(
+            "22P04",
+            format!("{} is empty; the first line must name the columns", path.display()),
+        ));
     }
     if record.len() > COLUMNS_MAX {
-        return Err(Failure::CannotTell(format!(
-            "{}: the first line names {} columns; a table has 1 to {COLUMNS_MAX} columns",
-            path.display(),
-            record.len()
-        )));
+        return Err(refused(
+            "54011",
+            format!(
+                "{}: the first line names {} columns; a table has 1 to {COLUMNS_MAX} columns",
+                path.display(),
+                record.len()
+            ),
+        ));
     }
     let mut names: Vec<String> = Vec::with_capacity(record.len());
     for (number, field) in record.iter().enumerate() {
@@ -214,23 +224,26 @@ fn header(path: &Path, reader: &mut Reader<BufReader<File>>) -> Result<Vec<Strin
         let name = match std::str::from_utf8(field) {
             Ok(name) => name.trim().to_string(),
             Err(_) => {
-                return Err(Failure::CannotTell(format!(
-                    "{}: the name of column {number} is not UTF-8",
-                    path.display()
-                )));
+                return Err(refused(
+                    "22021",
+                    format!("{}: the name of column {number} is not UTF-8", path.display()),
+                ));
             }
         };
         if name.is_empty() {
-            return Err(Failure::CannotTell(format!(
-                "{}: column {number} has no name in the first line",
-                path.display()
-            )));
+            return Err(refused(
+                "22P04",
+                format!("{}: column {number} has no name in the first line", path.display()),
+            ));
         }
         if names.contains(&name) {
-            return Err(Failure::CannotTell(format!(
-                "{}: column name \"{name}\" appears twice in the first line",
-                path.display()
-            )));
+            return Err(refused(
+                "42701",
+                format!(
+                    "{}: column name \"{name}\" appears twice in the first line",
+                    path.display()
+                ),
+            ));
         }
         names.push(name);
     }
@@ -248,11 +261,14 @@ fn read_whole(path: &Path) -> Result<(ChainHash, EmptyLines), Failure> {
         go_on()?;
         match file.read(&mut buffer) {
             Ok(0) if quotes.place == Place::Quoted => {
-                return Err(Failure::CannotTell(format!(
-                    "{}: the quoted field that begins in line {} is never closed",
-                    path.display(),
-                    quotes.opened
-                )));
+                return Err(refused(
+                    "22P04",
+                    format!(
+                        "{}: the quoted field that begins in line {} is never closed",
+                        path.display(),
+                        quotes.opened
+                    ),
+                ));
             }
             Ok(0) => return Ok((hasher.finish(), quotes.empty)),
             Ok(count) => {
@@ -269,13 +285,16 @@ fn behind_quote(path: &Path, follows: Follows) -> Failure {
     let Follows { byte, line, opened } = follows;
     let began =
         if opened == line { String::new() } else { format!(" that begins in line {opened}") };
-    Failure::CannotTell(format!(
-        "{}: line {line}: '{}' follows the closing quote of a field{began}; behind it where rows \
-         end is a guess, so nothing of the file is imported. A quote within a quoted field is \
-         written twice",
-        path.display(),
-        byte.escape_ascii()
-    ))
+    refused(
+        "22P04",
+        format!(
+            "{}: line {line}: '{}' follows the closing quote of a field{began}; behind it where \
+             rows end is a guess, so nothing of the file is imported. A quote within a quoted \
+             field is written twice",
+            path.display(),
+            byte.escape_ascii()
+        ),
+    )
 }
 
 /// Where in the grammar of CSV a byte stands, as the reader sees it.

@@ -18,7 +18,7 @@ use super::infer::convert;
 use super::record::{Reason, Record};
 use super::rejects::Rejects;
 use super::target::Target;
-use super::{Summary, go_on};
+use super::{Summary, failed, go_on};
 use crate::cli::args::ImportArgs;
 use crate::cli::session::Session;
 use crate::cli::{Failure, Outcome, Output};
@@ -133,7 +133,7 @@ impl Loader<'_> {
         match self.send_operations(vec![append])? {
             Sent::OtherVersion { actual } => Ok(actual),
             Sent::Committed(_) => unreachable!("no stream has the last version"),
-            Sent::Refused(error) => Err(Failure::failed(error)),
+            Sent::Refused { sqlstate, reason } => Err(failed(sqlstate, reason)),
         }
     }
 
@@ -181,25 +181,33 @@ impl Loader<'_> {
             refused.sort_by_key(|refused| refused.row.line);
             let lines = refused.iter().map(|refused| (refused.row.line, &refused.reason));
             let records = self.record.of_batch(number, lines);
-            let reason =
-                match self.send(&candidates, ExpectedVersion::Exact(number), number, records)? {
-                    Sent::Committed(reply) => {
-                        self.record.begun();
-                        return Ok((count, refused, reply));
-                    }
-                    Sent::OtherVersion { actual } => {
-                        return Err(Failure::Failed(format!(
+            let (sqlstate, reason) = match self.send(
+                &candidates,
+                ExpectedVersion::Exact(number),
+                number,
+                records,
+            )? {
+                Sent::Committed(reply) => {
+                    self.record.begun();
+                    return Ok((count, refused, reply));
+                }
+                Sent::OtherVersion { actual } => {
+                    return Err(failed(
+                        "VY002",
+                        format!(
                             "the import's stream \"{}\" is at version {actual}, batch {number} was \
                              to follow; is another import of the same file running?",
                             self.record.stream
-                        )));
-                    }
-                    Sent::Refused(reason) => reason,
-                };
+                        ),
+                    ));
+                }
+                Sent::Refused { sqlstate, reason } => (sqlstate, reason),
+            };
             // A batch that is refused although all of its rows are good one after the other has a
             // reason that is not in a row.
-            let Some((bad, reason)) = self.first_bad(&candidates, good, number, reason)? else {
-                return Err(Failure::Failed(format!("batch {number} was refused")));
+            let bad = self.first_bad(&candidates, good, number, reason.clone())?;
+            let Some((bad, reason)) = bad else {
+                return Err(failed(sqlstate, format!("batch {number} was refused: {reason}")));
             };
             let row = candidates.remove(bad).row;
             refused.push(Refused { row, reason: Reason::new(&reason) });
@@ -225,7 +233,7 @@ impl Loader<'_> {
             let middle = low + (high - low) / 2;
             let never = ExpectedVersion::Exact(u64::MAX);
             match self.send(&candidates[..middle], never, number, Vec::new())? {
-                Sent::Refused(error) => {
+                Sent::Refused { reason: error, .. } => {
                     high = middle;
                     reason = error;
                 }
@@ -281,13 +289,13 @@ impl Loader<'_> {
                     return Ok(Sent::OtherVersion { actual });
                 }
                 Err(Error::Request(RequestError::Sql(error))) if !error.retryable() => {
-                    return Ok(Sent::Refused(error.to_string()));
+                    let (sqlstate, reason) = (error.code.code(), error.to_string());
+                    return Ok(Sent::Refused { sqlstate, reason });
                 }
                 // Batches are cut so that only a row that is too large by itself gets here.
                 Err(Error::Request(RequestError::TooLarge { size, max })) => {
-                    return Ok(Sent::Refused(format!(
-                        "the row takes {size} bytes, at most {max} fit"
-                    )));
+                    let reason = format!("the row takes {size} bytes, at most {max} fit");
+                    return Ok(Sent::Refused { sqlstate: "54000", reason });
                 }
                 Err(error) if may_go_again(&error) && began.elapsed() < RETRY_TIME_MAX => {
                     if !told && began.elapsed() >= RETRY_SILENT {
@@ -313,9 +321,6 @@ fn may_go_again(error: &Error) -> bool {
 
 enum Sent {
     Committed(Reply),
-    OtherVersion {
-        actual: u64,
-    },
-    /// And why.
-    Refused(String),
+    OtherVersion { actual: u64 },
+    Refused { sqlstate: &'static str, reason: String },
 }

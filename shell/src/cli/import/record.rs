@@ -18,6 +18,7 @@ use serde_json::{Value as Json, json};
 use verity::Value;
 use verity_core::crypto::ChainHash;
 
+use super::{failed, refused};
 use crate::cli::Failure;
 use crate::cli::session::Session;
 
@@ -64,7 +65,7 @@ impl<'a> Record<'a> {
         let sql = "SELECT created_at FROM __tables WHERE name = ?";
         let rows = session.query(sql, &[Value::text(table)])?.rows;
         let Some(Value::Integer(made)) = rows.first().and_then(|row| row.first()) else {
-            return Err(Failure::Failed(format!("table {table} is not there any more")));
+            return Err(failed("42P01", format!("table {table} is not there any more")));
         };
         let hash: String = file.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let stream = format!("import/{table}/{hash}@{made}");
@@ -90,8 +91,8 @@ impl<'a> Record<'a> {
             _ => (format!("{}{{\"from_batch\":", self.beginning()), " LIMIT 1"),
         };
         let sql = format!(
-            "SELECT transaction_first FROM __events WHERE position >= ? AND kind = 'append' \
-             AND CAST(columns AS TEXT) LIKE ?{more}"
+            "SELECT transaction_first FROM __events WHERE position >= ? AND kind = 'append' AND \
+             CAST(columns AS TEXT) LIKE ?{more}"
         );
         let found = self.session.query(&sql, &[Value::Integer(self.made), pattern(&beginning)])?;
         if records > 0 {
@@ -176,10 +177,13 @@ impl<'a> Record<'a> {
             }
         }
         if found != records {
-            return Err(Failure::CannotTell(format!(
-                "stream \"{}\" has {records} records, the log shows {found}",
-                self.rejected
-            )));
+            return Err(refused(
+                "XX001",
+                format!(
+                    "stream \"{}\" has {records} records, the log shows {found}",
+                    self.rejected
+                ),
+            ));
         }
         Ok(known)
     }

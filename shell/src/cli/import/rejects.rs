@@ -8,6 +8,7 @@
 //! one of the same content: its name has the content's hash. It is made only when there is
 //! something in it.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZero;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use csv::{ByteRecord, Writer};
 use verity_core::crypto::ChainHash;
 
+use super::{io_code, refused};
 use crate::cli::args::ImportArgs;
 use crate::cli::{Failure, Outcome};
 
@@ -126,19 +128,23 @@ fn refuse_other_files(path: &Path) -> Result<(), Failure> {
     if size == 0 || first[..] == *BEGINNING {
         return Ok(());
     }
-    Err(Failure::CannotTell(format!(
-        "{} is there and is no rejects file; name another with --rejects FILE",
-        path.display()
-    )))
+    Err(refused(
+        "58P02",
+        format!(
+            "{} is there and is no rejects file; name another with --rejects FILE",
+            path.display()
+        ),
+    ))
 }
 
 /// What a rejects file begins with.
 const BEGINNING: &[u8] = b"line,reason";
 
-fn failed(path: &Path, error: &impl ToString) -> Failure {
-    Failure::Failed(format!(
-        "cannot write the rejects file {}: {}; name another with --rejects FILE",
+fn failed(path: &Path, error: &(dyn Error + 'static)) -> Failure {
+    let why = format!(
+        "cannot write the rejects file {}: {error}; name another with --rejects FILE",
         path.display(),
-        error.to_string()
-    ))
+    );
+    let system = error.downcast_ref::<std::io::Error>().or_else(|| error.source()?.downcast_ref());
+    super::failed(system.map_or("58030", io_code), why)
 }

@@ -13,6 +13,7 @@ use verity::ColumnType;
 
 use super::batches::Survey;
 use super::infer::parse_type;
+use super::{failed, refused};
 use crate::cli::Failure;
 use crate::cli::args::ImportArgs;
 use crate::cli::session::Session;
@@ -30,13 +31,16 @@ pub fn check(args: &ImportArgs, survey: &Survey) -> Result<(), Failure> {
     parse_types(args.types.as_deref().unwrap_or_default(), &survey.header)?;
     let Some(statement) = &args.schema else { return Ok(()) };
     let Some(name) = created_table(statement) else {
-        return Err(Failure::cannot_tell("--schema takes one CREATE TABLE statement and no other"));
+        return Err(refused("42601", "--schema takes one CREATE TABLE statement and no other"));
     };
     if name != args.table && name != args.table.to_lowercase() {
-        return Err(Failure::CannotTell(format!(
-            "--schema creates table {name}, --table is {}; name the same table in both",
-            args.table
-        )));
+        return Err(refused(
+            "22023",
+            format!(
+                "--schema creates table {name}, --table is {}; name the same table in both",
+                args.table
+            ),
+        ));
     }
     Ok(())
 }
@@ -55,17 +59,15 @@ pub fn resolve(session: &Session, args: &ImportArgs, survey: &Survey) -> Result<
         None => create_table(&table, args, survey)?,
     };
     if let Err(error) = session.execute(&statement) {
-        return Err(Failure::Failed(format!(
-            "cannot create table {table}\n{}",
-            error.render(&statement)
-        )));
+        let why = format!("cannot create table {table}\n{}", error.render(&statement));
+        return Err(failed(error.sqlstate(), why));
     }
     for made in [&args.table, &table] {
         if let Some(target) = existing(session, made, survey)? {
             return Ok(target);
         }
     }
-    Err(Failure::CannotTell(format!("the statement of --schema does not create table {table}")))
+    Err(refused("22023", format!("the statement of --schema does not create table {table}")))
 }
 
 fn existing(session: &Session, table: &str, survey: &Survey) -> Result<Option<Target>, Failure> {
@@ -74,17 +76,23 @@ fn existing(session: &Session, table: &str, survey: &Survey) -> Result<Option<Ta
     let known: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
     for name in &survey.header {
         let Some((column, column_type)) = find(&known, name).map(|number| &columns[number]) else {
-            return Err(Failure::CannotTell(format!(
-                "table {table} has no column \"{name}\"; it has {}. Rename it in the first line of \
-                 the file, or import into another table",
-                known.join(", ")
-            )));
+            return Err(refused(
+                "42703",
+                format!(
+                    "table {table} has no column \"{name}\"; it has {}. Rename it in the first \
+                     line of the file, or import into another table",
+                    known.join(", ")
+                ),
+            ));
         };
         if target.columns.contains(column) {
-            return Err(Failure::CannotTell(format!(
-                "two columns of the file mean column \"{column}\" of table {table}; rename one in \
-                 the first line of the file"
-            )));
+            return Err(refused(
+                "42701",
+                format!(
+                    "two columns of the file mean column \"{column}\" of table {table}; rename one \
+                     in the first line of the file"
+                ),
+            ));
         }
         target.columns.push(column.clone());
         target.types.push(*column_type);
@@ -148,10 +156,13 @@ fn create_table(table: &str, args: &ImportArgs, survey: &Survey) -> Result<Strin
     for (number, name) in survey.header.iter().enumerate() {
         let folded = name.to_lowercase();
         if survey.header[..number].iter().any(|other| other.to_lowercase() == folded) {
-            return Err(Failure::CannotTell(format!(
-                "column name \"{name}\" appears twice in the first line but for its case; rename \
-                 one, or create the table first"
-            )));
+            return Err(refused(
+                "42701",
+                format!(
+                    "column name \"{name}\" appears twice in the first line but for its case; \
+                     rename one, or create the table first"
+                ),
+            ));
         }
         let column_type = given[number].unwrap_or_else(|| survey.candidates[number].choose());
         lines.push(format!("  {} {column_type}", quote(&name.to_lowercase())));
@@ -160,10 +171,13 @@ fn create_table(table: &str, args: &ImportArgs, survey: &Survey) -> Result<Strin
     for name in &args.primary_key {
         let name = name.trim();
         let Some(number) = find(&header, name) else {
-            return Err(Failure::CannotTell(format!(
-                "--primary-key {name}: the file has no such column; it has {}",
-                survey.header.join(", ")
-            )));
+            return Err(refused(
+                "42703",
+                format!(
+                    "--primary-key {name}: the file has no such column; it has {}",
+                    survey.header.join(", ")
+                ),
+            ));
         };
         key.push(quote(&header[number].to_lowercase()));
     }
@@ -183,26 +197,33 @@ fn parse_types(text: &str, header: &[String]) -> Result<Vec<Option<ColumnType>>,
     });
     for part in parts.filter(|part| !part.trim().is_empty()) {
         let Some((name, type_name)) = part.split_once('=') else {
-            return Err(Failure::CannotTell(format!(
-                "--types {part}: write name=TYPE, for example zip=TEXT"
-            )));
+            return Err(refused(
+                "42601",
+                format!("--types {part}: write name=TYPE, for example zip=TEXT"),
+            ));
         };
         let name = name.trim();
         let names: Vec<&str> = header.iter().map(String::as_str).collect();
         let Some(number) = find(&names, name) else {
-            return Err(Failure::CannotTell(format!(
-                "--types {name}: the file has no such column; it has {}",
-                header.join(", ")
-            )));
+            return Err(refused(
+                "42703",
+                format!(
+                    "--types {name}: the file has no such column; it has {}",
+                    header.join(", ")
+                ),
+            ));
         };
         let Some(column_type) = parse_type(type_name) else {
-            return Err(Failure::CannotTell(format!(
-                "--types {name}: \"{type_name}\" is no type; use BIGINT, DOUBLE, DECIMAL(p,s), \
-                 BOOLEAN, DATE, TIMESTAMP, UUID, JSON or TEXT"
-            )));
+            return Err(refused(
+                "0A000",
+                format!(
+                    "--types {name}: \"{type_name}\" is no type; use BIGINT, DOUBLE, DECIMAL(p,s), \
+                     BOOLEAN, DATE, TIMESTAMP, UUID, JSON or TEXT"
+                ),
+            ));
         };
         if types[number].replace(column_type).is_some() {
-            return Err(Failure::CannotTell(format!("--types {name}: the column is named twice")));
+            return Err(refused("42701", format!("--types {name}: the column is named twice")));
         }
     }
     Ok(types)

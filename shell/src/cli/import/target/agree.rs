@@ -8,6 +8,7 @@ use verity_core::query::{Catalog, Statement, TableSchema, prepare_one};
 
 use super::super::batches::Survey;
 use super::super::infer::parse_type;
+use super::super::refused;
 use super::{Target, find, parse_types};
 use crate::cli::Failure;
 use crate::cli::args::ImportArgs;
@@ -38,11 +39,14 @@ pub fn check(
     let given = parse_types(args.types.as_deref().unwrap_or_default(), &survey.header)?;
     for (given, (column, there)) in given.iter().zip(target.columns.iter().zip(&target.types)) {
         if let Some(given) = given.filter(|given| given != there) {
-            return Err(Failure::CannotTell(format!(
-                "--types: column \"{column}\" of table {} is {there}, not {given}; leave it out, \
-                 or import into another table",
-                target.table
-            )));
+            return Err(refused(
+                "42804",
+                format!(
+                    "--types: column \"{column}\" of table {} is {there}, not {given}; leave it \
+                     out, or import into another table",
+                    target.table
+                ),
+            ));
         }
     }
     if args.primary_key.is_empty() && args.schema.is_none() {
@@ -66,14 +70,20 @@ fn read(session: &Session, table: &str) -> Result<Table, Failure> {
     let mut key = Vec::new();
     for row in &rows {
         let [Value::Text(name), Value::Text(of), Value::Boolean(nullable), place] = &row[..] else {
-            return Err(Failure::CannotTell(format!(
-                "the server describes table {table} in a way that this release does not know"
-            )));
+            return Err(refused(
+                "0A000",
+                format!(
+                    "the server describes table {table} in a way that this release does not know"
+                ),
+            ));
         };
         let Some(column_type) = parse_type(of) else {
-            return Err(Failure::CannotTell(format!(
-                "column \"{name}\" of table {table} is {of}, which this release does not know"
-            )));
+            return Err(refused(
+                "0A000",
+                format!(
+                    "column \"{name}\" of table {table} is {of}, which this release does not know"
+                ),
+            ));
         };
         if let Value::Integer(place) = place {
             key.push((*place, name.to_string()));
@@ -91,11 +101,14 @@ impl Table {
         let mut key = Vec::new();
         for name in wanted.iter().map(|name| name.trim()) {
             let Some(number) = find(&names, name) else {
-                return Err(Failure::CannotTell(format!(
-                    "--primary-key {name}: table {} has no such column; it has {}",
-                    self.name,
-                    names.join(", ")
-                )));
+                return Err(refused(
+                    "42703",
+                    format!(
+                        "--primary-key {name}: table {} has no such column; it has {}",
+                        self.name,
+                        names.join(", ")
+                    ),
+                ));
             };
             key.push(names[number]);
         }
@@ -110,9 +123,10 @@ impl Table {
             [] => format!("table {} has no primary key", self.name),
             key => format!("the primary key of table {} is {}", self.name, key.join(", ")),
         };
-        Err(Failure::CannotTell(format!(
-            "{flag}: {there}; leave it out, or import into another table"
-        )))
+        Err(refused(
+            "42P16",
+            format!("{flag}: {there}; leave it out, or import into another table"),
+        ))
     }
 
     /// Would the statement make columns and a key like these? Constraints and defaults are not
@@ -120,27 +134,28 @@ impl Table {
     fn is_made_by(&self, statement: &str) -> Result<(), Failure> {
         let prepared = prepare_one(&Catalog::new(), statement);
         let prepared = prepared.map_err(|error| {
-            Failure::CannotTell(format!("--schema: {}", error.render(statement)))
+            refused(error.code.code(), format!("--schema: {}", error.render(statement)))
         })?;
         let Statement::CreateTable { schema, .. } = prepared.statement else {
             unreachable!("the arguments were checked: it is one CREATE TABLE");
         };
-        let refused = |what: String| {
-            Err(Failure::CannotTell(format!(
-                "--schema: {what}; leave it out, or import into another table"
-            )))
+        let unlike = |what: String| {
+            Err(refused(
+                "42P16",
+                format!("--schema: {what}; leave it out, or import into another table"),
+            ))
         };
         let TableSchema { columns: wanted, .. } = &schema;
         for column in &self.columns {
             let Column { name, column_type, .. } = column;
             let Some(wanted) = wanted.iter().find(|wanted| wanted.name == *name) else {
-                return refused(format!(
+                return unlike(format!(
                     "table {} has a column \"{name}\" that the statement does not name",
                     self.name
                 ));
             };
             if wanted.column_type != *column_type {
-                return refused(format!(
+                return unlike(format!(
                     "column \"{name}\" of table {} is {column_type}, not {}",
                     self.name, wanted.column_type
                 ));
@@ -148,7 +163,7 @@ impl Table {
         }
         let missing = |name: &str| !self.columns.iter().any(|column| column.name == name);
         if let Some(column) = wanted.iter().find(|column| missing(&column.name)) {
-            return refused(format!("table {} has no column \"{}\"", self.name, column.name));
+            return unlike(format!("table {} has no column \"{}\"", self.name, column.name));
         }
         let key = schema.primary_key.iter().map(|id| schema.column(*id).name.as_str());
         self.key_is("--schema", &key.collect::<Vec<_>>())?;
@@ -160,7 +175,7 @@ impl Table {
             return Ok(());
         };
         let (there, asked) = if *nullable { ("not ", "") } else { ("", " not") };
-        refused(format!(
+        unlike(format!(
             "column \"{name}\" of table {} is {there}NOT NULL, in the statement it is{asked}",
             self.name
         ))
