@@ -4,7 +4,7 @@
 //! tests demand to have seen ([`Event::name`] is the mark). Invariant: no event carries plaintext
 //! of a tenant.
 
-use crate::ids::{Op, Position, TenantId};
+use crate::ids::{Op, Position, ReplicaId, TenantId};
 
 macro_rules! events {
     ($( $(#[$doc:meta])* $name:ident $({ $($field:ident : $type:ty),* $(,)? })? ),* $(,)?) => {
@@ -69,6 +69,10 @@ events! {
     PrepareRepaired { op: Op },
     /// A frame of a peer that could not be understood.
     FrameRefused,
+    /// A head that a peer asked for is not one to sign, or what it answered is no signature of it.
+    CosignatureRefused {
+        replica: ReplicaId,
+    },
     // state sync
     /// This checkpoint of a peer is being fetched.
     SyncStarted { op: Op },

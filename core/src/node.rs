@@ -11,6 +11,7 @@ mod attesting;
 mod checkpoint;
 mod cluster;
 mod consensus;
+mod cosigning;
 mod finding;
 pub mod format;
 mod halt;
@@ -385,7 +386,7 @@ impl Node {
             State::Running(running) => {
                 let own = running.attestation_due().into_iter().chain(running.search_due());
                 let own = own.chain(running.job_due()).chain(running.scrub_due());
-                let own = own.chain(running.paused_at);
+                let own = own.chain(running.paused_at).chain(running.cosigning_due());
                 running.vsr.deadline().into_iter().chain(own).min()
             }
             State::Syncing(syncing, _) => syncing.deadline(),

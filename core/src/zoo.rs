@@ -56,6 +56,26 @@ pub const BUGS: &[Bug] = &[
         "vsr: a prepare takes the time of a wall clock that jumped, however far",
     ),
     by_check(
+        "cluster_cosigned",
+        "cosigns_unapplied",
+        "node: a replica cosigns any head that a peer names",
+    ),
+    by_check(
+        "cluster_cosigned",
+        "cosigned_late",
+        "node: a head is cosigned before the superblock holds it",
+    ),
+    by_check(
+        "cluster_cosigned_doubled",
+        "cosigns_older",
+        "node: a replica cosigns an older head than the last",
+    ),
+    by_check(
+        "cluster_cosigned_doubled",
+        "cosigner_counts_twice",
+        "node: a cosignature that came twice counts as two",
+    ),
+    by_check(
         "cluster_clocks",
         "clocks_not_compared",
         "vsr: a primary believes its own wall clock against those of all others",

@@ -25,6 +25,10 @@
 //! In most runs a node stays away until nobody's journal reaches back to what it has: it fetches a
 //! peer's checkpoint, and is stopped amid that too.
 //!
+//! In most runs some who read want proof, which must hold under the signatures of f + 1 nodes; and
+//! no node cosigns a head of another history, one that it did not apply, or one that its superblock
+//! could forget.
+//!
 //! Wall clocks drift, step and freeze, in some runs of a minority, in others of all: time goes on,
 //! and is never later than any of them said.
 //!
@@ -35,12 +39,14 @@
 
 mod agreement;
 mod clocks;
+mod cosigning;
 pub(crate) mod directed;
 mod disks;
 mod links;
 mod members;
 mod older;
 mod people;
+mod provers;
 mod readers;
 mod replacing;
 mod seen;
@@ -68,10 +74,12 @@ use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
 use clocks::ClockTrouble;
+use cosigning::Heads;
 use disks::DiskTrouble;
 use members::Member;
 use older::OlderDisks;
 use people::Pending;
+use provers::Provers;
 use readers::Readers;
 pub use seen::{Seen, report};
 use tenants::Tenants;
@@ -133,6 +141,8 @@ pub struct Cluster {
     workload: Workload,
     ledger: Ledger,
     readers: Readers,
+    provers: Provers,
+    heads: Heads,
     /// What readers ask: drawn apart from what is written.
     queries: Workload,
     pending: BTreeMap<u64, Pending>,
@@ -267,6 +277,7 @@ impl Cluster {
         cluster.clocks = ClockTrouble::draw(root.stream("clocks"), count);
         cluster.older = OlderDisks::draw(root.stream("older disks"));
         cluster.tenants.draw();
+        cluster.provers = Provers::draw(root.stream("provers"));
         Ok(cluster)
     }
 
@@ -323,6 +334,8 @@ impl Cluster {
             workload: Workload::new(root.stream("workload"), mix, vec!["canary".to_owned()]),
             ledger: Ledger::default(),
             readers: Readers::new(root.stream("readers")),
+            provers: Provers::none(root.stream("provers")),
+            heads: Heads::default(),
             queries: Workload::new(root.stream("queries"), mix, vec!["canary".to_owned()]),
             pending: BTreeMap::new(),
             tenants: Tenants::none(root.stream("tenants")),
@@ -423,6 +436,7 @@ impl Cluster {
         self.look_at_superblocks();
         let grids = self.compare_grids()?;
         self.compare_segments()?;
+        self.compare_heads()?;
         self.compare_logs(&grids)
     }
 

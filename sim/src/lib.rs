@@ -17,6 +17,7 @@ pub mod keys;
 pub mod ledger;
 pub mod model;
 pub mod overrides;
+mod proofs;
 pub mod random;
 pub mod rebuild;
 pub mod replica;

@@ -118,6 +118,11 @@ impl Replica {
         self.node.read_proof(now, read, effects)
     }
 
+    /// Gives back what an unfinished proof holds.
+    pub fn cancel_proof(&mut self, read: &mut ProofRead) {
+        self.node.cancel_proof(read);
+    }
+
     pub fn read(&mut self, now: Clock, read: &mut Read, effects: &mut Effects) -> Progress {
         self.node.read(now, read, effects)
     }

@@ -165,6 +165,18 @@ pub const CHECKS: &[Check] = &[
         run: directed::reads_causal,
     },
     Check {
+        name: "cluster_cosigned",
+        demands: "proofs hold under f + 1 signatures, and nobody signs what it did not apply, or \
+                  what its superblock could forget",
+        run: directed::cosigned,
+    },
+    Check {
+        name: "cluster_cosigned_doubled",
+        demands: "of a network that brings everything twice, nobody counts twice, and nobody \
+                  signs an older head than before",
+        run: directed::cosigned_doubled,
+    },
+    Check {
         name: "cluster_clocks",
         demands: "a clock that is wrong is outvoted; two that are wrong move time by an hour an \
                   op, and never back",

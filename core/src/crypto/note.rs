@@ -161,10 +161,38 @@ impl Checkpoint {
     /// The line of a cosigner, who saw this head at `time_s` seconds after 1970.
     #[must_use]
     pub fn cosign(&self, name: &str, key: &SigningKey, time_s: u64) -> String {
-        let verifier = Verifier::new(name, KeyKind::Cosigner, key.verifying_key());
-        let mut signature = time_s.to_be_bytes().to_vec();
-        signature.extend_from_slice(&key.sign(&cosigned(&self.text(), time_s)).0);
-        verifier.line(&signature)
+        Cosignature::new(&self.text(), key, time_s).line(name)
+    }
+}
+
+/// A cosignature before it has a name: who saw a head, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cosignature {
+    pub key: VerifyingKey,
+    /// Seconds after 1970.
+    pub time_s: u64,
+    pub signature: Signature,
+}
+
+impl Cosignature {
+    /// Of a checkpoint's text.
+    #[must_use]
+    pub fn new(text: &str, key: &SigningKey, time_s: u64) -> Cosignature {
+        let signature = key.sign(&cosigned(text, time_s));
+        Cosignature { key: key.verifying_key(), time_s, signature }
+    }
+
+    #[must_use]
+    pub fn verifies(&self, text: &str) -> bool {
+        self.key.verify(&cosigned(text, self.time_s), &self.signature).is_ok()
+    }
+
+    /// As it stands in a note.
+    #[must_use]
+    pub fn line(&self, name: &str) -> String {
+        let mut signature = self.time_s.to_be_bytes().to_vec();
+        signature.extend_from_slice(&self.signature.0);
+        Verifier::new(name, KeyKind::Cosigner, self.key).line(&signature)
     }
 }
 
@@ -232,10 +260,7 @@ impl SignedNote {
     /// [`Checkpoint::cosign`], for a text that may have extension lines.
     #[must_use]
     pub fn cosign(&self, name: &str, key: &SigningKey, time_s: u64) -> String {
-        let verifier = Verifier::new(name, KeyKind::Cosigner, key.verifying_key());
-        let mut signature = time_s.to_be_bytes().to_vec();
-        signature.extend_from_slice(&key.sign(&cosigned(&self.text, time_s)).0);
-        verifier.line(&signature)
+        Cosignature::new(&self.text, key, time_s).line(name)
     }
 
     /// Did the log sign it?

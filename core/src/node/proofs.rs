@@ -1,42 +1,32 @@
-//! Proofs on demand: attest, cosign, prove; all readers that wait share one attestation.
+//! Proofs on demand: attest, prove, cosign; all readers that wait share one attestation.
 //!
 //! A [`ProofRead`] asks for an attestation unless the newest is of the very state now, then holds
-//! back the ops behind it (a bounded number of turns) while proofs are made of that state. The head
-//! is signed by the cluster's key, then by this replica's own, which never leaves it: only for what
-//! it applied, only if it continues the last head it cosigned, and only after the superblock holds
-//! the new one.
+//! back the ops behind it (a bounded number of turns) while proofs are made of that state. What is
+//! proved waits for cosignatures of its head ([`super::cosigning`]), and holds nothing meanwhile.
 //!
-//! Fault model: damage ends the read with an error that names it; a head that does not continue the
-//! last one cosigned is never signed.
+//! Fault model: damage ends the read with an error that names it.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::crypto::merkle::{consistency_proof, verify_consistency};
-use crate::crypto::note::{Checkpoint, KeyKind, Verifier};
-use crate::crypto::signature::SigningKey;
 use crate::ids::{Position, TenantId};
-use crate::io::{Effect, Effects, IoId, KeyError, KeyPurpose, SecretKey};
+use crate::io::{Effects, KeyError};
 use crate::kernel::{
     Attestation, ProveStop, Proving, Reply, RequestError, SharedOfProofs, canonical_query,
     history_query,
 };
 use crate::limits::PROOF_SQUEEZED_MAX;
-use crate::log::{LogFault, LogPins};
+use crate::log::LogPins;
 use crate::node::api::{Halt, Progress};
 use crate::node::attesting::{TICKET, attest};
-use crate::node::format::own;
+use crate::node::cosigning::Signed;
 use crate::node::requests::Work;
-use crate::node::running::{Running, SuperblockUse};
-use crate::proof::{CanonicalQuery, QueryKind};
+use crate::node::running::Running;
+use crate::proof::{CanonicalQuery, ProofFile, QueryKind};
 use crate::query::{SqlError, Value, prepare_one};
 use crate::store::{Pins, StoreError};
-use crate::superblock::SuperblockState;
-use crate::time::Clock;
-
-const UNWRAP_SLOT: u64 = 2;
+use crate::time::{Clock, Instant};
 
 /// What a proof is wanted of.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +49,7 @@ pub enum ProofOf {
 pub struct Proved {
     pub file: Vec<u8>,
     pub query: Vec<u8>,
-    /// C2SP `tlog-policy` of this cluster: of this replica alone, so far.
+    /// C2SP `tlog-policy` of this cluster: f + 1 of the replicas whose keys are known.
     pub policy: String,
 }
 
@@ -82,6 +72,11 @@ pub enum ProofError {
     Fork {
         cosigned: u64,
         size: u64,
+    },
+    /// Too few replicas cosigned the head in time: ask again.
+    TooFewCosigners {
+        cosigners: usize,
+        needed: usize,
     },
 }
 
@@ -108,6 +103,11 @@ impl core::fmt::Display for ProofError {
                 "the log of {size} records does not continue the head of {cosigned} records that \
                  this replica cosigned: it is not signed"
             ),
+            ProofError::TooFewCosigners { cosigners, needed } => write!(
+                f,
+                "{cosigners} of the {needed} replicas that must cosign a proof did so in time: \
+                 ask again when more of them are there"
+            ),
         }
     }
 }
@@ -129,7 +129,17 @@ pub struct ProofRead {
     /// Its turn to hold pages; 0: it holds none.
     turn: u64,
     incarnation: u64,
+    /// Proved, and not signed yet.
+    made: Option<Made>,
     done: Option<Result<Proved, ProofError>>,
+}
+
+#[derive(Debug)]
+struct Made {
+    of: Attestation,
+    file: ProofFile,
+    /// When it was proved.
+    since: Instant,
 }
 
 impl ProofRead {
@@ -146,6 +156,7 @@ impl ProofRead {
             incarnation: 0,
             counted: false,
             turn: 0,
+            made: None,
             done: None,
         }
     }
@@ -170,7 +181,7 @@ impl ProofRead {
     /// What it holds went with the part of the node that it was of.
     pub(super) fn forget(&mut self) -> Progress {
         (self.pins, self.log_pins) = (Pins::new(), LogPins::default());
-        (self.counted, self.turn) = (false, 0);
+        (self.counted, self.turn, self.made) = (false, 0, None);
         self.refuse()
     }
 
@@ -183,15 +194,11 @@ impl ProofRead {
 /// What the node keeps for proofs.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
-    cosigner: Option<SigningKey>,
-    unwrapping: bool,
-    key_error: Option<KeyError>,
     failed: Option<RequestError>,
     /// Reads that wait, for an attestation or for pages.
     waiting: u32,
     /// Turns for which ops behind the attestation are still held back.
     hold: u32,
-    signed: Option<Signed>,
     shared: RefCell<SharedOfProofs>,
     /// The one proof that holds pages: two could keep each other from ever having all of theirs.
     holder: u64,
@@ -209,14 +216,6 @@ impl Proofs {
     pub fn attested(&mut self, answer: Result<Reply, RequestError>) {
         self.failed = answer.err().filter(|_| self.waiting > 0);
     }
-}
-
-/// A head that was signed, once for all proofs of its state.
-#[derive(Clone, Debug)]
-struct Signed {
-    of: Attestation,
-    note: String,
-    policy: String,
 }
 
 enum Stop {
@@ -242,6 +241,9 @@ impl Running {
         if read.done.is_some() {
             return (Progress::Ready, Ok(()));
         }
+        if read.made.is_some() {
+            return (self.sign_proof(now, read, effects), Ok(()));
+        }
         if !read.counted {
             self.proofs.waiting += 1;
             read.counted = true;
@@ -259,7 +261,14 @@ impl Running {
         }
         match self.attested(read) {
             Ok(attestation) => match self.make_proof(&attestation, read, effects) {
-                Ok(proved) => self.end_proof(read, Ok(proved)),
+                Ok(file) => {
+                    // Ops wait for pages, never for signatures.
+                    self.give_back_proof(read);
+                    let made = Made { of: attestation, file, since: now.monotonic };
+                    read.made = Some(made);
+                    let progress = self.sign_proof(now, read, effects);
+                    return (progress, self.turn(now, effects));
+                }
                 Err(Stop::Failed(error)) => self.end_proof(read, Err(error)),
                 Err(Stop::Yield) => return (Progress::Yielded, Ok(())),
                 Err(Stop::Wait) => return (Progress::Waiting, Ok(())),
@@ -279,13 +288,45 @@ impl Running {
 
     /// Gives back what an unfinished proof holds.
     pub(super) fn end_proof(&mut self, read: &mut ProofRead, outcome: Result<Proved, ProofError>) {
+        self.give_back_proof(read);
+        read.done = Some(outcome);
+    }
+
+    /// What is proved waits for its note.
+    fn sign_proof(&mut self, now: Clock, read: &mut ProofRead, effects: &mut Effects) -> Progress {
+        let Some(made) = &mut read.made else { unreachable!("made before") };
+        let outcome = match self.signed(now, &made.of, made.since, effects) {
+            Ok(None) => return Progress::Waiting,
+            Ok(Some(Signed { note, .. })) => {
+                made.file.note = note;
+                let policy = self.cosigners_policy();
+                Ok(Proved { file: made.file.encode(), query: made.file.query.encode(), policy })
+            }
+            // Another proof was quicker with a newer head: this one is made again, of that.
+            Err(ProofError::Fork { cosigned, size }) if self.is_overtaken(cosigned, size) => {
+                read.made = None;
+                return Progress::Yielded;
+            }
+            Err(error) => Err(error),
+        };
+        read.made = None;
+        read.done = Some(outcome);
+        Progress::Ready
+    }
+
+    /// Is the head older than the last cosigned one, which this log has attested, too?
+    fn is_overtaken(&self, cosigned: u64, size: u64) -> bool {
+        let newest = self.kernel.attestation().map_or(0, |newest| newest.size);
+        size < cosigned && cosigned <= newest
+    }
+
+    fn give_back_proof(&mut self, read: &mut ProofRead) {
         self.store.unpin(&mut read.pins);
         self.logs.release(&mut read.log_pins);
         self.holds_nothing(read);
         if core::mem::take(&mut read.counted) {
             self.proofs.waiting -= 1;
         }
-        read.done = Some(outcome);
     }
 
     fn holds_nothing(&mut self, read: &mut ProofRead) {
@@ -326,22 +367,12 @@ impl Running {
         holds
     }
 
-    pub(super) fn on_cosigner(&mut self, io: IoId, key: Result<SecretKey, KeyError>) {
-        assert_eq!(io.slot, UNWRAP_SLOT);
-        self.proofs.unwrapping = false;
-        match key {
-            Ok(key) => self.proofs.cosigner = Some(SigningKey::new(&key.0)),
-            Err(error) => self.proofs.key_error = Some(error),
-        }
-    }
-
     fn make_proof(
         &mut self,
         attestation: &Attestation,
         read: &mut ProofRead,
         effects: &mut Effects,
-    ) -> Result<Proved, Stop> {
-        let Signed { note, policy, .. } = self.signed(attestation, read, effects)?;
+    ) -> Result<ProofFile, Stop> {
         let asked = read.query.take().filter(|(of, _)| of == attestation);
         let query = match asked {
             Some((_, query)) => query,
@@ -352,8 +383,8 @@ impl Running {
         };
         let Running { kernel, store, logs, keyring, proofs, .. } = self;
         let proving = Proving { kernel, store, logs, keys: keyring, shared: &proofs.shared };
-        match proving.prove(&query, note, read.since) {
-            Ok(file) => Ok(Proved { file: file.encode(), query: query.encode(), policy }),
+        match proving.prove(&query, String::new(), read.since) {
+            Ok(file) => Ok(file),
             Err(stop) => {
                 read.query = Some((*attestation, query));
                 Err(self.stopped_at(stop, read, effects))
@@ -385,94 +416,6 @@ impl Running {
         } else {
             Stop::Wait
         }
-    }
-
-    /// The head of the cluster log, signed by the cluster and by this replica.
-    fn signed(
-        &mut self,
-        attestation: &Attestation,
-        read: &mut ProofRead,
-        effects: &mut Effects,
-    ) -> Result<Signed, Stop> {
-        if let Some(signed) = &self.proofs.signed
-            && signed.of == *attestation
-        {
-            return Ok(signed.clone());
-        }
-        if let Some(error) = self.proofs.key_error {
-            return Err(ProofError::Key(error).into());
-        }
-        let state = self.superblock_state();
-        if self.proofs.cosigner.is_none() {
-            if !self.proofs.unwrapping {
-                self.proofs.unwrapping = true;
-                let (io, purpose) = (own(UNWRAP_SLOT), KeyPurpose::Cosigning);
-                effects.push(Effect::Unwrap { io, purpose, key: state.signing_key });
-            }
-            return Err(Stop::Wait);
-        }
-        let (size, root) = (attestation.size, attestation.root);
-        let cosigned = state.cosigned;
-        if (cosigned.size, cosigned.hash) != (size, root) {
-            if let Err(stop) = self.continues(attestation)? {
-                return Err(self.stopped_at(stop, read, effects));
-            }
-            // Persisted first: a replica that forgets what it signed could sign a fork.
-            if self.superblock_use == SuperblockUse::Idle {
-                let mut next = state;
-                next.cosigned.size = size;
-                next.cosigned.hash = root;
-                self.superblock.update(next, effects);
-                self.superblock_use = SuperblockUse::Cosigned;
-            }
-            return Err(Stop::Wait);
-        }
-        if self.superblock_use == SuperblockUse::Cosigned {
-            return Err(Stop::Wait);
-        }
-        let Some(keys) = self.keyring.tenant(TenantId::SYSTEM) else {
-            return Err(ProofError::NotReady.into());
-        };
-        let Some(cosigner) = &self.proofs.cosigner else { unreachable!("seen above") };
-        let head = Checkpoint { origin: origin(&state), size, root };
-        let time_s = attestation.timestamp.0 / crate::time::SECOND_NS;
-        let log = head.sign(&keys.cluster_signing());
-        let replica = head.cosign(&cosigner_name(&state), cosigner, time_s);
-        let note = format!("{}\n{log}{replica}", head.text());
-        let signed = Signed { of: *attestation, note, policy: self.policy() };
-        self.proofs.signed = Some(signed.clone());
-        Ok(signed)
-    }
-
-    /// Does the head continue the last one that was cosigned?
-    fn continues(&self, attestation: &Attestation) -> Result<Result<(), ProveStop>, ProofError> {
-        let cosigned = self.superblock_state().cosigned;
-        if cosigned.size == 0 {
-            return Ok(Ok(()));
-        }
-        let fork = ProofError::Fork { cosigned: cosigned.size, size: attestation.size };
-        if cosigned.size > attestation.size {
-            return Err(fork);
-        }
-        let system = TenantId::SYSTEM;
-        let Ok(head) = self.kernel.log_head(&self.store, &self.logs, system) else {
-            return Ok(Err(ProveStop::Fault));
-        };
-        let proof = consistency_proof(cosigned.size, attestation.size, |level, at| {
-            self.logs.node(system, &head, level, at)
-        });
-        let proof = match proof {
-            Ok(proof) => proof,
-            Err(LogFault::NoSuchPosition { .. }) => return Err(fork),
-            // Damage says nothing about what was cosigned.
-            Err(fault @ (LogFault::Missing | LogFault::Damaged(_))) => {
-                return Ok(Err(fault.into()));
-            }
-        };
-        let sizes = (cosigned.size, attestation.size);
-        verify_consistency(sizes.0, sizes.1, &cosigned.hash, &attestation.root, &proof)
-            .map_err(|_| fork)?;
-        Ok(Ok(()))
     }
 
     /// What is asked, in canonical form.
@@ -508,28 +451,4 @@ impl Running {
         }
         Ok(query.ok_or(ProofError::NotProvable))
     }
-
-    fn policy(&self) -> String {
-        let state = self.superblock_state();
-        let (Some(keys), Some(cosigner)) =
-            (self.keyring.tenant(TenantId::SYSTEM), &self.proofs.cosigner)
-        else {
-            unreachable!("both have just signed")
-        };
-        let log = keys.cluster_signing().verifying_key();
-        let log = Verifier::new(&origin(&state), KeyKind::Log, log);
-        let name = cosigner_name(&state);
-        let replica = Verifier::new(&name, KeyKind::Cosigner, cosigner.verifying_key());
-        let short = format!("replica-{}", state.replica);
-        format!("log {log}\nwitness {short} {replica}\nquorum {short}\n")
-    }
-}
-
-/// Names the history: it changes with every restore and forced recovery.
-fn origin(state: &SuperblockState) -> String {
-    format!("verity/{:032x}/{:032x}", state.cluster.get(), state.origin.get())
-}
-
-fn cosigner_name(state: &SuperblockState) -> String {
-    format!("{}/replica-{}", origin(state), state.replica)
 }

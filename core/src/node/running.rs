@@ -24,6 +24,7 @@ use crate::node::apply::Applying;
 use crate::node::attesting::Attesting;
 use crate::node::checkpoint::CheckpointTask;
 use crate::node::consensus::Consensus;
+use crate::node::cosigning::Cosigning;
 use crate::node::finding::Search;
 use crate::node::halt::{log_halt, store_halt, superblock_halt, vsr_halt};
 use crate::node::jobs::Jobs;
@@ -116,6 +117,7 @@ pub(super) struct Running {
     pub free_bytes: Option<u64>,
     pub attesting: Attesting,
     pub proofs: Proofs,
+    pub cosigning: Cosigning,
     /// What peers ask for.
     pub serving: Serving,
     pub scrubbing: Scrubbing,
@@ -172,6 +174,7 @@ impl Running {
             free_bytes: None,
             attesting: Attesting::default(),
             proofs: Proofs::default(),
+            cosigning: Cosigning::default(),
             serving: Serving::default(),
             scrubbing: Scrubbing::default(),
             tenant_keys: TenantKeysWork::default(),
@@ -297,6 +300,7 @@ impl Running {
         self.checkpoint_step(busy, effects)?;
         self.drive_scrub(now, effects);
         self.logs.flush_step(effects);
+        self.drive_cosigning(now, effects);
         if self.vsr.is_cluster() {
             self.talk(now, effects);
         }

@@ -83,6 +83,12 @@ impl Running {
             Payload::KeysKept(keys) => self.on_keys_kept(from, view, keys),
             Payload::RequestKeys(keys) => self.on_request_keys(from, keys),
             Payload::Keys { keys, entries } => self.on_keys(keys, &entries, effects),
+            Payload::RequestCosignature { head, op } => {
+                self.on_request_cosignature(now, from, head, op);
+            }
+            Payload::Cosignature { head, cosignature } => {
+                self.on_cosignature(from, head, cosignature, effects);
+            }
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::Prepare { .. }

@@ -318,6 +318,8 @@ impl Syncing {
             Payload::Keys { keys, entries } => self.on_keys(keys, &entries, effects),
             // Nobody can count on this replica now.
             Payload::KeepKeys { .. }
+            | Payload::RequestCosignature { .. }
+            | Payload::Cosignature { .. }
             | Payload::KeysKept(_)
             | Payload::RequestCheckpoint
             | Payload::RequestPages { .. }

@@ -177,7 +177,7 @@ impl Running {
         self.keyring.keys_to_send(keys.tenant, keys.kek_hash, nonce)
     }
 
-    fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+    pub(super) fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
         let state = self.superblock_state();
         let all = (0..state.replica_count).map(ReplicaId::new);
         all.filter(move |peer| *peer != state.replica)

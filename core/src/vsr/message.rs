@@ -7,11 +7,9 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::crypto::KekHash;
 use crate::crypto::hash::InternalHash;
-use crate::ids::{
-    ClusterId, GridId, Op, PageNumber, Release, ReplicaId, SegmentNumber, TenantId, View,
-};
+use crate::crypto::note::Cosignature;
+use crate::ids::{ClusterId, GridId, Op, Release, ReplicaId, SegmentNumber, TenantId, View};
 use crate::io::{Page, Pages};
 use crate::journal::{Prepare, PrepareHeader};
 use crate::limits::{
@@ -23,10 +21,13 @@ use crate::superblock::{
 };
 use crate::time::{Instant, Timestamp};
 use crate::wire::replica::{self, Kind, MessageError, NUMBERS, PAGE_NAME_SIZE, ReplicaMessage};
-use zerocopy::FromZeros;
 
+mod names;
 #[cfg(test)]
 mod tests;
+
+pub use names::{BlockPlace, HeadName, KeysName, PageName};
+use names::{encode_cosignature, encode_pages, parse_cosignature, parse_pages};
 
 /// Where a replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -169,29 +170,16 @@ pub enum Payload {
         keys: KeysName,
         entries: Vec<u8>,
     },
-}
-
-/// Keys of a tenant, by the hash of its KEK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeysName {
-    pub tenant: TenantId,
-    pub kek_hash: KekHash,
-}
-
-/// A page of the grid, by what its parent says of it but for the tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PageName {
-    pub page: PageNumber,
-    pub checkpoint_op: Op,
-}
-
-/// A block of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BlockPlace {
-    pub tenant: TenantId,
-    pub segment: SegmentNumber,
-    /// Number of the block in its segment.
-    pub block: u64,
+    /// The sender has attested this head in `op`, and proves things by it.
+    RequestCosignature {
+        head: HeadName,
+        op: Op,
+    },
+    /// The sender has applied what the head covers, and its superblock holds the head.
+    Cosignature {
+        head: HeadName,
+        cosignature: Cosignature,
+    },
 }
 
 /// A checkpoint that a replica has durable.
@@ -253,6 +241,10 @@ impl Message {
             }
             Payload::Blocks { blocks, .. } => blocks,
             Payload::KeepKeys { entries, .. } | Payload::Keys { entries, .. } => entries,
+            Payload::Cosignature { cosignature, .. } => {
+                headers = encode_cosignature(cosignature);
+                &headers
+            }
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::PrepareOk { .. }
@@ -264,7 +256,8 @@ impl Message {
             | Payload::RequestCheckpoint
             | Payload::RequestBlocks { .. }
             | Payload::KeysKept(_)
-            | Payload::RequestKeys(_) => &[],
+            | Payload::RequestKeys(_)
+            | Payload::RequestCosignature { .. } => &[],
         };
         replica::encode(&ReplicaMessage {
             kind,
@@ -304,7 +297,9 @@ impl Payload {
             | Payload::KeepKeys { .. }
             | Payload::KeysKept(_)
             | Payload::RequestKeys(_)
-            | Payload::Keys { .. } => true,
+            | Payload::Keys { .. }
+            | Payload::RequestCosignature { .. }
+            | Payload::Cosignature { .. } => true,
             Payload::Ping { .. }
             | Payload::Pong { .. }
             | Payload::Prepare { .. }
@@ -388,6 +383,13 @@ impl Payload {
             Payload::KeysKept(keys) => keys.fields(Kind::KeysKept),
             Payload::RequestKeys(keys) => keys.fields(Kind::RequestKeys),
             Payload::Keys { keys, .. } => keys.fields(Kind::Keys),
+            Payload::RequestCosignature { head, op } => {
+                (Kind::RequestCosignature, InternalHash(head.root.0), vec![head.size, op.get()])
+            }
+            Payload::Cosignature { head, cosignature } => {
+                let numbers = vec![head.size, cosignature.time_s];
+                (Kind::Cosignature, InternalHash(head.root.0), numbers)
+            }
         }
     }
 
@@ -462,7 +464,9 @@ impl Payload {
             | Kind::KeepKeys
             | Kind::KeysKept
             | Kind::RequestKeys
-            | Kind::Keys => Payload::parse_for_the_node(raw)?,
+            | Kind::Keys
+            | Kind::RequestCosignature
+            | Kind::Cosignature => Payload::parse_for_the_node(raw)?,
         })
     }
 
@@ -517,6 +521,13 @@ impl Payload {
             Kind::KeysKept => Payload::KeysKept(KeysName::parse(raw)),
             Kind::RequestKeys => Payload::RequestKeys(KeysName::parse(raw)),
             Kind::Keys => Payload::Keys { keys: KeysName::parse(raw), entries: raw.body.to_vec() },
+            Kind::RequestCosignature => {
+                Payload::RequestCosignature { head: HeadName::parse(raw), op: Op::new(numbers[1]) }
+            }
+            Kind::Cosignature => Payload::Cosignature {
+                head: HeadName::parse(raw),
+                cosignature: parse_cosignature(raw)?,
+            },
             Kind::Ping
             | Kind::Pong
             | Kind::Prepare
@@ -535,58 +546,6 @@ impl Payload {
 
 /// No segment has a block beyond it.
 const BLOCK_MAX: u64 = 1 << 40;
-
-impl KeysName {
-    fn fields(&self, kind: Kind) -> (Kind, InternalHash, Vec<u64>) {
-        (kind, InternalHash(self.kek_hash.0), Vec::from([self.tenant.get()]))
-    }
-
-    fn parse(raw: &ReplicaMessage<'_>) -> KeysName {
-        KeysName { tenant: TenantId::new(raw.numbers[0]), kek_hash: KekHash(raw.hash.0) }
-    }
-}
-
-impl PageName {
-    fn encode(&self) -> [u8; PAGE_NAME_SIZE] {
-        let mut bytes = [0; PAGE_NAME_SIZE];
-        bytes[..4].copy_from_slice(&self.page.get().to_le_bytes());
-        bytes[8..].copy_from_slice(&self.checkpoint_op.get().to_le_bytes());
-        bytes
-    }
-
-    fn parse(raw: &ReplicaMessage<'_>, bytes: &[u8]) -> Result<PageName, MessageError> {
-        let what = |what| MessageError::Value { kind: raw.kind, what };
-        let (Some(page), Some(op)) = (bytes.first_chunk(), bytes.last_chunk()) else {
-            return Err(what("too short"));
-        };
-        let page = u32::from_le_bytes(*page);
-        if page == 0 || bytes[4..8] != [0; 4] {
-            return Err(what("no such page"));
-        }
-        let checkpoint_op = Op::new(u64::from_le_bytes(*op));
-        Ok(PageName { page: PageNumber::new(page), checkpoint_op })
-    }
-}
-
-fn encode_pages(pages: &[(PageName, Page)]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(pages.len() * (PAGE_NAME_SIZE + PAGE_SIZE));
-    for (name, page) in pages {
-        bytes.extend_from_slice(&name.encode());
-        bytes.extend_from_slice(&page.0);
-    }
-    bytes
-}
-
-fn parse_pages(raw: &ReplicaMessage<'_>) -> Result<Vec<(PageName, Page)>, MessageError> {
-    let mut pages = Vec::with_capacity(raw.body.len() / (PAGE_NAME_SIZE + PAGE_SIZE));
-    for bytes in raw.body.chunks_exact(PAGE_NAME_SIZE + PAGE_SIZE) {
-        let (name, bytes) = bytes.split_at(PAGE_NAME_SIZE);
-        let mut page = Page::new_zeroed();
-        page.0.copy_from_slice(bytes);
-        pages.push((PageName::parse(raw, name)?, page));
-    }
-    Ok(pages)
-}
 
 impl Standing {
     fn numbers(&self) -> [u64; 4] {

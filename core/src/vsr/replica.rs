@@ -405,6 +405,8 @@ impl Replica {
             | Payload::Pages { .. }
             | Payload::RequestBlocks { .. }
             | Payload::Blocks { .. }
+            | Payload::RequestCosignature { .. }
+            | Payload::Cosignature { .. }
             | Payload::KeepKeys { .. }
             | Payload::KeysKept(_)
             | Payload::RequestKeys(_)

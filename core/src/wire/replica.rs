@@ -25,6 +25,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::frame::{self, FrameError};
 use crate::crypto::hash::{InternalDomain, InternalHash};
+use crate::crypto::signature::SIGNATURE_SIZE;
 use crate::ids::{ClusterId, Release, ReplicaId, View};
 use crate::limits::{
     FRAME_PAYLOAD_SIZE_MAX, KEY_ENTRY_SIZE, KEYS_PER_TENANT_MAX, MESSAGE_HEADERS_MAX, PAGE_SIZE,
@@ -60,6 +61,8 @@ pub enum Kind {
     KeysKept,
     RequestKeys,
     Keys,
+    RequestCosignature,
+    Cosignature,
 }
 
 /// As the protocol's papers write it: `do-view-change`.
@@ -88,6 +91,8 @@ impl core::fmt::Display for Kind {
             Kind::KeysKept => "keys-kept",
             Kind::RequestKeys => "request-keys",
             Kind::Keys => "keys",
+            Kind::RequestCosignature => "request-cosignature",
+            Kind::Cosignature => "cosignature",
         })
     }
 }
@@ -110,7 +115,12 @@ pub enum BodyShape {
     Blocks,
     /// Entries as in the keys file: a KEK, sealed for the way, and data keys.
     Keys,
+    /// An Ed25519 key and its signature.
+    Cosignature,
 }
+
+/// Bytes of a public key and a signature.
+pub const COSIGNATURE_SIZE: usize = 32 + SIGNATURE_SIZE;
 
 /// Bytes of a page's name.
 pub const PAGE_NAME_SIZE: usize = 16;
@@ -125,7 +135,7 @@ pub struct Shape {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Ping,
         Kind::Pong,
         Kind::Prepare,
@@ -148,6 +158,8 @@ impl Kind {
         Kind::KeysKept,
         Kind::RequestKeys,
         Kind::Keys,
+        Kind::RequestCosignature,
+        Kind::Cosignature,
     ];
 
     #[must_use]
@@ -175,6 +187,8 @@ impl Kind {
             Kind::KeysKept => 20,
             Kind::RequestKeys => 21,
             Kind::Keys => 22,
+            Kind::RequestCosignature => 23,
+            Kind::Cosignature => 24,
         }
     }
 
@@ -206,6 +220,8 @@ impl Kind {
             Kind::Blocks => (2, false, BodyShape::Blocks),
             Kind::KeepKeys | Kind::Keys => (1, true, BodyShape::Keys),
             Kind::KeysKept | Kind::RequestKeys => (1, true, BodyShape::Empty),
+            Kind::RequestCosignature => (2, true, BodyShape::Empty),
+            Kind::Cosignature => (2, true, BodyShape::Cosignature),
         };
         Shape { numbers, hash, body }
     }
@@ -429,6 +445,7 @@ fn check_shape(message: &ReplicaMessage<'_>) -> Result<(), MessageError> {
         BodyShape::PageNames => size > 0 && fits_units(size, PAGE_NAME_SIZE, SYNC_PAGES_MAX),
         BodyShape::Pages => fits_units(size, PAGE_NAME_SIZE + PAGE_SIZE, SYNC_PAGES_MAX),
         BodyShape::Blocks => fits_units(size, PAGE_SIZE, SYNC_BLOCKS_MAX),
+        BodyShape::Cosignature => size == COSIGNATURE_SIZE,
         BodyShape::Keys => {
             size > KEY_ENTRY_SIZE && fits_units(size, KEY_ENTRY_SIZE, KEYS_PER_TENANT_MAX)
         }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::frame::{self, FRAME_HEADER_SIZE, FrameError};
 use super::replica::{
-    self, BodyShape, Kind, MessageError, NUMBERS, PAGE_NAME_SIZE, ReplicaMessage,
+    self, BodyShape, COSIGNATURE_SIZE, Kind, MessageError, NUMBERS, PAGE_NAME_SIZE, ReplicaMessage,
 };
 use crate::crypto::hash::{InternalDomain, InternalHash};
 use crate::ids::{ClusterId, Release, ReplicaId, View};
@@ -27,6 +27,7 @@ fn body_of(kind: Kind) -> Vec<u8> {
         BodyShape::Pages => vec![7; PAGE_NAME_SIZE + PAGE_SIZE],
         BodyShape::Blocks => vec![8; PAGE_SIZE],
         BodyShape::Keys => vec![9; 2 * KEY_ENTRY_SIZE],
+        BodyShape::Cosignature => vec![10; COSIGNATURE_SIZE],
     }
 }
 
@@ -56,7 +57,7 @@ fn every_kind_comes_back_as_it_was() {
         assert_eq!(bytes.len(), FRAME_HEADER_SIZE + REPLICA_MESSAGE_HEADER_SIZE + body.len());
     }
     assert_eq!(Kind::from_code(0), None);
-    assert_eq!(Kind::from_code(23), None);
+    assert_eq!(Kind::from_code(25), None);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use verity_core::ids::{Op, SegmentNumber, TenantId};
 use verity_core::io::FileId;
 use verity_core::kernel::RebuildReport;
 use verity_core::limits::PAGE_SIZE;
-use verity_core::log::{Damage, HEADER_SIZE, SegmentExtent, SegmentStart, SegmentVerifier};
+use verity_core::log::{
+    Damage, HEADER_SIZE, RecordView, SegmentExtent, SegmentStart, SegmentVerifier,
+};
 use verity_core::node::ScrubStatus;
 
 use super::members::Member;
@@ -214,6 +216,26 @@ impl Cluster {
 
 /// Pairs of tours after which no damage may be found any more.
 const SCRUBS_MAX: u64 = 100;
+
+/// Every record of a log on a disk, as far as it verifies.
+pub(super) fn each_record(disk: &Disk, tenant: TenantId, mut each: impl FnMut(&RecordView<'_>)) {
+    let mut before = None;
+    for number in 0.. {
+        let number = SegmentNumber::new(number);
+        let file = FileId::Segment { tenant, number };
+        if !disk.exists(file) {
+            return;
+        }
+        let start = SegmentStart { tenant, number, before };
+        let mut verifier = SegmentVerifier::new(start, SegmentExtent::Unknown);
+        let pushed = verifier.push(&disk.contents(file), |view| {
+            each(view);
+            Ok(())
+        });
+        let Ok(last) = pushed.and_then(|()| verifier.finish()) else { return };
+        before = Some(last);
+    }
+}
 
 /// The blocks of a log that hold what ops up to this one wrote, as far as they verify, how many of
 /// each file, and why not further.

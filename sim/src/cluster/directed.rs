@@ -7,6 +7,7 @@
 //! Start reading at [`Scene`].
 
 mod clocks;
+mod cosigning;
 mod older;
 mod reads;
 mod replaced;
@@ -15,6 +16,7 @@ mod segments;
 mod tenants;
 
 pub(crate) use clocks::clocks;
+pub(crate) use cosigning::{cosigned, cosigned_doubled};
 pub(crate) use older::{older_disk, older_disk_synced};
 pub(crate) use reads::{reads_causal, reads_of_deposed};
 pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands_in};
@@ -61,23 +63,28 @@ struct Scene {
 impl Scene {
     /// All nodes are up, and one leads.
     fn new() -> Result<Scene, Failure> {
-        Scene::with_cut(&[])
+        Scene::among(NODES, &[])
     }
 
     /// The same, with links that are cut from the beginning.
     fn with_cut(cut: &[(usize, usize)]) -> Result<Scene, Failure> {
+        Scene::among(NODES, cut)
+    }
+
+    /// Of so many nodes.
+    fn among(nodes: usize, cut: &[(usize, usize)]) -> Result<Scene, Failure> {
         let root = Random::new(0).stream("directed cluster");
         let random = root.stream("plan");
         let constants =
             ClusterConstants { segment_positions: SEGMENT_POSITIONS, ..constants(RING_MIB, 4) };
-        let mut cluster = Cluster::of(0, NODES, constants, &Options::default(), &root, random)?;
+        let mut cluster = Cluster::of(0, nodes, constants, &Options::default(), &root, random)?;
         cluster.net = Net { drop_ppm: 0, duplicate_ppm: 0, corrupt_ppm: 0, delay_ns_mean: 50_000 };
         cluster.rotten.clear();
         cluster.segment_rot_ppm = 0;
         for (from, to) in cut {
             cluster.cut[*from][*to] = true;
         }
-        for index in 0..NODES {
+        for index in 0..nodes {
             cluster.members[index].disk.set_faults(DiskFaults::NONE);
             cluster.boot(index);
         }

@@ -10,7 +10,7 @@ use verity_core::limits::{
     SUPERBLOCK_COPY_SPACING,
 };
 use verity_core::node::{
-    CURRENT_RELEASE, Format, FormatOptions, Halt, LeadAsked, Progress, Read, Seed,
+    CURRENT_RELEASE, Format, FormatOptions, Halt, LeadAsked, Progress, ProofRead, Read, Seed,
 };
 use verity_core::superblock::{CheckpointState, CopiesReport, SuperblockState, decode_copies};
 use verity_core::time::{Clock, Instant, Timestamp};
@@ -51,7 +51,8 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// All members are formatted with one seed: they share origin and tenants' keys.
+    /// All members are formatted with one seed, and share origin and tenants' keys; each has a
+    /// cosigning key of its own.
     pub fn format(
         index: usize,
         count: usize,
@@ -61,6 +62,7 @@ impl Member {
         master: &mut MasterKey,
     ) -> Result<Member, Failure> {
         let mut random = root.stream(&format!("member {index}"));
+        let own = random.stream("own").seed_bytes();
         let faults = DiskFaults {
             torn_at_crash_ppm: if random.coin() { 300_000 } else { 0 },
             write_error_ppm: *random.pick(&[0, 0, 300, 2_000]),
@@ -97,21 +99,23 @@ impl Member {
             release: CURRENT_RELEASE,
             constants,
         };
-        member.format_disk(options, seed, false, master)?;
+        member.format_disk(options, [seed, own], false, master)?;
         Ok(member)
     }
 
-    /// Of a disk without faults, from nothing to a directory.
+    /// Of a disk without faults, from nothing to a directory; of the seed that all share and of
+    /// one that nobody else has.
     fn format_disk(
         &mut self,
         options: FormatOptions,
-        seed: [u8; 32],
+        [seed, own]: [[u8; 32]; 2],
         replaces: bool,
         master: &mut MasterKey,
     ) -> Result<(), Failure> {
         let failed = |halt: Halt| Failure::new(FailureKind::Halted, format!("format: {halt}"));
         let mut effects = Effects::new();
-        let mut format = Format::start(options, &Seed(seed), &mut effects).map_err(failed)?;
+        let format = Format::start(options, &Seed(seed), &mut effects).map_err(failed)?;
+        let mut format = format.with_own_seed(&Seed(own));
         if replaces {
             format = format.replacing();
         }
@@ -151,9 +155,10 @@ impl Member {
         master: &mut MasterKey,
     ) -> Result<(), Failure> {
         assert!(self.node.is_none(), "a disk is replaced while nobody uses it");
+        let seeds = [seed, random.stream("own").seed_bytes()];
         self.disk = self.disk.empty(random);
         self.checkpoint = None;
-        self.format_disk(FormatOptions { replica: self.replica(), ..options }, seed, true, master)
+        self.format_disk(FormatOptions { replica: self.replica(), ..options }, seeds, true, master)
     }
 
     /// Whether its disk took the place of a lost one, and it has no log yet.
@@ -189,6 +194,19 @@ impl Member {
         let clock = self.clock(now_ns);
         let Some(node) = &mut self.node else { unreachable!("asked of one that is up") };
         node.read(clock, read, &mut self.effects)
+    }
+
+    pub fn read_proof(&mut self, now_ns: u64, read: &mut ProofRead) -> Progress {
+        let clock = self.clock(now_ns);
+        let Some(node) = &mut self.node else { unreachable!("asked of one that is up") };
+        node.read_proof(clock, read, &mut self.effects)
+    }
+
+    /// A proof is given up.
+    pub fn cancel_proof(&mut self, read: &mut ProofRead) {
+        if let Some(node) = &mut self.node {
+            node.cancel_proof(read);
+        }
     }
 
     /// A read is given up.
@@ -470,6 +488,9 @@ impl Cluster {
                         let detail = "has no checkpoint, and talks as if it had one";
                         self.complaint = Some(format!("node {index} {detail}"));
                     }
+                    if let Err(complaint) = self.check_cosignature(index, &frame) {
+                        self.complaint = Some(complaint);
+                    }
                     if let Some(what) = self.tenants.check_frame(&frame) {
                         self.complaint = Some(format!("node {index} says {what} in a frame"));
                     }
@@ -568,6 +589,19 @@ impl Cluster {
 /// What whoever opens this disk finds in the superblock.
 fn superblock_of(disk: &Disk) -> Option<SuperblockState> {
     superblock_copies(disk).decide(true).ok().map(|decision| decision.state)
+}
+
+/// What whoever opens what a power cut leaves of this disk finds.
+pub(super) fn durable_superblock_of(disk: &Disk) -> Option<SuperblockState> {
+    let copy = |number: u64| {
+        let sector = number * SUPERBLOCK_COPY_SPACING / PAGE_SIZE as u64;
+        disk.durable((FileId::Superblock, sector)).map_or(Vec::new(), |page| page.to_vec())
+    };
+    let copies = [copy(0), copy(1), copy(2), copy(3)];
+    decode_copies(&[&copies[0], &copies[1], &copies[2], &copies[3]])
+        .decide(true)
+        .ok()
+        .map(|decision| decision.state)
 }
 
 fn superblock_copies(disk: &Disk) -> CopiesReport {

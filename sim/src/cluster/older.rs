@@ -98,6 +98,7 @@ impl Cluster {
         assert!(kept.who == index && self.members[index].node.is_none());
         self.copies.lose_all(index);
         self.members[index].disk.put_back(kept.disk);
+        self.heads.forget(index);
         self.members[index].checkpoint = None;
         self.seen.older_disks += 1;
         self.trace.note(self.now_ns, || format!("{index} has an older disk"));

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use verity_core::ids::{Position, TenantId};
 use verity_core::limits::LEAD_CONFIRM_NS;
-use verity_core::node::{LeadAnswer, LeadAsked, Progress, Read, ReadError};
+use verity_core::node::{LeadAnswer, LeadAsked, Progress, ProofRead, Read, ReadError};
 use verity_core::query::{SqlState, Value};
 use verity_core::time::{MILLISECOND_NS, SECOND_NS};
 
@@ -26,33 +26,44 @@ use crate::sql::{Parameters, Query, TableSpec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promise {
     Linearizable,
+    /// As linearizable, with a proof.
+    Proved,
     /// At least this position.
     Causal(u64),
     Eventual,
 }
 
+impl Promise {
+    fn asks_lead(self) -> bool {
+        matches!(self, Promise::Linearizable | Promise::Proved)
+    }
+}
+
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Asks somebody next.
     Asks,
     Leads(LeadAsked),
     Rows(Box<Read>),
+    Proof(Box<ProofRead>),
 }
 
 #[derive(Debug)]
 pub(super) struct Reading {
     promise: Promise,
-    query: Query,
-    text: String,
-    parameters: Vec<Value>,
+    pub query: Query,
+    pub text: String,
+    pub parameters: Vec<Value>,
     /// All that it asks about was there at this position.
     drawn_at: u64,
     /// Nobody else is asked.
     only: Option<usize>,
-    at: usize,
+    pub at: usize,
     /// What the answer must include; of this attempt.
-    floor: Option<u64>,
-    stage: Stage,
+    pub floor: Option<u64>,
+    /// Records of the head that a proof must at least be of.
+    pub head_floor: u64,
+    pub stage: Stage,
     /// `None`: after an input of the node.
     due_ns: Option<u64>,
     give_up_ns: u64,
@@ -107,7 +118,8 @@ impl Readers {
         for reading in self.asked.values_mut() {
             let looks = match reading.stage {
                 Stage::Asks => false,
-                Stage::Leads(_) => true,
+                // Peers have a part in both.
+                Stage::Leads(_) | Stage::Proof(_) => true,
                 Stage::Rows(_) => of_disk,
             };
             if reading.at == index && looks && reading.due_ns.is_none() {
@@ -161,6 +173,9 @@ impl Cluster {
             7..9 => Promise::Causal(known.unwrap_or(0)),
             _ => Promise::Causal(self.readers.random.range(0, known.unwrap_or(0))),
         };
+        let proves = self.provers.random.chance(self.provers.want_ppm);
+        let promise =
+            if proves && self.board.lets(Switch::Prove) { Promise::Proved } else { promise };
         self.want_rows(promise, query, &spec, None);
     }
 
@@ -187,6 +202,7 @@ impl Cluster {
             only,
             at: 0,
             floor: None,
+            head_floor: 0,
             stage: Stage::Asks,
             due_ns: Some(self.now_ns),
             give_up_ns: u64::MAX,
@@ -219,22 +235,19 @@ impl Cluster {
                     LeadAnswer::Waiting | LeadAnswer::Lost => self.ask_again(&mut reading),
                 }
             }
-            Stage::Rows(read) => {
+            Stage::Rows(_) | Stage::Proof(_) => {
                 let at = reading.at;
-                let progress = self.members[at].read(now_ns, read);
-                if progress != Progress::Ready && late {
-                    self.members[at].cancel(read);
-                    self.ask_again(&mut reading);
-                } else {
-                    match progress {
-                        Progress::Ready => {
-                            self.after(at)?;
-                            return self.read_ends(serial, reading);
-                        }
-                        Progress::Yielded => reading.due_ns = Some(now_ns + 1),
-                        Progress::Behind => reading.due_ns = Some(now_ns + 2 * MILLISECOND_NS),
-                        Progress::Waiting => reading.due_ns = None,
+                let is_proof = matches!(reading.stage, Stage::Proof(_));
+                match self.slice(&mut reading, late) {
+                    None => self.ask_again(&mut reading),
+                    Some(Progress::Ready) => {
+                        self.after(at)?;
+                        let ends = if is_proof { Cluster::proof_ends } else { Cluster::read_ends };
+                        return ends(self, serial, reading);
                     }
+                    Some(Progress::Yielded) => reading.due_ns = Some(now_ns + 1),
+                    Some(Progress::Behind) => reading.due_ns = Some(now_ns + 2 * MILLISECOND_NS),
+                    Some(Progress::Waiting) => reading.due_ns = None,
                 }
                 self.readers.asked.insert(serial, reading);
                 return self.after(at);
@@ -242,6 +255,25 @@ impl Cluster {
         }
         self.readers.asked.insert(serial, reading);
         Ok(())
+    }
+
+    /// One slice of what a node works at; `None`: it is late, and was given up.
+    fn slice(&mut self, reading: &mut Reading, late: bool) -> Option<Progress> {
+        let member = &mut self.members[reading.at];
+        let progress = match &mut reading.stage {
+            Stage::Rows(read) => member.read(self.now_ns, read),
+            Stage::Proof(read) => member.read_proof(self.now_ns, read),
+            Stage::Asks | Stage::Leads(_) => unreachable!("nothing is read there"),
+        };
+        if progress == Progress::Ready || !late {
+            return Some(progress);
+        }
+        match &mut reading.stage {
+            Stage::Rows(read) => member.cancel(read),
+            Stage::Proof(read) => member.cancel_proof(read),
+            Stage::Asks | Stage::Leads(_) => {}
+        }
+        None
     }
 
     fn ask_somebody(&mut self, serial: u64, mut reading: Reading) -> Result<(), Failure> {
@@ -255,14 +287,14 @@ impl Cluster {
         }
         reading.attempts += 1;
         let anybody = self.readers.random.index(self.members.len());
-        let believes = reading.promise == Promise::Linearizable && self.readers.random.coin();
+        let believes = reading.promise.asks_lead() && self.readers.random.coin();
         let somebody = if believes { self.favourite } else { anybody };
         reading.at = reading.only.unwrap_or(somebody);
         let at = reading.at;
         let clock = self.members[at].clock(self.now_ns);
         if self.members[at].node.is_none() {
             self.ask_again(&mut reading);
-        } else if reading.promise == Promise::Linearizable {
+        } else if reading.promise.asks_lead() {
             reading.floor = self.readers.known(self.ledger.head());
             match self.members[at].ask_lead(clock) {
                 Some(asked) => {
@@ -275,7 +307,7 @@ impl Cluster {
         } else {
             reading.floor = match reading.promise {
                 Promise::Causal(position) => Some(position),
-                Promise::Linearizable | Promise::Eventual => None,
+                Promise::Linearizable | Promise::Proved | Promise::Eventual => None,
             };
             self.begin_rows(&mut reading);
         }
@@ -283,17 +315,20 @@ impl Cluster {
         if self.members[at].node.is_some() { self.after(at) } else { Ok(()) }
     }
 
-    fn begin_rows(&self, reading: &mut Reading) {
+    fn begin_rows(&mut self, reading: &mut Reading) {
+        reading.due_ns = Some(self.now_ns);
+        reading.give_up_ns = self.now_ns + ROWS_PATIENCE_NS;
+        if reading.promise == Promise::Proved {
+            return self.begin_proof(reading);
+        }
         let read = Read::sql(TenantId::DEFAULT, &reading.text, reading.parameters.clone());
         reading.stage = Stage::Rows(Box::new(match reading.promise {
             Promise::Causal(position) => read.seen(Position::new(position)),
-            Promise::Linearizable | Promise::Eventual => read,
+            Promise::Linearizable | Promise::Proved | Promise::Eventual => read,
         }));
-        reading.due_ns = Some(self.now_ns);
-        reading.give_up_ns = self.now_ns + ROWS_PATIENCE_NS;
     }
 
-    fn ask_again(&mut self, reading: &mut Reading) {
+    pub(super) fn ask_again(&mut self, reading: &mut Reading) {
         reading.stage = Stage::Asks;
         let pause_ns = self.readers.random.exponential(20 * MILLISECOND_NS);
         reading.due_ns = Some(self.now_ns + 1 + pause_ns);
@@ -303,7 +338,7 @@ impl Cluster {
         let Stage::Rows(read) = std::mem::replace(&mut reading.stage, Stage::Asks) else {
             unreachable!("it just ended")
         };
-        let (at, promise) = (reading.at, reading.promise);
+        let at = reading.at;
         let result = match read.finish() {
             Ok(result) => result,
             Err(error) if self.is_of_dropped(&reading, &error) => {
@@ -324,25 +359,31 @@ impl Cluster {
                 return Ok(());
             }
         };
+        let count = match reading.promise {
+            Promise::Linearizable => &mut self.seen.reads_linearizable,
+            Promise::Causal(_) => &mut self.seen.reads_causal,
+            Promise::Eventual => &mut self.seen.reads_eventual,
+            Promise::Proved => unreachable!("that is no plain read"),
+        };
+        *count += 1;
+        self.shown(serial, &reading, result.position.get());
+        self.take_answer(reading.at, reading.floor, reading.query, &result)
+    }
+
+    /// Somebody was shown a position.
+    pub(super) fn shown(&mut self, serial: u64, reading: &Reading, position: u64) {
+        let (at, promise) = (reading.at, reading.promise);
         // Reads are no progress while somebody writes: one writer whom nobody answers must be seen.
         if self.pending.is_empty() {
             self.last_progress_ns = self.now_ns;
         }
-        let position = result.position.get();
         self.trace.note(self.now_ns, || format!("{at} shows {position}, {promise:?}"));
-        let count = match promise {
-            Promise::Linearizable => &mut self.seen.reads_linearizable,
-            Promise::Causal(_) => &mut self.seen.reads_causal,
-            Promise::Eventual => &mut self.seen.reads_eventual,
-        };
-        *count += 1;
         if reading.query.as_of.is_none() {
             self.readers.show(position);
         }
         self.recorder.at(self.now_ns, |timeline| {
             timeline.answered(serial, at, true, format!("{promise:?} read as of {position}"));
         });
-        self.take_answer(at, reading.floor, reading.query, &result)
     }
 
     /// There is no such table, and somebody asked for that.

@@ -45,6 +45,7 @@ impl Cluster {
             constants: self.constants,
         };
         let random = self.replacing.stream(&format!("disk {}", self.seen.replaced));
+        self.heads.forget(index);
         self.members[index].replace(options, self.format_seed, random, &mut self.master)?;
         self.members[index].disk.switch_off(self.overrides.off);
         Ok(())

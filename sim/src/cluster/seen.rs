@@ -19,6 +19,13 @@ pub struct Seen {
     pub reads_linearizable: u64,
     pub reads_causal: u64,
     pub reads_eventual: u64,
+    /// Proofs that were checked, those that too few cosigned in time, and what has no proof.
+    pub proofs: u64,
+    pub proofs_uncosigned: u64,
+    pub proofs_refused: u64,
+    /// Cosignatures that nodes sent to others, and named heads that were held against the log.
+    pub cosignatures: u64,
+    pub heads_compared: u64,
     /// Tenants that were created, read on a node in the end.
     pub tenants_read: u64,
     pub crashes: u64,
@@ -112,6 +119,8 @@ pub fn report(seed: u64, options: &Options, recorder: &Recorder) -> Report {
         commits: seen.acknowledged,
         requests: seen.acknowledged,
         reads: seen.reads_linearizable + seen.reads_causal + seen.reads_eventual,
+        proofs: seen.proofs,
+        proofs_refused: seen.proofs_refused,
         asked: seen.asked,
         met: Some(seen.met),
         rebuilds: seen.rebuilds,

@@ -1,15 +1,14 @@
 //! Clients ask for proofs of what they read: every proof that is answered verifies and says what
 //! the model says, and no proof that was changed in any way verifies.
 
-use verity_core::kernel::value_of;
 use verity_core::node::{Progress, ProofError, ProofOf, ProofRead, Proved};
-use verity_core::proof::{Answer, AnswerCell, Evidence, Policy, ProofFile, Seen, verify};
 
 use super::World;
 use super::clients::tenant_id;
 use crate::ledger::Answered;
+use crate::proofs::check;
 use crate::report::{Failure, FailureKind};
-use crate::sql::{Datum, Parameters, Query, Select};
+use crate::sql::{Parameters, Query};
 
 /// When a proof that yielded goes on.
 const YIELD_NS: u64 = 10_000;
@@ -22,9 +21,6 @@ pub(super) struct Proving {
     read: ProofRead,
     sent_at: Option<u64>,
 }
-
-/// Changed copies that are tried of each proof.
-const LIES: usize = 4;
 
 impl World {
     pub(super) fn begin_proving(
@@ -95,44 +91,17 @@ impl World {
         self.ledgers[tenant].answer(sent_at, answered).map_err(wrong)
     }
 
-    /// The proof holds, its copies do not; what it answers.
+    /// What the proof answers: of a head that continues the one seen before.
     fn check_proof(&mut self, query: &Query, proved: &Proved) -> Result<Answered, String> {
-        let mut policy = Policy::parse(&proved.policy).map_err(|error| error.to_string())?;
-        let verified = verify(&proved.query, &proved.file, &policy)
-            .map_err(|reject| format!("a proof is refused: {reject}; {query:?}"))?;
-        let head = Seen { size: verified.size, root: verified.root };
+        let checked = check(query, proved, 1, &mut self.prove_random)?;
+        let head = checked.head;
         if let Some(seen) = self.seen_head
             && (head.size < seen.size || (head.size == seen.size && head.root != seen.root))
         {
             return Err(format!("the head {head:?} does not continue {seen:?}"));
         }
         self.seen_head = Some(head);
-        policy.seen = Some(head);
-        for _ in 0..LIES {
-            let mut lie = proved.file.clone();
-            let bit = self.prove_random.index(lie.len() * 8);
-            match self.prove_random.below(4) {
-                0 => lie.truncate(bit / 8),
-                1 => {
-                    lie.remove(bit / 8);
-                }
-                _ => lie[bit / 8] ^= 1 << (bit % 8),
-            }
-            if verify(&proved.query, &lie, &policy).is_ok() {
-                return Err(format!("a proof changed at bit {bit} holds; {query:?}"));
-            }
-        }
-        let position = verified.position.get();
-        let mut rows = rows_of(&verified.answer)?;
-        match &query.select {
-            Select::Columns { order: Some(_), .. } | Select::Count => {}
-            Select::Columns { order: None, .. }
-            | Select::Truth(_)
-            | Select::Appends
-            | Select::Changes => rows.sort(),
-        }
-        let position = position_read(&proved.file)?.unwrap_or(position);
-        Ok(Answered { query: query.clone(), position, rows })
+        Ok(checked.answered)
     }
 
     fn not_proved(&mut self, query: &Query, error: &ProofError) -> Result<(), Failure> {
@@ -154,40 +123,12 @@ impl World {
                 }
                 Ok(())
             }
-            ProofError::TenantUnknown(_) | ProofError::Key(_) | ProofError::Fork { .. } => {
+            ProofError::TenantUnknown(_)
+            | ProofError::Key(_)
+            | ProofError::Fork { .. }
+            | ProofError::TooFewCosigners { .. } => {
                 Err(Failure::new(FailureKind::Wrong, format!("{text}: {query:?}")))
             }
-        }
-    }
-}
-
-/// With AS OF: the last position of the last transaction by then.
-fn position_read(file: &[u8]) -> Result<Option<u64>, String> {
-    let file = ProofFile::decode(file).map_err(|reject| reject.to_string())?;
-    let Evidence::Scan { moment: Some(moment), .. } = &file.evidence else { return Ok(None) };
-    let record = &moment.last.record;
-    if record.transaction_last() == record.position() {
-        return Ok(Some(record.position().get()));
-    }
-    Ok(record.transaction_first().previous().map(verity_core::ids::Position::get))
-}
-
-fn rows_of(answer: &Answer) -> Result<Vec<Vec<Datum>>, String> {
-    let datum = |cell: &AnswerCell| match cell {
-        AnswerCell::Value(value) => {
-            let value = value_of(value).ok_or("a proved value is none")?;
-            Datum::from_core(&value)
-        }
-        AnswerCell::Redacted => Err("nothing was redacted".to_owned()),
-    };
-    match answer {
-        Answer::Rows(rows) => rows.iter().map(|row| row.iter().map(datum).collect()).collect(),
-        Answer::Count(count) => {
-            let count = verity_core::query::Value::Integer(*count as i64);
-            Ok(vec![vec![Datum::from_core(&count)?]])
-        }
-        Answer::History(_) | Answer::Event(_) | Answer::Commitment(_) => {
-            Err("another answer than rows".to_owned())
         }
     }
 }

@@ -7,6 +7,10 @@ use alloc::vec::Vec;
 use zerocopy::FromZeros;
 
 use super::*;
+use crate::crypto::KekHash;
+use crate::crypto::hash::ChainHash;
+use crate::crypto::signature::SigningKey;
+use crate::ids::PageNumber;
 use crate::limits::KEY_ENTRY_SIZE;
 use crate::superblock::tests::first_state;
 use crate::wire::replica::encode;
@@ -84,6 +88,21 @@ fn what_nodes_ask_and_answer_comes_back_as_it_was() {
     assert!(
         matches!(sent(Payload::RequestKeys(keys)), Payload::RequestKeys(named) if named == keys)
     );
+    let head = HeadName { size: 7, root: ChainHash([4; 32]) };
+    match sent(Payload::RequestCosignature { head, op: Op::new(9) }) {
+        Payload::RequestCosignature { head: named, op } => {
+            assert_eq!((named, op), (head, Op::new(9)));
+        }
+        other => panic!("{other:?}"),
+    }
+    let cosignature = Cosignature::new("a head", &SigningKey::new(&[3; 32]), 1_795_000_000);
+    match sent(Payload::Cosignature { head, cosignature }) {
+        Payload::Cosignature { head: named, cosignature: found } => {
+            assert_eq!((named, found), (head, cosignature));
+            assert!(found.verifies("a head") && !found.verifies("another"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

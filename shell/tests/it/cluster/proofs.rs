@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use verity::proof::{IdempotencyId, Policy, ProofFile, ProofOf, QueryKind, verify_file};
-use verity::verified::VerifyError;
+use verity::proof::{IdempotencyId, Policy, ProofFile, ProofOf, QueryKind, Reject, verify_file};
 use verity::{Client, ClientOptions, Error, Position, TenantId, Value, Verity};
 
 use verity_core::limits::ANSWER_ROWS_BYTES;
@@ -20,19 +19,6 @@ fn fill(client: &Client, rows: i64) {
 
 fn all() -> ProofOf {
     ProofOf::Sql { text: "SELECT id, name FROM people".to_string(), parameters: Vec::new() }
-}
-
-/// Believes any one of those whose policies these are.
-fn any_of(policies: &[String]) -> Policy {
-    let mut lines: Vec<&str> = Vec::new();
-    for line in policies.iter().flat_map(|policy| policy.lines()) {
-        if !line.starts_with("quorum") && !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    let names: Vec<&str> = lines.iter().skip(1).filter_map(|line| line.split(' ').nth(1)).collect();
-    let (names, lines) = (names.join(" "), lines.join("\n"));
-    Policy::parse(&format!("{lines}\ngroup replicas any {names}\nquorum replicas\n")).unwrap()
 }
 
 #[test]
@@ -70,20 +56,31 @@ fn answers_are_proved_over_the_network() {
     records_have_proofs(&client);
     what_has_no_proof_is_refused(&client);
 
-    // Whoever leads next signs by a key of its own: believed by those who list it.
+    // Two of the three must have signed, whoever leads; and who leads next is believed, too.
+    let signed = |proved: &verity::proof::Proved| {
+        let file = ProofFile::decode(&proved.file).unwrap();
+        file.note.lines().filter(|line| line.contains("/replica-")).count()
+    };
+    assert!(signed(&proved) >= 2);
+    assert_eq!(proved.policy.lines().filter(|line| line.starts_with("witness ")).count(), 3);
+    assert!(proved.policy.contains("\ngroup replicas 2 "), "{}", proved.policy);
     let sql = "SELECT COUNT(*) FROM people";
     let before = reader.seen().unwrap();
     cluster.kill(cluster.primary());
-    let refused = reader.query(sql, &[]).unwrap_err();
-    assert!(matches!(refused, VerifyError::Refused(_)), "{refused}");
-    let next = client.prove_of(all(), Some(before.size)).unwrap();
-    assert_ne!(next.policy, proved.policy);
-    let mut policy = any_of(&[proved.policy, next.policy]);
-    policy.seen = Some(before);
-    let reader = client.verified(policy);
     let found = reader.query(sql, &[]).unwrap();
     assert_eq!(found.rows.rows, [[Value::Integer(3_009)]]);
     assert!(reader.seen().unwrap().size > before.size);
+    let next = client.prove_of(all(), Some(before.size)).unwrap();
+    assert_eq!(signed(&next), 2);
+    let mut policy = Policy::parse(&proved.policy).unwrap();
+    policy.seen = Some(before);
+    verify_file(&ProofFile::decode(&next.file).unwrap(), &policy).unwrap();
+    // The word of one of them is not enough.
+    let mut alone = ProofFile::decode(&next.file).unwrap();
+    let at = alone.note.trim_end().rfind('\n').unwrap();
+    alone.note.truncate(at + 1);
+    let refused = verify_file(&alone, &policy).unwrap_err();
+    assert!(matches!(refused, Reject::TooFewCosigners { cosigners: 1 }), "{refused}");
 }
 
 fn records_have_proofs(client: &Client) {
