@@ -657,3 +657,51 @@ fn an_import_with_rejects_prints_one_object() {
     let run = import(&database, "t.csv", b"id,v\n1,1\n", &["--table", "t"]).ok();
     assert!(run.objects()[0].get("error").is_none(), "{run:#?}");
 }
+
+/// What was rejected is found from batch to batch, and the log is not read for it.
+#[test]
+fn running_again_costs_by_what_is_new_and_what_was_rejected() {
+    let database = Database::new();
+    let mut csv = "id,n\n".to_string();
+    // Batches without a rejected row, with some, and with nothing else.
+    for n in 0..30_000 {
+        let bad = n / 500 % 3 == 1 && n % 7 == 0 || n / 500 == 30;
+        csv.push_str(&format!("{n},{}\n", if bad { "x".to_string() } else { n.to_string() }));
+    }
+    let flags = ["--table", "t", "--types", "n=BIGINT"];
+    let first = import(&database, "t.csv", csv.as_bytes(), &flags).fails(1, "rejected");
+    let rejected = first.objects()[0]["rejected"].as_u64().unwrap();
+    assert!(rejected > 1_500);
+    let rejects = database.path("rejects.csv");
+    let before = std::fs::read(&rejects).unwrap();
+    let timed = |what: &dyn Fn()| {
+        let started = std::time::Instant::now();
+        what();
+        started.elapsed()
+    };
+    let again = |database: &Database| {
+        let path = database.path("rejects.csv");
+        let _not_there = std::fs::remove_file(&path);
+        let time = timed(&|| {
+            let again = import(database, "t.csv", csv.as_bytes(), &flags).fails(1, "rejected");
+            assert_eq!(again.objects()[0]["rejected"].as_u64().unwrap(), rejected);
+        });
+        assert_eq!(std::fs::read(path).unwrap(), before);
+        time
+    };
+    let times = again(&database);
+    // One that was cut off goes on with what it knows of the batches before.
+    let cut = Database::new();
+    let mut begun = crate::run::command();
+    begun.args(["import", "--data"]).arg(cut.data()).arg(database.path("t.csv")).args(flags);
+    let mut begun = begun.current_dir(cut.dir.path()).spawn().unwrap();
+    assert!(crate::run::wait_for_prepares(&mut begun, &cut.data(), 15), "it was too fast");
+    begun.kill().unwrap();
+    begun.wait().unwrap();
+    again(&cut);
+    let times = [times, again(&cut)];
+    let sql = "SELECT COUNT(*) FROM __events WHERE kind = 'append' \
+               AND CAST(columns AS TEXT) LIKE '\"00%'";
+    let whole_log = timed(&|| assert_eq!(database.number(sql), 0));
+    assert!(times.iter().all(|time| *time < whole_log / 4), "{times:?}, the log {whole_log:?}");
+}

@@ -181,14 +181,11 @@ impl Loader<'_> {
             refused.sort_by_key(|refused| refused.row.line);
             let lines = refused.iter().map(|refused| (refused.row.line, &refused.reason));
             let records = self.record.of_batch(number, lines);
-            let (sqlstate, reason) = match self.send(
-                &candidates,
-                ExpectedVersion::Exact(number),
-                number,
-                records,
-            )? {
+            let (rejected, recorded) = (refused.len(), records.len());
+            let sent = self.send_batch(&candidates, number, rejected, records)?;
+            let (sqlstate, reason) = match sent {
                 Sent::Committed(reply) => {
-                    self.record.begun();
+                    self.record.has_committed(&reply, rejected, recorded);
                     return Ok((count, refused, reply));
                 }
                 Sent::OtherVersion { actual } => {
@@ -205,7 +202,7 @@ impl Loader<'_> {
             };
             // A batch that is refused although all of its rows are good one after the other has a
             // reason that is not in a row.
-            let bad = self.first_bad(&candidates, good, number, reason.clone())?;
+            let bad = self.first_bad(&candidates, good, reason.clone())?;
             let Some((bad, reason)) = bad else {
                 return Err(failed(sqlstate, format!("batch {number} was refused: {reason}")));
             };
@@ -220,7 +217,6 @@ impl Loader<'_> {
         &self,
         candidates: &[Candidate],
         good: usize,
-        number: u64,
         reason: String,
     ) -> Result<Option<(usize, String)>, Failure> {
         // Invariant: the prefix of `low` rows is accepted, that of `high` rows is refused.
@@ -231,8 +227,7 @@ impl Loader<'_> {
         }
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            let never = ExpectedVersion::Exact(u64::MAX);
-            match self.send(&candidates[..middle], never, number, Vec::new())? {
+            match self.probe(&candidates[..middle])? {
                 Sent::Refused { reason: error, .. } => {
                     high = middle;
                     reason = error;
@@ -244,35 +239,52 @@ impl Loader<'_> {
         Ok(Some((low, reason)))
     }
 
-    fn send(
+    /// `rejected`: rows of the batch that are not among the candidates.
+    fn send_batch(
         &self,
         candidates: &[Candidate],
-        expected: ExpectedVersion,
         number: u64,
-        rejected: Vec<Vec<u8>>,
+        rejected: usize,
+        records: Vec<Vec<u8>>,
     ) -> Result<Sent, Failure> {
-        let mut operations = Vec::with_capacity(3);
-        if !candidates.is_empty() {
-            operations.push(Operation::InsertRows {
-                table: self.target.table.clone(),
-                columns: self.target.columns.clone(),
-                rows: candidates.iter().map(|candidate| candidate.values.clone()).collect(),
-            });
-        }
-        let note = format!("{{\"batch\":{number},\"rows\":{}}}", candidates.len());
+        let note = self.record.note(number, candidates.len(), rejected, records.len());
+        let mut operations = self.insert(candidates);
         operations.push(Operation::Append {
             stream: self.record.stream.clone(),
-            expected,
-            records: vec![note.into_bytes()],
+            expected: ExpectedVersion::Exact(number),
+            records: vec![note],
         });
-        if !rejected.is_empty() {
+        if !records.is_empty() {
             operations.push(Operation::Append {
                 stream: self.record.rejected.clone(),
                 expected: ExpectedVersion::Any,
-                records: rejected,
+                records,
             });
         }
         self.send_operations(operations)
+    }
+
+    /// Says whether the rows are good, and never commits.
+    fn probe(&self, candidates: &[Candidate]) -> Result<Sent, Failure> {
+        let mut operations = self.insert(candidates);
+        operations.push(Operation::Append {
+            stream: self.record.stream.clone(),
+            expected: ExpectedVersion::Exact(u64::MAX),
+            records: vec![b"{}".to_vec()],
+        });
+        self.send_operations(operations)
+    }
+
+    /// Nothing, of no rows.
+    fn insert(&self, candidates: &[Candidate]) -> Vec<Operation> {
+        if candidates.is_empty() {
+            return Vec::new();
+        }
+        vec![Operation::InsertRows {
+            table: self.target.table.clone(),
+            columns: self.target.columns.clone(),
+            rows: candidates.iter().map(|candidate| candidate.values.clone()).collect(),
+        }]
     }
 
     fn send_operations(&self, operations: Vec<Operation>) -> Result<Sent, Failure> {

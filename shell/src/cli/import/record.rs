@@ -5,6 +5,11 @@
 //! appended in the transaction of the row's batch. So what was rejected is known as long as what
 //! was imported, whatever became of the rejects file.
 //!
+//! The record of a batch names the last batch before it that had rejected rows, and the last batch
+//! of all is found from the end of the log: so who runs an import again reads what came since, and
+//! the rejected rows, not what was imported. Where that chain does not give as many rows as the
+//! second stream has, the whole log is read from where the table was made.
+//!
 //! The position is that at which the table was made: a stream outlives its table, and what was
 //! imported into one that is dropped is not in the next one of its name.
 //!
@@ -15,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
-use verity::Value;
+use verity::{Reply, Value};
 use verity_core::crypto::ChainHash;
 
 use super::{failed, refused};
@@ -49,6 +54,18 @@ pub struct Known {
     pub from: u64,
 }
 
+impl Known {
+    /// One record of the second stream.
+    fn take(&mut self, record: &Json) {
+        if let Some(from) = record["from_batch"].as_u64() {
+            self.from = from;
+        }
+        if let (Some(line), Some(reason)) = (record["line"].as_u64(), record["reason"].as_str()) {
+            self.reasons.insert(line, Reason::new(reason));
+        }
+    }
+}
+
 pub struct Record<'a> {
     session: &'a Session,
     table: String,
@@ -57,6 +74,28 @@ pub struct Record<'a> {
     pub stream: String,
     pub rejected: String,
     has_head: bool,
+    /// The last batch with rejected rows, as far as is known.
+    last: Option<Batch>,
+}
+
+/// Where the records of a batch with rejected rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Batch {
+    /// The last position of its transaction; they end there.
+    through: u64,
+    /// So many behind the batch's own.
+    records: u64,
+}
+
+impl Batch {
+    fn of(json: &Json) -> Option<Batch> {
+        Some(Batch { through: json[0].as_u64()?, records: json[1].as_u64()? })
+    }
+
+    /// Where its own record is not before: the second stream may begin in between.
+    fn first(self) -> u64 {
+        self.through.saturating_sub(self.records).saturating_sub(1)
+    }
 }
 
 impl<'a> Record<'a> {
@@ -71,7 +110,7 @@ impl<'a> Record<'a> {
         let stream = format!("import/{table}/{hash}@{made}");
         let rejected = format!("{stream}/rejected");
         let table = table.to_string();
-        Ok(Record { session, table, made: *made, stream, rejected, has_head: false })
+        Ok(Record { session, table, made: *made, stream, rejected, has_head: false, last: None })
     }
 
     /// As older releases named it.
@@ -80,7 +119,7 @@ impl<'a> Record<'a> {
         let stream = self.stream[..end].to_string();
         let rejected = format!("{stream}/rejected");
         let (session, table, made) = (self.session, self.table.clone(), self.made);
-        Record { session, table, made, stream, rejected, has_head: false }
+        Record { session, table, made, stream, rejected, has_head: false, last: None }
     }
 
     /// Whether an import of an older release went to this very table. `records`: of rejected rows.
@@ -131,9 +170,26 @@ impl<'a> Record<'a> {
         records
     }
 
+    /// The record of a batch itself. `rejected`: rows, `records`: what [`Record::of_batch`] gave.
+    pub fn note(&self, number: u64, rows: usize, rejected: usize, records: usize) -> Vec<u8> {
+        let last = self.last.map(|Batch { through, records }| json!([through, records]));
+        let rest = json!({
+            "rows": rows, "rejected": rejected, "records": records, "before": last,
+        });
+        let rest = rest.to_string();
+        format!("{}{}", self.note_beginning(number), rest.trim_start_matches('{')).into_bytes()
+    }
+
+    fn note_beginning(&self, number: u64) -> String {
+        format!("{{\"batch\":{number},\"import\":{},", Json::from(self.stream.as_str()))
+    }
+
     /// A batch has committed.
-    pub fn begun(&mut self) {
+    pub fn has_committed(&mut self, reply: &Reply, rejected: usize, records: usize) {
         self.has_head = true;
+        if let Some(position) = reply.position.filter(|_| rejected > 0) {
+            self.last = Some(Batch { through: position.get(), records: records as u64 });
+        }
     }
 
     /// Begins with what it is found by.
@@ -153,8 +209,59 @@ impl<'a> Record<'a> {
             (_, 0) => Ok(Known { from: batches, ..Known::default() }),
             // The head alone: nothing was rejected.
             (_, 1) => Ok(Known::default()),
-            (_, _) => self.search(records),
+            (_, _) => match self.walk(batches, records)? {
+                Some(known) => Ok(known),
+                None => self.search(records),
+            },
         }
+    }
+
+    /// From batch to batch, back from the last one; `None`: some have no record of the kind.
+    fn walk(&mut self, batches: u64, records: u64) -> Result<Option<Known>, Failure> {
+        let sql = "SELECT transaction_last, columns FROM __events \
+                   WHERE position >= ? AND kind = 'append' AND CAST(columns AS TEXT) LIKE ? \
+                   ORDER BY position DESC LIMIT 1";
+        let params = [Value::Integer(self.made), pattern(&self.note_beginning(batches - 1))];
+        let rows = self.session.query(sql, &params)?.rows;
+        let Some([Value::Integer(through), columns]) = rows.first().map(Vec::as_slice) else {
+            return Ok(None);
+        };
+        let note = payload(columns).unwrap_or_default();
+        let (through, records_of) = (through.unsigned_abs(), note["records"].as_u64());
+        let mut next = match (note["rejected"].as_u64(), records_of) {
+            (Some(1..), Some(records)) => Some(Batch { through, records }),
+            _ => Batch::of(&note["before"]),
+        };
+        let last = next;
+        let mut known = Known::default();
+        while let Some(batch) = next {
+            let before = self.read_batch(batch, &mut known)?;
+            next = before.filter(|before| before.through < batch.first());
+        }
+        // And one record that begins the stream.
+        if known.reasons.len() as u64 + 1 != records {
+            return Ok(None);
+        }
+        self.last = last;
+        Ok(Some(known))
+    }
+
+    /// The rejected rows of a batch, and which batch before it had some.
+    fn read_batch(&self, batch: Batch, known: &mut Known) -> Result<Option<Batch>, Failure> {
+        let sql = "SELECT columns FROM __events \
+                   WHERE position >= ? AND position <= ? AND kind = 'append'";
+        let position = |position: u64| Value::Integer(i64::try_from(position).unwrap_or(i64::MAX));
+        let range = [position(batch.first()), position(batch.through)];
+        let mut before = None;
+        for row in self.session.query(sql, &range)?.rows {
+            let record = row.first().and_then(payload).unwrap_or_default();
+            match record["import"].as_str() {
+                Some(of) if of == self.stream => before = Batch::of(&record["before"]),
+                Some(of) if of == self.rejected => known.take(&record["rejected"]),
+                Some(_) | None => {}
+            }
+        }
+        Ok(before)
     }
 
     /// Looks through the log, from where the table was made.
@@ -167,14 +274,7 @@ impl<'a> Record<'a> {
         let mut known = Known::default();
         for row in &rows {
             let record = row.first().and_then(payload).unwrap_or_default();
-            let record = &record["rejected"];
-            if let Some(from) = record["from_batch"].as_u64() {
-                known.from = from;
-            }
-            if let (Some(line), Some(reason)) = (record["line"].as_u64(), record["reason"].as_str())
-            {
-                known.reasons.insert(line, Reason::new(reason));
-            }
+            known.take(&record["rejected"]);
         }
         if found != records {
             return Err(refused(
