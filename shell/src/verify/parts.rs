@@ -4,10 +4,10 @@ use std::path::Path;
 
 use verity_core::ids::Op;
 use verity_core::io::{Address, Effects, FileId, Input, IoError};
-use verity_core::journal::{self, JournalError, JournalStart, Recovered};
+use verity_core::journal::{self, JournalError, JournalStart, PrepareHeader, Recovered, Ring};
 use verity_core::keyring::format::{Image, extent_offset, image_size};
 use verity_core::keyring::{CopyFault, Keyring, KeyringError, KeyringEvent};
-use verity_core::limits::{KEYS_MAX, PAGE_SIZE, SUPERBLOCK_COPIES};
+use verity_core::limits::{KEYS_MAX, PAGE_SIZE, PREPARE_HEADER_SIZE, SUPERBLOCK_COPIES};
 use verity_core::node::CURRENT_RELEASE;
 use verity_core::superblock::{
     CopiesReport, CopyVerdict, SuperblockError, SuperblockState, copy_offset, judge_copies,
@@ -266,6 +266,7 @@ pub fn journal(
                     format!("the header of op {op} is damaged; the next open restores it"),
                 );
             }
+            check_redundant_headers(files, state, &recovered, report);
             if let Some(torn) = recovered.torn {
                 let op = torn.op;
                 if !torn.damaged {
@@ -293,4 +294,46 @@ pub fn journal(
             Some(newest)
         }
     }
+}
+
+/// A vacant slot begins so; nothing was written there since the format, or it was erased.
+const VACANT: &[u8] = b"vacant\0\0";
+
+/// Redundant headers of prepares that are whole. After a kill the newest may not have been written
+/// yet, and their slots hold what was there before: that is no damage.
+fn check_redundant_headers(
+    files: &mut Offline,
+    state: &SuperblockState,
+    recovered: &Recovered,
+    report: &mut Report,
+) {
+    let ring = Ring::new(state.constants.journal_ring_bytes);
+    let mut damaged: Vec<Op> = Vec::new();
+    let mut page = vec![0; PAGE_SIZE];
+    let mut page_at = None;
+    for header in &recovered.headers {
+        let slot = ring.slot_offset(header.journal_offset);
+        let (at, within) = (slot / PAGE_SIZE * PAGE_SIZE, slot % PAGE_SIZE);
+        if page_at != Some(at) {
+            let address = Address::new(FileId::Journal, at as u64);
+            // It was read a moment ago.
+            if let Err(error) = files.read(address, &mut page) {
+                return report.unknown("journal", files.why(FileId::Journal, error));
+            }
+            page_at = Some(at);
+        }
+        let found = &page[within..within + PREPARE_HEADER_SIZE];
+        if PrepareHeader::decode(found).is_err() && !found.starts_with(VACANT) {
+            damaged.push(header.op);
+        }
+    }
+    let Some((first, more)) = damaged.split_first() else { return };
+    let whose = match more.len() {
+        0 => format!("the redundant header of op {first} is"),
+        count => format!("the redundant headers of op {first} and of {count} more are"),
+    };
+    report.note(
+        "journal",
+        format!("{whose} damaged; the prepares are whole, and the next open writes them anew"),
+    );
 }

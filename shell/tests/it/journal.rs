@@ -136,3 +136,36 @@ fn a_vacant_slot_that_is_damaged_names_the_slot() {
     assert!(counted.stderr.contains("only the slot is damaged"), "{counted:#?}");
     assert_eq!(verify(&database.data()).0, Some(0), "it was written again");
 }
+
+/// An open mends it, so it is no more than a note; but a disk that loses bits is worth one.
+#[test]
+fn a_redundant_header_that_is_damaged_is_noted() {
+    let database = filled();
+    let image = killed(&database, "image");
+    let whole = verify(&image);
+    assert!(whole.0 == Some(0) && !whole.1.contains("redundant"), "{}", whole.1);
+    let path = image.join("journal");
+    let journal = std::fs::read(&path).unwrap();
+    let area = journal.len() / 17;
+    let op = |page: &[u8]| u64::from_le_bytes(page[112..120].try_into().unwrap());
+    let slots: Vec<usize> =
+        (0..area).step_by(256).filter(|&at| !journal[at..].starts_with(b"vacant\0\0")).collect();
+    let middle = slots[slots.len() / 2];
+    let number = op(&journal[middle..]);
+    for (count, told) in [
+        (1, format!("the redundant header of op {number} is damaged")),
+        (3, format!("the redundant headers of op {number} and of 2 more are damaged")),
+    ] {
+        let mut damaged = journal.clone();
+        for slot in 0..count {
+            damaged[middle + slot * 256 + 200] ^= 4;
+        }
+        std::fs::write(&path, &damaged).unwrap();
+        let (code, found) = verify(&image);
+        assert!(code == Some(0) && found.contains(&told), "{found}");
+    }
+    // What is noted is mended.
+    let counted = count(&image).ok();
+    assert_eq!(counted.objects()[0]["rows"][0][0].as_i64(), Some(ROWS));
+    assert!(!verify(&image).1.contains("redundant"));
+}
