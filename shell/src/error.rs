@@ -43,6 +43,13 @@ pub enum Error {
         path: PathBuf,
         found: String,
     },
+    /// A new database does not fit on the disk; nothing was made.
+    NoRoom {
+        path: PathBuf,
+        journal_bytes: u64,
+        needed_bytes: u64,
+        free_bytes: u64,
+    },
     Lock(LockError),
     MasterKey(MasterKeyProblem),
     Disk(DiskError),
@@ -102,6 +109,7 @@ impl Error {
             | Error::NotFormatted { .. }
             | Error::AlreadyFormatted { .. }
             | Error::NotEmpty { .. }
+            | Error::NoRoom { .. }
             | Error::SuperblockLost { .. }
             | Error::SuperblockStale(_)
             | Error::JournalCut(_)
@@ -136,6 +144,7 @@ impl Error {
             Error::Directory { .. } | Error::Disk(_) => "58030",
             Error::NotFormatted { .. } => "3D000",
             Error::AlreadyFormatted { .. } | Error::NotEmpty { .. } => "42P04",
+            Error::NoRoom { .. } => "53100",
             Error::Lock(_) => "55006",
             Error::MasterKey(_) | Error::Halted { halt: Halt::Key(_), .. } => "28000",
             Error::Options(_) => "22023",
@@ -189,6 +198,22 @@ impl fmt::Display for Error {
                 "{} is not empty (it holds {found}); choose an empty or a new directory",
                 path.display()
             ),
+            Error::NoRoom { path, journal_bytes, needed_bytes, free_bytes } => {
+                let limit = match free_bytes < needed_bytes {
+                    true => "",
+                    false => ", though a quota or a limit on the size of files allows less",
+                };
+                write!(
+                    f,
+                    "no space left on device for a new database in {}: it needs {needed_bytes} \
+                     bytes ({} MiB for the journal, {} MiB that stay free for checkpoints and the \
+                     rest), {free_bytes} are free{limit}. Nothing was made. Make room, choose \
+                     another disk, or a smaller journal: `verity format --journal SIZE`",
+                    path.display(),
+                    journal_bytes >> 20,
+                    (needed_bytes - journal_bytes) >> 20,
+                )
+            }
             Error::SuperblockLost { path } => write!(
                 f,
                 "{} is what is left of a database: its journal, grid or keys are there, its \

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use verity_core::ids::{ClusterId, ReplicaId};
-use verity_core::io::{Effects, Input};
-use verity_core::limits::{ClusterConstants, REPLICA_COUNTS};
+use verity_core::io::{Effects, Input, IoError};
+use verity_core::limits::{ClusterConstants, REPLICA_COUNTS, SPACE_RESERVE_BYTES};
 use verity_core::node::format::{Format, FormatOptions};
 use verity_core::node::{CURRENT_RELEASE, Halt, Seed};
 
@@ -66,7 +66,7 @@ impl Identity {
 
 /// Files that a format that was cut off may have left.
 const OUR_FILES: [&str; 7] =
-    ["superblock", "journal", "grid", "keys", "scratch", paths::LOCK_FILE, found::MARK];
+    [paths::LOCK_FILE, "superblock", "journal", "grid", "keys", "scratch", found::MARK];
 
 /// Whether the directory holds a database, whole or damaged; an error where it holds what is left
 /// of one.
@@ -107,6 +107,8 @@ pub fn format(
         return Err(Error::AlreadyFormatted { path: path.to_path_buf() });
     }
     let directory = |error| Error::Directory { path: path.to_path_buf(), error };
+    // Before anything is made.
+    check_room(path, &constants)?;
     std::fs::create_dir_all(path).map_err(directory)?;
     for entry in std::fs::read_dir(path).map_err(directory)? {
         let name = entry.map_err(directory)?.file_name().to_string_lossy().into_owned();
@@ -119,9 +121,9 @@ pub fn format(
     if is_formatted(path)? {
         return Err(Error::AlreadyFormatted { path: path.to_path_buf() });
     }
-    check_room(path, &constants).map_err(directory)?;
     let (master_key, key_file_made) =
         MasterKey::load_or_create(source, path).map_err(Error::MasterKey)?;
+    let made = Made { path, key_file: key_file_made.as_deref() };
     let disk = Disk::open(path, backend, master_key).map_err(Error::Disk)?;
     let own = Seed(master_key::random().map_err(Error::MasterKey)?);
     let shared = secret.map(|secret| &secret.shared);
@@ -132,27 +134,86 @@ pub fn format(
         release: CURRENT_RELEASE,
         constants,
     };
-    found::mark(path).map_err(directory)?;
-    let cluster = run(disk, options, replaces, shared, &own)?;
+    let marked = found::mark(path).map_err(directory);
+    let cluster = match marked.and_then(|()| run(disk, options, replaces, shared, &own)) {
+        Ok(cluster) => cluster,
+        Err(error) if is_no_space(&error) => {
+            made.remove();
+            return Err(no_room(path, &options.constants));
+        }
+        Err(error) => return Err(error),
+    };
     found::unmark(path)?;
     Ok(Formatted { cluster, key_file_made })
 }
 
-/// The journal is written whole at format: better refused than found out by filling the disk.
-fn check_room(path: &Path, constants: &ClusterConstants) -> std::io::Result<()> {
-    let wanted = constants.journal_ring_bytes.saturating_add(constants.journal_ring_bytes / 16);
-    let Ok(stat) = rustix::fs::statvfs(path) else { return Ok(()) };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if wanted <= free {
-        return Ok(());
+/// What a format has made that cannot come to its end, while it has the lock.
+struct Made<'a> {
+    path: &'a Path,
+    key_file: Option<&'a Path>,
+}
+
+impl Made<'_> {
+    /// The mark goes last: what is left by a removal that was cut off is known by it.
+    fn remove(&self) {
+        let ours = OUR_FILES.iter().filter(|name| **name != paths::LOCK_FILE);
+        let files = ours.map(|name| self.path.join(name));
+        for file in self.key_file.map(Path::to_path_buf).into_iter().chain(files) {
+            let _was_not_made = std::fs::remove_file(file);
+        }
     }
-    let mib = |bytes: u64| bytes >> 20;
-    Err(std::io::Error::other(format!(
-        "no space for a journal of {} MiB, {} MiB are free; name a smaller one with --journal, or \
-         another disk",
-        mib(wanted),
-        mib(free)
-    )))
+}
+
+fn is_no_space(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        Error::Halted { halt: Halt::Io { error: IoError::NoSpace, .. }, .. } => true,
+        Error::Directory { error, .. } => matches!(error.kind(), StorageFull | QuotaExceeded),
+        _other_errors => false,
+    }
+}
+
+/// Superblock, keys, what the first open makes, and what the file system needs for itself.
+const BESIDE_JOURNAL_BYTES: u64 = 6 << 20;
+
+/// What a new directory takes, and must leave, so that the first write is not refused: the journal
+/// is written whole at format.
+fn bytes_needed(constants: &ClusterConstants) -> u64 {
+    let ring = constants.journal_ring_bytes;
+    ring.saturating_add(ring / 16)
+        .saturating_add(BESIDE_JOURNAL_BYTES)
+        .saturating_add(SPACE_RESERVE_BYTES)
+}
+
+/// Better refused than found out by filling the disk.
+fn check_room(path: &Path, constants: &ClusterConstants) -> Result<(), Error> {
+    match free_bytes(path) {
+        Some(free) if free < bytes_needed(constants) => Err(no_room(path, constants)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn no_room(path: &Path, constants: &ClusterConstants) -> Error {
+    Error::NoRoom {
+        path: path.to_path_buf(),
+        journal_bytes: constants
+            .journal_ring_bytes
+            .saturating_add(constants.journal_ring_bytes / 16),
+        needed_bytes: bytes_needed(constants),
+        free_bytes: free_bytes(path).unwrap_or(0),
+    }
+}
+
+/// Where the directory is, or will be, with what a format that was cut off has left, for that is
+/// written over; `None`: nobody can say.
+fn free_bytes(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let path = std::path::absolute(path).ok()?;
+    let there = path.ancestors().find(|path| path.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    let left = |name: &&str| path.join(name).metadata().map_or(0, |file| file.blocks() * 512);
+    let left: u64 = OUR_FILES.iter().map(left).sum();
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_add(left))
 }
 
 /// `own` is the seed of what no other replica may know.

@@ -21,6 +21,29 @@ fn on_a_full_disk_a_select_says_why_it_fails() {
     on_a_small_disk("96M", select);
 }
 
+#[test]
+fn where_a_new_directory_has_no_room_nothing_is_made() {
+    on_a_small_disk("40M", no_room);
+}
+
+/// Where the disk has room, and the process may not have it.
+#[test]
+fn a_format_that_meets_its_end_leaves_nothing_half_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut limited = Command::new("bash");
+    let script = "ulimit -f 4096; exec \"$@\"";
+    limited.args(["-c", script, "bash", env!("CARGO_BIN_EXE_verity"), "format", "--data"]);
+    let told = Run::new(limited.arg(&data).output().unwrap()).fails(1, "Nothing was made");
+    assert!(told.stderr.contains("a quota or a limit"), "{told:#?}");
+    let left = |path: &Path| -> Vec<_> {
+        let entries = std::fs::read_dir(path).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    assert_eq!((left(dir.path()), left(&data)), (vec!["data".into()], vec!["lock".into()]));
+    verity(&["format", "--journal", "8MiB", "--data", data.to_str().unwrap()]).ok();
+}
+
 /// A file system of its own, where mounting is allowed.
 fn on_a_small_disk(size: &str, test: fn(&Path, &str)) {
     let dir = tempfile::tempdir().unwrap();
@@ -139,4 +162,32 @@ fn select(dir: &Path, target: &str) {
     let counted = with(&count).ok();
     assert_eq!(counted.objects()[0]["rows"][0][0], 3);
     with(&["verify"]).ok();
+}
+
+fn no_room(dir: &Path, target: &str) {
+    let data = format!("{target}/of/data");
+    let key = dir.join("key");
+    std::fs::write(&key, "5".repeat(64)).unwrap();
+    let run = |args: &[&str]| verity(&[args, &["--json", "--data", &data]].concat());
+    let left = || std::fs::read_dir(target).unwrap().count();
+    let needed = (8 << 20) / 16 * 17 + (38 << 20);
+    for args in [
+        &["format", "--journal", "8MiB"][..],
+        &["format"],
+        &["sql", "-c", "SELECT 1"],
+        &["format", "--profile", "compact", "--master-key", key.to_str().unwrap()],
+    ] {
+        let told = run(args).fails(1, "Nothing was made");
+        let told = &told.objects()[0];
+        let (words, code) = (told["error"].as_str().unwrap(), &told["sqlstate"]);
+        assert!(words.contains(&data) && code == "53100", "{told}");
+        let small = args.contains(&"8MiB");
+        assert!(words.contains(&format!("it needs {needed} bytes")) == small, "{told}");
+        assert!(words.ends_with("--journal SIZE`") && words.contains(" are free. "), "{told}");
+        assert_eq!(left(), 0, "{args:?}");
+    }
+    // What it names is enough, also for what is written then.
+    resize(target, &needed.to_string());
+    run(&["format", "--journal", "8MiB"]).ok();
+    run(&["sql", "-c", "CREATE TABLE t (id BIGINT PRIMARY KEY)"]).ok();
 }
