@@ -313,10 +313,13 @@ pub const PROOF_SHARED_PARTS_MAX: usize = 16;
 pub const PROOF_SHARED_COMMITTED_MAX: usize = 8;
 /// Heads of which the notes are kept.
 pub const COSIGNED_NOTES_MAX: usize = 8;
+/// Heads that were the newest lately, for those who are still asked to sign them.
+pub const SUPERSEDED_HEADS_MAX: usize = 1_024;
 /// How often peers are asked for a cosignature, and how long they are waited for.
 pub const COSIGN_SAY_NS: u64 = 20 * crate::time::MILLISECOND_NS;
 pub const COSIGN_PATIENCE_NS: u64 = 500 * crate::time::MILLISECOND_NS;
-/// How old the cosignatures of a head may be that is still the newest.
+/// How old the cosignatures of a head may be that is still the newest; and for how long one that is
+/// not is still signed.
 pub const COSIGN_FRESH_NS: u64 = crate::time::SECOND_NS;
 /// Turns for which ops wait behind an attestation while proofs of it are made.
 pub const PROOF_HOLD_TURNS: u32 = 4_096;

@@ -66,6 +66,11 @@ pub const BUGS: &[Bug] = &[
         "node: a head is cosigned before the superblock holds it",
     ),
     by_check(
+        "cluster_cosigned_superseded",
+        "cosigns_superseded",
+        "node: a replica signs the last head that it signed again, whatever it has applied since",
+    ),
+    by_check(
         "cluster_cosigned_doubled",
         "cosigns_older",
         "node: a replica cosigns an older head than the last",

@@ -17,7 +17,7 @@ use crate::steps::{capture, capture_ok, cargo, run as run_command, scratch, targ
 /// The list itself is the core's: it is compiled in here too, so that the two cannot differ.
 #[allow(dead_code, missing_debug_implementations, reason = "only the list is used here")]
 #[path = "../../core/src/zoo.rs"]
-pub mod core_zoo;
+mod core_zoo;
 
 use core_zoo::{BUGS, Bug, Catcher};
 

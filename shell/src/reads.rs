@@ -365,7 +365,9 @@ pub fn unproved(error: ProofError) -> Option<Error> {
         error @ ProofError::Prove(ProveStop::NotThere(_)) => no_proof("02000", &error),
         error @ ProofError::Key(_) => no_proof("28000", &error),
         error @ ProofError::Memory => no_proof("53200", &error),
-        error @ ProofError::TooFewCosigners { .. } => no_proof("57P03", &error),
+        error @ (ProofError::TooFewCosigners { .. } | ProofError::Superseded { .. }) => {
+            no_proof("57P03", &error)
+        }
         error @ ProofError::Fork { .. } => no_proof("XX001", &error),
     })
 }

@@ -171,6 +171,11 @@ pub const CHECKS: &[Check] = &[
         run: directed::cosigned,
     },
     Check {
+        name: "cluster_cosigned_superseded",
+        demands: "nobody puts the time of now to a head that another one superseded long ago",
+        run: directed::cosigned_superseded,
+    },
+    Check {
         name: "cluster_cosigned_doubled",
         demands: "of a network that brings everything twice, nobody counts twice, and nobody \
                   signs an older head than before",

@@ -127,7 +127,7 @@ impl Running {
                 if applied.checkpoint {
                     self.begin_checkpoint(CheckpointTask::after(&header), effects);
                 }
-                self.note_attested(&header);
+                self.note_attested(now, &header);
                 self.vsr.applied(header.op, applying.committed.prepare);
                 Ok(true)
             }

@@ -58,7 +58,8 @@ pub(super) fn attest() -> Request {
 
 impl Running {
     /// An op was applied: was it an attestation, or is it news?
-    pub(super) fn note_attested(&mut self, header: &PrepareHeader) {
+    pub(super) fn note_attested(&mut self, now: Clock, header: &PrepareHeader) {
+        self.note_head(now);
         if self.kernel.attestation().is_some_and(|last| last.op == header.op) {
             self.proofs.hold(PROOF_HOLD_TURNS);
             self.attesting.news = false;

@@ -3,9 +3,10 @@
 //!
 //! Purpose: the cluster's own signature says only which cluster; that somebody stands behind a head
 //! is said by replicas, each with a key that never leaves it. Invariants: a replica cosigns only
-//! what it applied (a prefix of the newest attestation that it applied) and what continues the last
-//! head that it cosigned, and only once its superblock holds the head; of a peer one signature
-//! counts, and only if it verifies; one key counts once.
+//! what it applied (an attestation that was the newest here a moment ago) and what continues the
+//! last head that it cosigned, and only once its superblock holds the head; of a peer one signature
+//! counts, and only if it verifies; one key counts once. A head that another has superseded for
+//! long is not signed again: a cosigner's time says that the head was the newest just now.
 //!
 //! Fault model: messages come late, twice, never, or from a replica whose disk was replaced (its
 //! key is new). Damage of the log ends the question; a head that does not continue the last one is
@@ -25,7 +26,9 @@ use crate::event::Event;
 use crate::ids::{Op, ReplicaId, TenantId};
 use crate::io::{Effect, Effects, IoId, KeyError, KeyPurpose, SecretKey};
 use crate::kernel::{Attestation, ProveStop};
-use crate::limits::{COSIGN_FRESH_NS, COSIGN_PATIENCE_NS, COSIGN_SAY_NS, COSIGNED_NOTES_MAX};
+use crate::limits::{
+    COSIGN_FRESH_NS, COSIGN_PATIENCE_NS, COSIGN_SAY_NS, COSIGNED_NOTES_MAX, SUPERSEDED_HEADS_MAX,
+};
 use crate::log::{LogFault, LogPins};
 use crate::node::format::own;
 use crate::node::proofs::ProofError;
@@ -43,8 +46,12 @@ pub(super) struct Cosigning {
     key: Option<SigningKey>,
     unwrapping: bool,
     key_error: Option<KeyError>,
-    /// The newest question of a peer.
-    asked: Option<Asked>,
+    /// The newest question of each peer.
+    asked: BTreeMap<ReplicaId, Asked>,
+    /// The newest head that was applied, and those before it, each with the time at which the next
+    /// one was applied.
+    newest: Option<HeadName>,
+    superseded: VecDeque<(HeadName, Instant)>,
     collecting: Option<Collecting>,
     /// Keys with which peers have cosigned.
     known: BTreeMap<ReplicaId, VerifyingKey>,
@@ -61,7 +68,6 @@ struct Held {
 
 #[derive(Debug)]
 struct Asked {
-    from: ReplicaId,
     head: HeadName,
     op: Op,
     at: Instant,
@@ -166,7 +172,7 @@ impl Running {
 
     /// After the work of a turn: signs what a peer has asked for, and asks peers.
     pub(super) fn drive_cosigning(&mut self, now: Clock, effects: &mut Effects) {
-        self.cosign_for_peer(now, effects);
+        self.cosign_for_peers(now, effects);
         self.collect(now, effects);
     }
 
@@ -198,12 +204,12 @@ impl Running {
         head: HeadName,
         op: Op,
     ) {
-        let held = match self.cosigning.asked.take() {
+        let held = match self.cosigning.asked.remove(&from) {
             // Asked again while the answer is made.
             Some(before) if before.head == head => before.held,
             // A copy of an older question.
             Some(before) if before.op > op => {
-                self.cosigning.asked = Some(before);
+                self.cosigning.asked.insert(from, before);
                 return;
             }
             Some(before) => {
@@ -212,7 +218,7 @@ impl Running {
             }
             None => Held::default(),
         };
-        self.cosigning.asked = Some(Asked { from, head, op, at: now.monotonic, held });
+        self.cosigning.asked.insert(from, Asked { head, op, at: now.monotonic, held });
     }
 
     pub(super) fn on_cosignature(
@@ -238,8 +244,16 @@ impl Running {
             effects.event(Event::CosignatureRefused { replica: from });
             return;
         }
+        let Some(collecting) = collecting else {
+            cosigning.known.entry(from).or_insert(cosignature.key);
+            return;
+        };
+        // A copy that comes late says less.
+        let newer = collecting.of_peers.get(&from).filter(|it| it.time_s > cosignature.time_s);
+        if newer.is_some() {
+            return;
+        }
         cosigning.known.insert(from, cosignature.key);
-        let Some(collecting) = collecting else { return };
         #[cfg(verity_zoo)]
         if collecting.of_peers.contains_key(&from) && crate::zoo::is("cosigner_counts_twice") {
             collecting.of_peers.insert(ReplicaId::new(u8::MAX), cosignature);
@@ -247,8 +261,13 @@ impl Running {
         collecting.of_peers.insert(from, cosignature);
     }
 
-    fn cosign_for_peer(&mut self, now: Clock, effects: &mut Effects) {
-        let Some(mut asked) = self.cosigning.asked.take() else { return };
+    fn cosign_for_peers(&mut self, now: Clock, effects: &mut Effects) {
+        for (from, asked) in core::mem::take(&mut self.cosigning.asked) {
+            self.cosign_for(from, asked, now, effects);
+        }
+    }
+
+    fn cosign_for(&mut self, from: ReplicaId, mut asked: Asked, now: Clock, effects: &mut Effects) {
         let applied = self.kernel.attestation().is_some_and(|last| last.op >= asked.op);
         #[cfg(verity_zoo)]
         let applied = applied || crate::zoo::is("cosigns_unapplied");
@@ -260,15 +279,15 @@ impl Running {
         match answer {
             Ok(cosignature) => {
                 let head = asked.head;
-                self.vsr.say(asked.from, Payload::Cosignature { head, cosignature });
+                self.vsr.say(from, Payload::Cosignature { head, cosignature });
             }
             Err(Unsigned::Wait) if now.monotonic.since_ns(asked.at) < COSIGN_PATIENCE_NS => {
-                self.cosigning.asked = Some(asked);
+                self.cosigning.asked.insert(from, asked);
                 return;
             }
             Err(Unsigned::Wait) => {}
             Err(Unsigned::Failed(_)) => {
-                effects.event(Event::CosignatureRefused { replica: asked.from });
+                effects.event(Event::CosignatureRefused { replica: from });
             }
         }
         self.give_back(asked.held);
@@ -340,6 +359,7 @@ impl Running {
             return Err(Unsigned::Wait);
         }
         let last = HeadName { size: state.cosigned.size, root: state.cosigned.hash };
+        self.may_be_newest(now, head)?;
         if last != head {
             self.may_cosign(last, head, held, effects)?;
             #[cfg(verity_zoo)]
@@ -370,7 +390,39 @@ impl Running {
         Cosignature::new(&checkpoint(state, head).text(), key, time_s)
     }
 
-    /// Does the head continue the last one, and was all of it applied?
+    /// Was it the newest one here a moment ago?
+    fn may_be_newest(&mut self, now: Clock, head: HeadName) -> Result<(), Unsigned> {
+        #[cfg(verity_zoo)]
+        if crate::zoo::is("cosigns_unapplied") || crate::zoo::is("cosigns_superseded") {
+            return Ok(());
+        }
+        self.note_head(now);
+        let cosigning = &self.cosigning;
+        let Some(newest) = cosigning.newest else { return Err(Unsigned::Wait) };
+        let fresh = |at: Instant| now.monotonic.since_ns(at) <= COSIGN_FRESH_NS;
+        let mut before = cosigning.superseded.iter();
+        if newest == head || before.any(|(known, until)| *known == head && fresh(*until)) {
+            return Ok(());
+        }
+        Err(ProofError::Superseded { size: head.size, newest: newest.size }.into())
+    }
+
+    /// After an op was applied: it may have been an attestation.
+    pub(super) fn note_head(&mut self, now: Clock) {
+        let newest = self.kernel.attestation().map(head_of);
+        let cosigning = &mut self.cosigning;
+        if newest == cosigning.newest {
+            return;
+        }
+        if let Some(before) = core::mem::replace(&mut cosigning.newest, newest) {
+            cosigning.superseded.push_back((before, now.monotonic));
+        }
+        if cosigning.superseded.len() > SUPERSEDED_HEADS_MAX {
+            cosigning.superseded.pop_front();
+        }
+    }
+
+    /// Does the head continue the last one?
     fn may_cosign(
         &mut self,
         last: HeadName,
@@ -383,15 +435,7 @@ impl Running {
             Ok(_) => return Err(Unsigned::Wait),
             Err(error) => return Err(ProofError::Store(error).into()),
         }
-        let newest = self.kernel.attestation().map(head_of);
-        #[cfg(verity_zoo)]
-        let newest = if crate::zoo::is("cosigns_unapplied") { Some(head) } else { newest };
-        let Some(newest) = newest else { return Err(Unsigned::Wait) };
-        let continued = match self.continues(last, head) {
-            Ok(()) => self.continues(head, newest),
-            stopped @ Err(_) => stopped,
-        };
-        match continued {
+        match self.continues(last, head) {
             Ok(()) => Ok(()),
             Err(Discontinued::Fork) => {
                 Err(ProofError::Fork { cosigned: last.size, size: head.size }.into())
@@ -418,9 +462,10 @@ impl Running {
             return Err(Discontinued::Fork);
         }
         let system = TenantId::SYSTEM;
-        let Ok(head) = self.kernel.log_head(&self.store, &self.logs, system) else {
-            return Err(Discontinued::Stop(ProveStop::Fault));
-        };
+        let head = self
+            .kernel
+            .log_head(&self.store, &self.logs, system)
+            .map_err(|stop| Discontinued::Stop(stop.into()))?;
         let proof = consistency_proof(old.size, new.size, |level, at| {
             self.logs.node(system, &head, level, at)
         });

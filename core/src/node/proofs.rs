@@ -73,6 +73,11 @@ pub enum ProofError {
         cosigned: u64,
         size: u64,
     },
+    /// The head is not the newest any more, and is not signed.
+    Superseded {
+        size: u64,
+        newest: u64,
+    },
     /// Too few replicas cosigned the head in time: ask again.
     TooFewCosigners {
         cosigners: usize,
@@ -102,6 +107,10 @@ impl core::fmt::Display for ProofError {
                 f,
                 "the log of {size} records does not continue the head of {cosigned} records that \
                  this replica cosigned: it is not signed"
+            ),
+            ProofError::Superseded { size, newest } => write!(
+                f,
+                "the head of {size} records is not the newest any more, of {newest}: ask again"
             ),
             ProofError::TooFewCosigners { cosigners, needed } => write!(
                 f,
@@ -303,6 +312,10 @@ impl Running {
                 Ok(Proved { file: made.file.encode(), query: made.file.query.encode(), policy })
             }
             // Another proof was quicker with a newer head: this one is made again, of that.
+            Err(ProofError::Superseded { .. }) => {
+                read.made = None;
+                return Progress::Yielded;
+            }
             Err(ProofError::Fork { cosigned, size }) if self.is_overtaken(cosigned, size) => {
                 read.made = None;
                 return Progress::Yielded;

@@ -16,7 +16,7 @@ mod segments;
 mod tenants;
 
 pub(crate) use clocks::clocks;
-pub(crate) use cosigning::{cosigned, cosigned_doubled};
+pub(crate) use cosigning::{cosigned, cosigned_doubled, cosigned_superseded};
 pub(crate) use older::{older_disk, older_disk_synced};
 pub(crate) use reads::{reads_causal, reads_of_deposed};
 pub(crate) use replaced::{replaced_killed, replaced_knower_down, replaced_stands_in};

@@ -99,6 +99,7 @@ impl Cluster {
             ProofError::TenantUnknown(_)
             | ProofError::Store(_)
             | ProofError::Key(_)
+            | ProofError::Superseded { .. }
             | ProofError::Fork { .. } => {
                 let detail = format!("node {at} does not prove {reading:?}: {error}");
                 return Err(Failure::new(FailureKind::Wrong, detail));

@@ -126,6 +126,7 @@ impl World {
             ProofError::TenantUnknown(_)
             | ProofError::Key(_)
             | ProofError::Fork { .. }
+            | ProofError::Superseded { .. }
             | ProofError::TooFewCosigners { .. } => {
                 Err(Failure::new(FailureKind::Wrong, format!("{text}: {query:?}")))
             }

@@ -1,9 +1,9 @@
 //! Directed runs of a cluster in which somebody wants proof.
 
-use verity_core::time::MILLISECOND_NS;
+use verity_core::time::{MILLISECOND_NS, SECOND_NS};
 use verity_core::vsr::message::{Message, Payload};
 
-use super::{Scene, TABLE};
+use super::{NODES, Scene, TABLE};
 use crate::cluster::readers::Promise;
 use crate::cluster::{CLUSTER, Cluster, Packet};
 use crate::report::{Failure, FailureKind};
@@ -12,6 +12,7 @@ use crate::workload::Workload;
 /// Proofs between which the log grows.
 const PROOFS: u64 = 12;
 const PROOFS_DOUBLED: u64 = 20;
+const ATTEST_AFTER_NS: u64 = 100 * MILLISECOND_NS;
 
 /// Proofs of a log that grows, with all nodes, without one, and of another leader. A head is asked
 /// for as soon as who leads has applied it: the others have not.
@@ -34,6 +35,41 @@ pub(crate) fn cosigned() -> Result<(), String> {
         scene.prove()?;
         scene.cluster.call_back();
         scene.end_of_proofs(PROOFS + 2, &[])
+    })
+}
+
+/// Who leads asks for the head that was signed last, again and again, while newer ones are
+/// attested: its peers must not go on to sign it with the time of now.
+pub(crate) fn cosigned_superseded() -> Result<(), String> {
+    Scene::play(|| {
+        let mut scene = Scene::new()?;
+        scene.cluster.attest_after_ns = Some(ATTEST_AFTER_NS);
+        for index in 0..NODES {
+            scene.cluster.crash(index)?;
+        }
+        scene.cluster.drive(Cluster::converged)?;
+        scene.write()?;
+        scene.want_proof();
+        scene.cluster.drive(|cluster| cluster.question().is_some())?;
+        let question = scene.cluster.question();
+        scene.cluster.drive(|cluster| cluster.readers.asked.is_empty())?;
+        scene.pass(SECOND_NS)?;
+        let Some((from, to, frame)) = question else { unreachable!("it was there") };
+        // Of the newest head it is answered, however often it is asked.
+        let signed = scene.cluster.seen.cosignatures;
+        scene.cluster.post(from, to, frame.clone());
+        scene.pass(SECOND_NS)?;
+        let again = scene.cluster.seen.cosignatures;
+        scene.write()?;
+        scene.pass(3 * SECOND_NS)?;
+        let before = scene.cluster.seen.cosignatures;
+        scene.cluster.post(from, to, frame);
+        scene.pass(SECOND_NS)?;
+        if again == signed || scene.cluster.seen.cosignatures > before {
+            let detail = format!("{signed} cosignatures, {again}, {before}, and one more");
+            return Err(Failure::new(FailureKind::Wrong, detail));
+        }
+        scene.end(&["CosignatureRefused"])
     })
 }
 

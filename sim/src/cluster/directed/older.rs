@@ -19,7 +19,7 @@ impl Scene {
         Ok(who)
     }
 
-    fn pass(&mut self, ns: u64) -> Result<(), Failure> {
+    pub(super) fn pass(&mut self, ns: u64) -> Result<(), Failure> {
         let until_ns = self.cluster.now_ns + ns;
         self.cluster.drive(|cluster| cluster.now_ns >= until_ns)
     }
