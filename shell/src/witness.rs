@@ -1,6 +1,6 @@
 //! `verity witness`: a small self-hosted witness of logs, speaking C2SP `tlog-witness` over HTTP.
 //!
-//! One request at a time, so that no head is cosigned beside another. What was cosigned last is
+//! One request at a time, and one process at a state, so that no head is cosigned beside another. What was cosigned last is
 //! durable before the answer leaves: file, rename, directory. Fault model: the network is hostile;
 //! requests are bounded in size and time; a directory that cannot be read or written stops it, as a
 //! witness that forgets is worse than none. TLS is the business of whatever stands in front.
@@ -16,6 +16,8 @@ use verity_core::crypto::note::{Checkpoint, SignedNote, Verifier};
 use verity_core::crypto::signature::SigningKey;
 use verity_core::proof::witness::{Witness, WitnessRefusal};
 
+use crate::disk::lock::DirectoryLock;
+
 const REQUEST_SIZE_MAX: u64 = 128 << 10;
 const HEADER_LINES_MAX: usize = 100;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +28,8 @@ pub struct Server {
     witness: Witness,
     state: PathBuf,
     listener: TcpListener,
+    /// Two at one state could cosign two heads beside each other.
+    _lock: DirectoryLock,
 }
 
 impl Server {
@@ -41,9 +45,11 @@ impl Server {
             move |error: std::io::Error| format!("{what}: {error}")
         };
         std::fs::create_dir_all(state).map_err(failed("cannot make"))?;
+        let lock = DirectoryLock::exclusive(state).map_err(|error| error.to_string())?;
         let key = load_key(&state.join("key")).map_err(failed("cannot read or make the key in"))?;
         let listener = TcpListener::bind(listen).map_err(|error| format!("{listen}: {error}"))?;
-        Ok(Server { witness: Witness::new(name, key, logs), state: state.into(), listener })
+        let witness = Witness::new(name, key, logs);
+        Ok(Server { witness, state: state.into(), listener, _lock: lock })
     }
 
     #[must_use]

@@ -544,7 +544,8 @@ fn checkpoint(state: &SuperblockState, head: HeadName) -> Checkpoint {
     Checkpoint { origin: origin(state), size: head.size, root: head.root }
 }
 
-/// Names the history: it changes with every restore and forced recovery.
+/// Names the history: of a cluster that is restored, or recovered by force, it must be another. No
+/// command does either yet.
 fn origin(state: &SuperblockState) -> String {
     format!("verity/{:032x}/{:032x}", state.cluster.get(), state.origin.get())
 }

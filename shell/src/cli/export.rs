@@ -32,16 +32,14 @@ pub fn run(args: &ExportArgs, global: &Global, output: &Output) -> Outcome {
     let handle = database.tenant(of_tenant);
     let of = ProofOf::Query(QueryKind::Event { position: Position::ZERO });
     let prove = |since| handle.prove_of(of.clone(), since);
-    let proved = prove(args.since);
-    let proved = proved.and_then(|proved| Ok((cosigned(prove, &proved, &args.witness)?, proved)));
+    let proved = cosigned(prove, args.since, &args.witness);
     drop(handle);
     // The last checkpoint brings every record to its segment.
     database.close()?;
-    let (file, proved) = proved?;
-    let file = file?;
+    let proved = proved??;
     let policy = Policy::parse(&proved.policy).map_err(Failure::failed)?;
-    let heads = SignedHeads::read(&file, &policy).map_err(Failure::failed)?;
-    let proof = ProofFile::decode(&file).map_err(Failure::failed)?;
+    let heads = SignedHeads::read(&proved.file, &policy).map_err(Failure::failed)?;
+    let proof = ProofFile::decode(&proved.file).map_err(Failure::failed)?;
     let (head, size, root) = match heads.tenant {
         Some((of, head)) if of == tenant => (Some(proof.head), head.size, head.root),
         Some(_) | None => (None, heads.size, heads.root),

@@ -31,24 +31,22 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
         Some(_) | None => Session::connect(&args.connect, args.tenant)?,
     };
     let prove = |since| session.prove_of(of.clone(), since);
-    let proved = prove(args.since);
-    let proved = proved.and_then(|proved| Ok((cosigned(prove, &proved, &args.witness)?, proved)));
+    let proved = cosigned(prove, args.since, &args.witness);
     let closed = session.close();
     let statement = args.asked.sql.as_deref().unwrap_or_default();
     let proved = proved.map_err(|error| tell_error(&error, statement, output))?;
     closed?;
-    let (file, proved) = proved;
-    let file = file?;
-    write(&args.out, &file)?;
+    let proved = proved?;
+    write(&args.out, &proved.file)?;
     if let Some(path) = &args.policy_out {
         write(path, proved.policy.as_bytes())?;
     }
     output.object(&json!({
         "file": args.out.display().to_string(),
-        "bytes": file.len(),
+        "bytes": proved.file.len(),
         "policy": proved.policy,
     }));
-    output.line(format!("ok: a proof of {} bytes in {}", file.len(), args.out.display()));
+    output.line(format!("ok: a proof of {} bytes in {}", proved.file.len(), args.out.display()));
     if args.policy_out.is_none() {
         output.line("It holds for whoever believes this policy (give it to them another way):");
         output.line(proved.policy.trim_end());
@@ -56,41 +54,73 @@ pub fn run(args: &ProveArgs, global: &Global, output: &Output) -> Outcome {
     Ok(())
 }
 
-/// The proof with the cosignatures of the witnesses asked for. The inner error is theirs.
+/// How often a head is taken anew because the state has moved on, or a witness saw another one.
+const WITNESSED_TRIES_MAX: usize = 8;
+
+/// A proof with the cosignatures of the witnesses asked for. The inner error is theirs.
 pub fn cosigned(
     prove: impl Fn(Option<u64>) -> Result<Proved, Error>,
-    proved: &Proved,
+    since: Option<u64>,
     witnesses: &[String],
-) -> Result<Result<Vec<u8>, Failure>, Error> {
-    let Ok(mut file) = ProofFile::decode(&proved.file) else {
-        return Ok(Err(Failure::failed("the proof does not decode")));
-    };
-    let note = file.note.clone();
-    for url in witnesses {
-        let mut known = None;
-        // Once to learn what it knows, once with the link to that; once more if somebody got in.
-        for attempt in 0..3 {
-            let linked = prove(known)?;
-            let linked = match ProofFile::decode(&linked.file) {
-                Ok(linked) if linked.note == note => linked,
-                Ok(_) | Err(_) => {
-                    return Ok(Err(Failure::failed("the state has moved on: prove again")));
-                }
-            };
-            match witnessed(url, &linked) {
-                Ok(Witnessed::Cosigned(signed)) => {
-                    file.note += signed.strip_prefix(&note).unwrap_or_default();
-                    break;
-                }
-                Ok(Witnessed::Knows(size)) if attempt < 2 => known = (size > 0).then_some(size),
-                Ok(Witnessed::Knows(_)) => {
-                    return Ok(Err(Failure::failed(format!("{url} is busy with other heads"))));
-                }
-                Err(why) => return Ok(Err(Failure::failed(why))),
-            }
+) -> Result<Result<Proved, Failure>, Error> {
+    // What each of them knows of the log, as far as they have said.
+    let mut known: Vec<Option<u64>> = vec![None; witnesses.len()];
+    for _ in 0..WITNESSED_TRIES_MAX {
+        // The proof that links to what the first one knows is given out, unless a link is wanted.
+        let first = known.first().copied().flatten();
+        let proved = prove(since.or(first))?;
+        if witnesses.is_empty() {
+            return Ok(Ok(proved));
+        }
+        match witnessed_by_all(&prove, &proved, witnesses, &mut known)? {
+            Ok(Some(file)) => return Ok(Ok(Proved { file, ..proved })),
+            Ok(None) => {}
+            Err(why) => return Ok(Err(Failure::failed(why))),
         }
     }
-    Ok(Ok(file.encode()))
+    Ok(Err(Failure::failed("the state moves on, or the witnesses see other heads: prove again")))
+}
+
+/// The proof with the lines of all; `None`: its head is not the newest any more, or not linked to
+/// what a witness knows.
+fn witnessed_by_all(
+    prove: &impl Fn(Option<u64>) -> Result<Proved, Error>,
+    proved: &Proved,
+    witnesses: &[String],
+    known: &mut [Option<u64>],
+) -> Result<Result<Option<Vec<u8>>, String>, Error> {
+    let decoded = |bytes: &[u8]| ProofFile::decode(bytes).map_err(|reject| reject.to_string());
+    let mut file = match decoded(&proved.file) {
+        Ok(file) => file,
+        Err(why) => return Ok(Err(why)),
+    };
+    for (url, known) in witnesses.iter().zip(known) {
+        let linked_to = file.head.since.as_ref().map(|since| since.size);
+        let linked = match linked_to == *known {
+            true => Ok(file.clone()),
+            false => decoded(&prove(*known)?.file),
+        };
+        match linked {
+            Ok(linked) if head_text(&linked.note) != head_text(&file.note) => return Ok(Ok(None)),
+            Ok(linked) => match witnessed(url, &linked) {
+                Ok(Witnessed::Cosigned(signed)) => {
+                    file.note += signed.strip_prefix(&linked.note).unwrap_or_default();
+                }
+                Ok(Witnessed::Knows(size)) => {
+                    *known = (size > 0).then_some(size);
+                    return Ok(Ok(None));
+                }
+                Err(why) => return Ok(Err(why)),
+            },
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+    Ok(Ok(Some(file.encode())))
+}
+
+/// Origin, size and root, without signatures.
+fn head_text(note: &str) -> &str {
+    note.split("\n\n").next().unwrap_or_default()
 }
 
 pub fn check(file: &Path, args: &VerifyArgs, output: &Output) -> Outcome {

@@ -689,7 +689,9 @@ fn running_again_costs_by_what_is_new_and_what_was_rejected() {
         assert_eq!(std::fs::read(path).unwrap(), before);
         time
     };
-    let times = again(&database);
+    // The best of some: whoever else is at work only makes it longer.
+    let best = |database: &Database| (0..3).map(|_| again(database)).min().unwrap();
+    let time = best(&database);
     // One that was cut off goes on with what it knows of the batches before.
     let cut = Database::new();
     let mut begun = crate::run::command();
@@ -699,7 +701,7 @@ fn running_again_costs_by_what_is_new_and_what_was_rejected() {
     begun.kill().unwrap();
     begun.wait().unwrap();
     again(&cut);
-    let times = [times, again(&cut)];
+    let times = [time, best(&cut)];
     let sql = "SELECT COUNT(*) FROM __events WHERE kind = 'append' \
                AND CAST(columns AS TEXT) LIKE '\"00%'";
     let whole_log = timed(&|| assert_eq!(database.number(sql), 0));

@@ -158,6 +158,9 @@ fn a_witness_cosigns_what_continues_and_refuses_a_rollback() {
     let old = std::fs::read(&file).unwrap();
     witnessed(&file).ok();
     verity(&["verify", &file, "--policy", &policy]).ok();
+    let state = path("witness");
+    let second = ["witness", "--state", &state, "--name", "witness.test/w", "--log-key", &log];
+    verity(&[&second[..], &["--listen", "127.0.0.1:0"]].concat()).fails(1, "in use");
     drop(witness);
     let (_witness, url, again) = listen();
     assert_eq!(again, key, "its key is kept");
