@@ -1,9 +1,10 @@
 //! `verity witness`: a small self-hosted witness of logs, speaking C2SP `tlog-witness` over HTTP.
 //!
-//! One request at a time, and one process at a state, so that no head is cosigned beside another. What was cosigned last is
-//! durable before the answer leaves: file, rename, directory. Fault model: the network is hostile;
-//! requests are bounded in size and time; a directory that cannot be read or written stops it, as a
-//! witness that forgets is worse than none. TLS is the business of whatever stands in front.
+//! One request at a time, and one process at a state, so that no head is cosigned beside another.
+//! What was cosigned last is durable before the answer leaves: file, rename, directory. Fault
+//! model: the network is hostile; requests are bounded in size, and each read in time; a directory
+//! that cannot be read or written stops it, as a witness that forgets is worse than none. TLS is
+//! the business of whatever stands in front.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
