@@ -81,8 +81,6 @@ pub(super) struct Mend {
     before: Box<SegmentVerifier>,
     pages: BTreeMap<u32, Box<Page>>,
     final_pages: VecDeque<u32>,
-    /// The own block where the bad ones begin, of which the first bytes are verified.
-    prefix: Option<Box<Page>>,
     /// A peer's blocks from `first` on.
     fetched: Vec<u8>,
     asked: Option<Asked>,
@@ -102,7 +100,6 @@ pub(super) struct Mend {
 enum Stage {
     /// The header, from the own index of the segments before.
     Header,
-    Prefix,
     /// Blocks from `first` on, behind those that are here, come from a peer.
     Peer,
     /// The own blocks behind the fetched ones: do they follow?
@@ -137,11 +134,6 @@ impl Mend {
 
     fn end(&self) -> u64 {
         (self.first + self.fetched_blocks()) * PAGE_SIZE as u64
-    }
-
-    /// It reads the own block of which the first bytes are verified.
-    pub(super) fn wants_prefix(&self) -> bool {
-        self.stage == Stage::Prefix
     }
 
     /// Its blocks are being written, or about to be: nobody else may read them now.
@@ -316,12 +308,9 @@ impl Logs {
             let mut fetched = Vec::with_capacity(before.len() + count * PAGE_SIZE);
             fetched.extend_from_slice(&before);
             fetched.extend_from_slice(&blocks[..count * PAGE_SIZE]);
-            if let Some(prefix) = &mend.prefix
-                && let Some(block) = fetched.first_chunk_mut::<PAGE_SIZE>()
-            {
-                let verified = (mend.before.verified_bytes() % PAGE_SIZE as u64) as usize;
-                block[..verified].copy_from_slice(&prefix.0[..verified]);
-            }
+            // What was verified here needs no peer, and no second read, which may go astray.
+            let prefix = mend.before.verified_prefix();
+            fetched[..prefix.len()].copy_from_slice(prefix);
             #[cfg(verity_zoo)]
             if crate::zoo::is("segment_repair_unchecked") {
                 break Some(fetched);
@@ -378,13 +367,7 @@ impl Logs {
         if !possible || first * PAGE_SIZE as u64 >= covered {
             return false;
         }
-        let stage = if verified == 0 {
-            Stage::Header
-        } else if verified.is_multiple_of(PAGE_SIZE as u64) {
-            Stage::Peer
-        } else {
-            Stage::Prefix
-        };
+        let stage = if verified == 0 { Stage::Header } else { Stage::Peer };
         work.mend = Some(Box::new(Mend {
             damage: damage.clone(),
             stage,
@@ -392,7 +375,6 @@ impl Logs {
             before: Box::new(verifier.clone()),
             pages: work.pages.clone(),
             final_pages: work.final_pages.clone(),
-            prefix: None,
             fetched: Vec::new(),
             asked: None,
             since: None,
@@ -455,11 +437,6 @@ impl Logs {
         match mend.stage {
             Stage::Peer => false,
             Stage::Header => self.mend_header(tenant, segment, effects),
-            Stage::Prefix => {
-                let first = mend.first;
-                self.mend_read(tenant, segment, segment, first, 1, effects);
-                false
-            }
             Stage::Own => self.rebuild_forward(tenant, segment, effects),
             Stage::Anchor => self.mend_anchor(tenant, segment, effects),
             Stage::Write => self.mend_write(tenant, segment, effects),
@@ -500,12 +477,6 @@ impl Logs {
     ) {
         let Some(mend) = self.mend(tenant, segment) else { unreachable!("the caller has it") };
         match mend.stage {
-            Stage::Prefix => {
-                let mut page = Page([0; PAGE_SIZE]);
-                page.0.copy_from_slice(&blocks[..PAGE_SIZE]);
-                mend.prefix = Some(Box::new(page));
-                mend.stage = Stage::Peer;
-            }
             Stage::Own => self.mend_take_own(tenant, segment, blocks),
             Stage::Anchor => {
                 let (header, records) = blocks.split_at(PAGE_SIZE);

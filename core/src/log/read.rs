@@ -438,7 +438,7 @@ impl Logs {
         effects: &mut Effects,
     ) -> Result<(), LogError> {
         let read = self.read_again(io, pages, result, effects)?;
-        let Some((purpose, pages, unreadable)) = read else { return Ok(()) };
+        let Some((purpose, pages)) = read else { return Ok(()) };
         match purpose {
             Purpose::ReadBlocks { file, first } => {
                 for (nth, page) in pages.as_slice().iter().enumerate() {
@@ -456,7 +456,7 @@ impl Logs {
                 self.rebuild_step(effects);
             }
             Purpose::RebuildRead { tenant, segment, .. } => {
-                self.rebuild_read(tenant, segment, &pages, unreadable > 0, effects);
+                self.rebuild_read(tenant, segment, &pages, effects);
                 self.give_back(pages);
             }
             Purpose::ScrubRead { .. } => {

@@ -216,19 +216,13 @@ impl Logs {
         tenant: TenantId,
         segment: SegmentNumber,
         pages: &Pages,
-        unreadable: bool,
         effects: &mut Effects,
     ) {
         let Some(work) = self.rebuilds.get_mut(&(tenant, segment)) else {
             unreachable!("a rebuild stays until its reads are done")
         };
         work.reading = false;
-        if unreadable && work.mend.as_ref().is_some_and(|mend| mend.wants_prefix()) {
-            // What was verified of this block a moment ago is not to be had any more: anew.
-            self.mend_failed(tenant, segment, effects);
-        } else {
-            self.rebuild_take(tenant, segment, pages.as_bytes(), effects);
-        }
+        self.rebuild_take(tenant, segment, pages.as_bytes(), effects);
         self.rebuild_step(effects);
     }
 

@@ -137,6 +137,8 @@ struct Bench {
     heads: BTreeMap<TenantId, LogHead>,
     /// Reads of this place come last.
     slow: Option<(FileId, u64)>,
+    /// So many reads from now, one gives what lies a block farther on.
+    misread: Option<usize>,
 }
 
 impl Bench {
@@ -151,6 +153,7 @@ impl Bench {
             op: 1,
             heads: BTreeMap::new(),
             slow: None,
+            misread: None,
         }
     }
 
@@ -203,14 +206,16 @@ impl Bench {
     }
 
     fn complete(&mut self, effect: Effect) {
-        let Bench { logs, disk, effects, events, pages_read, .. } = self;
+        let Bench { logs, disk, effects, events, pages_read, misread, .. } = self;
         match effect {
             Effect::Read { io, at, mut pages } => {
                 *pages_read += pages.as_bytes().len() / PAGE_SIZE;
                 let result = disk.result_of(at.file, at.offset, pages.size_bytes());
                 if result.is_ok() {
-                    disk.read(at.file, at.offset, pages.as_bytes_mut());
+                    let astray = if *misread == Some(0) { PAGE_SIZE as u64 } else { 0 };
+                    disk.read(at.file, at.offset + astray, pages.as_bytes_mut());
                 }
+                *misread = misread.and_then(|left| left.checked_sub(1));
                 logs.on_read_done(io, pages, result, effects).unwrap();
             }
             Effect::Write { io, at, pages, .. } => {

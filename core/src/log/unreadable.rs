@@ -44,22 +44,21 @@ impl Logs {
         self.repairs_are_possible()
     }
 
-    /// What a read was for, what came of it, and how many blocks could not be read; none: it is
-    /// being made again.
+    /// What a read was for, and what came of it; none: it is being made again.
     pub(super) fn read_again(
         &mut self,
         io: IoId,
         pages: Pages,
         result: Result<(), IoError>,
         effects: &mut Effects,
-    ) -> Result<Option<(Purpose, Pages, usize)>, LogError> {
+    ) -> Result<Option<(Purpose, Pages)>, LogError> {
         let purpose = self.take_purpose(io);
         let alone = match purpose {
             Purpose::OneBlock => self.block_by_block.remove(&io.slot),
             _whole => None,
         };
         let (purpose, blocks) = match (alone, result) {
-            (None, Ok(())) => return Ok(Some((purpose, pages, 0))),
+            (None, Ok(())) => return Ok(Some((purpose, pages))),
             (None, Err(IoError::Device)) if self.survives_eio() => {
                 let at = purpose.is_read_of();
                 (purpose, BlockByBlock::new(at, pages))
@@ -91,6 +90,6 @@ impl Logs {
                 effects.event(Event::BlocksUnreadable { tenant, number, blocks });
             }
         }
-        Ok(Some((purpose, pages, unreadable)))
+        Ok(Some((purpose, pages)))
     }
 }

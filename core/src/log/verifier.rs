@@ -118,6 +118,8 @@ pub struct SegmentVerifier {
     offset: u64,
     /// Where the last record ends: behind it may be padding, or zeros that should be a record.
     proven: u64,
+    /// The beginning of the block in which the last record ends, up to there.
+    prefix: Vec<u8>,
     /// Bytes of the next block that were taken already.
     skip: usize,
     done: bool,
@@ -145,6 +147,7 @@ impl SegmentVerifier {
             buffer: Vec::new(),
             offset: 0,
             proven: 0,
+            prefix: Vec::new(),
             skip: 0,
             done: false,
         }
@@ -157,11 +160,19 @@ impl SegmentVerifier {
     }
 
     /// Forgets what is not verified yet, so that it can be pushed again, from the block that this
-    /// gives on. What that block holds of verified records is not looked at again.
+    /// gives on. What that block holds of verified records is not looked at again: it is
+    /// [`SegmentVerifier::verified_prefix`], whatever another read of it would give.
     pub fn forget_unverified(&mut self) -> u64 {
         self.buffer.clear();
         self.skip = (self.offset % PAGE_SIZE as u64) as usize;
         self.offset / PAGE_SIZE as u64
+    }
+
+    /// How the next block begins that is pushed, as far as it is verified already.
+    #[must_use]
+    pub fn verified_prefix(&self) -> &[u8] {
+        assert!(self.skip == 0 || self.skip == self.prefix.len(), "a block ends in its padding");
+        &self.prefix[..self.skip]
     }
 
     /// As [`SegmentVerifier::forget_unverified`], but for padding that no record follows, too: that
@@ -215,7 +226,7 @@ impl SegmentVerifier {
         if !blocks.is_empty() {
             self.skip = 0;
         }
-        let mut taken = 0;
+        let (mut taken, from) = (0, self.offset);
         let result = loop {
             match self.step(&mut taken, &mut each) {
                 Ok(Step::More) => {}
@@ -223,8 +234,20 @@ impl SegmentVerifier {
                 Err(reason) => break Err(self.damage(reason)),
             }
         };
+        self.keep_prefix(from);
         self.buffer.drain(..taken);
         result
+    }
+
+    /// Of what was taken, which the buffer still has from this byte of the segment on.
+    fn keep_prefix(&mut self, from: u64) {
+        let block = self.proven - self.proven % PAGE_SIZE as u64;
+        let Some(proven) = self.proven.checked_sub(from) else { return };
+        let first = block.saturating_sub(from);
+        if block >= from {
+            self.prefix.clear();
+        }
+        self.prefix.extend_from_slice(&self.buffer[first as usize..proven as usize]);
     }
 
     /// The end of the segment, if all that was asked for was there.

@@ -70,17 +70,22 @@ impl Repaired {
             while !self.bench.logs.fetched(&pins) {
                 self.bench.run(1);
                 self.ask();
-                if let Some(allowed) = &self.allowed {
-                    assert!(allowed.contains(&self.bench.segment(1)), "of a peer that lies");
-                }
+                self.watch();
             }
         }
         panic!("a read makes no progress");
     }
 
+    fn watch(&self) {
+        if let Some(allowed) = &self.allowed {
+            assert!(allowed.contains(&self.bench.segment(1)), "bytes that belong nowhere");
+        }
+    }
+
     /// All of the log, once.
     fn scrub(&mut self) {
         for _ in 0..100_000 {
+            self.watch();
             let head = self.bench.head(TENANT);
             let Bench { logs, effects, .. } = &mut self.bench;
             let step = logs.scrub_step(TENANT, &head, effects);
@@ -317,6 +322,31 @@ fn what_the_device_does_not_give_is_repaired_as_if_it_had_rotted() {
     repaired.scrub();
     assert!(repaired.bench.disk.unreadable.is_empty());
     assert!((0..3).all(|number| repaired.bench.segment(number) == good[number as usize]));
+}
+
+/// One read gives other blocks than those that were asked for, whichever it is. What was verified is
+/// not believed a second time: all that is written is what belongs there.
+#[test]
+fn a_read_that_went_astray_is_never_repaired_into_the_segment() {
+    let good = Repaired::new().bench.segment(1);
+    for block in [1, 4, 6] {
+        for nth in 0.. {
+            let mut repaired = Repaired::new();
+            let position = repaired.position_in(1, block);
+            repaired.damage(1, block * PAGE_SIZE + 3_000, &[0xA5; PAGE_SIZE - 3_000]);
+            let bad = repaired.bench.segment(1);
+            repaired.restart();
+            repaired.bench.misread = Some(nth);
+            repaired.allowed = Some([good.clone(), bad]);
+            assert_eq!(repaired.read(position).unwrap().metadata.position.get(), position);
+            repaired.scrub();
+            assert!(repaired.bench.segment(1) == good, "block {block}, read {nth}");
+            if repaired.bench.misread.is_some() {
+                assert!(nth > 4, "{nth} reads are too few to go astray");
+                break;
+            }
+        }
+    }
 }
 
 /// Alone it is told, once a tour, and the rest is looked at.

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use super::{Purpose, Stage, Syncing, damaged, is_late};
 use crate::event::Event;
 use crate::ids::{Position, SegmentNumber, TenantId};
-use crate::io::{Address, BlockByBlock, Effect, Effects, FileId, Page, Pages};
+use crate::io::{Address, BlockByBlock, Effect, Effects, FileId, Pages};
 use crate::limits::{PAGE_SIZE, SYNC_BLOCKS_MAX, SYNC_READ_BLOCKS, VSR_REPAIR_NS};
 use crate::log::{LogHead, SegmentEnd, SegmentExtent, SegmentStart, SegmentVerifier};
 use crate::node::api::Halt;
@@ -30,8 +30,6 @@ pub(super) enum SegmentStep {
     RemoveIndex,
     Create,
     LookAt,
-    /// The verified part of the block that a peer's blocks begin with.
-    Prefix,
     Write,
     Sync,
 }
@@ -51,10 +49,8 @@ struct Segment {
     verifier: SegmentVerifier,
     /// The next block to be verified.
     block: u64,
-    /// Of the first block that a peer sends, what is verified already; it may not be on the disk.
-    prefix: Option<(u64, Box<Page>)>,
     waits: Waits,
-    /// What the peer gave was no use: it is not asked again at once, prefix or not.
+    /// What the peer gave was no use: it is not asked again at once.
     refused: bool,
 }
 
@@ -80,12 +76,9 @@ impl Segment {
         }
     }
 
-    /// The own block that a peer's verified bytes are the beginning of begins otherwise.
+    /// The own block of which the beginning is verified, a peer's perhaps, begins otherwise.
     fn misses_prefix(&self, pages: &Pages) -> bool {
-        let Some((block, prefix)) = &self.prefix else { return false };
-        let verified = (self.verifier.verified_bytes() % PAGE_SIZE as u64) as usize;
-        let own = pages.as_slice().first().filter(|_| *block == self.block);
-        own.is_some_and(|own| own.0[..verified] != prefix.0[..verified])
+        !pages.as_bytes().starts_with(self.verifier.verified_prefix())
     }
 
     fn file(&self) -> FileId {
@@ -136,8 +129,8 @@ impl Syncing {
         };
         let start = SegmentStart { tenant, number, before };
         let verifier = SegmentVerifier::new(start, SegmentExtent::To(head.next));
-        let (block, prefix, waits, refused) = (0, None, Waits::Disk, false);
-        let segment = Segment { tenant, head, number, verifier, block, prefix, waits, refused };
+        let (block, waits, refused) = (0, Waits::Disk, false);
+        let segment = Segment { tenant, head, number, verifier, block, waits, refused };
         let Stage::Segments(segments) = &mut self.stage else {
             unreachable!("asked by the caller")
         };
@@ -168,7 +161,7 @@ impl Syncing {
                 Ok(())
             }
             SegmentStep::Sync => self.segment_synced(effects),
-            SegmentStep::LookAt | SegmentStep::Prefix => unreachable!("these are reads"),
+            SegmentStep::LookAt => unreachable!("this is a read"),
         }
     }
 
@@ -177,7 +170,7 @@ impl Syncing {
         let left = segment.blocks_max().saturating_sub(segment.block);
         let count = left.min(SYNC_READ_BLOCKS as u64);
         if count == 0 {
-            self.ask_from_here(effects);
+            self.ask_from_here();
             return;
         }
         let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
@@ -193,7 +186,7 @@ impl Syncing {
         // Of one block it is known by now.
         match blocks.next() {
             Some(_) => self.look_at_one(blocks, effects),
-            None => self.ask_from_here(effects),
+            None => self.ask_from_here(),
         }
     }
 
@@ -227,25 +220,19 @@ impl Syncing {
             SegmentStep::LookAt => {
                 let before = segment.verifier.proven_bytes();
                 if segment.misses_prefix(pages) {
-                    self.ask_from_here(effects);
+                    self.ask_from_here();
                     return Ok(());
                 }
                 let pushed = segment.verifier.push(pages.as_bytes(), |_| Ok(()));
                 segment.block += pages.count() as u64;
                 if segment.verifier.proven_bytes() > before {
-                    (segment.refused, segment.prefix) = (false, None);
+                    segment.refused = false;
                 }
                 match pushed {
                     Ok(()) if segment.verifier.is_done() => self.sync_segment(effects),
                     Ok(()) => self.look_at_blocks(effects),
-                    Err(_) => self.ask_from_here(effects),
+                    Err(_) => self.ask_from_here(),
                 }
-            }
-            SegmentStep::Prefix => {
-                let page = pages.as_slice().first();
-                segment.prefix = page.map(|page| (segment.block, Box::new(page.clone())));
-                let refused = core::mem::take(&mut segment.refused);
-                segment.waits = if refused { Waits::Refused } else { Waits::Peer { from: None } };
             }
             SegmentStep::RemoveIndex
             | SegmentStep::Create
@@ -256,21 +243,11 @@ impl Syncing {
     }
 
     /// What is not verified yet comes from a peer, from the block where it begins.
-    fn ask_from_here(&mut self, effects: &mut Effects) {
+    fn ask_from_here(&mut self) {
         let segment = self.segment();
         segment.block = segment.verifier.forget_unproven();
-        let block = segment.block;
-        segment.prefix = segment.prefix.take().filter(|(of, _)| *of == block);
-        let whole = segment.verifier.verified_bytes().is_multiple_of(PAGE_SIZE as u64);
-        if whole || segment.prefix.is_some() {
-            let refused = core::mem::take(&mut segment.refused);
-            segment.waits = if refused { Waits::Refused } else { Waits::Peer { from: None } };
-            return;
-        }
-        segment.waits = Waits::Disk;
-        let at = Address::new(segment.file(), segment.block * PAGE_SIZE as u64);
-        let io = self.io(Purpose::Segment(SegmentStep::Prefix));
-        effects.push(Effect::Read { io, at, pages: Pages::zeroed(1) });
+        let refused = core::mem::take(&mut segment.refused);
+        segment.waits = if refused { Waits::Refused } else { Waits::Peer { from: None } };
     }
 
     pub(super) fn run_segments(&mut self, now: Clock) -> Result<(), Halt> {
@@ -330,11 +307,10 @@ impl Syncing {
         let left = segment.blocks_max().saturating_sub(segment.block);
         let count = ((blocks.len() / PAGE_SIZE) as u64).min(left) as usize;
         let mut pages = Pages::from_bytes(&blocks[..count * PAGE_SIZE]);
-        if let Some((_, prefix)) = &segment.prefix
-            && let Some(first) = pages.as_mut_slice().first_mut()
-        {
-            let verified = (segment.verifier.verified_bytes() % PAGE_SIZE as u64) as usize;
-            first.0[..verified].copy_from_slice(&prefix.0[..verified]);
+        let prefix = segment.verifier.verified_prefix();
+        if count > 0 {
+            // It may not be on the disk, if it was a peer's.
+            pages.as_bytes_mut()[..prefix.len()].copy_from_slice(prefix);
         }
         let mut verifier = segment.verifier.clone();
         let pushed = count > 0 && verifier.push(pages.as_bytes(), |_| Ok(())).is_ok();
@@ -353,7 +329,6 @@ impl Syncing {
             return Ok(());
         }
         segment.verifier = verifier;
-        segment.prefix = None;
         let (tenant, number, block) = (segment.tenant, segment.number, segment.block);
         effects.event(Event::SyncBlocksFetched { tenant, number: number.get(), block });
         segment.waits = Waits::Disk;
@@ -363,8 +338,6 @@ impl Syncing {
             pages.resize((end - block) as usize);
         } else if verified > 0 {
             segment.block = segment.verifier.forget_unproven();
-            let next = pages.as_slice().get(verified as usize);
-            segment.prefix = next.map(|page| (segment.block, Box::new(page.clone())));
             pages.resize(verified as usize);
         } else {
             segment.block += pages.count() as u64;
