@@ -319,6 +319,26 @@ pub const BUGS: &[Bug] = &[
         "log: blocks count as repaired before their write is durable",
     ),
     by_check(
+        "cluster_reads_misdirected",
+        "prepare_read_unchecked",
+        "journal: a prepare that is read back is not held against its header",
+    ),
+    by_check(
+        "cluster_writes_lost",
+        "segment_repair_not_read_back",
+        "log: blocks count as repaired when the device says so, whatever it holds",
+    ),
+    by_check(
+        "cluster_writes_misdirected",
+        "slot_of_another_place",
+        "journal: a slot with the header of another place counts as one that was never used",
+    ),
+    by_check(
+        "cluster_sync_writes_lost",
+        "sync_reads_once",
+        "node: a state sync that finds a page it fetched damaged ends the process, each time anew",
+    ),
+    by_check(
         "tables_amid",
         "bound_amid",
         "kernel: a read is bound to tables that a transaction under way has made so far",

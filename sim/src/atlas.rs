@@ -289,6 +289,14 @@ impl Copies {
         rotten.chain(&self.lost).copied().collect()
     }
 
+    /// Blocks that this member lost at some time, one by one.
+    pub fn lost_of(&self, member: usize) -> impl Iterator<Item = SectorId> + '_ {
+        let of = move |(id, rotten): (&SectorId, &BTreeSet<usize>)| {
+            rotten.contains(&member).then_some(*id)
+        };
+        self.rotten.iter().filter_map(of)
+    }
+
     /// Whether this member may lose every block.
     #[must_use]
     pub fn allows_all(&self, member: usize) -> bool {

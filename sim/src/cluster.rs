@@ -14,7 +14,8 @@
 //! than a quorum of the nodes, journals, grids and copies of the superblock rot while they are
 //! down. A damaged page that is read is repaired; one that nobody reads may stay.
 //! Blocks of segments rot on any node that is down, and turn unreadable (EIO) on any node, each on
-//! fewer than a quorum; in the end none is. What cannot be read of a log ends no process.
+//! fewer than a quorum; in the end none is. What cannot be read of a log ends no process. Reads and
+//! writes go to another place than was asked for, or nowhere.
 //!
 //! In half of the runs where data may rot, disks of the same nodes are lost as a whole: an empty
 //! one takes the place, which knows that it does, or are put back as they were before.
@@ -38,6 +39,7 @@
 //! Start reading at [`run`], then [`Cluster::turn`].
 
 mod agreement;
+mod astray;
 mod clocks;
 mod cosigning;
 pub(crate) mod directed;
@@ -73,6 +75,7 @@ use crate::swarm::{ErrorRates, Options, draw_amid_write, draw_attest_after, draw
 use crate::timeline::Recorder;
 use crate::trace::Trace;
 use crate::workload::{Mix, Workload};
+use astray::AstrayIo;
 use clocks::ClockTrouble;
 use cosigning::Heads;
 use disks::DiskTrouble;
@@ -186,6 +189,7 @@ pub struct Cluster {
     segment_rot: Random,
     segment_rot_ppm: u64,
     disks: DiskTrouble,
+    astray: AstrayIo,
     clocks: ClockTrouble,
     older: OlderDisks,
     /// The highest op that anybody was answered with.
@@ -274,6 +278,7 @@ impl Cluster {
         let mut cluster = Cluster::of(seed, count, constants, options, &root, random)?;
         cluster.draw_errors(&root);
         cluster.disks = DiskTrouble::draw(root.stream("disk trouble"));
+        cluster.astray = AstrayIo::draw(root.stream("astray"));
         cluster.clocks = ClockTrouble::draw(root.stream("clocks"), count);
         cluster.older = OlderDisks::draw(root.stream("older disks"));
         cluster.tenants.draw();
@@ -370,6 +375,7 @@ impl Cluster {
             segment_rot_ppm: *segment_rot.pick(&[0, 300_000, 800_000]),
             segment_rot,
             disks: DiskTrouble::none(root.stream("disk trouble")),
+            astray: AstrayIo::none(root.stream("astray")),
             clocks: ClockTrouble::none(root.stream("clocks")),
             older: OlderDisks::none(root.stream("older disks")),
             highest_op: Op::ZERO,
@@ -545,6 +551,7 @@ impl Cluster {
             }
             Due::Disk(index) => {
                 let now_ns = self.now_ns;
+                self.lead_astray(index);
                 if let Some(input) = self.members[index].disk.complete(now_ns) {
                     self.give(index, input)?;
                 }

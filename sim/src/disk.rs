@@ -83,6 +83,30 @@ pub enum Planned {
     Sync,
 }
 
+/// What is about to be carried out on a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DueIo {
+    pub at: Address,
+    pub count: u64,
+    pub writes: bool,
+}
+
+impl DueIo {
+    pub fn sectors(self) -> impl Iterator<Item = SectorId> {
+        let first = self.at.offset / PAGE_SIZE as u64;
+        (first..first + self.count).map(move |sector| (self.at.file, sector))
+    }
+}
+
+/// What becomes of a read or a write in place of what was asked for; it is answered all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Astray {
+    /// A write that never happens.
+    Lost,
+    /// A read or a write of as many sectors from this one on.
+    To(SectorId),
+}
+
 /// A completed write of one sector that a crash may still undo.
 #[derive(Clone, Debug)]
 struct Version {
@@ -132,6 +156,8 @@ pub struct Disk {
     slow_until_ns: u64,
     /// The operation of this kind, so many of them from now, fails with this error.
     planned: Option<(Planned, u64, IoError)>,
+    /// What becomes of the operation that is carried out next.
+    astray: Option<Astray>,
     stats: DiskStats,
     /// The core broke the contract of the boundary: a bug, whatever else happens.
     misuse: Option<String>,
@@ -156,6 +182,7 @@ impl Disk {
             ticket: 0,
             slow_until_ns: 0,
             planned: None,
+            astray: None,
             stats: DiskStats::default(),
             misuse: None,
         }
@@ -244,6 +271,27 @@ impl Disk {
         self.inflight.values().filter(is_write).count() as u64
     }
 
+    /// The read or write that is carried out next.
+    #[must_use]
+    pub fn next_io(&self) -> Option<DueIo> {
+        let (_, ticket) = self.queue.first()?;
+        match self.inflight.get(ticket)? {
+            Operation::Read { at, pages, .. } => {
+                Some(DueIo { at: *at, count: pages.count() as u64, writes: false })
+            }
+            Operation::Write { at, pages, .. } => {
+                Some(DueIo { at: *at, count: pages.count() as u64, writes: true })
+            }
+            Operation::Sync { .. } | Operation::Create { .. } | Operation::Remove { .. } => None,
+        }
+    }
+
+    /// That one goes astray, unless it fails.
+    pub fn lead_astray(&mut self, astray: Astray) {
+        assert!(self.next_io().is_some(), "there is something to lead astray");
+        self.astray = Some(astray);
+    }
+
     /// Carries out the operation that is due first, and answers it.
     pub fn complete(&mut self, now_ns: u64) -> Option<Input> {
         let (due_ns, ticket) = *self.queue.first()?;
@@ -254,17 +302,18 @@ impl Disk {
         let Some(operation) = self.inflight.remove(&ticket) else {
             unreachable!("what is queued is in flight");
         };
+        let astray = self.astray.take();
         Some(match operation {
             Operation::Read { io, at, mut pages } => {
                 self.stats.reads += 1;
                 let planned = self.planned_failure(Planned::Read);
-                let result = planned.map_or_else(|| self.read(at, &mut pages), Err);
+                let result = planned.map_or_else(|| self.read(at, astray, &mut pages), Err);
                 Input::ReadDone { io, pages, result }
             }
             Operation::Write { io, at, pages, durable } => {
                 self.stats.writes += 1;
                 let planned = self.planned_failure(Planned::Write);
-                let result = planned.map_or_else(|| self.write(at, &pages, durable), Err);
+                let result = planned.map_or_else(|| self.write(at, astray, &pages, durable), Err);
                 Input::WriteDone { io, pages, result }
             }
             Operation::Sync { io, file, covers } => {
@@ -405,11 +454,17 @@ impl Disk {
         self.platter.insert(id, sector);
     }
 
-    fn read(&mut self, at: Address, pages: &mut Pages) -> Result<(), IoError> {
+    fn read(
+        &mut self,
+        at: Address,
+        astray: Option<Astray>,
+        pages: &mut Pages,
+    ) -> Result<(), IoError> {
         if let Some(error) = self.read_fault(at, pages.count() as u64) {
             return Err(error);
         }
-        let from = self.misdirect_read(at, pages.count() as u64).unwrap_or(at);
+        let other = self.misdirect_read(at, pages.count() as u64);
+        let from = self.led_astray(astray, "misdirected_read").or(other).unwrap_or(at);
         let stale = self.stale_read(at, pages.count() as u64);
         let first = from.offset / PAGE_SIZE as u64;
         let range = (from.file, first)..(from.file, first + pages.count() as u64);
@@ -442,13 +497,24 @@ impl Disk {
         Ok(())
     }
 
-    fn write(&mut self, at: Address, pages: &Pages, durable: bool) -> Result<(), IoError> {
+    fn write(
+        &mut self,
+        at: Address,
+        astray: Option<Astray>,
+        pages: &Pages,
+        durable: bool,
+    ) -> Result<(), IoError> {
         if let Some(error) = self.write_fault(at, pages) {
             return Err(error);
+        }
+        if astray == Some(Astray::Lost) {
+            self.count("lost_write");
+            return Ok(());
         }
         let Some(target) = self.redirect_write(at, pages) else {
             return Ok(()); // lost: acknowledged, never written
         };
+        let target = self.led_astray(astray, "misdirected_write").unwrap_or(target);
         let first = target.offset / PAGE_SIZE as u64;
         for (index, page) in pages.as_slice().iter().enumerate() {
             self.store((target.file, first + index as u64), Arc::new(page.0), durable);
@@ -458,6 +524,17 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// Where an operation goes in place of where it should.
+    fn led_astray(&mut self, astray: Option<Astray>, name: &'static str) -> Option<Address> {
+        match astray {
+            Some(Astray::To((file, sector))) => {
+                self.count(name);
+                Some(Address::new(file, sector * PAGE_SIZE as u64))
+            }
+            Some(Astray::Lost) | None => None,
+        }
     }
 
     /// One sector arrives.

@@ -245,6 +245,27 @@ pub const CHECKS: &[Check] = &[
         run: directed::segments_unwritable,
     },
     Check {
+        name: "cluster_reads_misdirected",
+        demands: "what a read gives that went astray is noticed, and nothing is made of it",
+        run: directed::reads_misdirected,
+    },
+    Check {
+        name: "cluster_writes_lost",
+        demands: "what was acknowledged by a disk and never written is had from peers",
+        run: directed::writes_lost,
+    },
+    Check {
+        name: "cluster_writes_misdirected",
+        demands: "what was written over by a write that went astray is had from peers, or from \
+                  what stands beside it",
+        run: directed::writes_misdirected,
+    },
+    Check {
+        name: "cluster_sync_writes_lost",
+        demands: "a node that fetched pages which its disk did not keep fetches them again",
+        run: directed::sync_writes_lost,
+    },
+    Check {
         name: "cluster_tenants_missed",
         demands: "a node that missed the keys of a new tenant asks for them, and applies nothing \
                   before it has them",

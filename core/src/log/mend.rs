@@ -485,7 +485,10 @@ impl Logs {
                 self.mend_anchored(tenant, segment, &chains, effects);
             }
             Stage::ReadBack => {
-                if mend.fetched == blocks {
+                let equal = mend.fetched == blocks;
+                #[cfg(verity_zoo)]
+                let equal = equal || crate::zoo::is("segment_repair_not_read_back");
+                if equal {
                     self.mend_done(tenant, segment, effects);
                 } else if mend.writes < SEGMENT_WRITES_MAX {
                     mend.stage = Stage::Write;

@@ -43,7 +43,7 @@ use crate::keyring::Keyring;
 use crate::limits::{SYNC_ANSWER_NS, SYNC_ASK_NS, SYNC_PATIENCE_NS, VSR_TICK_NS};
 use crate::node::api::{Config, Halt};
 use crate::node::consensus::Consensus;
-use crate::node::halt::{store_halt, superblock_halt, vsr_halt};
+use crate::node::halt::{superblock_halt, vsr_halt};
 use crate::node::memory::MemoryPlan;
 use crate::store::StoreCheckpoint;
 use crate::superblock::{Superblock, SuperblockError, SuperblockEvent, SuperblockState};
@@ -549,20 +549,6 @@ impl Syncing {
                 unreachable!("a sync: {io:?}")
             }
         }
-    }
-
-    fn on_store_read(
-        &mut self,
-        io: IoId,
-        pages: Pages,
-        result: Result<(), IoError>,
-        effects: &mut Effects,
-    ) -> Result<(), Halt> {
-        let Stage::Heads(heads) = &mut self.stage else {
-            unreachable!("only the heads are read from a grid")
-        };
-        let Some(keyring) = &self.keyring else { unreachable!("only lent for a moment") };
-        heads.store.on_read_done(keyring, io, pages, result, effects).map_err(store_halt)
     }
 }
 

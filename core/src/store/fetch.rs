@@ -261,6 +261,12 @@ impl Store {
         }
     }
 
+    /// Whether a read is in flight, once all is open.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.fetches.in_flight > 0
+    }
+
     /// How often pages of the task had to go for others of its own: one that needs all of them at
     /// once will not end if that goes on.
     #[must_use]

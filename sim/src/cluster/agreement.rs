@@ -1,6 +1,8 @@
 //! What all nodes must have in common at the end: the view, the ops, the pages of a checkpoint, the
 //! logs.
 
+use std::sync::Arc;
+
 use verity_core::ids::{Op, SegmentNumber, TenantId};
 use verity_core::io::FileId;
 use verity_core::kernel::RebuildReport;
@@ -195,6 +197,13 @@ impl Cluster {
             for (_, number) in self.damaged.range((index, 0)..=(index, u32::MAX)) {
                 if let Some(page) = known.and_then(|(_, grid)| grid.get(number)) {
                     disk.put((FileId::Grid, u64::from(*number)), page.0.into());
+                }
+            }
+            // A repair that a kill cut short may be in the machine's memory alone: a power cut
+            // would bring the damage back, to be repaired again.
+            for id in self.copies.lost_of(index) {
+                if let Some(sector) = member.disk.newest(id) {
+                    disk.put(id, Arc::clone(sector));
                 }
             }
             let report = rebuild::check(disk, self.master.clone()).map_err(|text| {

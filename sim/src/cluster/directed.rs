@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Scene`].
 
+mod astray;
 mod clocks;
 mod cosigning;
 mod older;
@@ -15,6 +16,7 @@ mod room;
 mod segments;
 mod tenants;
 
+pub(crate) use astray::{reads_misdirected, sync_writes_lost, writes_lost, writes_misdirected};
 pub(crate) use clocks::clocks;
 pub(crate) use cosigning::{cosigned, cosigned_doubled, cosigned_superseded};
 pub(crate) use older::{older_disk, older_disk_synced};

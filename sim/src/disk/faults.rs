@@ -10,6 +10,7 @@ use verity_core::limits::PAGE_SIZE;
 
 use super::{Disk, Operation, SectorId, TEAR_UNIT};
 use crate::overrides::Switch;
+use crate::random::Random;
 
 /// Rates in parts per million of operations, and latencies; drawn per run.
 #[derive(Clone, Copy, Debug)]
@@ -181,8 +182,16 @@ impl Disk {
             return None;
         }
         let file = *self.random.pick(&files);
+        let mut random = self.random.clone();
+        let victim = self.some_sector(file, &mut random);
+        self.random = random;
+        victim
+    }
+
+    /// A sector of a file that holds bytes at rest.
+    pub fn some_sector(&self, file: FileId, random: &mut Random) -> Option<SectorId> {
         let last = self.platter.range((file, 0)..=(file, u64::MAX)).next_back()?.0.1;
-        let from = self.random.range(0, last);
+        let from = random.range(0, last);
         self.platter.range((file, from)..=(file, u64::MAX)).next().map(|(id, _)| *id)
     }
 

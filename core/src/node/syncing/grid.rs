@@ -12,7 +12,7 @@ use core::ops::ControlFlow;
 use super::{Purpose, Stage, Syncing, damaged, is_late, store_checkpoint};
 use crate::event::Event;
 use crate::ids::TenantId;
-use crate::io::{Address, Effect, Effects, FileId, Page, Pages};
+use crate::io::{Address, Effect, Effects, FileId, IoError, IoId, Page, Pages};
 use crate::kernel::trees::{HEADS_TREE, tenant_of_key};
 use crate::limits::{
     PAGE_SIZE, SYNC_PAGES_MAX, SYNC_READS_MAX, SYNC_REQUESTS_MAX, SYNC_WANTED_MAX,
@@ -21,7 +21,7 @@ use crate::log::LogHead;
 use crate::node::api::Halt;
 use crate::node::halt::store_halt;
 use crate::store::walk::{Walker, Wanted};
-use crate::store::{Cursor, Direction, Pins, Store, StoreCheckpoint, StoreConfig};
+use crate::store::{Cursor, Direction, Pins, Store, StoreCheckpoint, StoreConfig, StoreError};
 use crate::time::{Clock, Instant};
 use crate::vsr::message::{PageName, Payload};
 
@@ -63,6 +63,19 @@ pub(super) struct Heads {
     pins: Pins,
     cursor: Cursor,
     heads: Vec<(TenantId, LogHead)>,
+    /// A page is not what was fetched, or cannot be read.
+    damaged: bool,
+}
+
+impl Heads {
+    /// True: the error is one that ends when the page is fetched again.
+    fn takes(&mut self, error: StoreError) -> Result<(), Halt> {
+        let mends = matches!(error, StoreError::Corrupt { .. } | StoreError::Io(IoError::Device));
+        #[cfg(verity_zoo)]
+        let mends = mends && !crate::zoo::is("sync_reads_once");
+        self.damaged |= mends;
+        if mends { Ok(()) } else { Err(store_halt(error)) }
+    }
 }
 
 impl Syncing {
@@ -204,13 +217,45 @@ impl Syncing {
             pins: Pins::new(),
             cursor: Cursor::all(Direction::Forward),
             heads: Vec::new(),
+            damaged: false,
         });
+    }
+
+    pub(super) fn on_store_read(
+        &mut self,
+        io: IoId,
+        pages: Pages,
+        result: Result<(), IoError>,
+        effects: &mut Effects,
+    ) -> Result<(), Halt> {
+        let Stage::Heads(heads) = &mut self.stage else {
+            unreachable!("only the heads are read from a grid")
+        };
+        let Some(keyring) = &self.keyring else { unreachable!("only lent for a moment") };
+        let read = heads.store.on_read_done(keyring, io, pages, result, effects);
+        read.or_else(|error| heads.takes(error))
+    }
+
+    /// A write may have been lost, a read gone astray: whatever the own disk does not give is
+    /// fetched again.
+    fn look_anew(&mut self) {
+        let Stage::Heads(heads) = &self.stage else { unreachable!("asked by the caller") };
+        if !heads.store.is_reading() {
+            self.begin_pages();
+        }
     }
 
     pub(super) fn run_heads(&mut self, effects: &mut Effects) -> Result<(), Halt> {
         let Stage::Heads(heads) = &mut self.stage else { unreachable!("asked by the caller") };
-        let Heads { store, pins, cursor, heads } = heads;
         loop {
+            if let Err(error) = heads.store.ready(&heads.pins) {
+                heads.takes(error)?;
+            }
+            if heads.damaged {
+                self.look_anew();
+                return Ok(());
+            }
+            let Heads { store, pins, cursor, heads, damaged: _ } = &mut *heads;
             if !store.is_open() || !store.ready(pins).map_err(store_halt)? {
                 return Ok(());
             }
@@ -242,8 +287,8 @@ impl Syncing {
                 Err(_fault) => store.fetch(pins, effects),
             }
         }
-        store.unpin(pins);
-        let heads = core::mem::take(heads);
+        heads.store.unpin(&mut heads.pins);
+        let heads = core::mem::take(&mut heads.heads);
         self.begin_segments(heads, effects)
     }
 }

@@ -18,13 +18,13 @@ use crate::report::{Failure, FailureKind};
 use crate::sql::{Parameters, Query};
 use crate::workload::Workload;
 
-const BAD: [u8; PAGE_SIZE] = [0xA5; PAGE_SIZE];
+pub(super) const BAD: [u8; PAGE_SIZE] = [0xA5; PAGE_SIZE];
 
 /// While one read waits.
 const REPAIRS_MAX: u64 = 50;
 
 /// A block that rotted on a node, as it should be.
-struct Rotten {
+pub(super) struct Rotten {
     who: usize,
     id: SectorId,
     good: Sector,
@@ -251,7 +251,7 @@ impl Rotten {
         Ok(())
     }
 
-    fn are_good(scene: &Scene, rotten: &[Rotten]) -> Result<(), Failure> {
+    pub(super) fn are_good(scene: &Scene, rotten: &[Rotten]) -> Result<(), Failure> {
         for Rotten { who, id, good, .. } in rotten {
             let disk = &scene.cluster.members[*who].disk;
             let durable = disk.fork(crate::random::Random::new(0), super::DiskFaults::NONE);
@@ -266,7 +266,7 @@ impl Rotten {
 
 impl Scene {
     /// So many blocks of a segment that a checkpoint covers rot, spread over it.
-    fn rot_blocks(
+    pub(super) fn rot_blocks(
         &mut self,
         who: usize,
         number: u32,
@@ -322,7 +322,7 @@ impl Scene {
     }
 
     /// As of every position of the first three segments.
-    fn read_all(&mut self, who: usize, rotten: &[Rotten]) -> Result<(), Failure> {
+    pub(super) fn read_all(&mut self, who: usize, rotten: &[Rotten]) -> Result<(), Failure> {
         let end = self.cluster.ledger.head().unwrap_or(0);
         for position in 30..end.min(1_200) {
             if let Err(error) = self.read_as_of(who, position, rotten)? {
