@@ -42,8 +42,9 @@ const CLUSTER_SEEDS: u64 = 40;
 /// fourth: headers that had rotted to zeros were taken for headers that were never written. The
 /// fifth was the checker's again: as of a position that a replica has not got to, it may say that
 /// there is no such table. The sixth: a page of an index was written while a load of it was in
-/// flight. The last: a tour of scrubbing with a cold cache was taken for a standstill.
-const CLUSTER_SEEDS_FOUND: [u64; 7] = [
+/// flight. The seventh: a tour of scrubbing with a cold cache was taken for a standstill. The last
+/// two: a state sync halted on a page that it had fetched and whose write was lost.
+const CLUSTER_SEEDS_FOUND: [u64; 9] = [
     1_795_358_960_000_005,
     1_795_358_960_000_034,
     1_795_358_960_000_477,
@@ -51,6 +52,8 @@ const CLUSTER_SEEDS_FOUND: [u64; 7] = [
     1_795_409_093_000_050,
     9_200_001,
     9_400_068,
+    9_500_028,
+    9_500_112,
 ];
 
 pub fn run(options: &Options) -> Result<bool, String> {
