@@ -74,7 +74,7 @@ pub(crate) fn cosigned_superseded() -> Result<(), String> {
 }
 
 /// Five nodes, of which three must sign, over a network that brings everything twice, and one
-/// question for a cosignature again when a newer head is signed.
+/// question for a cosignature again and again just after newer heads are signed.
 pub(crate) fn cosigned_doubled() -> Result<(), String> {
     Scene::play(|| {
         let mut scene = Scene::among(5, &[])?;
@@ -86,10 +86,11 @@ pub(crate) fn cosigned_doubled() -> Result<(), String> {
         let late = scene.cluster.question();
         for _ in 0..PROOFS_DOUBLED {
             scene.prove()?;
+            // Not long after: later its head is one that nobody signs any more.
+            if let Some((from, to, frame)) = &late {
+                scene.cluster.post(*from, *to, frame.clone());
+            }
             scene.write()?;
-        }
-        if let Some((from, to, frame)) = late {
-            scene.cluster.post(from, to, frame);
         }
         scene.end_of_proofs(PROOFS_DOUBLED, &["CosignatureRefused"])
     })
